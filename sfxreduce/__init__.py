@@ -1,0 +1,1 @@
+"""Keep the hits of serial femtosecond crystallography runs."""

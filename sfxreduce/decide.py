@@ -1,0 +1,103 @@
+"""Keep, reject or leave undecided: one decision for every event, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["UNSAFE", "Decision", "Decisions", "Reason", "decide"]
+
+
+class Decision(IntEnum):
+    """What becomes of an event. Undecided events are kept."""
+
+    REJECT = 0
+    UNDECIDED = 1
+    HIT = 2
+
+
+class Reason(IntFlag):
+    """What is odd about an event; zero if nothing is. Bits keep their meaning between versions."""
+
+    FILE_UNREADABLE = 1 << 0
+    READ_ERROR = 1 << 1
+    DATA_HOLE = 1 << 2
+    PANELS_MISSING = 1 << 4
+    NONFINITE_FEW = 1 << 5
+    NONFINITE_MANY = 1 << 6
+    CONSTANT = 1 << 7
+    SATURATED = 1 << 9
+    SCHEMA = 1 << 10
+    SCORE_INVALID = 1 << 11
+
+
+UNSAFE = Reason(0)
+"""Reasons that forbid a reject: the event was not seen as the scorer was made to see it."""
+for _reason in Reason:
+    if _reason is not Reason.NONFINITE_FEW:
+        UNSAFE |= _reason
+del _reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Decisions:
+    """The decision on every event of a run, in source order.
+
+    Parameters
+    ----------
+    decision : ndarray of uint8
+        `Decision` of each event.
+    reason : ndarray of uint32
+        `Reason` bits of each event.
+    score : ndarray of float32
+        The scorer's value; NaN where there is none.
+    """
+
+    decision: NDArray[np.uint8]
+    reason: NDArray[np.uint32]
+    score: NDArray[np.float32]
+
+    @property
+    def kept(self) -> NDArray[np.int64]:
+        """Positions of the events to keep, ascending."""
+        return np.flatnonzero(self.decision != Decision.REJECT).astype(np.int64)
+
+    def count(self, decision: Decision) -> int:
+        """Count the events with this decision."""
+        return int(np.count_nonzero(self.decision == decision))
+
+
+def decide(
+    score: NDArray[np.float32], reason: NDArray[np.uint32], *, threshold: float
+) -> Decisions:
+    """Decide on every event: keeping is the default, rejecting is earned.
+
+    An event is rejected only if its score is finite and below the threshold and no reason speaks
+    against trusting it. It is a hit if its score reaches the threshold. All else is undecided.
+
+    Parameters
+    ----------
+    score : ndarray of float32
+        Shape (event,).
+    reason : ndarray of uint32
+        `Reason` bits, shape (event,).
+    threshold : float
+        Smallest score of a hit.
+
+    Examples
+    --------
+    >>> made = decide(np.float32([0.9, 0.1, np.nan]), np.zeros(3, np.uint32), threshold=0.5)
+    >>> [Decision(d).name for d in made.decision]
+    ['HIT', 'REJECT', 'UNDECIDED']
+    """
+    finite = np.isfinite(score)
+    reason = np.where(finite | (reason != 0), reason, Reason.SCORE_INVALID).astype(np.uint32)
+    safe = (reason & np.uint32(UNSAFE)) == 0
+    decision = np.full(score.shape, Decision.UNDECIDED, np.uint8)
+    decision[finite & safe & (score < threshold)] = Decision.REJECT
+    # A high score on a damaged event still shows Bragg peaks: it is a hit, and its reason stays.
+    decision[finite & (score >= threshold)] = Decision.HIT
+    return Decisions(decision=decision, reason=reason, score=score)

@@ -1,0 +1,92 @@
+"""The tree of errors, one exit status each.
+
+::
+
+    SfxReduceError            1   anything that stops a command
+    ├── UsageError            2   the options contradict each other
+    ├── RunNotFound           1   nothing lies at the given path
+    ├── SchemaError           1   something lies there, but it is not what was expected
+    ├── SourceError           1   a source file is damaged or cannot be read
+    ├── OutputError           1   the output cannot be written
+    │   └── OutputExists      1   an output is already there and was not to be overwritten
+    ├── LabelError            1   events cannot be told into hits and misses
+    ├── ModelError            1   a model folder is incomplete or does not fit the run
+    ├── ClusterError          1   the workers cannot be reached or do not fit the task
+    ├── RefusedError          3   a policy or a missing proof forbids it
+    └── VerificationError     4   an output differs from its source or from its manifest
+
+Every message is one line: where, what was expected, what was found, what to do next.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ClusterError",
+    "LabelError",
+    "ModelError",
+    "OutputError",
+    "OutputExists",
+    "RefusedError",
+    "RunNotFound",
+    "SchemaError",
+    "SfxReduceError",
+    "SourceError",
+    "UsageError",
+    "VerificationError",
+]
+
+
+class SfxReduceError(Exception):
+    """Base of every error this library raises on purpose."""
+
+    exit_status = 1
+
+
+class UsageError(SfxReduceError):
+    """The options contradict each other."""
+
+    exit_status = 2
+
+
+class RunNotFound(SfxReduceError):  # noqa: N818 - reads as a sentence at the place it is raised
+    """Nothing lies at the given path."""
+
+
+class SchemaError(SfxReduceError):
+    """Something lies at the path, but it is not what was expected there."""
+
+
+class SourceError(SfxReduceError):
+    """A source file is damaged or cannot be read."""
+
+
+class OutputError(SfxReduceError):
+    """The output cannot be written."""
+
+
+class OutputExists(OutputError):
+    """An output is already there and was not to be overwritten."""
+
+
+class LabelError(SfxReduceError):
+    """Events cannot be told into hits and misses."""
+
+
+class ModelError(SfxReduceError):
+    """A model folder is incomplete or does not fit the run."""
+
+
+class ClusterError(SfxReduceError):
+    """The workers cannot be reached or do not fit the task."""
+
+
+class RefusedError(SfxReduceError):
+    """A policy or a missing proof forbids it."""
+
+    exit_status = 3
+
+
+class VerificationError(SfxReduceError):
+    """An output differs from its source or from its manifest."""
+
+    exit_status = 4

@@ -1,0 +1,294 @@
+"""Where pixels lie, which of them can be trusted, and which of them a scorer looks at.
+
+Two pictures of one frame are used. The *source* frame is what the detector delivers: ``(y, x)``,
+or ``(panel, y, x)`` for detectors read out panel by panel. The *assembled* picture puts every
+panel where it stands: row and column are the laboratory's y and x in whole pixels. Windows are
+regions of the assembled picture, because "the central 350 x 350 pixels" mean nothing before
+assembly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntFlag
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.errors import SchemaError
+
+__all__ = ["Box", "Detector", "Panel", "PixelFlag", "Window"]
+
+CENTRE_TILE = (350, 350)
+
+
+class PixelFlag(IntFlag):
+    """Bits of a pixel mask; zero is a good pixel.
+
+    The values are those of the CXI file format, version 1.6 [1]_.
+
+    References
+    ----------
+    .. [1] F. R. N. C. Maia, Nat. Methods 9 (2012) 854. doi:10.1038/nmeth.2110
+    """
+
+    INVALID = 0x1
+    SATURATED = 0x2
+    HOT = 0x4
+    DEAD = 0x8
+    SHADOWED = 0x10
+    BAD = 0x80
+    GAP = 0x200
+    NOISY = 0x400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One flat sensor.
+
+    Parameters
+    ----------
+    name : str
+    corner : tuple of float
+        (x, y) of the outer corner of the panel's first pixel, in pixels, from the beam.
+    fast, slow : tuple of float
+        (x, y) steps in pixels from one pixel to the next along the panel's x and y axes.
+    """
+
+    name: str
+    corner: tuple[float, float]
+    fast: tuple[float, float] = (1.0, 0.0)
+    slow: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A rectangle of source pixels on one panel: ``y0 <= y < y1``, ``x0 <= x < x1``."""
+
+    panel: int
+    y0: int
+    y1: int
+    x0: int
+    x1: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Detector:
+    """Panels, their place, and their mask.
+
+    Parameters
+    ----------
+    name : str
+    panel_shape : tuple of int
+        (y, x) pixels of one panel; all panels of a detector are alike.
+    panels : tuple of Panel
+    stacked : bool
+        Whether frames carry a panel axis, ``(panel, y, x)``; a single panel may go without.
+    pixel_size_m, distance_m : float
+        Side of a pixel and detector distance in metres; NaN if unknown.
+    adu_per_photon, saturation_adu : float
+        Gain and full scale in detector units; NaN if unknown.
+    mask : ndarray of uint32, optional
+        `PixelFlag` bits in the shape of a frame; good everywhere if not given.
+
+    Raises
+    ------
+    SchemaError
+        If the panels, the mask and the frame shape contradict each other.
+    """
+
+    name: str
+    panel_shape: tuple[int, int]
+    panels: tuple[Panel, ...]
+    stacked: bool = False
+    pixel_size_m: float = math.nan
+    distance_m: float = math.nan
+    adu_per_photon: float = math.nan
+    saturation_adu: float = math.nan
+    mask: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.panels or min(self.panel_shape) < 1:
+            raise SchemaError(
+                f"detector '{self.name}': expected panels with pixels, found {len(self.panels)} "
+                f"panels of {self.panel_shape}; give at least one panel of one pixel"
+            )
+        if len(self.panels) > 1 and not self.stacked:
+            raise SchemaError(
+                f"detector '{self.name}': {len(self.panels)} panels need frames of shape "
+                "(panel, y, x); set stacked=True"
+            )
+        mask = np.asarray(self.mask, np.uint32)
+        if mask.size == 0:
+            mask = np.zeros(self.frame_shape, np.uint32)
+        if mask.shape != self.frame_shape:
+            raise SchemaError(
+                f"detector '{self.name}': expected a mask of shape {self.frame_shape}, found "
+                f"{mask.shape}; a mask has the shape of one frame"
+            )
+        mask.setflags(write=False)
+        object.__setattr__(self, "mask", mask)
+
+    @classmethod
+    def centred(cls, name: str, frame_shape: Sequence[int], **facts: float) -> Detector:
+        """Detector of one panel with the beam at its centre.
+
+        Parameters
+        ----------
+        name : str
+        frame_shape : sequence of int
+            (y, x).
+        **facts
+            Any of `pixel_size_m`, `distance_m`, `adu_per_photon`, `saturation_adu`.
+
+        Examples
+        --------
+        >>> Detector.centred("camera", (1750, 1750), distance_m=0.15).frame_shape
+        (1750, 1750)
+        """
+        n_y, n_x = (int(n) for n in frame_shape)
+        panel = Panel(name="p0", corner=(-n_x / 2, -n_y / 2))
+        return cls(name=name, panel_shape=(n_y, n_x), panels=(panel,), **facts)
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of a source frame: (y, x) or (panel, y, x)."""
+        return (len(self.panels), *self.panel_shape) if self.stacked else self.panel_shape
+
+    @property
+    def frame_dims(self) -> tuple[str, ...]:
+        """Names of the axes of a source frame."""
+        return ("panel", "y", "x") if self.stacked else ("y", "x")
+
+    def with_mask(self, mask: NDArray[np.uint32]) -> Detector:
+        """Return the same detector with another mask, of the shape of a frame."""
+        return replace(self, mask=mask)
+
+    def good(self) -> NDArray[np.bool_]:
+        """Pixels that can be trusted, in the shape of a frame."""
+        return np.equal(self.mask, 0)
+
+    def positions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Centres of all pixels, (x, y) in pixels from the beam, each in the shape of a frame."""
+        n_y, n_x = self.panel_shape
+        j, i = np.meshgrid(np.arange(n_y) + 0.5, np.arange(n_x) + 0.5, indexing="ij")
+        x = np.stack([p.corner[0] + i * p.fast[0] + j * p.slow[0] for p in self.panels])
+        y = np.stack([p.corner[1] + i * p.fast[1] + j * p.slow[1] for p in self.panels])
+        return x.reshape(self.frame_shape), y.reshape(self.frame_shape)
+
+    def radius(self) -> NDArray[np.float64]:
+        """Distance of every pixel's centre from the beam in pixels, in the shape of a frame."""
+        return np.hypot(*self.positions())
+
+    def assembly(self) -> NDArray[np.int64]:
+        """Which source pixel shows at each place of the assembled picture.
+
+        Returns
+        -------
+        ndarray of int64
+            Shape (row, column) of the assembled picture; a flat index into a source frame, or -1
+            where no panel is.
+        """
+        x, y = self.positions()
+        row = np.floor(y - y.min() + 0.5).astype(np.int64)
+        column = np.floor(x - x.min() + 0.5).astype(np.int64)
+        picture = np.full((int(row.max()) + 1, int(column.max()) + 1), -1, np.int64)
+        picture[row, column] = np.arange(self.mask.size).reshape(self.frame_shape)
+        return picture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What a scorer sees: an ordered set of tiles of the assembled picture.
+
+    The centre tile is one choice, the whole picture another. A tile may hang over the edge of the
+    picture; what lies outside has no source pixel and never counts.
+
+    Parameters
+    ----------
+    name : str
+    tile_shape : tuple of int
+        (row, column) pixels of every tile.
+    origins : tuple of tuple of int
+        (row, column) of each tile's first pixel, the most telling tile first.
+    """
+
+    name: str
+    tile_shape: tuple[int, int]
+    origins: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        if not self.origins or min(self.tile_shape) < 1:
+            raise SchemaError(
+                f"window '{self.name}': expected at least one tile with pixels, found "
+                f"{len(self.origins)} tiles of {self.tile_shape}"
+            )
+
+    @classmethod
+    def centre(
+        cls, detector: Detector, *, tile_shape: tuple[int, int] = CENTRE_TILE
+    ) -> Window:
+        """Return the one tile in the middle of the assembled picture.
+
+        Examples
+        --------
+        >>> Window.centre(Detector.centred("camera", (1750, 1750))).origins
+        ((700, 700),)
+        """
+        rows, columns = _assembly(detector).shape
+        origin = ((rows - tile_shape[0]) // 2, (columns - tile_shape[1]) // 2)
+        return cls(name="centre", tile_shape=tile_shape, origins=(origin,))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (tile, row, column) of what one event shows in this window."""
+        return (len(self.origins), *self.tile_shape)
+
+    def gather(self, detector: Detector) -> NDArray[np.int64]:
+        """Flat index into a source frame for every pixel of the window; -1 where there is none.
+
+        Returns
+        -------
+        ndarray of int64
+            Shape (tile, row, column).
+        """
+        picture = _assembly(detector)
+        index = np.full(self.shape, -1, np.int64)
+        for tile, (row, column) in zip(index, self.origins, strict=True):
+            r0, c0 = max(row, 0), max(column, 0)
+            part = picture[r0 : row + tile.shape[0], c0 : column + tile.shape[1]]
+            if part.size:
+                tile[r0 - row : r0 - row + part.shape[0], c0 - column : c0 - column + part.shape[1]] = part
+        return index
+
+    def good(self, detector: Detector) -> NDArray[np.bool_]:
+        """Pixels of the window that exist and can be trusted, shape (tile, row, column)."""
+        index = self.gather(detector)
+        return (index >= 0) & detector.good().ravel()[index]
+
+    def boxes(self, detector: Detector) -> tuple[Box, ...]:
+        """Smallest source rectangles that hold the window's pixels, at most one a tile and panel."""
+        n_y, n_x = detector.panel_shape
+        found: dict[Box, None] = {}
+        for tile in self.gather(detector):
+            panel, y, x = np.unravel_index(tile[tile >= 0], (len(detector.panels), n_y, n_x))
+            for p in np.unique(panel):
+                on = panel == p
+                box = Box(
+                    panel=int(p),
+                    y0=int(y[on].min()),
+                    y1=int(y[on].max()) + 1,
+                    x0=int(x[on].min()),
+                    x1=int(x[on].max()) + 1,
+                )
+                found[box] = None
+        return tuple(found)
+
+
+@lru_cache(maxsize=4)
+def _assembly(detector: Detector) -> NDArray[np.int64]:
+    """Assembled picture of a detector, kept because every window of a run asks for it."""
+    return detector.assembly()
