@@ -48,7 +48,7 @@ class UsageError(SfxReduceError):
     exit_status = 2
 
 
-class RunNotFound(SfxReduceError):  # noqa: N818 - reads as a sentence at the place it is raised
+class RunNotFound(SfxReduceError):
     """Nothing lies at the given path."""
 
 

@@ -133,7 +133,16 @@ class Detector:
         object.__setattr__(self, "mask", mask)
 
     @classmethod
-    def centred(cls, name: str, frame_shape: Sequence[int], **facts: float) -> Detector:
+    def centred(
+        cls,
+        name: str,
+        frame_shape: Sequence[int],
+        *,
+        pixel_size_m: float = math.nan,
+        distance_m: float = math.nan,
+        adu_per_photon: float = math.nan,
+        saturation_adu: float = math.nan,
+    ) -> Detector:
         """Detector of one panel with the beam at its centre.
 
         Parameters
@@ -141,8 +150,8 @@ class Detector:
         name : str
         frame_shape : sequence of int
             (y, x).
-        **facts
-            Any of `pixel_size_m`, `distance_m`, `adu_per_photon`, `saturation_adu`.
+        pixel_size_m, distance_m, adu_per_photon, saturation_adu : float
+            As of the class.
 
         Examples
         --------
@@ -150,8 +159,41 @@ class Detector:
         (1750, 1750)
         """
         n_y, n_x = (int(n) for n in frame_shape)
-        panel = Panel(name="p0", corner=(-n_x / 2, -n_y / 2))
-        return cls(name=name, panel_shape=(n_y, n_x), panels=(panel,), **facts)
+        return cls(
+            name=name,
+            panel_shape=(n_y, n_x),
+            panels=(Panel(name="p0", corner=(-n_x / 2, -n_y / 2)),),
+            pixel_size_m=pixel_size_m,
+            distance_m=distance_m,
+            adu_per_photon=adu_per_photon,
+            saturation_adu=saturation_adu,
+        )
+
+    @classmethod
+    def unplaced(cls, name: str, frame_shape: Sequence[int]) -> Detector:
+        """Detector of which only the frame's shape is known.
+
+        One panel has the beam at its centre; several are stacked along y, as slabs are.
+
+        Parameters
+        ----------
+        name : str
+        frame_shape : sequence of int
+            (y, x) or (panel, y, x).
+
+        Examples
+        --------
+        >>> Detector.unplaced("slabs", (4, 100, 200)).assembly().shape
+        (400, 200)
+        """
+        if len(frame_shape) == 2:
+            return cls.centred(name, frame_shape)
+        n_panels, n_y, n_x = (int(n) for n in frame_shape)
+        panels = tuple(
+            Panel(name=f"p{p}", corner=(-n_x / 2, (p - n_panels / 2) * n_y))
+            for p in range(n_panels)
+        )
+        return cls(name=name, panel_shape=(n_y, n_x), panels=panels, stacked=True)
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
@@ -228,9 +270,7 @@ class Window:
             )
 
     @classmethod
-    def centre(
-        cls, detector: Detector, *, tile_shape: tuple[int, int] = CENTRE_TILE
-    ) -> Window:
+    def centre(cls, detector: Detector, *, tile_shape: tuple[int, int] = CENTRE_TILE) -> Window:
         """Return the one tile in the middle of the assembled picture.
 
         Examples
@@ -261,8 +301,14 @@ class Window:
             r0, c0 = max(row, 0), max(column, 0)
             part = picture[r0 : row + tile.shape[0], c0 : column + tile.shape[1]]
             if part.size:
-                tile[r0 - row : r0 - row + part.shape[0], c0 - column : c0 - column + part.shape[1]] = part
+                r, c = r0 - row, c0 - column
+                tile[r : r + part.shape[0], c : c + part.shape[1]] = part
         return index
+
+    def take(self, frame: NDArray[np.generic], detector: Detector) -> NDArray[np.generic]:
+        """Cut the window out of one whole frame, shape (tile, row, column); zero off the panels."""
+        index = self.gather(detector)
+        return np.where(index >= 0, frame.reshape(-1)[index], frame.dtype.type(0))
 
     def good(self, detector: Detector) -> NDArray[np.bool_]:
         """Pixels of the window that exist and can be trusted, shape (tile, row, column)."""
@@ -270,7 +316,7 @@ class Window:
         return (index >= 0) & detector.good().ravel()[index]
 
     def boxes(self, detector: Detector) -> tuple[Box, ...]:
-        """Smallest source rectangles that hold the window's pixels, at most one a tile and panel."""
+        """Source rectangles that hold the window's pixels, at most one for each tile and panel."""
         n_y, n_x = detector.panel_shape
         found: dict[Box, None] = {}
         for tile in self.gather(detector):

@@ -9,12 +9,21 @@ from typing import Protocol
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 from numpy.typing import NDArray
 
 from sfxreduce.errors import SchemaError, SourceError
 from sfxreduce.geometry import Detector, Window
 
-__all__ = ["EVENT_COLUMNS", "MISSING_TIME", "Column", "FrameSource", "Reading", "Run", "event_columns"]
+__all__ = [
+    "EVENT_COLUMNS",
+    "MISSING_TIME",
+    "Column",
+    "FrameSource",
+    "Reading",
+    "Run",
+    "event_columns",
+]
 
 MISSING_TIME = int(np.iinfo(np.int64).min)
 """Marks an event without a time stamp; the bit pattern of NumPy's not-a-time."""
@@ -43,7 +52,13 @@ class Column:
 
 
 EVENT_COLUMNS = (
-    Column(name="event_id", long_name="name of the event in its experiment", dtype="str", units="", missing=""),
+    Column(
+        name="event_id",
+        long_name="name of the event in its experiment",
+        dtype="str",
+        units="",
+        missing="",
+    ),
     Column(
         name="timestamp_ns",
         long_name="time of the X-ray pulse",
@@ -51,10 +66,30 @@ EVENT_COLUMNS = (
         units="nanoseconds since 1970-01-01",
         missing=MISSING_TIME,
     ),
-    Column(name="photon_energy_ev", long_name="photon energy", dtype="float64", units="eV", missing=np.nan),
-    Column(name="pulse_energy_mj", long_name="pulse energy", dtype="float64", units="mJ", missing=np.nan),
-    Column(name="source_file", long_name="file the event was read from", dtype="str", units="", missing=""),
-    Column(name="source_event", long_name="position in that file", dtype="int64", units="1", missing=-1),
+    Column(
+        name="photon_energy_ev",
+        long_name="photon energy",
+        dtype="float64",
+        units="eV",
+        missing=np.nan,
+    ),
+    Column(
+        name="pulse_energy_mj",
+        long_name="pulse energy",
+        dtype="float64",
+        units="mJ",
+        missing=np.nan,
+    ),
+    Column(
+        name="source_file",
+        long_name="file the event was read from",
+        dtype="str",
+        units="",
+        missing="",
+    ),
+    Column(
+        name="source_event", long_name="position in that file", dtype="int64", units="1", missing=-1
+    ),
 )
 
 
@@ -112,7 +147,7 @@ class FrameSource(Protocol):
             Positions in the run.
         window : Window, optional
             Read only these pixels, shape (event, tile, row, column), zero where there is no source
-            pixel; without it whole frames, shape (event, \\*frame).
+            pixel; without it whole frames, shape (event, frame axes).
         """
         ...
 
@@ -181,7 +216,7 @@ class Run:
 
     @property
     def frames(self) -> xr.DataArray:
-        """All frames, lazily: a DataArray (event, \\*frame) in ADU, one Dask block per shard.
+        """All frames, lazily: a DataArray (event, frame axes) in ADU, one Dask block per shard.
 
         Raises
         ------
@@ -197,7 +232,7 @@ class Run:
             chunks=(sizes, *((n,) for n in shape)),
             dtype=self.source.dtype,
             meta=np.empty((0,) * (1 + len(shape)), self.source.dtype),
-            name=f"frames-{da.core.tokenize(self.path, self.events_per_block)}",
+            name=f"frames-{tokenize(self.path, self.events_per_block)}",
         )
         dims = ("event", *self.detector.frame_dims)
         return xr.DataArray(data, dims=dims, name="frames", attrs={"units": "ADU"})
@@ -222,7 +257,9 @@ def event_columns(n_events: int, **values: NDArray[np.generic] | Sequence[str]) 
     for column in EVENT_COLUMNS:
         dtype = np.dtype(object) if column.dtype == "str" else np.dtype(column.dtype)
         value = values.get(column.name)
-        array = np.full(n_events, column.missing, dtype) if value is None else np.asarray(value, dtype)
+        array = (
+            np.full(n_events, column.missing, dtype) if value is None else np.asarray(value, dtype)
+        )
         attrs = {"long_name": column.long_name}
         if column.units:
             attrs["units"] = column.units
@@ -235,7 +272,9 @@ def _block_sizes(n_events: int, step: int) -> tuple[int, ...]:
     return tuple(min(step, n_events - start) for start in range(0, n_events, step))
 
 
-def _read_block(*, source: FrameSource, step: int, block_id: tuple[int, ...]) -> NDArray[np.generic]:
+def _read_block(
+    *, source: FrameSource, step: int, block_id: tuple[int, ...]
+) -> NDArray[np.generic]:
     """Read one block of whole frames, or say which event stands in the way."""
     start = block_id[0] * step
     reading = source.read(range(start, min(start + step, source.n_events)))

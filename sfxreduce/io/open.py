@@ -1,0 +1,68 @@
+"""Open whatever holds a run: one path or several files, of any format that is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sfxreduce.errors import RunNotFound, SchemaError, UsageError
+from sfxreduce.io.readers.cxi import open_cxi
+from sfxreduce.io.readers.images import open_images
+from sfxreduce.io.readers.zarr import open_zarr
+from sfxreduce.run import Run
+
+__all__ = ["open_run"]
+
+HDF5_SUFFIXES = (".cxi", ".h5", ".hdf5", ".nxs")
+IMAGE_SUFFIXES = (".cbf", ".tif", ".tiff", ".edf")
+PACKING_SUFFIXES = (".bz2", ".gz")
+
+
+def open_run(paths: Path | Sequence[Path], *, data_path: str = "") -> Run:
+    """Open a run where it lies; only metadata is read.
+
+    Parameters
+    ----------
+    paths : Path or sequence of Path
+        A Zarr store, a CXI or HDF5 file, or image files of one event each.
+    data_path : str
+        Where the frames lie inside an HDF5 file; found by convention if empty.
+
+    Raises
+    ------
+    RunNotFound
+        If a path does not exist.
+    SchemaError
+        If what lies there is of no known kind, or has no frames.
+    SourceError
+        If a file is damaged.
+    UsageError
+        If several paths are given that are not images.
+    """
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    for file in files:
+        if not file.exists():
+            raise RunNotFound(f"{file}: no such file or folder; check the path given to --in")
+    if files and all(_suffix(file) in IMAGE_SUFFIXES for file in files):
+        return open_images(files)
+    if len(files) != 1:
+        raise UsageError(
+            f"expected one run, or image files of one event each, found {len(files)} paths; "
+            "give runs one by one"
+        )
+    if files[0].is_dir():
+        return open_zarr(files[0])
+    if _suffix(files[0]) in HDF5_SUFFIXES:
+        return open_cxi(files[0], data_path=data_path)
+    raise SchemaError(
+        f"{files[0]}: expected a Zarr store, or a file ending in "
+        f"{', '.join(HDF5_SUFFIXES + IMAGE_SUFFIXES)}; found '{files[0].suffix}'"
+    )
+
+
+def _suffix(path: Path) -> str:
+    """Last suffix of a file name, compression left out."""
+    suffixes = [s.lower() for s in path.suffixes]
+    if suffixes and suffixes[-1] in PACKING_SUFFIXES:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""

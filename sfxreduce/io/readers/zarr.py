@@ -1,0 +1,242 @@
+"""Run stores and other people's Zarr, read where they lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from sfxreduce.decide import Reason
+from sfxreduce.errors import SchemaError, SourceError
+from sfxreduce.geometry import Detector, Window
+from sfxreduce.io.layout import Layout
+from sfxreduce.io.publish import disk_bytes
+from sfxreduce.io.shards import ShardFile, TileCodec, check_crc
+from sfxreduce.io.store import Store, open_store
+from sfxreduce.io.tiles import tile_pieces
+from sfxreduce.run import Reading, Run, event_columns
+
+__all__ = ["ZarrFrames", "open_table", "open_zarr"]
+
+
+def open_zarr(path: Path) -> Run:
+    """Open a run store, or any Zarr group with an array ``frames`` (event, [panel,] y, x).
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    RunNotFound
+        If the path does not exist.
+    SchemaError
+        If there are no frames in it, or it was written by a newer version.
+    """
+    store = open_store(str(path))
+    columns = event_columns(store.n_events).merge(_columns(path), compat="override")
+    truth = open_table(path, "truth") if (path / "truth" / "zarr.json").exists() else None
+    return Run(
+        source=ZarrFrames(path=str(path)),
+        columns=columns,
+        truth=truth,
+        experiment=str(store.attributes.get("experiment", "")),
+        name=str(store.attributes.get("run", path.stem)),
+        provenance=str(store.attributes.get("provenance", "")),
+        events_per_block=store.layout.events_per_shard if store.layout else 32,
+    )
+
+
+def open_table(path: Path, group: str = "") -> xr.Dataset:
+    """Columns of a group as they are stored: nothing decoded, nothing scaled, nothing lazy.
+
+    Raises
+    ------
+    SchemaError
+        If the group is not there or cannot be read.
+    """
+    try:
+        with xr.open_zarr(
+            str(path), group=group or None, consolidated=False, decode_cf=False, chunks=None
+        ) as table:
+            loaded: xr.Dataset = table.drop_vars(["frames", "mask"], errors="ignore").load()
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        where = f"{path}/{group}" if group else str(path)
+        raise SchemaError(f"{where}: its columns cannot be read ({error})") from error
+    return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class ZarrFrames:
+    """Frames in a Zarr group. Holds its path only; each process opens the store for itself.
+
+    Parameters
+    ----------
+    path : str
+    """
+
+    path: str
+
+    @property
+    def n_events(self) -> int:
+        """Number of events."""
+        return self._store.n_events
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of a pixel."""
+        return self._store.dtype
+
+    @property
+    def detector(self) -> Detector:
+        """Geometry and mask."""
+        return self._store.detector
+
+    @property
+    def layout(self) -> Layout | None:
+        """Tile grid; None if the frames are not stored in tiles of our kind."""
+        return self._store.layout
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all files of the store."""
+        return disk_bytes(Path(self.path))
+
+    @property
+    def _store(self) -> Store:
+        return open_store(self.path)
+
+    def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
+        """Read events whole, or only the tiles under a window. See `FrameSource.read`."""
+        store = self._store
+        shape = store.detector.frame_shape if window is None else window.shape
+        reading = Reading(
+            pixels=np.zeros((len(events), *shape), store.dtype),
+            reasons=np.zeros(len(events), np.uint32),
+        )
+        if store.layout is None:
+            _read_foreign(self.path, events, window, reading)
+            return reading
+        pieces = tile_pieces(store.layout, store.detector, window)
+        codec = TileCodec(dtype=store.dtype, tile=store.layout.tile)
+        for event in _events_in_shards(self.path, store.layout, events):
+            if not event.whole():
+                reading.reasons[event.place] = event.reason or Reason.DATA_HOLE
+                continue
+            try:
+                target = reading.pixels[event.place].reshape(-1)
+                for piece in pieces:
+                    tile = codec.decode(event.tile(piece.tile) or b"")
+                    target[piece.target] = tile.reshape(-1)[piece.source]
+            except SourceError:
+                reading.reasons[event.place] = Reason.READ_ERROR
+        return reading
+
+    def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
+        """Stored tiles of events in grid order, each checked; None where absent or damaged.
+
+        Parameters
+        ----------
+        events : sequence of int
+
+        Raises
+        ------
+        SchemaError
+            If the frames are not stored in tiles of our kind.
+        """
+        layout = self.layout
+        if layout is None:
+            raise SchemaError(f"{self.path}: frames are not stored in tiles that can be copied")
+        for event in _events_in_shards(self.path, layout, events):
+            yield [event.checked_tile(tile) for tile in range(layout.tiles_per_event)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _StoredEvent:
+    """One event in its open shard; without a shard there is a reason."""
+
+    place: int
+    first: int
+    n_tiles: int
+    shard: ShardFile | None
+    reason: Reason
+
+    def whole(self) -> bool:
+        """Whether the shard's index lists every tile of the event."""
+        tiles = np.arange(self.first, self.first + self.n_tiles)
+        return self.shard is not None and bool(self.shard.holds(tiles).all())
+
+    def tile(self, tile: int) -> bytes | None:
+        return self.shard.read(self.first + tile) if self.shard else None
+
+    def checked_tile(self, tile: int) -> bytes | None:
+        try:
+            encoded = self.tile(tile)
+            if encoded is not None:
+                check_crc(encoded)
+        except SourceError:
+            return None
+        return encoded
+
+
+def _events_in_shards(path: str, layout: Layout, events: Sequence[int]) -> Iterator[_StoredEvent]:
+    """Events in the order asked for; consecutive ones of one shard share its open file."""
+    n_tiles = layout.tiles_per_event
+    for number, group in groupby(enumerate(events), key=lambda item: layout.locate(item[1])[0]):
+        file = Path(path) / "frames" / layout.shard_key(number)
+        shard, reason = None, Reason(0)
+        try:
+            shard = ShardFile(file, n_tiles=n_tiles * layout.events_per_shard)
+        except SourceError:
+            reason = Reason.READ_ERROR if file.exists() else Reason.DATA_HOLE
+        with shard or nullcontext():
+            for place, event in group:
+                yield _StoredEvent(
+                    place=place,
+                    first=layout.locate(event)[1] * n_tiles,
+                    n_tiles=n_tiles,
+                    shard=shard,
+                    reason=reason,
+                )
+
+
+def _read_foreign(
+    path: str, events: Sequence[int], window: Window | None, reading: Reading
+) -> None:
+    """Read frames through the zarr library, whole, for stores that are not of our making."""
+    store = open_store(path)
+    for place, event in enumerate(events):
+        try:
+            if not _chunks_exist(store.array, Path(path), event):
+                reading.reasons[place] = Reason.DATA_HOLE
+                continue
+            frame = np.asarray(store.array[event])
+        except (OSError, ValueError, RuntimeError):
+            reading.reasons[place] = Reason.READ_ERROR
+            continue
+        reading.pixels[place] = frame if window is None else window.take(frame, store.detector)
+
+
+def _chunks_exist(array: zarr.Array[Any], path: Path, event: int) -> bool:
+    """Whether every stored object behind an event is there; zarr would read a hole as fill."""
+    chunks = array.shards or array.chunks
+    grid = [math.ceil(n / c) for n, c in zip(array.shape[1:], chunks[1:], strict=True)]
+    return all(
+        (path / "frames" / array.metadata.encode_chunk_key((event // chunks[0], *place))).exists()
+        for place in np.ndindex(*grid)
+    )
+
+
+def _columns(path: Path) -> xr.Dataset:
+    """Per-event columns of the store that fit its frames."""
+    table = open_table(path)
+    names = [name for name in table if table[name].dims == ("event",)]
+    return table[names]

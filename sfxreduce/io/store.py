@@ -1,0 +1,156 @@
+"""The metadata of a Zarr store: schema, detector, and whether its tiles can be copied."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from sfxreduce.errors import RunNotFound, SchemaError, SourceError
+from sfxreduce.geometry import Detector
+from sfxreduce.io.layout import Layout
+from sfxreduce.io.schema import SCHEMA, SCHEMA_VERSION, detector_from_json
+from sfxreduce.io.shards import TileCodec
+
+__all__ = ["Store", "open_store"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Store:
+    """An opened store: its metadata, and nothing of its frames.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        The ``frames``.
+    attributes : dict
+        Of the group.
+    detector : Detector
+    layout : Layout or None
+        Tile grid; None if the frames are not stored in tiles of our kind.
+    """
+
+    array: zarr.Array[Any]
+    attributes: dict[str, Any]
+    detector: Detector
+    layout: Layout | None
+
+    @property
+    def n_events(self) -> int:
+        """Number of events."""
+        return int(self.array.shape[0])
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of a pixel."""
+        return np.dtype(self.array.dtype)
+
+
+def open_store(path: str) -> Store:
+    """Open the metadata of a Zarr group with frames; kept until the store is replaced.
+
+    Raises
+    ------
+    RunNotFound
+        If the path does not exist.
+    SchemaError
+        If it is no Zarr group, has no frames, or was written by a newer version.
+    """
+    return _open(path, _fingerprint(Path(path)))
+
+
+def _fingerprint(path: Path) -> tuple[int, int]:
+    """What changes when a store is replaced under its name, so that no old one is served."""
+    for name in ("zarr.json", ".zgroup", "."):
+        try:
+            facts = (path / name).stat()
+        except OSError:
+            continue
+        return facts.st_ino, facts.st_mtime_ns
+    raise RunNotFound(f"{path}: no such file or folder; was it moved while it was read?")
+
+
+@lru_cache(maxsize=8)
+def _open(path: str, _fingerprint: tuple[int, int]) -> Store:
+    try:
+        group = zarr.open_group(path, mode="r")
+        found = sorted(name for name, _ in group.members())
+        array = group.get("frames")
+        attributes = dict(group.attrs)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise SchemaError(
+            f"{path}: expected a Zarr group, found none ({type(error).__name__}); "
+            "give a run store, a CXI or an HDF5 file"
+        ) from error
+    if not isinstance(array, zarr.Array):
+        raise SchemaError(
+            f"{path}: no array 'frames'; found {found}. Was it made by 'sfxreduce ingest'?"
+        )
+    if array.ndim not in (3, 4) or array.dtype.kind not in "iuf":
+        raise SchemaError(
+            f"{path}: expected frames (event, [panel,] y, x) of numbers, found shape "
+            f"{array.shape} of {array.dtype}"
+        )
+    version = attributes.get("schema_version", SCHEMA_VERSION)
+    if attributes.get("schema", SCHEMA) != SCHEMA or version != SCHEMA_VERSION:
+        raise SchemaError(
+            f"{path}: expected schema '{SCHEMA}' version {SCHEMA_VERSION}, found "
+            f"'{attributes.get('schema')}' version {version}; a newer sfxreduce may read it"
+        )
+    detector = _detector(path, group, array, attributes)
+    layout = _own_layout(array)
+    return Store(array=array, attributes=attributes, detector=detector, layout=layout)
+
+
+def _detector(
+    path: str, group: zarr.Group, array: zarr.Array[Any], attributes: dict[str, Any]
+) -> Detector:
+    """Geometry as stored; without one, the beam is at the frame's centre."""
+    shape = tuple(int(n) for n in array.shape[1:])
+    stored = group.get("mask")
+    mask = np.zeros(shape, np.uint32)
+    if isinstance(stored, zarr.Array):
+        try:
+            mask = np.asarray(stored[...])
+        except (OSError, ValueError, RuntimeError) as error:
+            raise SourceError(f"{path}/mask: cannot be read ({error})") from error
+    if "detector" in attributes:
+        return detector_from_json(attributes["detector"], mask=mask, where=path)
+    return Detector.unplaced(Path(path).stem, shape).with_mask((mask != 0).astype(np.uint32))
+
+
+def _own_layout(array: zarr.Array[Any]) -> Layout | None:
+    """Tile grid of a store of our kind, recognised by its codecs to the letter."""
+    shards = array.shards
+    if shards is None or any(n != 1 for n in array.chunks[:-2]):
+        return None
+    layout = Layout(
+        frame_shape=tuple(int(n) for n in array.shape[1:]),
+        tile=(int(array.chunks[-2]), int(array.chunks[-1])),
+        events_per_shard=int(shards[0]),
+    )
+    dtype = np.dtype(array.dtype)
+    serializer, packing = TileCodec(dtype=dtype, tile=layout.tile).zarr_codecs()
+    expected = {
+        "chunk_shape": list(layout.chunks),
+        "codecs": [codec.to_dict() for codec in (serializer, *packing)],
+        "index_codecs": [codec.to_dict() for codec in (serializer, packing[-1])],
+        "index_location": "end",
+    }
+    found = array.metadata.to_dict()["codecs"]
+    same = json.loads(json.dumps(found, default=_plain)) == [
+        {
+            "name": "sharding_indexed",
+            "configuration": json.loads(json.dumps(expected, default=_plain)),
+        }
+    ]
+    return layout if same and layout.shards == shards else None
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", None) or list(value)

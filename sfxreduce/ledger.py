@@ -1,0 +1,97 @@
+"""The ledger: every source event exactly once, with its score, its decision and why."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from sfxreduce.decide import Decision, Decisions, Reason
+from sfxreduce.errors import SchemaError
+
+__all__ = ["ledger_table", "read_ledger"]
+
+
+def ledger_table(decisions: Decisions) -> xr.Dataset:
+    """Ledger of a run as a table, one row per source event in source order.
+
+    Parameters
+    ----------
+    decisions : Decisions
+
+    Returns
+    -------
+    Dataset
+        On dimension ``source``: ``source_index`` (int64), ``score`` (float32), ``decision`` (uint8,
+        with flag_values and flag_meanings), ``reason`` (uint32, with flag_masks).
+
+    Examples
+    --------
+    >>> from sfxreduce.decide import decide
+    >>> made = decide(np.float32([0.9, 0.1]), np.zeros(2, np.uint32), threshold=0.5)
+    >>> ledger_table(made).decision.values
+    array([2, 0], dtype=uint8)
+    """
+    n_events = decisions.score.size
+    return xr.Dataset(
+        {
+            "source_index": (
+                "source",
+                np.arange(n_events, dtype=np.int64),
+                {"long_name": "position in the source run", "units": "1"},
+            ),
+            "score": (
+                "source",
+                decisions.score.astype(np.float32),
+                {"long_name": "score of the event", "units": "1"},
+            ),
+            "decision": (
+                "source",
+                decisions.decision,
+                {
+                    "long_name": "what became of the event",
+                    "flag_values": [int(d) for d in Decision],
+                    "flag_meanings": " ".join(d.name.lower() for d in Decision),
+                },
+            ),
+            "reason": (
+                "source",
+                decisions.reason,
+                {
+                    "long_name": "what is odd about the event",
+                    "flag_masks": [int(r) for r in Reason],
+                    "flag_meanings": " ".join(str(r.name).lower() for r in Reason),
+                },
+            ),
+        }
+    )
+
+
+def read_ledger(table: xr.Dataset, *, where: str) -> Decisions:
+    """Decisions as a ledger holds them.
+
+    Parameters
+    ----------
+    table : Dataset
+        As `ledger_table` made it.
+    where : str
+        Path of the store, for the message.
+
+    Raises
+    ------
+    SchemaError
+        If a column is missing, or not every source event is there exactly once and in order.
+    """
+    missing = {"source_index", "score", "decision", "reason"} - set(map(str, table))
+    if missing:
+        raise SchemaError(f"{where}/ledger: no column {sorted(missing)}; was it made by 'filter'?")
+    index = table["source_index"].values
+    if not np.array_equal(index, np.arange(index.size)):
+        raise SchemaError(
+            f"{where}/ledger: expected every source event once and in order, found "
+            f"{index.size} rows that are not; the ledger is damaged, filter the run again"
+        )
+    return Decisions(
+        decision=table["decision"].values.astype(np.uint8),
+        reason=table["reason"].values.astype(np.uint32),
+        score=table["score"].values.astype(np.float32),
+    )

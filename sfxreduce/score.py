@@ -1,0 +1,107 @@
+"""A score for every event, lazily and block by block."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from numpy.typing import NDArray
+
+from sfxreduce.condition import inspect_pixels
+from sfxreduce.geometry import Detector, Window
+from sfxreduce.run import FrameSource, Run
+
+__all__ = ["EVENTS_PER_BATCH", "SCORE_DTYPE", "Scorer", "score"]
+
+EVENTS_PER_BATCH = 64
+"""Events of one scoring task: large enough that a task's own cost is a few per cent of it."""
+
+SCORE_DTYPE = np.dtype([("score", "<f4"), ("reason", "<u4")])
+"""One row per event: the scorer's value and `Reason` bits."""
+
+
+class Scorer(Protocol):
+    """Turns pixels into one number per event; higher means more like a hit.
+
+    A scorer is small when pickled: it names its model by path, and each worker loads it once.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called in reports: "cnn", "peaks"."""
+        ...
+
+    def window(self, detector: Detector) -> Window | None:
+        """Pixels it wants to see; None for whole source frames."""
+        ...
+
+    def __call__(self, pixels: NDArray[np.generic], detector: Detector) -> NDArray[np.float32]:
+        """Score events.
+
+        Parameters
+        ----------
+        pixels : ndarray
+            Shape (event, tile, row, column) of the window, or (event, frame axes), in ADU.
+        detector : Detector
+
+        Returns
+        -------
+        ndarray of float32
+            Shape (event,).
+        """
+        ...
+
+
+def score(run: Run, scorer: Scorer, *, batch: int = EVENTS_PER_BATCH) -> da.Array:
+    """Scores of all events of a run, lazily: one task per batch of consecutive events.
+
+    A task reads its own events' window and returns scores only, so that no pixels travel between
+    workers. Batches depend on the event's position alone: any pool gives the same numbers.
+
+    Parameters
+    ----------
+    run : Run
+    scorer : Scorer
+    batch : int
+        Events of one task.
+
+    Returns
+    -------
+    dask.array.Array
+        Shape (event,), dtype `SCORE_DTYPE`. The score is NaN where an event could not be read.
+    """
+    starts = range(0, run.n_events, batch)
+    return da.map_blocks(
+        _score_block,
+        source=run.source,
+        scorer=scorer,
+        batch=batch,
+        chunks=(tuple(min(batch, run.n_events - start) for start in starts),),
+        dtype=SCORE_DTYPE,
+        meta=np.empty(0, SCORE_DTYPE),
+        name=f"score-{tokenize(run.path, run.n_events, scorer, batch)}",
+    )
+
+
+def _score_block(
+    *, source: FrameSource, scorer: Scorer, batch: int, block_id: tuple[int]
+) -> NDArray[np.void]:
+    """Read one batch of events, look at its pixels, score what can be scored."""
+    start = block_id[0] * batch
+    detector = source.detector
+    window = scorer.window(detector)
+    reading = source.read(range(start, min(start + batch, source.n_events)), window)
+    rows = np.zeros(len(reading.reasons), SCORE_DTYPE)
+    rows["score"] = np.nan
+    rows["reason"] = reading.reasons
+    readable = np.flatnonzero(reading.reasons == 0)
+    if readable.size:
+        pixels = reading.pixels if readable.size == len(rows) else reading.pixels[readable]
+        good = detector.good() if window is None else window.good(detector)
+        rows["reason"][readable] |= inspect_pixels(
+            pixels, good, saturation_adu=detector.saturation_adu
+        )
+        rows["score"][readable] = scorer(pixels, detector)
+    return rows
