@@ -1,0 +1,1 @@
+"""What gives an event its score. Only this package and `sfxreduce.train` use torch."""

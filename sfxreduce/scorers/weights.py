@@ -1,0 +1,318 @@
+"""Model folders: ``model.safetensors``, ``config.json`` and ``README.md``, in and out.
+
+Weights are never pickled: a model file from elsewhere must not be able to run code. The same
+weights and the same configuration give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from sfxreduce.errors import ModelError, OutputError, OutputExists
+from sfxreduce.scorers.normalise import Normalisation
+
+__all__ = [
+    "SCHEMA",
+    "Model",
+    "ModelConfig",
+    "Provenance",
+    "TrainingRun",
+    "default_model",
+    "read_model",
+    "write_model",
+]
+
+SCHEMA = 1
+"""Version of the configuration's layout."""
+
+_WEIGHTS = "model.safetensors"
+_CONFIG = "config.json"
+_CARD = "README.md"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRun:
+    """One run a model has learned from or was stopped by.
+
+    Parameters
+    ----------
+    experiment, name : str
+    role : str
+        "training", "stopping" or "threshold".
+    events, hits, misses, unlabelled : int
+        Numbers of events; the last three sum to the first.
+    """
+
+    experiment: str
+    name: str
+    role: str
+    events: int
+    hits: int
+    misses: int
+    unlabelled: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """How a model came to be.
+
+    Parameters
+    ----------
+    recipe : mapping
+        Every setting of the recipe, its name included.
+    seed : int
+    labels : str
+        In one sentence, how events were told into hits and misses.
+    threshold : str
+        In one sentence, how the threshold was chosen.
+    runs : tuple of TrainingRun
+    versions : mapping of str to str
+        Of the packages that made the numbers.
+    """
+
+    recipe: Mapping[str, bool | float | int | str] = field(default_factory=dict)
+    seed: int = 0
+    labels: str = ""
+    threshold: str = ""
+    runs: tuple[TrainingRun, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Everything about a model but its numbers.
+
+    Parameters
+    ----------
+    architecture : str
+        "poster", the only one there is.
+    window : str
+        "centre", the only one there is.
+    tile_shape : tuple of int
+        (y, x) pixels of a tile of the window.
+    threshold : float
+        Smallest hit probability of a hit.
+    normalisation : Normalisation
+    provenance : Provenance
+    """
+
+    architecture: str = "poster"
+    window: str = "centre"
+    tile_shape: tuple[int, int] = (350, 350)
+    threshold: float = 0.5
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        known = (self.architecture, self.window, self.tile_shape)
+        if known != ("poster", "centre", (350, 350)):
+            raise ModelError(
+                "model: expected architecture 'poster' and window 'centre' of (350, 350) pixels, "
+                f"found {known}; a newer sfxreduce may know them"
+            )
+        if not 0.0 <= self.threshold <= 1.0:
+            raise ModelError(
+                f"model: expected a threshold between 0 and 1, found {self.threshold}; "
+                "it is a probability"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Model:
+    """A trained network and what is known about it.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    weights : mapping of str to ndarray of float32
+        The network's parameters by their names.
+    card : str
+        Model card in Markdown: what it is for, how well it does, where it fails.
+    """
+
+    config: ModelConfig
+    weights: Mapping[str, NDArray[np.float32]] = field(repr=False)
+    card: str = field(default="", repr=False)
+
+    @property
+    def encoded(self) -> bytes:
+        """Bytes of ``model.safetensors``."""
+        arrays = {name: np.ascontiguousarray(self.weights[name]) for name in sorted(self.weights)}
+        return bytes(save(arrays))
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of ``model.safetensors`` in hexadecimal: the model's name in every output."""
+        return hashlib.sha256(self.encoded).hexdigest()
+
+
+def default_model() -> Path:
+    """Folder of the model that comes with the package."""
+    return Path(str(files("sfxreduce"))) / "models" / "default"
+
+
+def read_model(path: Path | str) -> Model:
+    """Read a model folder.
+
+    Parameters
+    ----------
+    path : Path or str
+
+    Raises
+    ------
+    ModelError
+        If a file is missing, damaged, of another schema, or not the one the configuration names.
+    """
+    folder = Path(path)
+    encoded = _read(folder, _WEIGHTS)
+    document = _document(folder)
+    found = hashlib.sha256(encoded).hexdigest()
+    if document["weights_sha256"] != found:
+        raise ModelError(
+            f"{folder / _WEIGHTS}: expected sha256 {document['weights_sha256']}, found {found}; "
+            "the file was changed or damaged, copy the model again"
+        )
+    try:
+        weights = load(encoded)
+    except SafetensorError as error:
+        raise ModelError(
+            f"{folder / _WEIGHTS}: not a safetensors file ({error}); copy the model again"
+        ) from error
+    card = folder / _CARD
+    return Model(
+        config=_config(document["config"], folder),
+        weights=weights,
+        card=card.read_text(encoding="utf-8") if card.is_file() else "",
+    )
+
+
+def write_model(path: Path | str, model: Model, *, overwrite: bool = False) -> None:
+    """Write a model folder; it is complete under its name, or it is not there.
+
+    Parameters
+    ----------
+    path : Path or str
+        The folder; its parent is made if need be.
+    model : Model
+    overwrite : bool
+        Replace a model that is already there.
+
+    Raises
+    ------
+    OutputExists
+        If something lies at `path` and is not to be overwritten, or is no model.
+    OutputError
+        If the folder cannot be written.
+    """
+    folder = Path(path)
+    if folder.exists() and not (overwrite and (folder / _CONFIG).is_file()):
+        raise OutputExists(
+            f"{folder}: expected no folder, found one; pass another --out"
+            + ("" if overwrite else " or --overwrite")
+        )
+    document = {"schema": SCHEMA, "weights_sha256": model.sha256, "config": asdict(model.config)}
+    parts = {
+        _WEIGHTS: model.encoded,
+        _CONFIG: (json.dumps(document, indent=2, sort_keys=True) + "\n").encode(),
+        _CARD: model.card.encode(),
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as near:
+            _publish(parts, Path(near), folder)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: the model cannot be written ({error}); free space or pass another --out"
+        ) from error
+
+
+def _publish(parts: Mapping[str, bytes], near: Path, folder: Path) -> None:
+    """Write the files beside the folder, then let them take its place."""
+    staged = near / "new"
+    staged.mkdir()
+    for name, data in parts.items():
+        with (staged / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    if not folder.exists():
+        staged.replace(folder)
+        return
+    folder.replace(near / "old")
+    try:
+        staged.replace(folder)
+    except OSError:
+        (near / "old").replace(folder)
+        raise
+
+
+def _read(folder: Path, name: str) -> bytes:
+    """Read one file of a model."""
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{folder}: expected a model folder with {_WEIGHTS} and {_CONFIG}, found no readable "
+            f"{name}; make one with 'sfxreduce train'"
+        ) from error
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    """Parse a model's configuration and check its schema."""
+    try:
+        document = json.loads(_read(folder, _CONFIG))
+    except ValueError as error:
+        raise ModelError(
+            f"{folder / _CONFIG}: expected JSON, found {error}; copy the model again"
+        ) from error
+    wanted = {"schema", "weights_sha256", "config"}
+    if not isinstance(document, dict) or set(document) != wanted or document["schema"] != SCHEMA:
+        raise ModelError(
+            f"{folder / _CONFIG}: expected schema {SCHEMA} with {sorted(wanted)}, found something "
+            "else; it is from another version of sfxreduce, train again or install that version"
+        )
+    return document
+
+
+def _config(values: dict[str, Any], folder: Path) -> ModelConfig:
+    """Build the configuration, and say which entry is not as expected."""
+    try:
+        provenance = dict(values["provenance"])
+        provenance["runs"] = tuple(_build(TrainingRun, run) for run in provenance["runs"])
+        return _build(
+            ModelConfig,
+            values
+            | {
+                "tile_shape": tuple(values["tile_shape"]),
+                "normalisation": _build(Normalisation, values["normalisation"]),
+                "provenance": _build(Provenance, provenance),
+            },
+        )
+    except (KeyError, TypeError, ValueError, ModelError) as error:
+        raise ModelError(
+            f"{folder / _CONFIG}: not the configuration of a model ({error}); "
+            "copy the model again or train a new one"
+        ) from error
+
+
+def _build(kind: type[_T], values: Mapping[str, Any]) -> _T:
+    """Build a dataclass from exactly its fields: a misspelt or absent one is an error."""
+    wanted = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if set(values) != wanted:
+        odd = sorted(wanted.symmetric_difference(values))
+        raise ValueError(f"{kind.__name__}: missing or unknown {odd}")
+    return kind(**values)
