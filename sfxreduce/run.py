@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import dask.array as da
@@ -23,6 +24,7 @@ __all__ = [
     "Reading",
     "Run",
     "event_columns",
+    "select_events",
 ]
 
 MISSING_TIME = int(np.iinfo(np.int64).min)
@@ -215,6 +217,13 @@ class Run:
         return self.source.n_events
 
     @property
+    def inputs(self) -> list[Path]:
+        """Files and folders the events come from, those that exist: no output may touch them."""
+        named = {str(name) for name in self.columns["source_file"].values} - {""}
+        paths = [Path(name) for name in sorted({self.path, *named})]
+        return [path for path in paths if path.exists()]
+
+    @property
     def frames(self) -> xr.DataArray:
         """All frames, lazily: a DataArray (event, frame axes) in ADU, one Dask block per shard.
 
@@ -265,6 +274,35 @@ def event_columns(n_events: int, **values: NDArray[np.generic] | Sequence[str]) 
             attrs["units"] = column.units
         data[column.name] = ("event", array, attrs)
     return xr.Dataset(data)
+
+
+def select_events(table: xr.Dataset, events: NDArray[np.int64]) -> xr.Dataset:
+    """Rows of a per-event table for some events, lists of peaks included.
+
+    Parameters
+    ----------
+    table : Dataset
+        Columns on dimension ``event``. Lists on dimension ``peak`` follow their ``peak_event``,
+        which is numbered anew.
+    events : ndarray of int64
+        Positions to select, ascending.
+
+    Examples
+    --------
+    >>> table = xr.Dataset({"kind": ("event", [0, 1, 1]), "peak_event": ("peak", [1, 2, 2]),
+    ...                     "peak_x": ("peak", [5.0, 6.0, 7.0])})
+    >>> chosen = select_events(table, np.array([2]))
+    >>> chosen.peak_event.values.tolist(), chosen.peak_x.values.tolist()
+    ([0, 0], [6.0, 7.0])
+    """
+    chosen = table.isel(event=events)
+    if "peak_event" in chosen:
+        owner = chosen["peak_event"].values
+        chosen = chosen.isel(peak=np.isin(owner, events))
+        attrs = chosen["peak_event"].attrs
+        places = np.searchsorted(events, chosen["peak_event"].values)
+        chosen["peak_event"] = ("peak", places.astype(owner.dtype), attrs)
+    return chosen
 
 
 def _block_sizes(n_events: int, step: int) -> tuple[int, ...]:

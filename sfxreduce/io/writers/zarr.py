@@ -6,30 +6,28 @@ hits move encoded from one store to the next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 import zarr
-from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from sfxreduce.errors import SchemaError
 from sfxreduce.io.layout import Layout
-from sfxreduce.io.publish import output_errors, write_file
+from sfxreduce.io.publish import output_errors
 from sfxreduce.io.schema import SCHEMA, SCHEMA_VERSION, detector_to_json, illegal_value
-from sfxreduce.io.shards import TileCodec, pack_shard
+from sfxreduce.io.shards import TileCodec
 from sfxreduce.run import Run
 
-__all__ = ["create_store", "encode_event", "write_shard", "write_table"]
+__all__ = ["create_store", "write_table"]
 
 ROWS_PER_CHUNK = 65_536
 
 
 def create_store(
-    path: Path, *, run: Run, n_events: int, layout: Layout, columns: xr.Dataset
+    path: Path, *, run: Run, layout: Layout, columns: xr.Dataset, truth: xr.Dataset | None
 ) -> None:
     """Write all of a run store but its frames: metadata, columns, mask, geometry, truth.
 
@@ -38,12 +36,12 @@ def create_store(
     path : Path
         Must not exist.
     run : Run
-        Whose detector, names and dtype the store takes over; its truth too if the events are the
-        same.
-    n_events : int
+        Whose detector, names and dtype the store takes over.
     layout : Layout
     columns : Dataset
-        Per-event columns on dimension ``event``, of length `n_events`.
+        Per-event columns on dimension ``event``, one row for each event of the store.
+    truth : Dataset or None
+        What is known of these events.
 
     Raises
     ------
@@ -67,7 +65,7 @@ def create_store(
         )
         root.create_array(
             "frames",
-            shape=(n_events, *layout.frame_shape),
+            shape=(columns.sizes["event"], *layout.frame_shape),
             dtype=dtype,
             chunks=layout.chunks,
             shards=layout.shards,
@@ -85,8 +83,8 @@ def create_store(
         )
         _write_array(root, "mask", mask)
         _write_columns(root, columns)
-        if run.truth is not None and n_events == run.n_events:
-            write_table(path, "truth", run.truth)
+        if truth is not None:
+            write_table(path, "truth", truth)
 
 
 def write_table(
@@ -108,47 +106,6 @@ def write_table(
         root = zarr.open_group(str(path), mode="r+", zarr_format=3)
         child = root.create_group(group, attributes={**table.attrs, **(attributes or {})})
         _write_columns(child, table)
-
-
-def encode_event(
-    frame: NDArray[np.generic], *, layout: Layout, codec: TileCodec
-) -> list[bytes | None]:
-    """Encode one whole frame, tile by tile in grid order."""
-    return [codec.encode(frame[layout.tile_slices(tile)]) for tile in range(layout.tiles_per_event)]
-
-
-def write_shard(
-    path: Path, *, shard: int, layout: Layout, events: Sequence[Sequence[bytes | None]]
-) -> None:
-    """Write one whole shard of ``frames`` from the encoded tiles of its events.
-
-    One task writes one whole shard: two tasks writing parts of one would corrupt it silently.
-
-    Parameters
-    ----------
-    path : Path
-        Of the store.
-    shard : int
-        Its number.
-    layout : Layout
-    events : sequence of sequence of bytes
-        Encoded tiles in grid order, None where a tile is absent; fewer events than the shard holds
-        only in the run's last shard.
-
-    Raises
-    ------
-    OutputError
-        If the disk is full or the path cannot be written.
-    """
-    short = layout.events_per_shard - len(events)
-    if short < 0:
-        raise SchemaError(
-            f"{path}: shard {shard} holds {layout.events_per_shard} events, not {len(events)}"
-        )
-    tiles = [tile for event in events for tile in event]
-    tiles += [None] * (short * layout.tiles_per_event)
-    with output_errors(path):
-        write_file(path / "frames" / layout.shard_key(shard), pack_shard(tiles))
 
 
 def _write_columns(group: zarr.Group, table: xr.Dataset) -> None:

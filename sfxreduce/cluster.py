@@ -1,0 +1,236 @@
+"""Where the work runs: in this process, on a cluster of this machine, or on a pool elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+import dask
+import dask.array as da
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, futures_of
+from distributed.client import FutureCancelledError
+from distributed.comm.core import CommClosedError
+from numpy.typing import NDArray
+
+from sfxreduce.errors import ClusterError, UsageError
+
+__all__ = ["DaskPool", "Pool", "SerialPool", "open_pool"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+CONNECT_SECONDS = 10
+RETRIES = 2
+
+
+class Pool(Protocol):
+    """Somewhere to run tasks. Every pool gives the same results; only the order may differ."""
+
+    @property
+    def dashboard(self) -> str:
+        """Address of the dashboard; empty if there is none."""
+        ...
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether any worker offers the resource ``GPU``."""
+        ...
+
+    def blocks(
+        self, array: da.Array, *, needs_gpu: bool = False
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Compute a one-dimensional array block by block, as blocks are done.
+
+        Parameters
+        ----------
+        array : dask.array.Array
+        needs_gpu : bool
+            Run its tasks only on workers that offer the resource ``GPU``.
+
+        Yields
+        ------
+        tuple of int and ndarray
+            Number of the block, and its values.
+        """
+        ...
+
+    def map(
+        self, name: str, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Iterator[tuple[int, Result]]:
+        """Call a function on each item, as tasks of this name, and give results as they come.
+
+        Yields
+        ------
+        tuple of int and result
+            Number of the item, and its result.
+        """
+        ...
+
+
+class SerialPool:
+    """In this process, one task after the other: the reference that every cluster has to match."""
+
+    dashboard = ""
+    has_gpu = False
+
+    def blocks(
+        self, array: da.Array, *, needs_gpu: bool = False
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Compute blocks in order. See `Pool.blocks`."""
+        if needs_gpu:
+            raise UsageError("--serial has no GPU workers; drop --serial or use --device cpu")
+        for number, block in enumerate(array.to_delayed().ravel()):
+            yield number, block.compute(scheduler="synchronous", optimize_graph=False)
+
+    def map(
+        self,
+        name: str,  # noqa: ARG002 - tasks of this process have no names
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+    ) -> Iterator[tuple[int, Result]]:
+        """Call in order. See `Pool.map`."""
+        yield from enumerate(map(function, items))
+
+
+class DaskPool:
+    """Workers behind a Dask scheduler.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def dashboard(self) -> str:
+        """Address of the dashboard."""
+        return str(self._client.dashboard_link or "")
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether any worker offers the resource ``GPU``."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        return any(worker["resources"].get("GPU") for worker in workers)
+
+    def blocks(
+        self, array: da.Array, *, needs_gpu: bool = False
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Compute blocks on the workers. See `Pool.blocks`."""
+        # Given here, resources reach every task; dask.annotate loses them when tasks are fused
+        # (dask issue 7036), and GPU tasks would run anywhere.
+        resources = {"GPU": 1} if needs_gpu else None
+        with _cluster_errors():
+            stored = self._client.persist(array, optimize_graph=False, resources=resources)
+            for future in self._finished(futures_of(stored)):
+                yield _number(future), future.result()
+
+    def map(
+        self, name: str, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Iterator[tuple[int, Result]]:
+        """Submit one task per item. See `Pool.map`."""
+        token = uuid.uuid4().hex
+        with _cluster_errors():
+            futures = [
+                self._client.submit(
+                    function, item, key=(f"{name}-{token}", number), pure=False, retries=RETRIES
+                )
+                for number, item in enumerate(items)
+            ]
+            for future in self._finished(futures):
+                yield _number(future), future.result()
+
+    def _finished(self, futures: Sequence[Future[Any]]) -> Iterator[Future[Any]]:
+        """Futures as they finish; what is still under way is cancelled if the caller stops."""
+        try:
+            yield from as_completed(futures)
+        finally:
+            self._client.cancel([future for future in futures if not future.done()])
+
+
+def _number(future: Future[Any]) -> int:
+    """Last part of a task's key: the number of its block or item."""
+    key = future.key
+    if not isinstance(key, tuple) or not isinstance(key[-1], int):
+        raise ClusterError(f"expected a numbered task, found the key {key!r}")
+    return key[-1]
+
+
+@contextmanager
+def open_pool(
+    *, serial: bool = False, scheduler: str = "", n_workers: int = 0, gpu: bool = False
+) -> Iterator[Pool]:
+    """Open a pool and close it with the block.
+
+    Parameters
+    ----------
+    serial : bool
+        Work in this process.
+    scheduler : str
+        Address of a running Dask scheduler, as ``tcp://127.0.0.1:8786``.
+    n_workers : int
+        Worker processes of a cluster on this machine; 0 for one per processor. It listens on
+        127.0.0.1 only.
+    gpu : bool
+        Whether the workers of that cluster offer the resource ``GPU``.
+
+    Raises
+    ------
+    UsageError
+        If both a scheduler and serial work are asked for.
+    ClusterError
+        If the scheduler does not answer.
+    """
+    if serial and scheduler:
+        raise UsageError("--serial and --scheduler exclude each other; drop one of them")
+    if serial:
+        yield SerialPool()
+    elif scheduler:
+        with _connect(scheduler) as client:
+            yield DaskPool(client)
+    else:
+        processors = len(os.sched_getaffinity(0))
+        with (
+            dask.config.set({"distributed.scheduler.allowed-failures": 10}),
+            LocalCluster(
+                n_workers=n_workers or (1 if gpu else processors),
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                resources={"GPU": 1} if gpu else None,
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield DaskPool(client)
+
+
+def _connect(address: str) -> Client:
+    try:
+        return Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"{address}: no Dask scheduler answers within {CONNECT_SECONDS} seconds; check the "
+            "address, or drop --scheduler to work on this machine"
+        ) from error
+
+
+@contextmanager
+def _cluster_errors() -> Iterator[None]:
+    """Turn the cluster's own failures into one line."""
+    try:
+        yield
+    except KilledWorker as error:
+        raise ClusterError(
+            f"a task ended its worker again and again ({error.task}); look into the workers' "
+            "memory limit, or try --serial"
+        ) from error
+    except (CommClosedError, FutureCancelledError) as error:
+        raise ClusterError(
+            "the scheduler went away while work was under way; nothing was published, start again"
+        ) from error

@@ -1,0 +1,103 @@
+"""A run from anywhere, written as a run store: one task for each whole shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sfxreduce.cluster import Pool
+from sfxreduce.geometry import Window
+from sfxreduce.io.layout import Layout, choose_layout
+from sfxreduce.io.publish import check_outputs, disk_bytes, staged
+from sfxreduce.io.writers.shards import ShardJob, encode_shard
+from sfxreduce.io.writers.zarr import create_store
+from sfxreduce.progress import Progress, silent, tracked
+from sfxreduce.run import Run
+
+__all__ = ["IngestSummary", "store_run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestSummary:
+    """What was stored.
+
+    Parameters
+    ----------
+    out : str
+        Path of the run store.
+    events, unreadable : int
+        Events of the run, and how many of them could not be read; they stay in the store as holes.
+    bytes_in, bytes_out : int
+        Bytes of the source and of the store.
+    """
+
+    out: str
+    events: int
+    unreadable: int
+    bytes_in: int
+    bytes_out: int
+
+
+def store_run(
+    run: Run, *, out: Path, pool: Pool, overwrite: bool = False, progress: Progress = silent
+) -> IngestSummary:
+    """Write a run as a run store whose tiles suit the scorer's window.
+
+    Frames keep their dtype and every bit. The store appears under its name complete, or not at
+    all.
+
+    Parameters
+    ----------
+    run : Run
+    out : Path
+    pool : Pool
+        Where shards are encoded.
+    overwrite : bool
+        Replace what lies at `out`.
+    progress : Progress
+
+    Raises
+    ------
+    OutputExists
+        If something lies at `out`.
+    OutputError
+        If the disk is full or the path cannot be written.
+    """
+    check_outputs([out], inputs=run.inputs, overwrite=overwrite)
+    layout = choose_layout(
+        run.detector.frame_shape,
+        dtype=np.dtype(run.source.dtype),
+        boxes=Window.centre(run.detector).boxes(run.detector),
+    )
+    n_shards = layout.n_shards(run.n_events)
+    with staged(out) as hidden:
+        create_store(hidden, run=run, layout=layout, columns=run.columns, truth=run.truth)
+        jobs = [
+            ShardJob(
+                source=run.source,
+                store=str(hidden),
+                layout=layout,
+                shard=shard,
+                events=_events_of(shard, layout, run.n_events),
+            )
+            for shard in range(n_shards)
+        ]
+        done = pool.map("store", encode_shard, jobs)
+        unreadable = sum(
+            shard.unreadable
+            for _, shard in tracked(done, stage="store", total=n_shards, progress=progress)
+        )
+    return IngestSummary(
+        out=str(out),
+        events=run.n_events,
+        unreadable=unreadable,
+        bytes_in=run.source.n_bytes,
+        bytes_out=disk_bytes(out),
+    )
+
+
+def _events_of(shard: int, layout: Layout, n_events: int) -> tuple[int, ...]:
+    start = shard * layout.events_per_shard
+    return tuple(range(start, min(start + layout.events_per_shard, n_events)))
