@@ -1,0 +1,16 @@
+"""Physics-based runs with planted truth."""
+
+from __future__ import annotations
+
+from sfxreduce.simulate.experiments import EXPERIMENTS, Experiment
+from sfxreduce.simulate.run import SimulatedFrames, simulate_truth, simulated_run
+from sfxreduce.simulate.truth import Kind
+
+__all__ = [
+    "EXPERIMENTS",
+    "Experiment",
+    "Kind",
+    "SimulatedFrames",
+    "simulate_truth",
+    "simulated_run",
+]
