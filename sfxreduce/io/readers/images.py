@@ -1,0 +1,300 @@
+"""Runs of image files, one event a file: CBF, TIFF, EDF and what else fabio reads."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import fabio
+import numpy as np
+import xarray as xr
+from fabio.fabioutils import BytesIO
+from numpy.typing import NDArray
+
+from sfxreduce.decide import Reason
+from sfxreduce.errors import RunNotFound, SchemaError, SourceError
+from sfxreduce.geometry import Detector, Panel, Window
+from sfxreduce.io.readers.cbf import (
+    MOST_HEADER_BYTES,
+    CbfHeader,
+    decode_cbf,
+    is_cbf,
+    parse_cbf_header,
+)
+from sfxreduce.io.readers.sentinels import MASK_FRAMES, sentinel_mask
+from sfxreduce.io.readers.windows import take_window
+from sfxreduce.run import MISSING_TIME, Reading, Run, event_columns
+
+__all__ = ["ImageFrames", "open_images"]
+
+# What the decoders of image formats raise on truncated and damaged files.
+DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    AssertionError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
+
+
+def open_images(paths: Sequence[Path]) -> Run:
+    """Open image files as one run, one event a file, in the order given.
+
+    Of a CBF only the header is read, and the pixels of `MASK_FRAMES` files for the mask; files of
+    other formats are read once.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        CBF, TIFF, EDF or another format with one image a file that fabio [1]_ knows; also packed,
+        as .bz2 or .gz.
+
+    Raises
+    ------
+    RunNotFound
+        If a file does not exist, or none is given.
+    SourceError
+        If not one of the files can be read.
+    SchemaError
+        If an image differs from the first one in shape or dtype.
+
+    References
+    ----------
+    .. [1] E. B. Knudsen et al., J. Appl. Cryst. 46 (2013) 537. doi:10.1107/S0021889813000150
+    """
+    absent = [path for path in paths if not path.exists()]
+    if absent or not paths:
+        raise RunNotFound(f"{absent[0] if absent else 'images'}: no such file; check the path")
+    facts = [_look_at(path) for path in paths]
+    reference = _reference(paths, facts)
+    source = ImageFrames(
+        paths=tuple(str(path) for path in paths),
+        frame_shape=reference.shape,
+        dtype=reference.dtype,
+        header=reference.header,
+        n_bytes=sum(path.stat().st_size for path in paths),
+    )
+    # Made now, not on the first worker: it says early if the pixels of no file can be read.
+    _ = source.detector
+    return Run(
+        source=source,
+        columns=_columns(paths, facts),
+        name=_stem(paths[0]),
+        provenance=f"read from {len(paths)} image files",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFrames:
+    """Frames in image files. Holds names and numbers only; each process reads the files itself.
+
+    Parameters
+    ----------
+    paths : tuple of str
+        One file an event.
+    frame_shape : tuple of int
+        (y, x).
+    dtype : dtype
+        Of a pixel.
+    header : CbfHeader or None
+        Of the first file that can be read, if it is a CBF.
+    n_bytes : int
+        Of all files.
+    """
+
+    paths: tuple[str, ...]
+    frame_shape: tuple[int, int]
+    dtype: np.dtype[np.generic]
+    header: CbfHeader | None = field(compare=False)
+    n_bytes: int
+
+    @property
+    def path(self) -> str:
+        """The file, or the first and the last of many."""
+        first, last = self.paths[0], self.paths[-1]
+        return first if len(self.paths) == 1 else f"{first} ... {last} ({len(self.paths)} files)"
+
+    @property
+    def n_events(self) -> int:
+        """Number of events, which is the number of files."""
+        return len(self.paths)
+
+    @property
+    def detector(self) -> Detector:
+        """Geometry from the first header that can be read, mask from a few frames."""
+        return _detector(self)
+
+    def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
+        """Read events; see `sfxreduce.run.FrameSource.read`."""
+        shape = self.frame_shape if window is None else window.shape
+        pixels = np.zeros((len(events), *shape), self.dtype)
+        reasons = np.zeros(len(events), np.uint32)
+        for i, event in enumerate(events):
+            image = self.image(event)
+            if image is None:
+                reasons[i] = Reason.FILE_UNREADABLE
+            elif not self.fits(image):
+                reasons[i] = Reason.SCHEMA
+            elif window is None:
+                pixels[i] = image
+            else:
+                pixels[i] = take_window(image[np.newaxis], self.detector, window)[0]
+        return Reading(pixels=pixels, reasons=reasons)
+
+    def image(self, event: int) -> NDArray[np.generic] | None:
+        """Image of an event, or None if its file cannot be read."""
+        try:
+            return _read_image(Path(self.paths[event]))
+        except DAMAGED:
+            return None
+
+    def fits(self, image: NDArray[np.generic]) -> bool:
+        """Whether an image is still what was found when the run was opened."""
+        return image.shape == self.frame_shape and image.dtype == self.dtype
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What is known of one image."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype[np.generic]
+    header: CbfHeader | None = None
+
+
+def _look_at(path: Path) -> _Facts | None:
+    """Look at one file; None if it cannot be read."""
+    try:
+        head = _unpack(path, MOST_HEADER_BYTES)
+        if is_cbf(head):
+            header = parse_cbf_header(head)
+            return _Facts(shape=header.shape, dtype=header.dtype, header=header)
+        image = _read_image(path)
+    except DAMAGED:
+        return None
+    return _Facts(shape=(image.shape[0], image.shape[1]), dtype=image.dtype)
+
+
+def _read_image(path: Path) -> NDArray[np.generic]:
+    """Read one image (y, x) of numbers in the machine's byte order; raises any of `DAMAGED`."""
+    data = _unpack(path)
+    if is_cbf(data):
+        return decode_cbf(data)
+    # fabio gets bytes, not a name: it would unpack .gz with other programs, and print about it.
+    with fabio.open(BytesIO(data)) as opened:
+        image = np.asarray(opened.data)
+        # fabio fills up a truncated EDF with zeros.
+        if getattr(opened, "incomplete_data", False):
+            raise ValueError(f"{path}: the image is incomplete")
+        if opened.nframes != 1 or image.ndim != 2 or image.dtype.kind not in "iuf":
+            raise SchemaError(
+                f"{path}: expected one image (y, x) of numbers, found {opened.nframes} of "
+                f"{image.shape} {image.dtype}; give one file for each event"
+            )
+    return image.astype(image.dtype.newbyteorder("="), copy=False)
+
+
+def _unpack(path: Path, n_bytes: int = -1) -> bytes:
+    """First bytes of a file, or all, as they were before it was packed."""
+    packing = path.suffix.lower()
+    with path.open("rb") as file:
+        if packing == ".bz2":
+            return bz2.BZ2File(file).read(n_bytes)
+        if packing == ".gz":
+            return gzip.GzipFile(fileobj=file).read(n_bytes)
+        return file.read(n_bytes)
+
+
+def _reference(paths: Sequence[Path], facts: Sequence[_Facts | None]) -> _Facts:
+    """Facts of the first image, which all others have to share."""
+    reference = next((fact for fact in facts if fact is not None), None)
+    if reference is None:
+        raise SourceError(
+            f"{paths[0]}: expected an image, found a file that cannot be read, and none of the "
+            f"{len(paths)} files can; fetch them again"
+        )
+    for path, fact in zip(paths, facts, strict=True):
+        if fact and (fact.shape, fact.dtype) != (reference.shape, reference.dtype):
+            raise SchemaError(
+                f"{path}: expected an image {reference.shape} {reference.dtype} like the first, "
+                f"found {fact.shape} {fact.dtype}; give the images of one detector"
+            )
+    return reference
+
+
+def _columns(paths: Sequence[Path], facts: Sequence[_Facts | None]) -> xr.Dataset:
+    """Per-event columns out of the headers."""
+    headers = [fact.header if fact else None for fact in facts]
+    return event_columns(
+        len(paths),
+        event_id=[_stem(path) for path in paths],
+        timestamp_ns=np.array([h.timestamp_ns if h else MISSING_TIME for h in headers]),
+        photon_energy_ev=np.array([h.photon_energy_ev if h else math.nan for h in headers]),
+        source_file=[str(path) for path in paths],
+        source_event=np.zeros(len(paths), np.int64),
+    )
+
+
+def _stem(path: Path) -> str:
+    """Name of a file without what says how it is written and packed."""
+    return Path(path.stem).stem if path.suffix.lower() in PACKED else path.stem
+
+
+@lru_cache(maxsize=4)
+def _detector(source: ImageFrames) -> Detector:
+    """Detector of a run of images, made once a process.
+
+    Raises
+    ------
+    SourceError
+        If the pixels of no file can be read.
+    """
+    detector = Detector.centred("images", source.frame_shape)
+    header = source.header
+    mask = sentinel_mask(
+        _sample(source),
+        count_cutoff=header.count_cutoff if header else math.nan,
+        counts=header is not None,
+    )
+    if header is None:
+        return detector.with_mask(mask)
+    x, y = header.beam
+    beam_known = math.isfinite(x) and math.isfinite(y)
+    return Detector(
+        name=header.detector or "images",
+        panel_shape=source.frame_shape,
+        panels=(Panel(name="p0", corner=(-x, -y)),) if beam_known else detector.panels,
+        pixel_size_m=header.pixel_size_m,
+        distance_m=header.distance_m,
+        saturation_adu=header.count_cutoff,
+        mask=mask,
+    )
+
+
+def _sample(source: ImageFrames) -> list[NDArray[np.generic]]:
+    """Images of a few events spread over the run, or at least the first that can be read."""
+    spread = np.linspace(0, source.n_events - 1, min(source.n_events, MASK_FRAMES)).astype(int)
+    images = [source.image(int(event)) for event in spread]
+    good = [image for image in images if image is not None and source.fits(image)]
+    if good:
+        return good
+    for event in sorted(set(range(source.n_events)) - set(spread.tolist())):
+        image = source.image(event)
+        if image is not None and source.fits(image):
+            return [image]
+    raise SourceError(
+        f"{source.path}: expected images, found none whose pixels are whole; fetch the files again"
+    )
