@@ -2,52 +2,26 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-import fabio
 import numpy as np
 import xarray as xr
-from fabio.fabioutils import BytesIO
 from numpy.typing import NDArray
 
 from sfxreduce.decide import Reason
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import Detector, Panel, Window
-from sfxreduce.io.readers.cbf import (
-    MOST_HEADER_BYTES,
-    CbfHeader,
-    decode_cbf,
-    is_cbf,
-    parse_cbf_header,
-)
+from sfxreduce.io.readers.cbf import CbfHeader
+from sfxreduce.io.readers.image_files import ImageFacts, event_name, look_at, read_image
 from sfxreduce.io.readers.sentinels import MASK_FRAMES, sentinel_mask
 from sfxreduce.io.readers.windows import take_window
 from sfxreduce.run import MISSING_TIME, Reading, Run, event_columns
 
 __all__ = ["ImageFrames", "open_images"]
-
-# What the decoders of image formats raise on truncated and damaged files.
-DAMAGED = (
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    RuntimeError,
-    AssertionError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-)
 
 
 def open_images(paths: Sequence[Path]) -> Run:
@@ -78,7 +52,7 @@ def open_images(paths: Sequence[Path]) -> Run:
     absent = [path for path in paths if not path.exists()]
     if absent or not paths:
         raise RunNotFound(f"{absent[0] if absent else 'images'}: no such file; check the path")
-    facts = [_look_at(path) for path in paths]
+    facts = [look_at(path) for path in paths]
     reference = _reference(paths, facts)
     source = ImageFrames(
         paths=tuple(str(path) for path in paths),
@@ -92,7 +66,7 @@ def open_images(paths: Sequence[Path]) -> Run:
     return Run(
         source=source,
         columns=_columns(paths, facts),
-        name=_stem(paths[0]),
+        name=event_name(paths[0]),
         provenance=f"read from {len(paths)} image files",
     )
 
@@ -156,69 +130,14 @@ class ImageFrames:
 
     def image(self, event: int) -> NDArray[np.generic] | None:
         """Image of an event, or None if its file cannot be read."""
-        try:
-            return _read_image(Path(self.paths[event]))
-        except DAMAGED:
-            return None
+        return read_image(Path(self.paths[event]))
 
     def fits(self, image: NDArray[np.generic]) -> bool:
         """Whether an image is still what was found when the run was opened."""
         return image.shape == self.frame_shape and image.dtype == self.dtype
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Facts:
-    """What is known of one image."""
-
-    shape: tuple[int, int]
-    dtype: np.dtype[np.generic]
-    header: CbfHeader | None = None
-
-
-def _look_at(path: Path) -> _Facts | None:
-    """Look at one file; None if it cannot be read."""
-    try:
-        head = _unpack(path, MOST_HEADER_BYTES)
-        if is_cbf(head):
-            header = parse_cbf_header(head)
-            return _Facts(shape=header.shape, dtype=header.dtype, header=header)
-        image = _read_image(path)
-    except DAMAGED:
-        return None
-    return _Facts(shape=(image.shape[0], image.shape[1]), dtype=image.dtype)
-
-
-def _read_image(path: Path) -> NDArray[np.generic]:
-    """Read one image (y, x) of numbers in the machine's byte order; raises any of `DAMAGED`."""
-    data = _unpack(path)
-    if is_cbf(data):
-        return decode_cbf(data)
-    # fabio gets bytes, not a name: it would unpack .gz with other programs, and print about it.
-    with fabio.open(BytesIO(data)) as opened:
-        image = np.asarray(opened.data)
-        # fabio fills up a truncated EDF with zeros.
-        if getattr(opened, "incomplete_data", False):
-            raise ValueError(f"{path}: the image is incomplete")
-        if opened.nframes != 1 or image.ndim != 2 or image.dtype.kind not in "iuf":
-            raise SchemaError(
-                f"{path}: expected one image (y, x) of numbers, found {opened.nframes} of "
-                f"{image.shape} {image.dtype}; give one file for each event"
-            )
-    return image.astype(image.dtype.newbyteorder("="), copy=False)
-
-
-def _unpack(path: Path, n_bytes: int = -1) -> bytes:
-    """First bytes of a file, or all, as they were before it was packed."""
-    packing = path.suffix.lower()
-    with path.open("rb") as file:
-        if packing == ".bz2":
-            return bz2.BZ2File(file).read(n_bytes)
-        if packing == ".gz":
-            return gzip.GzipFile(fileobj=file).read(n_bytes)
-        return file.read(n_bytes)
-
-
-def _reference(paths: Sequence[Path], facts: Sequence[_Facts | None]) -> _Facts:
+def _reference(paths: Sequence[Path], facts: Sequence[ImageFacts | None]) -> ImageFacts:
     """Facts of the first image, which all others have to share."""
     reference = next((fact for fact in facts if fact is not None), None)
     if reference is None:
@@ -235,22 +154,17 @@ def _reference(paths: Sequence[Path], facts: Sequence[_Facts | None]) -> _Facts:
     return reference
 
 
-def _columns(paths: Sequence[Path], facts: Sequence[_Facts | None]) -> xr.Dataset:
+def _columns(paths: Sequence[Path], facts: Sequence[ImageFacts | None]) -> xr.Dataset:
     """Per-event columns out of the headers."""
     headers = [fact.header if fact else None for fact in facts]
     return event_columns(
         len(paths),
-        event_id=[_stem(path) for path in paths],
+        event_id=[event_name(path) for path in paths],
         timestamp_ns=np.array([h.timestamp_ns if h else MISSING_TIME for h in headers]),
         photon_energy_ev=np.array([h.photon_energy_ev if h else math.nan for h in headers]),
         source_file=[str(path) for path in paths],
         source_event=np.zeros(len(paths), np.int64),
     )
-
-
-def _stem(path: Path) -> str:
-    """Name of a file without what says how it is written and packed."""
-    return Path(path.stem).stem if path.suffix.lower() in PACKED else path.stem
 
 
 @lru_cache(maxsize=4)
