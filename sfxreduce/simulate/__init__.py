@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sfxreduce.simulate.experiments import EXPERIMENTS, Experiment
+from sfxreduce.simulate.experiments import EXPERIMENTS
 from sfxreduce.simulate.run import SimulatedFrames, simulate_truth, simulated_run
+from sfxreduce.simulate.settings import Experiment
 from sfxreduce.simulate.truth import Kind
 
 __all__ = [

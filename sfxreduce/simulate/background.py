@@ -184,4 +184,5 @@ def streak_at(x: float, y: float, streak: Streak) -> float:
         return 0.0
     fringes = 1.0 + math.cos(2.0 * math.pi * along / streak.fringe + streak.phase)
     decay = (1.0 + (along / streak.length) ** 2) ** -1.5
-    return streak.photons * decay * fringes * math.exp(-0.5 * (across / width) ** 2)
+    value: float = streak.photons * decay * fringes * math.exp(-0.5 * (across / width) ** 2)
+    return value

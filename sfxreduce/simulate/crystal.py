@@ -178,4 +178,5 @@ def squared_structure_factor(h: int, k: int, l: int, s: float, form: Structure) 
     u = uniform(form.key, hashed(form.key, np.uint64(best)))
     shell = min(s / _S_END * (_N_SHELLS - 1), _N_SHELLS - 1.0)
     squared: float = normal(u) ** 2 if centric else -math.log(u)
-    return squared * weight * form.mean_intensity[int(shell)]
+    mean: float = form.mean_intensity[int(shell)]
+    return squared * weight * mean

@@ -65,6 +65,8 @@ class Camera:
         (y, x) pixels of one readout chip; equal to `panel_shape` if there are no seams.
     seam_area : float
         Area of the pixels along inner seams, relative to the others.
+    baseline_adu : float
+        Reading of a pixel that saw nothing; keeps unsigned readings above zero.
     pedestal_adu, common_mode_adu : float
         Spread of what is left of each chip's pedestal, and of each panel's drift from event to
         event.
@@ -90,6 +92,7 @@ class Camera:
     gain_spread: float = 0.01
     chip_shape: tuple[int, int] = (0, 0)
     seam_area: float = 1.0
+    baseline_adu: float = 0.0
     pedestal_adu: float = 0.0
     common_mode_adu: float = 0.0
     gap_px: tuple[int, int] = (0, 0)
@@ -173,16 +176,13 @@ def cut(
     y0, x0 = (n_y - frame_shape[0]) // 2, (n_x - frame_shape[1]) // 2
     if detector.stacked or min(y0, x0, *frame_shape) < 0 or min(frame_shape) < 1:
         raise UsageError(
-            f"frame shape {frame_shape[0]}x{frame_shape[1]}: expected the centre of one panel, found "
-            f"'{detector.name}' of {detector.frame_shape}; leave the frame shape out or choose "
-            "another experiment"
+            f"frame shape {frame_shape[0]}x{frame_shape[1]}: expected the centre of one panel, "
+            f"found '{detector.name}' of {detector.frame_shape}; leave the frame shape out or "
+            "choose another experiment"
         )
     part = (slice(y0, y0 + frame_shape[0]), slice(x0, x0 + frame_shape[1]))
     old = detector.panels[0]
-    corner = tuple(
-        c + x0 * f + y0 * s for c, f, s in zip(old.corner, old.fast, old.slow, strict=True)
-    )
-    panel = replace(old, corner=(corner[0], corner[1]))
+    panel = replace(old, corner=(old.corner[0] + x0, old.corner[1] + y0))
     number = np.full(detector.panel_shape, -1, np.int64)
     number[part] = np.arange(frame_shape[0] * frame_shape[1]).reshape(frame_shape)
     hot, stuck = number.ravel()[response.hot], number.ravel()[response.stuck]
@@ -254,4 +254,5 @@ def _pedestals(camera: Camera, shape: tuple[int, ...]) -> NDArray[np.float32]:
     n_y, n_x = int(rows[-1]) + 1, int(columns[-1]) + 1
     level = normal_block(key_of("pedestal", camera.name), shape[0] * n_y * n_x)
     level = level.reshape(shape[0], n_y, n_x) * camera.pedestal_adu
+    level += camera.baseline_adu
     return np.ascontiguousarray(level[:, rows[:, None], columns[None, :]], np.float32)

@@ -86,6 +86,10 @@ class Reflections(NamedTuple):
     radial: NDArray[np.float64]
     tangential: NDArray[np.float64]
 
+    def take(self, which: NDArray[np.generic]) -> Reflections:
+        """Return some of the reflections."""
+        return Reflections(*(column[which] for column in self))
+
 
 def excited(crystal: Crystal, beam: Beam, form: Structure) -> Reflections:
     """Reflections that are close enough to the Ewald sphere to be seen.

@@ -32,10 +32,11 @@ class Artefacts(NamedTuple):
 
 
 class Readout(NamedTuple):
-    """Electronics of one event: noise and full scale in ADU, and each panel's drift."""
+    """Electronics of one event: noise, lowest and highest reading in ADU, each panel's drift."""
 
     noise: float
-    saturation: float
+    lowest: float
+    highest: float
     drift: NDArray[np.float64]
 
 
@@ -101,4 +102,4 @@ def digitise(
             n = poisson(expected[i], keys[0], at, table)
             noise = readout.noise * normal(uniform(keys[1], at))
             level = gain[i] * n + offset[i] + readout.drift[p] + noise
-            panel[i] = int(math.floor(min(level, readout.saturation) + 0.5))
+            panel[i] = math.floor(min(max(level, readout.lowest), readout.highest) + 0.5)

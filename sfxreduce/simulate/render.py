@@ -57,7 +57,7 @@ def expected_photons(shot: Shot, setup: Stage, key: np.uint64) -> NDArray[np.flo
     if shot.powder is not None:
         spots = join([spots, _grains(shot, shot.powder, setup, key)])
     if spots.x.size:
-        add_spots(photons, spots, setup.frame)
+        add_spots(photons, spots)
         # Charge on a pixel that detects nothing is lost.
         photons[setup.response.area == 0.0] = 0.0
     return photons
@@ -109,7 +109,8 @@ def frame_of_event(shot: Shot, setup: Stage, key: np.uint64) -> NDArray[np.gener
     quanta, noise = key_of("photons", int(key)), key_of("noise", int(key))
     if camera.readout_adu > 0.0:
         drift = camera.common_mode_adu * normal_block(key_of("drift", int(key)), len(out))
-        readout = Readout(camera.readout_adu, camera.saturation_adu, drift)
+        lowest = float(np.iinfo(camera.dtype).min)
+        readout = Readout(camera.readout_adu, lowest, camera.saturation_adu, drift)
         digitise(photons, response, readout, (quanta, noise), poisson_table(), out)
     else:
         count(photons.reshape(-1), camera.saturation_adu, quanta, poisson_table(), out.reshape(-1))
@@ -161,4 +162,4 @@ def _grains(shot: Shot, powder: Powder, setup: Stage, key: np.uint64) -> Spots:
         radial=0.2 * spread,
         tangential=spread,
     )
-    return land(Reflections(*(column[forward] for column in grains)), setup.frame, 0.15)
+    return land(grains.take(forward), setup.frame, setup.experiment.camera.blur_px)

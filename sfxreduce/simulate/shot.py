@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from sfxreduce.simulate.background import ICE, SALT, PowderKind, Streak
 from sfxreduce.simulate.excitation import HC_EV_A, Crystal
-from sfxreduce.simulate.experiments import Experiment
 from sfxreduce.simulate.random import key_of, normal, uniform_block
+from sfxreduce.simulate.settings import Experiment
 
 __all__ = ["Powder", "Shot", "shoot"]
 

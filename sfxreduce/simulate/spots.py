@@ -1,4 +1,4 @@
-"""Spots on the detector: where reflections land, how they spread over pixels, how well they show."""
+"""Spots on the detector: where reflections land, how far they spread, how well they show."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def signal_to_noise(
     return np.asarray(spots.photons / np.sqrt(noise))
 
 
-def add_spots(photons: NDArray[np.float32], spots: Spots, frame: Frame) -> None:
+def add_spots(photons: NDArray[np.float32], spots: Spots) -> None:
     """Add spots to the expected photons of a frame, in place.
 
     Parameters
@@ -147,10 +147,9 @@ def add_spots(photons: NDArray[np.float32], spots: Spots, frame: Frame) -> None:
     photons : ndarray of float32
         Shape (panel, y, x).
     spots : Spots
-    frame : Frame
     """
-    n_long = np.sqrt(np.maximum(spots.long**2 - spots.short**2, 0.0))
-    _draw(photons, spots, n_long, np.empty((2, 64)))
+    stretch = np.sqrt(np.maximum(spots.long**2 - spots.short**2, 0.0))
+    _draw(photons, spots, stretch, np.empty((2, 64)))
 
 
 @compiled
@@ -185,7 +184,7 @@ def _draw(
     """Draw each spot as round Gaussians strung along its long axis, integrated over pixels."""
     for n in range(spots.x.size):
         short = spots.short[n]
-        half = min(int(math.ceil(3.0 * stretch[n] / short)), 24)
+        half = min(math.ceil(3.0 * stretch[n] / short), 24)
         total = 0.0
         for i in range(-half, half + 1):
             total += math.exp(-0.5 * (i * short / max(stretch[n], 1e-12)) ** 2)
@@ -204,7 +203,7 @@ def _draw_round(
     edges: NDArray[np.float64],
 ) -> None:
     """Add a round Gaussian to a panel; each pixel gets its integral."""
-    reach = min(int(math.ceil(4.0 * sigma)) + 1, 30)
+    reach = min(math.ceil(4.0 * sigma) + 1, 30)
     column, row = round(at[0]), round(at[1])
     scale = 1.0 / (sigma * math.sqrt(2.0))
     for axis in range(2):

@@ -14,7 +14,8 @@ from sfxreduce.simulate.background import air_per_mm, scattering_angle_factors
 from sfxreduce.simulate.crystal import Structure
 from sfxreduce.simulate.detector import Response, cut, manufacture
 from sfxreduce.simulate.excitation import HC_EV_A, Beam
-from sfxreduce.simulate.experiments import Experiment, experiment_named
+from sfxreduce.simulate.experiments import experiment_named
+from sfxreduce.simulate.settings import Experiment
 from sfxreduce.simulate.spots import Frame, frame_of
 
 __all__ = ["Stage", "stage"]

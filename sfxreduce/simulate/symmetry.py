@@ -32,7 +32,7 @@ _GENERATORS: dict[str, tuple[tuple[tuple[int, int, int], ...], ...]] = {
     "432": (_FOUR_C, _THREE_ABC),
 }
 POINT_GROUPS = tuple(_GENERATORS)
-"""Chiral point groups, the only ones a protein crystal can have; hexagonal axes for 3, 321, 6, 622."""
+"""Chiral point groups, all that a protein crystal can have; 3 and 321 on hexagonal axes."""
 
 CENTRINGS = {"P": 1, "A": 2, "C": 2, "I": 2, "F": 4, "R": 3}
 """Lattice points per cell of each centring; R on hexagonal axes, obverse setting."""

@@ -62,7 +62,7 @@ def truth_of(setup: Stage, *, hit_rate: float, seed: int, events: Sequence[int])
             of_event = np.full(snr.size, event)
             columns.append((of_event, spots.panel, spots.x, spots.y, spots.photons, snr))
         kind[i] = _kind(shot, int(n_peaks[i]))
-    event, panel, x, y, photons, snr = (
+    number, panel, x, y, photons, snr = (
         np.concatenate(column) for column in zip(*columns, strict=True)
     )
     flags = {
@@ -75,7 +75,7 @@ def truth_of(setup: Stage, *, hit_rate: float, seed: int, events: Sequence[int])
             "kind": ("event", kind, {"long_name": "what the event shows", **flags}),
             "n_peaks": ("event", n_peaks, {"long_name": "true peaks of signal to noise 5 or more"}),
             "n_crystals": ("event", n_crystals, {"long_name": "crystals in the beam"}),
-            "peak_event": ("peak", event.astype(np.int64), {"long_name": "event of the peak"}),
+            "peak_event": ("peak", number.astype(np.int64), {"long_name": "event of the peak"}),
             "peak_panel": ("peak", panel.astype(np.int16), {"long_name": "panel of the peak"}),
             "peak_x": ("peak", x.astype(np.float32), {"long_name": "fast-scan position", **pixel}),
             "peak_y": ("peak", y.astype(np.float32), {"long_name": "slow-scan position", **pixel}),
