@@ -67,7 +67,7 @@ def _inspect(values: NDArray[np.generic], saturation_adu: float) -> Reason:
     if _is_constant(values):
         found |= Reason.CONSTANT
     if not math.isnan(saturation_adu):
-        n_full = int(np.count_nonzero(values >= saturation_adu))
+        n_full = int(np.count_nonzero(np.greater_equal(values, saturation_adu)))
         if n_full > MANY_SATURATED * values.size:
             found |= Reason.SATURATED
     return found

@@ -234,12 +234,18 @@ class Detector:
             Shape (row, column) of the assembled picture; a flat index into a source frame, or -1
             where no panel is.
         """
-        x, y = self.positions()
-        row = np.floor(y - y.min() + 0.5).astype(np.int64)
-        column = np.floor(x - x.min() + 0.5).astype(np.int64)
+        row, column = (places.astype(np.int64) for places in self.assembled_positions())
         picture = np.full((int(row.max()) + 1, int(column.max()) + 1), -1, np.int64)
         picture[row, column] = np.arange(self.mask.size).reshape(self.frame_shape)
         return picture
+
+    def assembled_positions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Place of every pixel's centre in the assembled picture, (row, column), fractions kept.
+
+        The whole part is the row and column at which `assembly` shows the pixel.
+        """
+        x, y = self.positions()
+        return y - y.min() + 0.5, x - x.min() + 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,13 +50,12 @@ class Manifest:
         Path of the source run as it was given.
     source_events, source_bytes : int
         Events and bytes of the source run.
-    scorer : str
+    scorer, settings : str
+        How events were judged.
     threshold : float
         Smallest score of a hit.
     model_sha256 : str or None
         Of the model's weights; None for a scorer without.
-    options : str
-        Settings of the scorer, in words.
     hits, undecided, rejected : int
         Numbers of source events.
     files : tuple of FileRecord
@@ -73,9 +72,9 @@ class Manifest:
     source_events: int
     source_bytes: int
     scorer: str
+    settings: str
     threshold: float
     model_sha256: str | None
-    options: str
     hits: int
     undecided: int
     rejected: int

@@ -33,6 +33,26 @@ class Scorer(Protocol):
         """What it is called in reports: "cnn", "peaks"."""
         ...
 
+    @property
+    def settings(self) -> str:
+        """How it is set, in words, for reports and manifests."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """Smallest score of a hit unless another is asked for."""
+        ...
+
+    @property
+    def model_sha256(self) -> str | None:
+        """Of the model's weights; None for a scorer without a model."""
+        ...
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether it can only run on a worker with a GPU."""
+        ...
+
     def window(self, detector: Detector) -> Window | None:
         """Pixels it wants to see; None for whole source frames."""
         ...
@@ -73,7 +93,7 @@ def score(run: Run, scorer: Scorer, *, batch: int = EVENTS_PER_BATCH) -> da.Arra
         Shape (event,), dtype `SCORE_DTYPE`. The score is NaN where an event could not be read.
     """
     starts = range(0, run.n_events, batch)
-    return da.map_blocks(
+    scores: da.Array = da.map_blocks(
         _score_block,
         source=run.source,
         scorer=scorer,
@@ -83,6 +103,7 @@ def score(run: Run, scorer: Scorer, *, batch: int = EVENTS_PER_BATCH) -> da.Arra
         meta=np.empty(0, SCORE_DTYPE),
         name=f"score-{tokenize(run.path, run.n_events, scorer, batch)}",
     )
+    return scores
 
 
 def _score_block(

@@ -13,11 +13,22 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from sfxreduce.errors import OutputError, OutputExists, UsageError
+from sfxreduce.errors import OutputError, OutputExists, UsageError, VerificationError
+from sfxreduce.manifest import FileRecord
 
-__all__ = ["check_outputs", "disk_bytes", "output_errors", "sha256_file", "staged", "write_file"]
+__all__ = [
+    "PublishJob",
+    "check_outputs",
+    "disk_bytes",
+    "output_errors",
+    "publish_file",
+    "sha256_file",
+    "staged",
+    "write_file",
+]
 
 READ_BYTES = 1 << 20
 
@@ -117,6 +128,43 @@ def write_file(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishJob:
+    """One staged file to be read back.
+
+    Parameters
+    ----------
+    store : str
+        Path of the staged output.
+    path : str
+        Of the file, relative to it.
+    sha256 : str
+        Of the bytes that were to be written; empty if they were written by a library.
+    """
+
+    store: str
+    path: str
+    sha256: str = ""
+
+
+def publish_file(job: PublishJob) -> FileRecord:
+    """Read a staged file back through a fresh handle and take down what it holds.
+
+    Raises
+    ------
+    VerificationError
+        If it does not hold what was to be written.
+    """
+    file = Path(job.store) / job.path
+    found = sha256_file(file)
+    if job.sha256 and found != job.sha256:
+        raise VerificationError(
+            f"{file}: what was read back differs from what was written; nothing was published, "
+            "check the disk"
+        )
+    return FileRecord(path=job.path, size=file.stat().st_size, sha256=found)
 
 
 def sha256_file(path: Path) -> str:

@@ -13,6 +13,8 @@ from sfxreduce.errors import SchemaError
 from sfxreduce.geometry import Detector, Panel
 
 __all__ = [
+    "LEDGER_GROUP",
+    "MANIFEST_GROUP",
     "SCHEMA",
     "SCHEMA_VERSION",
     "detector_from_json",
@@ -22,6 +24,8 @@ __all__ = [
 
 SCHEMA = "sfxreduce.run"
 SCHEMA_VERSION = 1
+LEDGER_GROUP = "ledger"
+MANIFEST_GROUP = "manifest"
 
 _NUMBERS = ("pixel_size_m", "distance_m", "adu_per_photon", "saturation_adu")
 

@@ -15,16 +15,18 @@ import xarray as xr
 import zarr
 
 from sfxreduce.decide import Reason
-from sfxreduce.errors import SchemaError, SourceError
+from sfxreduce.errors import SchemaError, SourceError, VerificationError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.publish import disk_bytes
+from sfxreduce.io.schema import MANIFEST_GROUP
 from sfxreduce.io.shards import ShardFile, TileCodec, check_crc
 from sfxreduce.io.store import Store, open_store
 from sfxreduce.io.tiles import tile_pieces
+from sfxreduce.manifest import Manifest, manifest_from_json
 from sfxreduce.run import Reading, Run, event_columns
 
-__all__ = ["ZarrFrames", "open_table", "open_zarr"]
+__all__ = ["ZarrFrames", "open_table", "open_zarr", "read_manifest"]
 
 
 def open_zarr(path: Path) -> Run:
@@ -42,7 +44,7 @@ def open_zarr(path: Path) -> Run:
         If there are no frames in it, or it was written by a newer version.
     """
     store = open_store(str(path))
-    columns = event_columns(store.n_events).merge(_columns(path), compat="override")
+    columns = _columns(path).merge(event_columns(store.n_events), compat="override")
     truth = open_table(path, "truth") if (path / "truth" / "zarr.json").exists() else None
     return Run(
         source=ZarrFrames(path=str(path)),
@@ -72,6 +74,24 @@ def open_table(path: Path, group: str = "") -> xr.Dataset:
         where = f"{path}/{group}" if group else str(path)
         raise SchemaError(f"{where}: its columns cannot be read ({error})") from error
     return loaded
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest of a reduced store; without it the store does not count as written.
+
+    Raises
+    ------
+    VerificationError
+        If it is missing, damaged or was changed.
+    """
+    try:
+        facts = dict(zarr.open_group(str(path), path=MANIFEST_GROUP, mode="r").attrs)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise VerificationError(
+            f"{path}: expected a manifest, found none; the output is incomplete or was not made by "
+            "'sfxreduce filter'"
+        ) from error
+    return manifest_from_json(facts, where=str(path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,18 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.publish import output_errors
-from sfxreduce.io.schema import SCHEMA, SCHEMA_VERSION, detector_to_json, illegal_value
+from sfxreduce.io.schema import (
+    MANIFEST_GROUP,
+    SCHEMA,
+    SCHEMA_VERSION,
+    detector_to_json,
+    illegal_value,
+)
 from sfxreduce.io.shards import TileCodec
+from sfxreduce.manifest import Manifest, manifest_to_json
 from sfxreduce.run import Run
 
-__all__ = ["create_store", "write_table"]
+__all__ = ["create_store", "write_manifest", "write_table"]
 
 ROWS_PER_CHUNK = 65_536
 
@@ -104,8 +111,22 @@ def write_table(
     """
     with output_errors(path):
         root = zarr.open_group(str(path), mode="r+", zarr_format=3)
-        child = root.create_group(group, attributes={**table.attrs, **(attributes or {})})
+        child = root.create_group(group, attributes=_plain({**table.attrs, **(attributes or {})}))
         _write_columns(child, table)
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write the manifest into the attributes of a child group, after all else.
+
+    Parameters
+    ----------
+    path : Path
+        Of the store.
+    manifest : Manifest
+    """
+    with output_errors(path):
+        root = zarr.open_group(str(path), mode="r+", zarr_format=3)
+        root.create_group(MANIFEST_GROUP, attributes=manifest_to_json(manifest))
 
 
 def _write_columns(group: zarr.Group, table: xr.Dataset) -> None:
@@ -124,7 +145,19 @@ def _write_array(group: zarr.Group, name: str, column: xr.DataArray) -> None:
         chunks=(rows, *(max(n, 1) for n in column.shape[1:])) if rows else "auto",
         compressors=[ZstdCodec(level=1), Crc32cCodec()],
         dimension_names=[str(dim) for dim in column.dims],
-        attributes=dict(column.attrs),
+        attributes=_plain(column.attrs),
         config={"write_empty_chunks": True},
     )
     array[...] = column.values.astype(object) if is_text else column.values
+
+
+def _plain(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    """Attributes as JSON can hold them; they may come from any file."""
+    plain: dict[str, Any] = {}
+    for name, value in attributes.items():
+        item = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        if isinstance(item, bytes):
+            item = item.decode(errors="replace")
+        is_json = isinstance(item, str | int | float | bool | list | tuple | dict | None)
+        plain[str(name)] = item if is_json else str(item)
+    return plain

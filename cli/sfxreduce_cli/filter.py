@@ -1,0 +1,122 @@
+"""``sfxreduce filter``: keep the hits, account for everything else."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import sfxreduce
+from sfxreduce_cli.options import (
+    AsJson,
+    DataPath,
+    Device,
+    InRun,
+    Out,
+    Overwrite,
+    SchedulerAddress,
+    Serial,
+    Workers,
+    working_pool,
+)
+from sfxreduce_cli.output import print_filter_plan, print_filter_report, print_json
+
+if TYPE_CHECKING:
+    from sfxreduce.cluster import Pool
+    from sfxreduce.score import Scorer
+
+__all__ = ["filter_"]
+
+SCORER = "How events are judged"
+
+
+class ScorerName(StrEnum):
+    """What gives an event its score."""
+
+    CNN = "cnn"
+    PEAKS = "peaks"
+
+
+def filter_(
+    in_: InRun,
+    out: Out,
+    cxi: Annotated[
+        Path | None, typer.Option(help="Also write the hits as CXI, with .geom and .lst beside it.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write an HTML page.")] = None,
+    scorer: Annotated[
+        ScorerName, typer.Option(help="Network, or peak count.", rich_help_panel=SCORER)
+    ] = ScorerName.CNN,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Model folder; the shipped one if not given.", rich_help_panel=SCORER),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Smallest score of a hit; the model's if not given.", rich_help_panel=SCORER
+        ),
+    ] = None,
+    min_peaks: Annotated[
+        int, typer.Option(min=1, help="Fewest peaks of a hit, for peaks.", rich_help_panel=SCORER)
+    ] = 8,
+    min_snr: Annotated[
+        float, typer.Option(help="Signal to noise of a peak, for peaks.", rich_help_panel=SCORER)
+    ] = 5.0,
+    min_pixels: Annotated[
+        int, typer.Option(min=1, help="Smallest peak in pixels, for peaks.", rich_help_panel=SCORER)
+    ] = 1,
+    device: Annotated[
+        Device, typer.Option(help="What the network runs on.", rich_help_panel=SCORER)
+    ] = Device.AUTO,
+    data_path: DataPath = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Score and decide, print the plan, write nothing.")
+    ] = False,
+    overwrite: Overwrite = False,
+    serial: Serial = False,
+    scheduler: SchedulerAddress = "",
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Keep the hits of a run bit for bit, and account for every event that is dropped.
+
+    Example: sfxreduce filter --in run.zarr --out hits.zarr --report report.html
+    """
+    run = sfxreduce.open_run(in_, data_path=data_path)
+    finder = sfxreduce.PeakFinder(min_snr=min_snr, min_pixels=min_pixels)
+    counting = sfxreduce.PeakScorer(finder, min_peaks=min_peaks)
+    outputs = sfxreduce.Outputs(store=out, cxi=cxi, report=report, overwrite=overwrite)
+    gpu = scorer is ScorerName.CNN and _wants_gpu(device, serial=serial, scheduler=scheduler)
+    with working_pool(serial=serial, scheduler=scheduler, workers=workers, gpu=gpu) as (pool, show):
+        judge = counting if scorer is ScorerName.PEAKS else _network(model, device, pool)
+        if dry_run:
+            plan = sfxreduce.plan_filter(
+                run, scorer=judge, pool=pool, threshold=threshold, progress=show
+            )
+        else:
+            done = sfxreduce.run_filter(
+                run, outputs=outputs, scorer=judge, pool=pool, threshold=threshold, progress=show
+            )
+    if dry_run:
+        print_filter_plan(plan, as_json=as_json)
+    elif as_json:
+        print_json(done.to_json())
+    else:
+        print_filter_report(done)
+
+
+def _wants_gpu(device: Device, *, serial: bool, scheduler: str) -> bool:
+    """Whether a cluster of this machine should offer its GPU; other pools say for themselves."""
+    if device is Device.CPU or serial or scheduler:
+        return False
+    return device is Device.CUDA or sfxreduce.cuda_available()
+
+
+def _network(model: Path | None, device: Device, pool: Pool) -> Scorer:
+    """Scorer of the model that was asked for, on what the pool's workers have."""
+    folder = model or sfxreduce.default_model()
+    on_gpu = device is Device.CUDA or (device is Device.AUTO and pool.has_gpu)
+    return sfxreduce.CnnScorer(folder, device="cuda" if on_gpu else "cpu")

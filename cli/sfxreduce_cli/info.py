@@ -1,0 +1,30 @@
+"""``sfxreduce info``: what a store holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import sfxreduce
+from sfxreduce_cli.options import AsJson, DataPath
+from sfxreduce_cli.output import print_json, print_table
+
+__all__ = ["info"]
+
+
+def info(
+    path: Annotated[Path, typer.Argument(help="Run store, reduced store, CXI or HDF5 file.")],
+    data_path: DataPath = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say what a store holds, without reading its frames.
+
+    Example: sfxreduce info run.zarr
+    """
+    facts = sfxreduce.describe_run(sfxreduce.open_run(path, data_path=data_path)).to_json()
+    if as_json:
+        print_json(facts)
+    else:
+        print_table(str(path), {name: value for name, value in facts.items() if value is not None})

@@ -1,0 +1,46 @@
+"""``sfxreduce ingest``: files into a run store."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import sfxreduce
+from sfxreduce_cli.options import (
+    AsJson,
+    DataPath,
+    InRuns,
+    Out,
+    Overwrite,
+    SchedulerAddress,
+    Serial,
+    Workers,
+    working_pool,
+)
+from sfxreduce_cli.output import print_json, print_table
+
+__all__ = ["ingest"]
+
+
+def ingest(
+    in_: InRuns,
+    out: Out,
+    data_path: DataPath = "",
+    overwrite: Overwrite = False,
+    serial: Serial = False,
+    scheduler: SchedulerAddress = "",
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Store CXI, HDF5, CBF or TIFF files as a run that is read tile by tile.
+
+    Example: sfxreduce ingest --in frames/*.cbf.bz2 --out run.zarr
+    """
+    run = sfxreduce.open_run(in_, data_path=data_path)
+    with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
+        stored = sfxreduce.store_run(
+            run, out=out, pool=pool, overwrite=overwrite, progress=progress
+        )
+    if as_json:
+        print_json(asdict(stored))
+    else:
+        print_table(f"{out}: stored", asdict(stored))

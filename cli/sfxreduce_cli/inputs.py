@@ -1,0 +1,39 @@
+"""Options that take several values, so that a shell glob after ``--in`` works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import typer.core
+
+__all__ = ["ManyInputs", "spread_inputs"]
+
+
+def spread_inputs(args: Sequence[str], *, option: str = "--in") -> list[str]:
+    """Repeat an option before each of the values that follow it.
+
+    Examples
+    --------
+    >>> spread_inputs(["--in", "a.cbf", "b.cbf", "--out", "run.zarr"])
+    ['--in', 'a.cbf', '--in', 'b.cbf', '--out', 'run.zarr']
+    """
+    spread: list[str] = []
+    n_values = -1
+    for arg in args:
+        if arg.startswith("-") and arg != "-":
+            n_values = 0 if arg == option else -1
+        elif n_values >= 0:
+            n_values += 1
+            if n_values > 1:
+                spread.append(option)
+        spread.append(arg)
+    return spread
+
+
+class ManyInputs(typer.core.TyperCommand):
+    """Command whose ``--in`` takes any number of values."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Spread the inputs, then parse as always."""
+        return super().parse_args(ctx, spread_inputs(args))

@@ -1,0 +1,92 @@
+"""Options that several commands share, so that they mean and say the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import sfxreduce
+from sfxreduce_cli.output import ProgressDisplay, say
+
+if TYPE_CHECKING:
+    from sfxreduce.cluster import Pool
+
+__all__ = [
+    "AsJson",
+    "DataPath",
+    "Device",
+    "InRun",
+    "InRuns",
+    "Out",
+    "Overwrite",
+    "SchedulerAddress",
+    "Serial",
+    "Workers",
+    "working_pool",
+]
+
+POOL = "Where the work runs"
+
+
+class Device(StrEnum):
+    """What the network runs on."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+InRun = Annotated[
+    Path, typer.Option("--in", metavar="RUN", help="Run store, CXI or HDF5 file; never written to.")
+]
+InRuns = Annotated[
+    list[Path], typer.Option("--in", metavar="PATH...", help="One or several paths; globs work.")
+]
+Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="Where the result goes.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+DataPath = Annotated[
+    str,
+    typer.Option("--data-path", help="Frames inside an HDF5 file, if not found."),
+]
+Serial = Annotated[
+    bool, typer.Option("--serial", help="Work in this process.", rich_help_panel=POOL)
+]
+SchedulerAddress = Annotated[
+    str,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS",
+        envvar="DASK_SCHEDULER_ADDRESS",
+        help="A running Dask scheduler.",
+        rich_help_panel=POOL,
+    ),
+]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        min=0,
+        help="Worker processes on this machine; 0 for one per processor.",
+        rich_help_panel=POOL,
+    ),
+]
+
+
+@contextmanager
+def working_pool(
+    *, serial: bool, scheduler: str, workers: int, gpu: bool = False
+) -> Iterator[tuple[Pool, ProgressDisplay]]:
+    """Open the pool the options ask for, say where its dashboard is, and show progress."""
+    with sfxreduce.open_pool(
+        serial=serial, scheduler="" if serial else scheduler, n_workers=workers, gpu=gpu
+    ) as pool:
+        if pool.dashboard:
+            say(f"dashboard: {pool.dashboard}")
+        with ProgressDisplay() as display:
+            yield pool, display

@@ -1,0 +1,138 @@
+"""What commands print: one JSON object or a few lines on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import sfxreduce
+from sfxreduce.units import human_bytes
+
+if TYPE_CHECKING:
+    from sfxreduce.pipeline import FilterPlan
+    from sfxreduce.report import Report
+
+__all__ = [
+    "ProgressDisplay",
+    "print_filter_plan",
+    "print_filter_report",
+    "print_json",
+    "print_table",
+    "say",
+]
+
+
+def print_json(facts: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout; numbers that JSON cannot hold become null."""
+    sys.stdout.write(json.dumps(_plain(facts), indent=2) + "\n")
+
+
+def print_table(title: str, facts: Mapping[str, Any]) -> None:
+    """Print names and values on stdout, one a line."""
+    console = Console(highlight=False, soft_wrap=True)
+    if title:
+        console.print(f"[bold]{title}[/bold]")
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        table.add_row(f"  {name}", str(value))
+    console.print(table)
+
+
+def print_filter_plan(plan: FilterPlan, *, as_json: bool) -> None:
+    """Print what a filter run would keep and write."""
+    counts = {d.name.lower(): plan.decisions.count(d) for d in sfxreduce.Decision}
+    facts = {
+        "dry_run": True,
+        "events": plan.run.n_events,
+        "hits": counts["hit"],
+        "undecided": counts["undecided"],
+        "rejected": counts["reject"],
+        "kept": int(plan.reduction.kept.size),
+        "threshold": plan.method.threshold,
+        "scorer": plan.method.scorer,
+        "model_sha256": plan.method.model_sha256,
+        "shards": plan.reduction.n_shards,
+        "copies_tiles": plan.reduction.copies_tiles,
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        print_table("Nothing was written; this is the plan", facts)
+
+
+def print_filter_report(report: Report) -> None:
+    """Print the numbers of a filter run for people."""
+    in_, out = human_bytes(report.bytes_in), human_bytes(report.bytes_out)
+    print_table(
+        f"Kept {report.kept:,} of {report.events:,} events: {in_} became {out}",
+        {
+            "hits": f"{report.hits:,}",
+            "undecided, kept": f"{report.undecided:,}",
+            "rejected": f"{report.rejected:,}",
+            "scorer": f"{report.scorer}, threshold {report.threshold:.4g}",
+            "saved": f"{human_bytes(report.bytes_saved)}, {report.reduction_factor:.3g} x smaller",
+            "time": f"{report.wall_seconds:.1f} s",
+            "hits are in": report.out,
+        }
+        | ({"for CrystFEL": report.cxi} if report.cxi else {})
+        | ({"report": report.report} if report.report else {}),
+    )
+
+
+def say(line: str) -> None:
+    """Print a line on stderr."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+class ProgressDisplay:
+    """Shows how far the stages are, on stderr: bars on a terminal, a few lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:>8}"),
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            console=Console(stderr=True),
+        )
+        self._tasks: dict[str, Any] = {}
+        self._tenths: dict[str, int] = {}
+
+    def __enter__(self) -> ProgressDisplay:
+        if self._bars.console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars.console.is_terminal:
+            self._bars.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take note of progress. See `sfxreduce.progress.Progress`."""
+        if self._bars.console.is_terminal:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bars.add_task(stage, total=total)
+            self._bars.update(self._tasks[stage], completed=done)
+            return
+        tenth = 10 * done // total if total else 10
+        if tenth > self._tenths.get(stage, 0) and tenth in (5, 10):
+            say(f"{stage:>8}: {done} of {total}")
+        self._tenths[stage] = tenth
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,135 @@
+"""What a run holds, without reading its frames."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfxreduce.errors import VerificationError
+from sfxreduce.io.readers.zarr import ZarrFrames, read_manifest
+from sfxreduce.manifest import Manifest
+from sfxreduce.run import Run
+
+__all__ = ["Description", "describe_run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """Facts about a run, as ``sfxreduce info`` shows them.
+
+    Parameters
+    ----------
+    kind : str
+        "run store", "reduced run store", or the kind of foreign file.
+    experiment, run : str
+    events : int
+    frame_shape : tuple of int
+        (y, x) or (panel, y, x).
+    dtype : str
+    tile : tuple of int or None
+        (y, x) of the stored tiles, None if frames are stored otherwise.
+    events_per_shard : int or None
+    masked_pixels : int
+    distance_m, photon_energy_ev : float or None
+        Detector distance in metres; median photon energy in electronvolt.
+    bytes : int
+        On disk.
+    columns, truth : tuple of str
+        Names of the per-event columns and of what is known of the events.
+    hits, undecided, rejected : int or None
+        Of the source's events; only a reduced store has them.
+    source, scorer, threshold : str, str and float, or None
+        Where a reduced store came from, and how its events were judged.
+    complete : bool or None
+        Whether a reduced store has a valid manifest.
+    """
+
+    kind: str
+    experiment: str
+    run: str
+    events: int
+    frame_shape: tuple[int, ...]
+    dtype: str
+    tile: tuple[int, int] | None
+    events_per_shard: int | None
+    masked_pixels: int
+    distance_m: float | None
+    photon_energy_ev: float | None
+    bytes: int
+    columns: tuple[str, ...]
+    truth: tuple[str, ...]
+    hits: int | None = None
+    undecided: int | None = None
+    rejected: int | None = None
+    source: str | None = None
+    scorer: str | None = None
+    threshold: float | None = None
+    complete: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as a JSON object."""
+        return asdict(self)
+
+
+def describe_run(run: Run) -> Description:
+    """Describe an opened run.
+
+    Parameters
+    ----------
+    run : Run
+    """
+    source, detector = run.source, run.detector
+    layout = source.layout if isinstance(source, ZarrFrames) else None
+    energies = run.columns["photon_energy_ev"].values
+    known = energies[np.isfinite(energies)]
+    manifest, complete = _manifest(run)
+    judged = (
+        {}
+        if manifest is None
+        else {
+            "hits": manifest.hits,
+            "undecided": manifest.undecided,
+            "rejected": manifest.rejected,
+            "source": manifest.source,
+            "scorer": manifest.scorer,
+            "threshold": manifest.threshold,
+        }
+    )
+    return Description(
+        kind=_kind(run),
+        experiment=run.experiment,
+        run=run.name,
+        events=run.n_events,
+        frame_shape=detector.frame_shape,
+        dtype=str(np.dtype(source.dtype)),
+        tile=layout.tile if layout else None,
+        events_per_shard=layout.events_per_shard if layout else None,
+        masked_pixels=int(np.count_nonzero(detector.mask)),
+        distance_m=None if math.isnan(detector.distance_m) else detector.distance_m,
+        photon_energy_ev=float(np.median(known)) if known.size else None,
+        bytes=source.n_bytes,
+        columns=tuple(sorted(map(str, run.columns))),
+        truth=() if run.truth is None else tuple(sorted(map(str, run.truth))),
+        complete=complete,
+        **judged,
+    )
+
+
+def _kind(run: Run) -> str:
+    if not isinstance(run.source, ZarrFrames):
+        return f"{Path(run.path).suffix.lstrip('.').upper()} file"
+    return "reduced run store" if "source_index" in run.columns else "run store"
+
+
+def _manifest(run: Run) -> tuple[Manifest | None, bool | None]:
+    """Manifest of a reduced store, and whether it is valid; nothing for other runs."""
+    if _kind(run) != "reduced run store":
+        return None, None
+    try:
+        return read_manifest(Path(run.path)), True
+    except VerificationError:
+        return None, False

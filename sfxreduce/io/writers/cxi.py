@@ -1,0 +1,214 @@
+"""Hits as a CXI file that CrystFEL reads, with their peak lists.
+
+The layout is that of CXI 1.6 [1]_, with the LCLS names that CrystFEL looks for. Frames are packed
+with gzip and shuffle, which every HDF5 library can unpack, and carry a checksum each. The same
+input gives the same bytes: nothing in the file depends on time, host or user.
+
+References
+----------
+.. [1] F. R. N. C. Maia, Nat. Methods 9 (2012) 854. doi:10.1038/nmeth.2110
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xarray as xr
+
+from sfxreduce.errors import OutputError, OutputExists
+from sfxreduce.geometry import Detector, Panel
+from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable
+
+__all__ = ["write_cxi"]
+
+CXI_VERSION = 160
+DETECTOR = "/entry_1/instrument_1/detector_1"
+JOULE_PER_EV = 1.602176634e-19  # exact, SI 2019
+BLOCK_BYTES = 64 << 20
+
+# Old readers, CrystFEL's HDF5 among them, cannot read what newer libraries write by default.
+LIBRARY_VERSIONS = ("earliest", "v110")
+
+
+def write_cxi(path: Path, content: CxiContent) -> int:
+    """Write a CXI file in this process; see `write_cxi_in_subprocess` for the safe way.
+
+    Frames stay bit for bit; those of detectors with panels are written as slabs, one panel below
+    the other. A frame that cannot be read is left out: its chunk is never written, which the
+    reader of this package tells from zeros.
+
+    Parameters
+    ----------
+    path : Path
+        Must not exist; nothing is left there after an error.
+    content : CxiContent
+
+    Returns
+    -------
+    int
+        Number of frames left out.
+
+    Raises
+    ------
+    OutputExists
+        If something lies at the path.
+    OutputError
+        If the file cannot be written.
+    """
+    if os.path.lexists(path):
+        raise OutputExists(f"{path}: already exists; choose another path")
+    complete = False
+    try:
+        with h5py.File(path, "x", libver=LIBRARY_VERSIONS) as file:
+            left_out = _write(file, content)
+        complete = True
+    except (OSError, RuntimeError, ValueError) as error:
+        # h5py tells a full disk by any of these, when it writes and once more when it closes.
+        path.unlink(missing_ok=True)
+        raise _output_error(path, content, error) from error
+    finally:
+        if not complete:
+            path.unlink(missing_ok=True)
+    return left_out
+
+
+def _output_error(path: Path, content: CxiContent, error: Exception) -> OutputError:
+    """Say in one line why a file could not be written."""
+    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+    cause = " ".join(str(error).split())
+    for text in ("No space left on device", "Disk quota exceeded", "File too large"):
+        if text in cause:
+            return OutputError(
+                f"{path}: {text}: at most {content.n_bytes} bytes are needed, {free} are free; "
+                "free some space or choose another disk"
+            )
+    return OutputError(f"{path}: cannot be written ({cause})")
+
+
+def _write(file: h5py.File, content: CxiContent) -> int:
+    """Write everything; returns the number of frames left out."""
+    _put(file, "cxi_version", np.int64(CXI_VERSION))
+    _put(file, "number_of_entries", np.int64(1))
+    _write_detector(file, content.source.detector, content.slab_shape)
+    _write_events(file, content.columns)
+    left_out = _write_frames(file, content)
+    if content.peaks:
+        _write_peaks(file, content.peaks, panel_rows=content.source.detector.panel_shape[0])
+    data = file.create_group("/entry_1/data_1")
+    for name in ("data", "mask", "experiment_identifier"):
+        data[name] = h5py.SoftLink(f"{DETECTOR}/{name}")
+    if "source_index" in content.columns:
+        _put(file, "/entry_1/data_1/source_index", content.columns["source_index"].values)
+    return left_out
+
+
+def _put(file: h5py.File, name: str, values: object) -> h5py.Dataset:
+    """Write a small dataset."""
+    return file.create_dataset(name, data=values, track_times=False)
+
+
+def _write_detector(file: h5py.File, detector: Detector, slab_shape: tuple[int, int]) -> None:
+    """Write place, scale and mask; what is not known stays away."""
+    _put(file, f"{DETECTOR}/description", detector.name)
+    facts = {
+        "distance": detector.distance_m,
+        "x_pixel_size": detector.pixel_size_m,
+        "y_pixel_size": detector.pixel_size_m,
+        "adu_per_photon": detector.adu_per_photon,
+        "saturation_value": detector.saturation_adu,
+    }
+    for name, value in facts.items():
+        if math.isfinite(value):
+            _put(file, f"{DETECTOR}/{name}", np.float64(value))
+    corners = [[*panel.corner, math.nan] for panel in detector.panels]
+    positions = np.array(corners) * detector.pixel_size_m
+    positions[:, 2] = detector.distance_m
+    # The specification wants a corner in every file, known or not.
+    one = len(detector.panels) == 1
+    _put(file, f"{DETECTOR}/corner_position", positions[0] if one else positions)
+    if math.isfinite(detector.pixel_size_m):
+        vectors = np.array([_steps(panel) for panel in detector.panels]) * detector.pixel_size_m
+        _put(file, f"{DETECTOR}/basis_vectors", vectors[0] if one else vectors)
+    mask = detector.mask.reshape(slab_shape)
+    file.create_dataset(f"{DETECTOR}/mask", data=mask, **_packing(slab_shape))
+
+
+def _steps(panel: Panel) -> list[list[float]]:
+    """Slow and fast step of a panel, in the order of the axes of its data."""
+    return [[*panel.slow, 0.0], [*panel.fast, 0.0]]
+
+
+def _packing(chunk: tuple[int, ...]) -> dict[str, Any]:
+    """How large datasets are stored."""
+    return {
+        "chunks": chunk,
+        "shuffle": True,
+        "compression": "gzip",
+        "compression_opts": 1,
+        "fletcher32": True,
+        "track_times": False,
+    }
+
+
+def _write_frames(file: h5py.File, content: CxiContent) -> int:
+    """Write the frames, a few at a time; returns the number left out."""
+    source, slab = content.source, content.slab_shape
+    n = source.n_events
+    # A chunk may not be larger than the dataset, so an empty one goes without.
+    packing = _packing((1, *slab)) if n else {"track_times": False}
+    data = file.create_dataset(f"{DETECTOR}/data", shape=(n, *slab), dtype=source.dtype, **packing)
+    data.attrs["axes"] = "experiment_identifier:y:x"
+    step = max(1, BLOCK_BYTES // (math.prod(slab) * source.dtype.itemsize))
+    left_out = 0
+    for start in range(0, n, step):
+        reading = source.read(range(start, min(start + step, n)))
+        for i in np.flatnonzero(reading.reasons == 0):
+            data[start + i] = reading.pixels[i].reshape(slab)
+        left_out += int(np.count_nonzero(reading.reasons))
+    return left_out
+
+
+def _write_events(file: h5py.File, columns: xr.Dataset) -> None:
+    """Write what is known of each event, in SI units and under the LCLS names."""
+    names = [str(name) for name in columns["event_id"].values]
+    width = max([1, *(len(name.encode()) for name in names)])
+    text = np.array([name.encode() for name in names], h5py.string_dtype("utf-8", width))
+    _put(file, f"{DETECTOR}/experiment_identifier", text)
+    time_ns = columns["timestamp_ns"].values
+    known = np.where(time_ns > 0, time_ns, 0)
+    _put(file, "/LCLS/machineTime", known // 1_000_000_000)
+    _put(file, "/LCLS/machineTimeNanoSeconds", known % 1_000_000_000)
+    energy_ev = columns["photon_energy_ev"].values
+    if np.isfinite(energy_ev).any():
+        _put(file, "/LCLS/photon_energy_eV", energy_ev)
+        _put(file, "/entry_1/instrument_1/source_1/energy", energy_ev * JOULE_PER_EV)
+    pulse_mj = columns["pulse_energy_mj"].values
+    if np.isfinite(pulse_mj).any():
+        _put(file, "/entry_1/instrument_1/source_1/pulse_energy", pulse_mj * 1e-3)
+    if "score" in columns:
+        score = np.asarray(columns["score"].values, np.float32)[:, np.newaxis]
+        _put(file, f"{DETECTOR}/score", score).attrs["headings"] = "score"
+
+
+def _write_peaks(file: h5py.File, peaks: PeakTable, *, panel_rows: int) -> None:
+    """Write the peak lists as CrystFEL reads them, padded with zeros."""
+    n, most = len(peaks.count), max([1, *peaks.count])
+    event = np.repeat(np.arange(n), peaks.count)
+    place = np.arange(len(event)) - np.repeat(np.cumsum(peaks.count) - peaks.count, peaks.count)
+    # CrystFEL takes a two-dimensional nPeaks for no peaks at all, without a word.
+    _put(file, "/entry_1/result_1/nPeaks", peaks.count.astype(np.int32))
+    lists = {
+        "peakXPosRaw": peaks.x,
+        "peakYPosRaw": peaks.y + peaks.panel * panel_rows,
+        "peakTotalIntensity": peaks.intensity,
+    }
+    for name, values in lists.items():
+        table = np.zeros((n, most), np.float32)
+        table[event, place] = values
+        _put(file, f"/entry_1/result_1/{name}", table)

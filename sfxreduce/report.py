@@ -1,0 +1,201 @@
+"""What a filter run kept, dropped and saved: numbers for machines, one page for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from sfxreduce.decide import Decision, Decisions, Reason
+from sfxreduce.figures import Thumbnail, histogram_svg, hit_rate_svg, share_svg
+from sfxreduce.units import human_bytes
+
+__all__ = ["Method", "Report", "Storage", "render_html", "summarize"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The numbers of one filter run. Counts are numbers of events, sizes are bytes on disk.
+
+    Parameters
+    ----------
+    events : int
+        Events of the source run: hits, undecided and rejected together.
+    hits, undecided, rejected : int
+    kept : int
+        Hits and undecided events, as many as the output has frames.
+    threshold : float
+        Smallest score of a hit.
+    scorer : str
+    model_sha256 : str or None
+        Of the model's weights; None for a scorer without.
+    bytes_in, bytes_out, bytes_saved : int
+        Of the source, of the reduced store, and their difference.
+    reduction_factor : float
+        Bytes in over bytes out.
+    wall_seconds : float
+    out : str
+        Path of the reduced store.
+    cxi, report : str or None
+        Paths of the other outputs, if they were asked for.
+    """
+
+    events: int
+    hits: int
+    undecided: int
+    rejected: int
+    kept: int
+    threshold: float
+    scorer: str
+    model_sha256: str | None
+    bytes_in: int
+    bytes_out: int
+    bytes_saved: int
+    reduction_factor: float
+    wall_seconds: float
+    out: str
+    cxi: str | None = None
+    report: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """How events were judged.
+
+    Parameters
+    ----------
+    scorer : str
+    settings : str
+        Of the scorer, in words.
+    threshold : float
+    model_sha256 : str or None
+    """
+
+    scorer: str
+    settings: str
+    threshold: float
+    model_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """What was read and written.
+
+    Parameters
+    ----------
+    bytes_in, bytes_out : int
+    out : Path
+    cxi, report : Path or None
+    """
+
+    bytes_in: int
+    bytes_out: int
+    out: Path
+    cxi: Path | None
+    report: Path | None
+
+
+def summarize(
+    decisions: Decisions, *, method: Method, storage: Storage, wall_seconds: float
+) -> Report:
+    """Count events and bytes of a filter run.
+
+    Parameters
+    ----------
+    decisions : Decisions
+    method : Method
+    storage : Storage
+    wall_seconds : float
+        From the first read to the last write.
+    """
+    hits = decisions.count(Decision.HIT)
+    undecided = decisions.count(Decision.UNDECIDED)
+    return Report(
+        events=decisions.score.size,
+        hits=hits,
+        undecided=undecided,
+        rejected=decisions.count(Decision.REJECT),
+        kept=hits + undecided,
+        threshold=method.threshold,
+        scorer=method.scorer,
+        model_sha256=method.model_sha256,
+        bytes_in=storage.bytes_in,
+        bytes_out=storage.bytes_out,
+        bytes_saved=storage.bytes_in - storage.bytes_out,
+        reduction_factor=storage.bytes_in / storage.bytes_out,
+        wall_seconds=wall_seconds,
+        out=str(storage.out),
+        cxi=str(storage.cxi) if storage.cxi else None,
+        report=str(storage.report) if storage.report else None,
+    )
+
+
+def render_html(
+    report: Report,
+    decisions: Decisions,
+    *,
+    source: str,
+    method: Method,
+    thumbnails: Sequence[Thumbnail],
+) -> str:
+    """One page, in one file, that a beamline scientist reads in a glance and can veto.
+
+    Parameters
+    ----------
+    report : Report
+    decisions : Decisions
+    source : str
+        Path of the run.
+    method : Method
+    thumbnails : sequence of Thumbnail
+        Hits, undecided events, and the rejected ones nearest to the threshold.
+
+    Returns
+    -------
+    str
+        HTML that needs no network.
+    """
+    environment = Environment(
+        loader=PackageLoader("sfxreduce"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["bytes"] = human_bytes
+    return environment.get_template("report.html").render(
+        report=report,
+        source=source,
+        method=method,
+        share=share_svg(report.hits, report.undecided, report.rejected),
+        hit_rate=hit_rate_svg(decisions),
+        histogram=histogram_svg(decisions.score, threshold=report.threshold),
+        reasons=_reason_counts(decisions),
+        gallery=[
+            (title, [t for t in thumbnails if t.decision is decision])
+            for decision, title in _GALLERY.items()
+        ],
+    )
+
+
+_GALLERY = {
+    Decision.REJECT: "Rejected, those nearest to the threshold: look here first",
+    Decision.UNDECIDED: "Undecided, kept",
+    Decision.HIT: "Hits, from weak to strong",
+}
+
+
+def _reason_counts(decisions: Decisions) -> list[tuple[str, int]]:
+    """Count the events with each reason, those that occur."""
+    counts = [
+        (
+            str(reason.name).lower().replace("_", " "),
+            int(np.count_nonzero(decisions.reason & reason)),
+        )
+        for reason in Reason
+    ]
+    return [(name, n) for name, n in counts if n]

@@ -1,0 +1,209 @@
+"""An output against its source: every file by its checksum, every kept event bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.cluster import Pool
+from sfxreduce.errors import RunNotFound, SfxReduceError
+from sfxreduce.io.publish import sha256_file
+from sfxreduce.io.readers.zarr import ZarrFrames, open_table, read_manifest
+from sfxreduce.io.schema import LEDGER_GROUP, MANIFEST_GROUP
+from sfxreduce.ledger import read_ledger
+from sfxreduce.manifest import Manifest
+from sfxreduce.progress import Progress, silent, tracked
+from sfxreduce.run import FrameSource, Run
+
+__all__ = ["Verification", "verify_reduced"]
+
+EVENTS_PER_TASK = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What a comparison of an output with its source found.
+
+    Parameters
+    ----------
+    checked : int
+        Kept events that were compared.
+    mismatched : int
+        Of these, the events that differ or could not be compared.
+    damaged_files : tuple of str
+        Files that do not match the manifest, are missing, or are not in it.
+    problems : tuple of str
+        One sentence for each thing that is wrong, the first event of all mismatches included.
+    """
+
+    checked: int
+    mismatched: int
+    damaged_files: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the output can be trusted."""
+        return not (self.mismatched or self.damaged_files or self.problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as a JSON object."""
+        return {**asdict(self), "ok": self.ok}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareJob:
+    """Kept events to compare.
+
+    Parameters
+    ----------
+    kept, source : FrameSource
+    first : int
+        Position in the output of the first of these events; the others follow it.
+    source_index : tuple of int
+        Their positions in the source.
+    """
+
+    kept: FrameSource
+    source: FrameSource
+    first: int
+    source_index: tuple[int, ...]
+
+
+def verify_reduced(
+    path: Path, *, against: Run, pool: Pool, progress: Progress = silent
+) -> Verification:
+    """Read an output and its source whole, and compare.
+
+    Parameters
+    ----------
+    path : Path
+        Of the reduced store.
+    against : Run
+        Its source.
+    pool : Pool
+    progress : Progress
+
+    Returns
+    -------
+    Verification
+        Whatever is wrong with the output is reported in it, not raised.
+
+    Raises
+    ------
+    RunNotFound
+        If nothing lies at the path.
+    """
+    if not path.exists():
+        raise RunNotFound(f"{path}: no such file or folder; check the path given to --in")
+    problems: list[str] = []
+    damaged: list[str] = []
+    index = np.zeros(0, np.int64)
+    mismatched: list[int] = []
+    with _noted(problems):
+        manifest = read_manifest(path)
+        damaged = _damaged_files(path, manifest)
+        if manifest.source_events != against.n_events:
+            problems.append(
+                f"{path}: made of {manifest.source_events} events, but {against.path} has "
+                f"{against.n_events}; is it the right run?"
+            )
+    with _noted(problems):
+        index = _kept_events(path, against, problems)
+        work = _compare(ZarrFrames(path=str(path)), against.source, index, pool=pool)
+        total = -(-index.size // EVENTS_PER_TASK)
+        for _, found in tracked(work, stage="verify", total=total, progress=progress):
+            mismatched.extend(found)
+    if mismatched:
+        problems.append(
+            f"{path}: event {min(mismatched)} of the output differs from event "
+            f"{int(index[min(mismatched)])} of {against.path}"
+        )
+    return Verification(
+        checked=int(index.size),
+        mismatched=len(mismatched),
+        damaged_files=tuple(damaged),
+        problems=tuple(problems),
+    )
+
+
+@contextmanager
+def _noted(problems: list[str]) -> Iterator[None]:
+    """Take down what is wrong with the output instead of stopping at it."""
+    try:
+        yield
+    except SfxReduceError as error:
+        problems.append(str(error))
+
+
+def _kept_events(path: Path, against: Run, problems: list[str]) -> NDArray[np.int64]:
+    """Source positions of the kept events by the ledger, compared with the output's own column."""
+    decisions = read_ledger(open_table(path, LEDGER_GROUP), where=str(path))
+    if decisions.score.size != against.n_events:
+        problems.append(
+            f"{path}/ledger: {decisions.score.size} rows for {against.n_events} source events"
+        )
+    with _noted(problems):
+        columns = open_table(path)
+        if not np.array_equal(columns.get("source_index", ()), decisions.kept):
+            problems.append(f"{path}: its events are not those that its ledger keeps")
+    if ZarrFrames(path=str(path)).n_events != decisions.kept.size:
+        problems.append(f"{path}: its frames are not as many as its ledger keeps")
+    return decisions.kept
+
+
+def _compare(
+    kept: FrameSource, source: FrameSource, index: NDArray[np.int64], *, pool: Pool
+) -> Iterator[tuple[int, list[int]]]:
+    """Compare events on the pool, a few at a time."""
+    jobs = [
+        CompareJob(
+            kept=kept,
+            source=source,
+            first=start,
+            source_index=tuple(index[start : start + EVENTS_PER_TASK].tolist()),
+        )
+        for start in range(0, index.size, EVENTS_PER_TASK)
+    ]
+    return pool.map("verify", differing_events, jobs)
+
+
+def differing_events(job: CompareJob) -> list[int]:
+    """Positions in the output of events that are not bit for bit those of the source."""
+    differing = []
+    for place, source_index in enumerate(job.source_index, start=job.first):
+        if place >= job.kept.n_events or source_index >= job.source.n_events:
+            differing.append(place)
+            continue
+        ours, theirs = job.kept.read([place]), job.source.read([source_index])
+        # An event that its source cannot deliver is kept as a hole; it is the same if both are.
+        if ours.reasons[0] or theirs.reasons[0]:
+            same = bool(ours.reasons[0]) and bool(theirs.reasons[0])
+        else:
+            same = (
+                ours.pixels.dtype == theirs.pixels.dtype
+                and ours.pixels.shape == theirs.pixels.shape
+                and ours.pixels.tobytes() == theirs.pixels.tobytes()
+            )
+        if not same:
+            differing.append(place)
+    return differing
+
+
+def _damaged_files(path: Path, manifest: Manifest) -> list[str]:
+    """Files that the manifest does not know, or knows otherwise."""
+    known = {file.path: file for file in manifest.files}
+    there = {str(p.relative_to(path)) for p in path.rglob("*") if not p.is_dir()}
+    there.discard(f"{MANIFEST_GROUP}/zarr.json")
+    damaged = sorted(there ^ set(known))
+    for name in sorted(there & set(known)):
+        file = path / name
+        if file.stat().st_size != known[name].size or sha256_file(file) != known[name].sha256:
+            damaged.append(name)
+    return damaged
