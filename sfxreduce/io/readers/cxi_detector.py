@@ -143,8 +143,10 @@ def _placed_panels(
 
 
 def _xy(vector: NDArray[np.float64]) -> tuple[float, float]:
-    """First two components, as plain numbers."""
-    return float(vector[0]), float(vector[1])
+    """First two components in pixels, as plain numbers."""
+    # Metres divided by metres leave noise in the last digits, which could move a panel by a pixel
+    # where the picture is assembled.
+    return round(float(vector[0]), 9), round(float(vector[1]), 9)
 
 
 def _mask(file: Hdf5File, frame_shape: tuple[int, ...]) -> NDArray[np.uint32] | None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import logging
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,7 +122,7 @@ def _read(path: Path) -> NDArray[np.generic]:
     if is_cbf(data):
         return decode_cbf(data)
     # fabio gets bytes, not a name: it would unpack .gz with other programs, and print about it.
-    with fabio.open(BytesIO(data)) as opened:
+    with _unheard(), fabio.open(BytesIO(data)) as opened:
         image = np.asarray(opened.data)
         # fabio fills up a truncated EDF with zeros.
         if getattr(opened, "incomplete_data", False):
@@ -129,6 +133,20 @@ def _read(path: Path) -> NDArray[np.generic]:
                 f"{image.shape} {image.dtype}; give one file for each event"
             )
     return image.astype(image.dtype.newbyteorder("="), copy=False)
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep fabio from reporting a damaged file by itself; the caller reports it, once."""
+    log = logging.getLogger("fabio")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _unpack(path: Path, n_bytes: int = -1) -> bytes:
