@@ -237,8 +237,9 @@ def surroundings(
             if y0 <= y <= y1 and x0 <= x <= x1:
                 continue
             i = y * n_x + x
-            # Bad pixels have an infinite threshold and NaN compares false: neither gets in.
-            if frame[i] <= threshold[bins[i]] and bins[i] < threshold.size - 1:
+            if bins[i] == threshold.size - 1 or not math.isfinite(frame[i]):
+                continue
+            if frame[i] <= threshold[bins[i]]:
                 n += 1
                 total += frame[i]
                 squares += np.float64(frame[i]) ** 2

@@ -191,9 +191,12 @@ def roc_auc(score: ArrayLike, is_hit: ArrayLike) -> float:
     return above / (n_hits * n_misses)
 
 
-def _paired(score: ArrayLike, is_hit: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _paired(score: ArrayLike, is_hit: ArrayLike) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     """Scores and truth as arrays of one length."""
-    value, hit = np.asarray(score, np.float64), np.asarray(is_hit, np.bool_)
+    value, hit = np.asarray(score), np.asarray(is_hit, np.bool_)
+    # A float32 score stays one: made wider, 0.7 would fall below a threshold of 0.7.
+    if not np.issubdtype(value.dtype, np.floating):
+        value = value.astype(np.float64)
     if value.shape != hit.shape or value.ndim != 1:
         raise LabelError(
             f"metrics: expected one score and one label per event, found shapes {value.shape} "
