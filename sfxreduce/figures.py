@@ -98,7 +98,7 @@ def hit_rate_svg(decisions: Decisions, *, n_bins: int = 60) -> str:
         return _svg("", height=HEIGHT)
     edges = np.unique(np.linspace(0, kept.size, min(n_bins, kept.size) + 1).astype(int))
     rates = np.add.reduceat(kept, edges[:-1]) / np.diff(edges)
-    top = max(float(rates.max()) * 1.15, 0.01)
+    top = min(max(float(rates.max()) * 1.15, 0.01), 1.0)
     bars = _bars(edges / kept.size, rates / top, [COLOURS[Decision.HIT]] * len(rates))
     axes = _axes("event", "kept", x_labels=("0", f"{kept.size:,}"), y_top=f"{top:.0%}")
     return _svg("".join(bars) + axes)

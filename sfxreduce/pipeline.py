@@ -9,9 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
 from sfxreduce.cluster import Pool
 from sfxreduce.decide import Decision, Decisions, decide
+from sfxreduce.export import crystfel_paths, export_crystfel
 from sfxreduce.gallery import make_thumbnails
 from sfxreduce.geometry import Window
 from sfxreduce.io.layout import Layout, choose_layout
@@ -24,6 +26,7 @@ from sfxreduce.io.publish import (
     write_file,
 )
 from sfxreduce.io.readers.zarr import ZarrFrames
+from sfxreduce.io.schema import LEDGER_GROUP
 from sfxreduce.io.writers.shards import ShardJob, ShardWritten, copy_shard, encode_shard
 from sfxreduce.io.writers.zarr import create_store, write_manifest, write_table
 from sfxreduce.ledger import ledger_table
@@ -61,7 +64,7 @@ class Outputs:
     @property
     def paths(self) -> tuple[Path, ...]:
         """Every file and folder that will appear."""
-        crystfel = ()
+        crystfel = () if self.cxi is None else crystfel_paths(self.cxi)
         return (self.store, *crystfel, *((self.report,) if self.report else ()))
 
 
@@ -202,9 +205,12 @@ def run_filter(
         # Contexts close in reverse: the reduced store is renamed last, when all else is in place.
         hidden = {final: stack.enter_context(staged(final)) for final in outputs.paths}
         store = hidden[outputs.store]
-        _reduce(plan, store, pool=pool, progress=progress)
+        columns = _columns(plan)
+        _reduce(plan, store, columns, pool=pool, progress=progress)
         if outputs.cxi:
-            _hand_over(plan, outputs.cxi, hidden=hidden, pool=pool, progress=progress)
+            export_crystfel(
+                store, outputs.cxi, columns=columns, staged=hidden, pool=pool, progress=progress
+            )
         report = summarize(
             plan.decisions,
             method=plan.method,
@@ -229,19 +235,31 @@ def run_filter(
     return report
 
 
-def _reduce(plan: FilterPlan, store: Path, *, pool: Pool, progress: Progress) -> None:
-    """Write the reduced store: hits, ledger, and the manifest last."""
-    run, kept = plan.run, plan.reduction.kept
-    columns = select_events(run.columns, kept)
-    columns["score"] = ("event", plan.decisions.score[kept], {"long_name": "score", "units": "1"})
+def _columns(plan: FilterPlan) -> xr.Dataset:
+    """Per-event columns of the kept events, with their score and where they came from."""
+    kept = plan.reduction.kept
+    columns = select_events(plan.run.columns, kept)
+    columns["score"] = (
+        "event",
+        plan.decisions.score[kept],
+        {"long_name": "score of the event", "units": "1"},
+    )
     columns["source_index"] = (
         "event",
         kept,
         {"long_name": "position in the source run", "units": "1"},
     )
-    truth = None if run.truth is None else select_events(run.truth, kept)
+    return columns
+
+
+def _reduce(
+    plan: FilterPlan, store: Path, columns: xr.Dataset, *, pool: Pool, progress: Progress
+) -> None:
+    """Write the reduced store: hits, ledger, and the manifest last."""
+    run = plan.run
+    truth = None if run.truth is None else select_events(run.truth, plan.reduction.kept)
     create_store(store, run=run, layout=plan.layout, columns=columns, truth=truth)
-    write_table(store, "ledger", ledger_table(plan.decisions))
+    write_table(store, LEDGER_GROUP, ledger_table(plan.decisions))
     jobs = plan.jobs(store)
     work = pool.map("reduce", copy_shard if plan.reduction.copies_tiles else encode_shard, jobs)
     written = [

@@ -1,0 +1,123 @@
+"""The hits of a reduced store for CrystFEL: CXI with peak lists, geometry, event list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from sfxreduce.cluster import Pool
+from sfxreduce.io.readers.zarr import ZarrFrames
+from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable
+from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess
+from sfxreduce.io.writers.geom import write_event_list, write_geometry
+from sfxreduce.peaks import PeakFinder, Peaks
+from sfxreduce.progress import Progress, silent, tracked
+from sfxreduce.run import FrameSource
+
+__all__ = ["PeakJob", "crystfel_paths", "export_crystfel", "find_peaks"]
+
+EVENTS_PER_TASK = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakJob:
+    """Events whose peaks are to be found.
+
+    Parameters
+    ----------
+    source : FrameSource
+    finder : PeakFinder
+    start, stop : int
+        Positions of the first event and of the one after the last.
+    """
+
+    source: FrameSource
+    finder: PeakFinder
+    start: int
+    stop: int
+
+
+def crystfel_paths(cxi: Path) -> tuple[Path, Path, Path]:
+    """Return the paths of the CXI file, its geometry and its event list.
+
+    Examples
+    --------
+    >>> [path.name for path in crystfel_paths(Path("hits.cxi"))]
+    ['hits.cxi', 'hits.geom', 'hits.lst']
+    """
+    return cxi, cxi.with_suffix(".geom"), cxi.with_suffix(".lst")
+
+
+def export_crystfel(
+    store: Path,
+    cxi: Path,
+    *,
+    columns: xr.Dataset,
+    staged: Mapping[Path, Path],
+    pool: Pool,
+    progress: Progress = silent,
+) -> None:
+    """Write the frames of a reduced store as CXI, with a geometry and an event list beside it.
+
+    Parameters
+    ----------
+    store : Path
+        Of the reduced store; it need not be published yet.
+    cxi : Path
+        Under which CrystFEL will open the file.
+    columns : Dataset
+        Per-event columns of the store.
+    staged : mapping of Path to Path
+        Where to write what will be published under `crystfel_paths`.
+    pool : Pool
+        Finds the peaks.
+    progress : Progress
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    source = ZarrFrames(path=str(store))
+    n_events = source.n_events
+    jobs = [
+        PeakJob(
+            source=source,
+            finder=PeakFinder(),
+            start=start,
+            stop=min(start + EVENTS_PER_TASK, n_events),
+        )
+        for start in range(0, n_events, EVENTS_PER_TASK)
+    ]
+    work = pool.map("peaks", find_peaks, jobs)
+    found = dict(tracked(work, stage="peaks", total=len(jobs), progress=progress))
+    peaks = PeakTable.of([peaks for number in sorted(found) for peaks in found[number]])
+    data, geometry, event_list = crystfel_paths(cxi)
+    write_cxi_in_subprocess(staged[data], CxiContent(source=source, columns=columns, peaks=peaks))
+    energies = columns["photon_energy_ev"].values
+    known = energies[np.isfinite(energies)]
+    write_geometry(
+        staged[geometry],
+        source.detector,
+        photon_energy_ev=float(np.median(known)) if known.size else float("nan"),
+    )
+    write_event_list(staged[event_list], cxi, n_events)
+
+
+def find_peaks(job: PeakJob) -> list[Peaks]:
+    """Peaks of each event; none where an event cannot be read."""
+    detector = job.source.detector
+    good, radius = detector.good(), detector.radius()
+    found = []
+    for event in range(job.start, job.stop):
+        reading = job.source.read([event])
+        # What cannot be read has no good pixel, and so no peak.
+        seen = good if not reading.reasons[0] else np.zeros_like(good)
+        found.append(
+            job.finder.find(reading.pixels[0], seen, radius, adu_per_photon=detector.adu_per_photon)
+        )
+    return found
