@@ -42,7 +42,7 @@ _RAYONIX = Camera(
     pedestal_adu=1.5,
     chip_shape=(480, 480),
     beamstop_px=12.0,
-    defects=Defects(unmasked_hot=4, hot_level=60.0),
+    defects=Defects(unmasked_hot=1, hot_level=60.0),
 )
 _EIGER_4M = Camera(
     name="eiger-4m",
@@ -74,7 +74,6 @@ _JUNGFRAU_4M = Camera(
     seam_area=2.0,
     pedestal_adu=2.0,
     common_mode_adu=1.0,
-    edge_masked=True,
     defects=Defects(dead=150, hot=60),
 )
 _CSPAD = Camera(
@@ -91,7 +90,8 @@ _CSPAD = Camera(
     seam_area=2.5,
     pedestal_adu=3.0,
     common_mode_adu=2.0,
-    defects=Defects(dead=300, hot=100, stuck=30, unmasked_hot=6, hot_level=30.0),
+    edge_masked=True,
+    defects=Defects(dead=300, hot=100, stuck=30, unmasked_hot=2, hot_level=30.0),
 )
 
 _LYSOZYME = Experiment(
@@ -102,13 +102,15 @@ _LYSOZYME = Experiment(
         cell=(79.0, 79.0, 38.0, 90.0, 90.0, 90.0),
         point_group="422",
         centring="P",
-        b_factor_a2=22.0,
+        b_factor_a2=16.0,
         matthews_a3_per_da=2.05,
         source="PDB 4ET8; S. Boutet et al., Science 337 (2012) 362. doi:10.1126/science.1217737",
     ),
-    beam=BeamSettings(photon_energy_ev=8000.0, photons=1.0e12),
+    beam=BeamSettings(
+        photon_energy_ev=8000.0, photons=1.0e12, bandwidth=5.0e-4, divergence_mrad=0.05
+    ),
     jet=JetSettings(medium=WATER, thickness_um=2.0, aperture_photons=0.05),
-    sample=SampleSettings(size_um=0.6, size_spread=0.8),
+    sample=SampleSettings(size_um=0.6, size_spread=0.8, domain_a=8000.0, mosaicity_deg=0.01),
     camera=_CAMERA_1750,
     distance_m=0.15,
 )
@@ -143,7 +145,7 @@ _POLYHEDRIN = Experiment(
         source="PDB 2OH6; F. Coulibaly et al., Nature 446 (2007) 97. doi:10.1038/nature05628",
     ),
     beam=BeamSettings(photon_energy_ev=6000.0, photons=4.0e11, focus_um=5.0, bandwidth=1.2e-3),
-    jet=JetSettings(medium=WATER, thickness_um=5.0, air_mm=0.03),
+    jet=JetSettings(medium=WATER, thickness_um=5.0, air_mm=0.03, streak_photons=600.0),
     sample=SampleSettings(size_um=0.7, size_spread=0.6, multi_rate=0.2),
     camera=_RAYONIX,
     distance_m=0.30,
@@ -178,7 +180,7 @@ _THAUMATIN = Experiment(
         streak_rate=0.0,
         ice_rate=0.005,
         salt_rate=0.03,
-        powder_photons=2.0,
+        powder_photons=3.0,
     ),
     sample=SampleSettings(
         size_um=5.0, size_spread=0.55, domain_a=8000.0, mosaicity_deg=0.04, multi_rate=0.2
@@ -225,7 +227,14 @@ _PHOTOSYSTEM_II = Experiment(
         source="PDB 8F4K; A. Bhowmick et al., Nature 617, 629. doi:10.1038/s41586-023-06038-z",
     ),
     beam=BeamSettings(photon_energy_ev=9500.0, photons=3.0e11, focus_um=4.0),
-    jet=JetSettings(medium=WATER, thickness_um=15.0, air_mm=0.05, streak_rate=0.0, ice_rate=0.02),
+    jet=JetSettings(
+        medium=WATER,
+        thickness_um=8.0,
+        air_mm=0.05,
+        streak_rate=0.0,
+        ice_rate=0.02,
+        powder_photons=8.0,
+    ),
     sample=SampleSettings(size_um=1.6, size_spread=0.6, domain_a=4000.0, mosaicity_deg=0.015),
     camera=_JUNGFRAU_4M,
     distance_m=0.20,
@@ -243,7 +252,13 @@ _YELLOW_PROTEIN = Experiment(
         source="PDB 2PHY; J. Tenboer et al., Science 346 (2014) 1242. doi:10.1126/science.1259357",
     ),
     beam=BeamSettings(photon_energy_ev=9000.0, photons=6.0e11, focus_um=2.0, bandwidth=1.5e-3),
-    jet=JetSettings(medium=WATER, thickness_um=3.0, streak_rate=0.05, streak_angle_deg=0.0),
+    jet=JetSettings(
+        medium=WATER,
+        thickness_um=3.0,
+        streak_rate=0.05,
+        streak_angle_deg=35.0,
+        streak_photons=300.0,
+    ),
     sample=SampleSettings(size_um=0.5, size_spread=0.8),
     camera=_CSPAD,
     distance_m=0.10,

@@ -78,7 +78,7 @@ class JetSettings:
     salt_rate: float = 0.01
     streak_angle_deg: float = 90.0
     streak_photons: float = 150.0
-    powder_photons: float = 4.0
+    powder_photons: float = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -170,7 +170,7 @@ def _artefact(experiment: Experiment, pulse: float, draws: _Draws) -> tuple[Stre
     """Draw a jet streak, an ice ring or a salt ring, or none of them."""
     jet = experiment.jet
     u = draws.uniform()
-    strength = pulse * math.exp(0.7 * draws.normal())
+    strength = pulse * draws.log_normal(1.0, 0.5)
     lit = jet.streak_photons * strength if u < jet.streak_rate else 0.0
     streak = Streak(
         photons=lit,
@@ -187,7 +187,7 @@ def _artefact(experiment: Experiment, pulse: float, draws: _Draws) -> tuple[Stre
     powder = Powder(
         kind=kind,
         photons=jet.powder_photons * strength,
-        n_grains=int(draws.log_normal(60.0, 0.6)),
-        grain_photons=jet.powder_photons * strength * draws.log_normal(60.0, 0.5),
+        n_grains=int(draws.log_normal(80.0, 0.5)),
+        grain_photons=jet.powder_photons * strength * draws.log_normal(80.0, 0.5),
     )
     return streak, powder

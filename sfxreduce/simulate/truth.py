@@ -61,7 +61,7 @@ def truth_of(setup: Stage, *, hit_rate: float, seed: int, events: Sequence[int])
             n_peaks[i] = np.count_nonzero(snr >= COUNTED_SNR)
             of_event = np.full(snr.size, event)
             columns.append((of_event, spots.panel, spots.x, spots.y, spots.photons, snr))
-        kind[i] = _kind(shot, int(n_peaks[i]))
+        kind[i] = _kind(shot, int(n_peaks[i]), setup)
     number, panel, x, y, photons, snr = (
         np.concatenate(column) for column in zip(*columns, strict=True)
     )
@@ -85,10 +85,11 @@ def truth_of(setup: Stage, *, hit_rate: float, seed: int, events: Sequence[int])
     )
 
 
-def _kind(shot: Shot, n_peaks: int) -> Kind:
-    """Kind of an event."""
+def _kind(shot: Shot, n_peaks: int, setup: Stage) -> Kind:
+    """Kind of an event; a powder whose rings all miss the detector leaves it blank."""
     if len(shot.crystals) > 1:
         return Kind.MULTI
     if shot.crystals:
         return Kind.HIT if n_peaks >= HIT_PEAKS else Kind.WEAK
-    return Kind.ARTEFACT if shot.streak.photons > 0.0 or shot.powder is not None else Kind.BLANK
+    in_view = shot.powder is not None and max(shot.powder.kind.d_a) * setup.s_max > 1.0
+    return Kind.ARTEFACT if in_view or shot.streak.photons > 0.0 else Kind.BLANK
