@@ -75,10 +75,12 @@ def _virtual_holes(file: Hdf5File, dataset: h5py.Dataset, links_left: int) -> ND
     filled = np.zeros(dataset.shape[0], np.int64)
     for part in dataset.virtual_sources():
         rows, per_row = _selected(part.vspace, dataset.shape)
-        written = _written(file, dataset, part, links_left)
-        if written.shape != rows.shape:
+        written, values = _written(file, dataset, part, links_left)
+        if values != rows.size * per_row:
+            written = np.zeros(rows.shape, np.bool_)
+        elif written.shape != rows.shape:
             # Rows of the source are not rows here: one hole anywhere spoils all of them.
-            written = np.full(rows.shape, written.size > 0 and bool(written.all()))
+            written = np.full(rows.shape, bool(written.all()))
         written &= rows < filled.size
         filled[rows[written]] += per_row
     missing: NDArray[np.bool_] = filled < math.prod(dataset.shape[1:])
@@ -87,19 +89,20 @@ def _virtual_holes(file: Hdf5File, dataset: h5py.Dataset, links_left: int) -> ND
 
 def _written(
     file: Hdf5File, dataset: h5py.Dataset, part: VirtualPart, links_left: int
-) -> NDArray[np.bool_]:
-    """Which of the rows that a part takes from its source were written; empty if it is gone."""
+) -> tuple[NDArray[np.bool_], int]:
+    """Which rows that a part takes from its source were written, and how many values they have."""
+    nothing = np.zeros(0, np.bool_), 0
     try:
         found = file.source(dataset, part, links_left)
         if found is None:
-            return np.zeros(0, np.bool_)
+            return nothing
         owner, source = found
         holes = _holes(owner, source, links_left - 1)
     except (SourceError, RunNotFound):
-        return np.zeros(0, np.bool_)
-    rows, _ = _selected(part.src_space, source.shape)
+        return nothing
+    rows, per_row = _selected(part.src_space, source.shape)
     inside = rows < holes.size
-    return inside & ~holes[np.where(inside, rows, 0)]
+    return inside & ~holes[np.where(inside, rows, 0)], rows.size * per_row
 
 
 def _selected(space: h5py.h5s.SpaceID, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], int]:

@@ -124,8 +124,8 @@ def _read(path: Path) -> NDArray[np.generic]:
     # fabio gets bytes, not a name: it would unpack .gz with other programs, and print about it.
     with _unheard(), fabio.open(BytesIO(data)) as opened:
         image = np.asarray(opened.data)
-        # fabio fills up a truncated EDF with zeros.
-        if getattr(opened, "incomplete_data", False):
+        # Of a truncated TIFF fabio makes nothing, and it fills up a truncated EDF with zeros.
+        if opened.data is None or getattr(opened, "incomplete_data", False):
             raise ValueError(f"{path}: the image is incomplete")
         if opened.nframes != 1 or image.ndim != 2 or image.dtype.kind not in "iuf":
             raise SchemaError(
