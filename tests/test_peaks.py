@@ -238,7 +238,7 @@ def test_false_alarms_are_as_rare_for_photons_as_for_gaussian_noise(
     photons_per_pixel: float,
 ) -> None:
     # One pixel in 31,574 of Gaussian noise lies above four standard deviations: 32 expected. A
-    # threshold that ignores the skewness of photon counts shows 250 at three photons a pixel.
+    # threshold that ignores the skewness of photon counts shows 1100 at three photons a pixel.
     frame = np.random.default_rng(5).poisson(photons_per_pixel, (1000, 1000))
     found = PeakFinder(min_snr=4.0).find(frame, everywhere(frame.shape), centred(frame.shape))
     assert len(found) < 80
