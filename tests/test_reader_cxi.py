@@ -30,8 +30,6 @@ def frames_of(n: int = 4, shape: tuple[int, ...] = (12, 10), dtype: str = "i2") 
 
 def write(path: Path, frames: np.ndarray | None = None, **datasets: object) -> Path:
     """Write a CXI file; names of datasets have __ for the slash."""
-    # HDF5 writes over no file that this process has open, and readers keep theirs open.
-    path.unlink(missing_ok=True)
     with h5py.File(path, "w") as file:
         if frames is not None:
             file.create_dataset(DATA, data=frames, chunks=(1, *frames.shape[1:]))
@@ -321,6 +319,28 @@ def test_a_chunk_that_was_never_written_is_a_hole_and_not_zeros(tmp_path: Path) 
     assert reading.reasons.tolist() == [0, 0, hole, 0, hole, 0]
     np.testing.assert_array_equal(reading.pixels[[0, 1, 3, 5]], frames[[0, 1, 3, 5]])
     assert run.source.read([4, 3], Window.centre(run.detector)).reasons.tolist() == [hole, 0]
+
+
+def test_events_keep_their_places_around_a_hole(tmp_path: Path) -> None:
+    frames = frames_of(6)
+    with h5py.File(tmp_path / "run.cxi", "w") as file:
+        data = file.create_dataset(DATA, frames.shape, "i2", chunks=(1, 12, 10))
+        data[:5] = frames[:5]
+    reading = open_cxi(tmp_path / "run.cxi").source.read([0, 5, 1, 2, 5, 3, 1])
+    whole = reading.reasons == 0
+    assert whole.tolist() == [True, False, True, True, False, True, True]
+    np.testing.assert_array_equal(reading.pixels[whole], frames[[0, 1, 2, 3, 1]])
+
+
+def test_an_open_run_keeps_no_file_open(tmp_path: Path) -> None:
+    path = write(tmp_path / "run.cxi", frames_of())
+    run = open_cxi(path)
+    read_all(run)
+    # With a handle left open, HDF5 would refuse both.
+    with h5py.File(path, "a") as file:
+        file["note"] = 1
+    with h5py.File(path, "w"):
+        pass
 
 
 def test_a_contiguous_dataset_that_was_never_written_is_all_holes(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ file is followed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -19,9 +19,10 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.errors import RunNotFound, SchemaError, SourceError
+from sfxreduce.errors import SchemaError, SourceError
+from sfxreduce.io.readers.file_stamp import FileStamp
 
-__all__ = ["FILTERS_FROM", "HDF5_ERRORS", "FileStamp", "Hdf5File", "VirtualPart", "open_hdf5"]
+__all__ = ["FILTERS_FROM", "HDF5_ERRORS", "Hdf5File", "VirtualPart", "open_hdf5"]
 
 T = TypeVar("T")
 
@@ -46,53 +47,12 @@ FILTERS_FROM = hdf5plugin.__name__
 """Package whose import registers the compression filters found in facility files."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileStamp:
-    """Which file a path led to, so that one that was replaced is opened anew.
+@contextmanager
+def open_hdf5(path: str | Path) -> Iterator[Hdf5File]:
+    """Open a file for reading, until the block ends.
 
-    Parameters
-    ----------
-    path : str
-        Real path, without symbolic links.
-    n_bytes, modified_ns, inode : int
-    """
-
-    path: str
-    n_bytes: int
-    modified_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: str | Path) -> FileStamp:
-        """Look at a path.
-
-        Raises
-        ------
-        RunNotFound
-            If nothing lies there.
-        SourceError
-            If it is not a file, or may not be looked at.
-        """
-        real = Path(os.path.realpath(path))
-        try:
-            stat = real.stat()
-        except FileNotFoundError as error:
-            raise RunNotFound(f"{path}: expected a file, found none; check the path") from error
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-        # Opening a pipe or a device would wait for ever.
-        if not real.is_file():
-            raise SourceError(f"{path}: expected a file, found something else; check the path")
-        return cls(
-            path=str(real),
-            n_bytes=stat.st_size,
-            modified_ns=stat.st_mtime_ns,
-            inode=stat.st_ino,
-        )
-
-
-def open_hdf5(path: str | Path) -> Hdf5File:
-    """Open a file for reading; each process opens it once.
+    Nothing stays open: HDF5 lets no one else in the process open a file with other settings, and
+    its handles do not survive a fork.
 
     Raises
     ------
@@ -101,21 +61,22 @@ def open_hdf5(path: str | Path) -> Hdf5File:
     SourceError
         If the file is truncated, damaged or not HDF5.
     """
-    # A handle must not cross a fork: HDF5 keeps file positions and caches behind it.
-    return _open(FileStamp.of(path), os.getpid())
+    stamp = FileStamp.of(path)
+    with ExitStack() as stack:
+        handle = stack.enter_context(_open(stamp))
+        root = Path(stamp.path).parent
+        yield Hdf5File(handle=handle, root=root, opened={stamp.path: handle}, stack=stack)
 
 
-@lru_cache(maxsize=64)
-def _open(stamp: FileStamp, _pid: int) -> Hdf5File:
+def _open(stamp: FileStamp) -> h5py.File:
     """Open the file behind a stamp."""
     try:
-        handle = h5py.File(stamp.path, "r", locking=False, rdcc_nbytes=CHUNK_CACHE_BYTES)
+        return h5py.File(stamp.path, "r", locking=False, rdcc_nbytes=CHUNK_CACHE_BYTES)
     except HDF5_ERRORS as error:
         raise SourceError(
             f"{stamp.path}: expected a whole HDF5 file, found {stamp.n_bytes} bytes that cannot be "
             f"opened as one ({_cause(error)}); fetch the file again"
         ) from error
-    return Hdf5File(handle=handle, root=Path(stamp.path).parent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -127,10 +88,16 @@ class Hdf5File:
     handle : h5py.File
     root : Path
         Real path of the folder.
+    opened : dict of str to h5py.File
+        This file and those it led to, by their real paths.
+    stack : ExitStack
+        Closes them.
     """
 
     handle: h5py.File
     root: Path
+    opened: dict[str, h5py.File]
+    stack: ExitStack
 
     @property
     def path(self) -> str:
@@ -155,6 +122,19 @@ class Hdf5File:
         file, found = self.walk(self.handle, path, MOST_LINKS)
         if isinstance(found, h5py.Dataset):
             file.check_storage(found, MOST_LINKS)
+        return found
+
+    def trusted(self, path: str) -> h5py.Dataset:
+        """Walk to a dataset that `find` has found and checked before.
+
+        Raises
+        ------
+        SourceError
+            If it is no longer there.
+        """
+        _, found = self.walk(self.handle, path, MOST_LINKS)
+        if not isinstance(found, h5py.Dataset):
+            raise SourceError(f"{self.path}: {path} was there before and is gone; open it again")
         return found
 
     def dataset(self, *paths: str) -> h5py.Dataset | None:
@@ -245,7 +225,13 @@ class Hdf5File:
             )
         if not target.exists():
             return None
-        return Hdf5File(handle=open_hdf5(target).handle, root=self.root)
+        if str(target) not in self.opened:
+            self.opened[str(target)] = self.stack.enter_context(_open(FileStamp.of(target)))
+        return replace(self, handle=self.opened[str(target)])
+
+    def owner(self, dataset: h5py.Dataset) -> Hdf5File:
+        """Return the file that a dataset lies in, which a link may have led to."""
+        return replace(self, handle=self.opened[str(dataset.file.filename)])
 
     def check_storage(self, dataset: h5py.Dataset, links_left: int) -> None:
         """Refuse a dataset whose bytes lie outside the folder of the file.

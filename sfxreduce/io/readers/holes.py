@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.errors import RunNotFound, SourceError
-from sfxreduce.io.readers.hdf5 import MOST_LINKS, Hdf5File, VirtualPart, open_hdf5
+from sfxreduce.io.readers.hdf5 import MOST_LINKS, Hdf5File, VirtualPart
 
 __all__ = ["find_holes"]
 
@@ -37,8 +37,8 @@ def find_holes(file: Hdf5File, dataset: h5py.Dataset) -> NDArray[np.bool_]:
     SourceError
         If the file is damaged.
     """
-    # A link may have led into another file, whose virtual sources lie beside that one.
-    owner = Hdf5File(handle=open_hdf5(dataset.file.filename).handle, root=file.root)
+    # Virtual sources are named from the file that the dataset lies in.
+    owner = file.owner(dataset)
     return owner.attempt(lambda: _holes(owner, dataset, MOST_LINKS), str(dataset.name))
 
 
