@@ -191,13 +191,6 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     write_cxi_in_subprocess(tmp_path / "b.cxi", content)
     assert (tmp_path / "a.cxi").read_bytes() == (tmp_path / "b.cxi").read_bytes()
 
-    def check(_: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset):
-            assert not item.id.get_create_plist().get_obj_track_times()
-
-    with h5py.File(tmp_path / "a.cxi") as file:
-        file.visititems(check)
-
 
 def test_a_frame_that_cannot_be_read_is_a_hole_and_not_zeros(tmp_path: Path) -> None:
     path = tmp_path / "source.cxi"
