@@ -62,6 +62,18 @@ class CnnScorer:
         return "cnn"
 
     @property
+    def settings(self) -> str:
+        """How the model looks at an event, in words."""
+        config = self._read().config
+        recipe = config.provenance.recipe.get("name", "unknown")
+        return f"network {config.architecture}, window {config.window}, recipe {recipe}"
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether it can only run on a worker with a GPU."""
+        return self.device != "cpu"
+
+    @property
     def threshold(self) -> float:
         """Smallest hit probability of a hit, as stored with the model."""
         return self._read().config.threshold

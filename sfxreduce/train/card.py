@@ -1,0 +1,99 @@
+"""The model card: what a model is for, how well it does, where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sfxreduce.scorers.weights import ModelConfig
+from sfxreduce.train.evaluate import AXES, Evaluation, Figures
+
+__all__ = ["model_card"]
+
+_LIMITS = (
+    "It sees the central 350 x 350 pixels only. An event whose centre shows no Bragg peak looks "
+    "like a miss to it; for small unit cells or near detectors that can be most of the hits.",
+    "Its threshold is carried over from the runs below. Other backgrounds or crystals shift the "
+    "scores: check the hit loss on labelled events of your own with `sfxreduce evaluate`.",
+    "Accuracy on labelled events leaves out the middle of the peak counts, where the weak hits "
+    "are.",
+)
+
+
+def model_card(
+    config: ModelConfig,
+    *,
+    title: str = "Hit finder for serial crystallography",
+    evaluations: Mapping[str, Evaluation] | None = None,
+) -> str:
+    """Model card in Markdown.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    title : str
+    evaluations : mapping of str to Evaluation, optional
+        By the name of the runs they were made on, none of which the model has learned from.
+    """
+    made = config.provenance
+    n_y, n_x = config.tile_shape
+    runs = "\n".join(
+        f"| {r.experiment} | {r.name} | {r.role} | {r.events} | {r.hits} | {r.misses} | "
+        f"{r.unlabelled} |"
+        for r in made.runs
+    )
+    settings = ", ".join(f"{name} {value}" for name, value in made.recipe.items())
+    limits = "\n".join(f"- {limit}" for limit in _LIMITS)
+    versions = ", ".join(f"{name} {number}" for name, number in sorted(made.versions.items()))
+    return f"""# {title}
+
+Gives every event the probability that its frame shows Bragg diffraction.
+Network: {config.architecture} on the {config.window} tile of {n_y} x {n_x} pixels.
+An event is a hit from {config.threshold:.6g} on.
+
+## How well it does
+
+{_results(evaluations or {})}
+
+## Where it fails
+
+{limits}
+
+## How it was made
+
+- Labels: {made.labels}.
+- Threshold: {made.threshold}.
+- Recipe: {settings}; seed {made.seed}.
+- Normalisation: {config.normalisation}.
+- Versions: {versions}.
+
+| experiment | run | role | events | hits | misses | left open |
+|---|---|---|---|---|---|---|
+{runs}
+"""
+
+
+def _results(evaluations: Mapping[str, Evaluation]) -> str:
+    """Tables of the figures, or what to do to get some."""
+    if not evaluations:
+        return "Not measured yet: run `sfxreduce evaluate` on runs it has not learned from."
+    rows = []
+    for name, evaluation in evaluations.items():
+        rows.append(_row(f"{name}, labelled", evaluation.labelled))
+        if evaluation.all_events is not None:
+            rows.append(_row(f"{name}, all", evaluation.all_events))
+    head = (
+        f"In the counts {AXES}: tp are hits kept, fn hits rejected, fp misses kept, tn misses "
+        "rejected. The bound on the hit loss is one-sided, 95 %.\n\n"
+        "| events | tp | fn | fp | tn | recall | specificity | hit loss below | ROC AUC |\n"
+        "|---|---|---|---|---|---|---|---|---|\n"
+    )
+    return head + "\n".join(rows)
+
+
+def _row(name: str, figures: Figures) -> str:
+    """One line of the table."""
+    c = figures.counts
+    return (
+        f"| {name} | {c.tp} | {c.fn} | {c.fp} | {c.tn} | {c.recall:.3f} | {c.specificity:.3f} | "
+        f"{c.hit_loss_upper95:.3f} | {figures.roc_auc:.3f} |"
+    )

@@ -1,0 +1,133 @@
+"""Labelled events as the network sees them, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.errors import LabelError
+from sfxreduce.geometry import Window
+from sfxreduce.labels import Label, Labels
+from sfxreduce.progress import Progress, silent, tracked
+from sfxreduce.run import Run
+from sfxreduce.scorers.normalise import Normalisation, normalise
+
+__all__ = ["EventSet", "read_labelled", "split_events"]
+
+_EVENTS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EventSet:
+    """Hits and misses of one run.
+
+    Parameters
+    ----------
+    seen : ndarray of float16
+        Shape (event, tile, y, x), normalised. Half precision: the values are noise units between
+        -4 and 16, and a few thousand events must fit in memory.
+    is_hit : ndarray of bool
+        Shape (event,).
+    """
+
+    seen: NDArray[np.float16] = field(repr=False)
+    is_hit: NDArray[np.bool_] = field(repr=False)
+
+    def __len__(self) -> int:
+        return self.is_hit.size
+
+    @property
+    def n_hits(self) -> int:
+        """Number of hits."""
+        return int(np.count_nonzero(self.is_hit))
+
+
+def read_labelled(
+    run: Run,
+    labels: Labels,
+    *,
+    normalisation: Normalisation,
+    most_events: int,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> EventSet:
+    """Read the window of a run's hits and misses, each once, and normalise it.
+
+    Parameters
+    ----------
+    run : Run
+    labels : Labels
+    normalisation : Normalisation
+    most_events : int
+        Of more labelled events a random sample is taken: memory is finite, and a network of this
+        size learns little from more.
+    seed : int
+        Of that sample.
+    progress : Progress
+
+    Raises
+    ------
+    LabelError
+        If no hit or no miss of the run can be read.
+    """
+    chosen = np.flatnonzero(labels.label != Label.MAYBE)
+    if chosen.size > most_events:
+        chosen = np.sort(np.random.default_rng(seed).permutation(chosen)[:most_events])
+    detector = run.detector
+    window = Window.centre(detector)
+    good = window.good(detector)
+    seen = np.empty((chosen.size, *window.shape), np.float16)
+    readable = np.zeros(chosen.size, np.bool_)
+    starts = range(0, chosen.size, _EVENTS_AT_ONCE)
+    for start in tracked(starts, stage="read", total=len(starts), progress=progress):
+        part = slice(start, start + _EVENTS_AT_ONCE)
+        reading = run.source.read(chosen[part].tolist(), window)
+        readable[part] = reading.reasons == 0
+        seen[part] = normalise(
+            reading.pixels, good, adu_per_photon=detector.adu_per_photon, how=normalisation
+        )
+    is_hit = labels.label[chosen] == Label.HIT
+    if not readable.all():
+        seen, is_hit = seen[readable], is_hit[readable]
+    if is_hit.all() or not is_hit.any():
+        n_hits = int(is_hit.sum())
+        raise LabelError(
+            f"{run.path}: expected hits and misses, found {n_hits} and {is_hit.size - n_hits} that "
+            "can be read; pass --miss-at-most and --hit-at-least, or leave this run out"
+        )
+    return EventSet(seen=seen, is_hit=is_hit)
+
+
+def split_events(events: EventSet, *, every: int) -> tuple[EventSet, EventSet]:
+    """Set aside every so-manieth hit and miss.
+
+    Parameters
+    ----------
+    events : EventSet
+    every : int
+
+    Returns
+    -------
+    rest, aside : EventSet
+
+    Examples
+    --------
+    >>> whole = EventSet(seen=np.zeros((6, 1, 1, 1), np.float16), is_hit=np.arange(6) < 3)
+    >>> rest, aside = split_events(whole, every=3)
+    >>> len(rest), aside.is_hit.tolist()
+    (4, [True, False])
+    """
+    order = np.argsort(~events.is_hit, kind="stable")
+    rank = np.empty(len(events), np.int64)
+    rank[order] = np.arange(len(events)) - np.where(events.is_hit[order], 0, events.n_hits)
+    aside = rank % every == every - 1
+    rest, held = (EventSet(seen=events.seen[w], is_hit=events.is_hit[w]) for w in (~aside, aside))
+    return rest, held
+
+
+def gather(sets: Sequence[EventSet], rows: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+    """Copy events, named by set and row, into one array (event, tile, y, x)."""
+    return np.stack([sets[s].seen[row] for s, row in rows]).astype(np.float32)

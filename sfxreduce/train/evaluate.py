@@ -1,0 +1,213 @@
+"""How good a scorer is on runs it has not seen: integer counts first, ratios from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.cluster import Pool, SerialPool
+from sfxreduce.errors import LabelError
+from sfxreduce.labels import Label
+from sfxreduce.metrics import Confusion, confusion, roc_auc
+from sfxreduce.progress import Progress, silent
+from sfxreduce.run import Run
+from sfxreduce.score import Scorer
+from sfxreduce.train.labelling import (
+    Labelling,
+    PeakLabelling,
+    safe_scores,
+    true_hits,
+    true_kinds,
+)
+
+__all__ = ["AXES", "Evaluation", "Figures", "evaluate"]
+
+AXES = "rows are the truth (hit, miss), columns the decision (kept, rejected)"
+"""How to read every table of this module."""
+
+_RATIOS = (
+    "recall",
+    "specificity",
+    "precision",
+    "npv",
+    "accuracy",
+    "hit_loss",
+    "hit_loss_upper95",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Counts of events by truth and decision, and how well scores rank.
+
+    Parameters
+    ----------
+    counts : Confusion
+    roc_auc : float
+        NaN without hits or without misses.
+    """
+
+    counts: Confusion
+    roc_auc: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat mapping of names to counts and ratios; a ratio without a base is None."""
+        ratios = {name: getattr(self.counts, name) for name in _RATIOS} | {"roc_auc": self.roc_auc}
+        counts = {name: getattr(self.counts, name) for name in ("tp", "fn", "fp", "tn")}
+        return counts | {name: _or_none(value) for name, value in ratios.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """A scorer judged by labels, and by the truth where it is known.
+
+    Parameters
+    ----------
+    labelled : Figures
+        On the labelled events: the clear cases.
+    all_events : Figures, optional
+        On every event of the runs whose truth is known; a hit has at least one crystal.
+    by_kind : mapping
+        Numbers of events kept and rejected by their true kind.
+    threshold : float
+    n_events, n_unlabelled : int
+        All events, and those the labels leave open.
+    labels : str
+        How events were labelled, in one sentence.
+    """
+
+    labelled: Figures
+    all_events: Figures | None
+    by_kind: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    threshold: float
+    n_events: int
+    n_unlabelled: int
+    labels: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures on the labelled events, and below them those on all events."""
+        everything = None
+        if self.all_events is not None:
+            kinds = {
+                k: {"kept": kept, "rejected": lost} for k, (kept, lost) in self.by_kind.items()
+            }
+            everything = self.all_events.to_json() | {"by_kind": kinds}
+        return self.labelled.to_json() | {
+            "threshold": self.threshold,
+            "events": self.n_events,
+            "labelled": self.n_events - self.n_unlabelled,
+            "unlabelled": self.n_unlabelled,
+            "labels": self.labels,
+            "axes": AXES,
+            "all_events": everything,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Columns:
+    """One run's events: score, label, truth."""
+
+    score: NDArray[np.float32]
+    label: NDArray[np.int8]
+    is_hit: NDArray[np.bool_] | None
+    kind: NDArray[np.str_] | None
+
+
+def evaluate(
+    scorer: Scorer,
+    runs: Sequence[Run],
+    *,
+    threshold: float | None = None,
+    labelling: Labelling | None = None,
+    pool: Pool | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Judge a scorer on runs, as `sfxreduce.decide` would decide: what is not safe is kept.
+
+    Parameters
+    ----------
+    scorer : Scorer
+        `sfxreduce.scorers.cnn.CnnScorer` of a model folder, or any other.
+    runs : sequence of Run
+        None of which the model has learned from.
+    threshold : float, optional
+        Smallest score of a hit; the scorer's own if not given.
+    labelling : Labelling, optional
+        The quartiles of the peak counts if not given.
+    pool : Pool, optional
+        Where events are scored; in this process if not given.
+    progress : Progress
+
+    Raises
+    ------
+    LabelError
+        If there are no runs, or one whose events cannot be told into hits and misses.
+    """
+    if not runs:
+        raise LabelError("evaluate: expected at least one run, found none; pass --in RUN")
+    rule = PeakLabelling() if labelling is None else labelling
+    where = pool or SerialPool()
+    limit = scorer.threshold if threshold is None else threshold
+    columns = [
+        _Columns(
+            score=safe_scores(run, scorer, pool=where, progress=progress, stage="score"),
+            label=rule(run, pool=where, progress=progress).label,
+            is_hit=true_hits(run),
+            kind=true_kinds(run),
+        )
+        for run in runs
+    ]
+    score = np.concatenate([c.score for c in columns])
+    label = np.concatenate([c.label for c in columns])
+    clear = label != Label.MAYBE
+    return Evaluation(
+        labelled=_figures(score[clear], label[clear] == Label.HIT, limit),
+        all_events=_on_all_events(columns, limit),
+        by_kind=_by_kind(columns, limit),
+        threshold=limit,
+        n_events=score.size,
+        n_unlabelled=int(np.count_nonzero(~clear)),
+        labels=rule.sentence,
+    )
+
+
+def _figures(score: NDArray[np.float32], is_hit: NDArray[np.bool_], threshold: float) -> Figures:
+    """Counts and ranking of some events."""
+    return Figures(
+        counts=confusion(score, is_hit, threshold=threshold), roc_auc=roc_auc(score, is_hit)
+    )
+
+
+def _on_all_events(columns: Sequence[_Columns], threshold: float) -> Figures | None:
+    """Figures over the runs that come with their truth, if there are any."""
+    known = [(c.score, c.is_hit) for c in columns if c.is_hit is not None]
+    if not known:
+        return None
+    score, is_hit = (np.concatenate(parts) for parts in zip(*known, strict=True))
+    return _figures(score, is_hit, threshold)
+
+
+def _by_kind(columns: Sequence[_Columns], threshold: float) -> dict[str, tuple[int, int]]:
+    """Events kept and rejected by their true kind."""
+    found: dict[str, tuple[int, int]] = {}
+    for column in columns:
+        if column.kind is None:
+            continue
+        lost = column.score < threshold
+        for kind in np.unique(column.kind).tolist():
+            n, n_lost = found.get(kind, (0, 0))
+            of_kind = column.kind == kind
+            n_new_lost = int(np.count_nonzero(of_kind & lost))
+            n_new = int(np.count_nonzero(of_kind)) - n_new_lost
+            found[kind] = (n + n_new, n_lost + n_new_lost)
+    return dict(sorted(found.items()))
+
+
+def _or_none(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value

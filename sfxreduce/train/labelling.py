@@ -1,0 +1,180 @@
+"""What the events of a run are held to be: by their peak counts, or by what is known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.cluster import Pool
+from sfxreduce.decide import UNSAFE
+from sfxreduce.errors import LabelError
+from sfxreduce.labels import Label, Labels, quartile_labels
+from sfxreduce.peaks import PeakFinder
+from sfxreduce.progress import Progress, tracked
+from sfxreduce.run import Run
+from sfxreduce.score import EVENTS_PER_BATCH, SCORE_DTYPE, Scorer, score
+from sfxreduce.scorers.peaks import PeakScorer
+
+__all__ = [
+    "Labelling",
+    "PeakLabelling",
+    "TruthLabelling",
+    "safe_scores",
+    "true_hits",
+    "true_kinds",
+]
+
+_HIT_KINDS = ("hit", "weak", "multi")
+
+
+class Labelling(Protocol):
+    """Tells the events of a run into hits, misses, and those left open."""
+
+    @property
+    def sentence(self) -> str:
+        """The rule in one sentence, for model cards."""
+        ...
+
+    def __call__(self, run: Run, *, pool: Pool, progress: Progress) -> Labels:
+        """Label every event of a run."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakLabelling:
+    """The poster's rule: the quarter of a run with most peaks are hits, that with fewest misses.
+
+    Peaks are counted on whole frames, whatever the model looks at: a hit stays a hit where the
+    model's window does not show it.
+
+    Parameters
+    ----------
+    finder : PeakFinder
+    miss_at_most, hit_at_least : float, optional
+        Thresholds in peaks that replace the run's quartiles.
+    """
+
+    finder: PeakFinder = field(default_factory=PeakFinder)
+    miss_at_most: float | None = None
+    hit_at_least: float | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The rule in one sentence."""
+        low, high = self.miss_at_most, self.hit_at_least
+        return (
+            f"misses have at most {'the lower quartile of' if low is None else f'{low:g}'} peaks, "
+            f"hits at least {'the upper quartile' if high is None else f'{high:g}'}, counted by "
+            f"{self.finder} on whole frames of each run; the middle is left out"
+        )
+
+    def __call__(self, run: Run, *, pool: Pool, progress: Progress) -> Labels:
+        """Label every event of a run; one that cannot be read or trusted is left open.
+
+        Raises
+        ------
+        LabelError
+            If the counts do not tell hits from misses.
+        """
+        counts = safe_scores(
+            run, PeakScorer(self.finder), pool=pool, progress=progress, stage="count peaks"
+        )
+        try:
+            return quartile_labels(counts, lower=self.miss_at_most, upper=self.hit_at_least)
+        except LabelError as error:
+            raise LabelError(f"{run.path}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TruthLabelling:
+    """Simulated runs know better than any peak finder what their events are.
+
+    Parameters
+    ----------
+    least_peaks : int
+        Events with a crystal but fewer true peaks on the frame are left open: nothing on them
+        tells them from a miss.
+    """
+
+    least_peaks: int = 3
+
+    @property
+    def sentence(self) -> str:
+        """The rule in one sentence."""
+        return (
+            f"hits have a crystal and at least {self.least_peaks} true peaks of signal to noise 5 "
+            "on the frame, misses have no crystal, both by the simulator's truth; crystals with "
+            "fewer peaks are left out"
+        )
+
+    def __call__(self, run: Run, *, pool: Pool, progress: Progress) -> Labels:  # noqa: ARG002
+        """Label every event of a run.
+
+        Raises
+        ------
+        LabelError
+            If the run does not come with its truth.
+        """
+        is_hit = true_hits(run)
+        if is_hit is None or run.truth is None or "n_peaks" not in run.truth:
+            raise LabelError(
+                f"{run.path}: expected a truth with kinds and 'n_peaks', found none; "
+                "label this run by its peak counts"
+            )
+        shown = run.truth.n_peaks.values >= self.least_peaks
+        label = np.select([is_hit & shown, ~is_hit], [Label.HIT, Label.MISS], Label.MAYBE)
+        return Labels(label=label.astype(np.int8), miss_at_most=0, hit_at_least=self.least_peaks)
+
+
+def safe_scores(
+    run: Run, scorer: Scorer, *, pool: Pool, progress: Progress, stage: str
+) -> NDArray[np.float32]:
+    """Scores of all events of a run; NaN where a reject would not be allowed.
+
+    Parameters
+    ----------
+    run : Run
+    scorer : Scorer
+    pool : Pool
+    progress : Progress
+    stage : str
+        What `progress` is told is being done.
+
+    Returns
+    -------
+    ndarray of float32
+        Shape (event,).
+    """
+    rows = np.zeros(run.n_events, SCORE_DTYPE)
+    scores = score(run, scorer)
+    blocks = pool.blocks(scores, needs_gpu=scorer.needs_gpu)
+    for block, values in tracked(blocks, stage=stage, total=scores.npartitions, progress=progress):
+        start = block * EVENTS_PER_BATCH
+        rows[start : start + len(values)] = values
+    unsafe = (rows["reason"] & np.uint32(UNSAFE)) != 0
+    return np.where(unsafe, np.float32(np.nan), rows["score"])
+
+
+def true_kinds(run: Run) -> NDArray[np.str_] | None:
+    """Kind of every event of a run by its truth: "hit", "blank", ...; None if it is not known."""
+    if run.truth is None or "kind" not in run.truth:
+        return None
+    kind = run.truth.kind
+    if kind.dtype.kind not in "iu":
+        return np.array([k.decode() if isinstance(k, bytes) else str(k) for k in kind.values])
+    names = np.array(str(kind.attrs["flag_meanings"]).split())
+    values = np.asarray(kind.attrs.get("flag_values", np.arange(len(names))))
+    order = np.argsort(values)
+    found: NDArray[np.str_] = names[order[np.searchsorted(values, kind.values, sorter=order)]]
+    return found
+
+
+def true_hits(run: Run) -> NDArray[np.bool_] | None:
+    """Whether every event of a run has at least one crystal; None if it is not known."""
+    if run.truth is not None and "n_crystals" in run.truth:
+        return np.asarray(run.truth.n_crystals.values > 0)
+    kinds = true_kinds(run)
+    return None if kinds is None else np.isin(kinds, _HIT_KINDS)

@@ -1,0 +1,264 @@
+"""Training: labelled runs in, a model out; the same seed gives the same model on one machine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy
+
+from sfxreduce.cluster import Pool, SerialPool
+from sfxreduce.errors import LabelError
+from sfxreduce.labels import Label, Labels
+from sfxreduce.progress import Progress, silent
+from sfxreduce.run import Run
+from sfxreduce.scorers.inference import hit_probability
+from sfxreduce.scorers.network import HitNetwork
+from sfxreduce.scorers.normalise import Normalisation
+from sfxreduce.scorers.weights import Model, ModelConfig, Provenance, TrainingRun
+from sfxreduce.train.augment import vary
+from sfxreduce.train.card import model_card
+from sfxreduce.train.dataset import EventSet, gather, read_labelled, split_events
+from sfxreduce.train.labelling import Labelling, PeakLabelling
+from sfxreduce.train.recipe import MODERN, Recipe
+
+__all__ = ["train"]
+
+# 16,384 events of one tile in half precision take 4 GB.
+_MOST_EVENTS = 16_384
+_HELD_OUT_SHARE = 5
+# Gradients are summed over parts of a batch: eight tiles fit the cache of a core, a hundred do not.
+_PART = 10
+_PACKAGES = ("numpy", "sfxreduce", "torch")
+
+
+def train(
+    runs: Sequence[Run],
+    *,
+    recipe: Recipe = MODERN,
+    seed: int = 0,
+    labelling: Labelling | None = None,
+    pool: Pool | None = None,
+    progress: Progress = silent,
+) -> Model:
+    """Train a network on labelled runs.
+
+    If the recipe stops early, the last of several runs is held out for that, or every fifth
+    labelled event of a single one.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        In the order in which they are learned from.
+    recipe : Recipe
+    seed : int
+        Of the network's first weights, the order of events and their variations.
+    labelling : Labelling, optional
+        The quartiles of the peak counts if not given.
+    pool : Pool, optional
+        Where peaks are counted; in this process if not given. Training itself takes one core.
+    progress : Progress
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    LabelError
+        If there are no runs, or one whose events cannot be told into hits and misses.
+    """
+    if not runs:
+        raise LabelError("train: expected at least one run, found none; pass --in RUN")
+    rule = PeakLabelling() if labelling is None else labelling
+    labels = [rule(run, pool=pool or SerialPool(), progress=progress) for run in runs]
+    torch.set_num_threads(1)
+    held_run = recipe.patience > 0 and len(runs) > 1
+    reader = _Reader(
+        runs=runs,
+        labels=labels,
+        most_events=_share(recipe, len(runs)),
+        seed=seed,
+        progress=progress,
+    )
+    learner = _Learner(recipe, seed, progress)
+    training = range(len(runs) - held_run)
+    if recipe.run_after_run:
+        for number in training:
+            learner.learn([reader.read(number)])
+    else:
+        sets = [reader.read(number) for number in training]
+        held = _hold_out(sets, reader.read(len(runs) - 1) if held_run else None, recipe)
+        learner.learn(sets, held)
+    records = tuple(
+        _record(run, label, role="stopping" if number not in training else "training")
+        for number, (run, label) in enumerate(zip(runs, labels, strict=True))
+    )
+    return learner.model(records, labels=rule.sentence)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Reader:
+    """Reads the labelled events of one run after the other."""
+
+    runs: Sequence[Run]
+    labels: Sequence[Labels]
+    most_events: int
+    seed: int
+    progress: Progress
+
+    def read(self, number: int) -> EventSet:
+        return read_labelled(
+            self.runs[number],
+            self.labels[number],
+            normalisation=Normalisation(),
+            most_events=self.most_events,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+
+class _Learner:
+    """A network on its way through a recipe."""
+
+    def __init__(self, recipe: Recipe, seed: int, progress: Progress) -> None:
+        self._recipe = recipe
+        self._seed = seed
+        self._progress = progress
+        self._rng = np.random.default_rng(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._network = HitNetwork()
+        self._optimiser = _optimiser(self._network, recipe)
+        self._threshold = 0.5
+
+    def learn(self, sets: Sequence[EventSet], held: EventSet | None = None) -> None:
+        """All epochs on some sets; back to the best one if there are held-out events."""
+        best, best_loss, waited = None, np.inf, 0
+        for epoch in range(self._recipe.epochs):
+            self._epoch(sets)
+            self._progress("train", epoch + 1, self._recipe.epochs)
+            if held is None:
+                continue
+            loss = self._loss(held)
+            waited = 0 if loss < best_loss else waited + 1
+            if loss < best_loss:
+                best, best_loss = copy.deepcopy(self._network.state_dict()), loss
+            if waited == self._recipe.patience:
+                break
+        if held is not None and best is not None:
+            self._network.load_state_dict(best)
+            if self._recipe.hit_loss:
+                self._threshold = self._threshold_for(held)
+
+    def model(self, runs: tuple[TrainingRun, ...], *, labels: str) -> Model:
+        """Return what was learned."""
+        recipe = self._recipe
+        provenance = Provenance(
+            recipe=asdict(recipe),
+            seed=self._seed,
+            labels=labels,
+            threshold=(
+                f"at most one half, and so low that no more than {recipe.hit_loss:.1%} of the "
+                "held-out hits score less"
+                if recipe.hit_loss
+                else "one half"
+            ),
+            runs=runs,
+            versions={package: version(package) for package in _PACKAGES},
+        )
+        config = ModelConfig(threshold=self._threshold, provenance=provenance)
+        weights = {name: value.numpy() for name, value in self._network.state_dict().items()}
+        return Model(config=config, weights=weights, card=model_card(config))
+
+    def _epoch(self, sets: Sequence[EventSet]) -> None:
+        """Show every event once, in random order."""
+        self._network.train()
+        rows = [(s, row) for s, events in enumerate(sets) for row in range(len(events))]
+        order = self._rng.permutation(len(rows))
+        weights = _class_weights(sets, balance=self._recipe.balance)
+        for start in range(0, len(rows), self._recipe.batch):
+            batch = [rows[i] for i in order[start : start + self._recipe.batch]]
+            self._optimiser.zero_grad()
+            for part in (batch[i : i + _PART] for i in range(0, len(batch), _PART)):
+                seen = gather(sets, part)
+                if self._recipe.augment:
+                    seen = vary(seen, normalisation=Normalisation(), rng=self._rng)
+                is_hit = np.array([sets[s].is_hit[row] for s, row in part])
+                outputs = self._network(torch.from_numpy(seen))
+                loss = cross_entropy(
+                    outputs, torch.from_numpy(is_hit.astype(np.int64)), weights, reduction="sum"
+                )
+                (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
+            self._optimiser.step()
+
+    def _probability(self, events: EventSet) -> NDArray[np.float32]:
+        self._network.eval()
+        return hit_probability(self._network, events.seen)
+
+    def _loss(self, held: EventSet) -> float:
+        """Mean binary cross-entropy, hits and misses weighing the same if the recipe says so."""
+        right = np.where(held.is_hit, p := self._probability(held).astype(np.float64), 1 - p)
+        weights = _class_weights([held], balance=self._recipe.balance).numpy()
+        surprise = -np.log(np.maximum(right, 1e-12))
+        return float(np.mean(weights[held.is_hit.astype(np.int64)] * surprise))
+
+    def _threshold_for(self, held: EventSet) -> float:
+        """Largest threshold up to one half that loses few of the held-out hits."""
+        scores = self._probability(held)[held.is_hit]
+        return min(0.5, float(np.quantile(scores, self._recipe.hit_loss, method="lower")))
+
+
+def _share(recipe: Recipe, n_runs: int) -> int:
+    """Most events of one run that memory has room for."""
+    return _MOST_EVENTS if recipe.run_after_run else max(_MOST_EVENTS // n_runs, 1)
+
+
+def _hold_out(sets: list[EventSet], held_run: EventSet | None, recipe: Recipe) -> EventSet | None:
+    """Events that only tell when to stop; a single run gives up some of its own."""
+    if held_run is not None or not recipe.patience:
+        return held_run
+    sets[0], held = split_events(sets[0], every=_HELD_OUT_SHARE)
+    return held
+
+
+def _optimiser(network: HitNetwork, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser."""
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(
+            network.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+    return torch.optim.AdamW(
+        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+
+
+def _class_weights(sets: Sequence[EventSet], *, balance: bool) -> torch.Tensor:
+    """Weight of a miss and of a hit; their mean over the events is one."""
+    n_hits = sum(events.n_hits for events in sets)
+    n_misses = sum(len(events) for events in sets) - n_hits
+    if not balance or not n_hits or not n_misses:
+        return torch.ones(2)
+    n_events = n_hits + n_misses
+    return torch.tensor([n_events / (2 * n_misses), n_events / (2 * n_hits)], dtype=torch.float32)
+
+
+def _record(run: Run, labels: Labels, *, role: str) -> TrainingRun:
+    """What the model remembers of a run."""
+    return TrainingRun(
+        experiment=run.experiment,
+        name=run.name,
+        role=role,
+        events=run.n_events,
+        hits=labels.count(Label.HIT),
+        misses=labels.count(Label.MISS),
+        unlabelled=labels.count(Label.MAYBE),
+    )
