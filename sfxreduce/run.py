@@ -23,6 +23,7 @@ __all__ = [
     "FrameSource",
     "Reading",
     "Run",
+    "block_sizes",
     "event_columns",
     "select_events",
 ]
@@ -233,7 +234,7 @@ class Run:
             When computed, if a frame cannot be read.
         """
         shape = self.detector.frame_shape
-        sizes = _block_sizes(self.n_events, self.events_per_block)
+        sizes = block_sizes(self.n_events, self.events_per_block)
         data = da.map_blocks(
             _read_block,
             source=self.source,
@@ -305,9 +306,15 @@ def select_events(table: xr.Dataset, events: NDArray[np.int64]) -> xr.Dataset:
     return chosen
 
 
-def _block_sizes(n_events: int, step: int) -> tuple[int, ...]:
-    """Lengths of consecutive blocks of at most `step` events."""
-    return tuple(min(step, n_events - start) for start in range(0, n_events, step))
+def block_sizes(n_events: int, step: int) -> tuple[int, ...]:
+    """Lengths of consecutive blocks of at most `step` events.
+
+    Examples
+    --------
+    >>> block_sizes(70, 32), block_sizes(0, 32)
+    ((32, 32, 6), (0,))
+    """
+    return tuple(min(step, n_events - start) for start in range(0, n_events, step)) or (0,)
 
 
 def _read_block(

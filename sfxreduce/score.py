@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.condition import inspect_pixels
 from sfxreduce.geometry import Detector, Window
-from sfxreduce.run import FrameSource, Run
+from sfxreduce.run import FrameSource, Run, block_sizes
 
 __all__ = ["EVENTS_PER_BATCH", "SCORE_DTYPE", "Scorer", "score"]
 
@@ -92,13 +92,12 @@ def score(run: Run, scorer: Scorer, *, batch: int = EVENTS_PER_BATCH) -> da.Arra
     dask.array.Array
         Shape (event,), dtype `SCORE_DTYPE`. The score is NaN where an event could not be read.
     """
-    starts = range(0, run.n_events, batch)
     scores: da.Array = da.map_blocks(
         _score_block,
         source=run.source,
         scorer=scorer,
         batch=batch,
-        chunks=(tuple(min(batch, run.n_events - start) for start in starts),),
+        chunks=(block_sizes(run.n_events, batch),),
         dtype=SCORE_DTYPE,
         meta=np.empty(0, SCORE_DTYPE),
         name=f"score-{tokenize(run.path, run.n_events, scorer, batch)}",

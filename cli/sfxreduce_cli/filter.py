@@ -64,7 +64,7 @@ def filter_(
     ] = 8,
     min_snr: Annotated[
         float, typer.Option(help="Signal to noise of a peak, for peaks.", rich_help_panel=SCORER)
-    ] = 5.0,
+    ] = 5.5,
     min_pixels: Annotated[
         int, typer.Option(min=1, help="Smallest peak in pixels, for peaks.", rich_help_panel=SCORER)
     ] = 1,

@@ -17,7 +17,19 @@ from sfxreduce.io.layout import Layout
 from sfxreduce.io.schema import SCHEMA, SCHEMA_VERSION, detector_from_json
 from sfxreduce.io.shards import TileCodec
 
-__all__ = ["Store", "open_store"]
+__all__ = ["ZARR_ERRORS", "Store", "open_store"]
+
+ZARR_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What the zarr library raises on damaged metadata or chunks, depending on what is damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,10 +91,10 @@ def _fingerprint(path: Path) -> tuple[int, int]:
 def _open(path: str, _fingerprint: tuple[int, int]) -> Store:
     try:
         group = zarr.open_group(path, mode="r")
-        found = sorted(name for name, _ in group.members())
+        found = sorted(child.name for child in Path(path).iterdir() if child.is_dir())
         array = group.get("frames")
         attributes = dict(group.attrs)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except ZARR_ERRORS as error:
         raise SchemaError(
             f"{path}: expected a Zarr group, found none ({type(error).__name__}); "
             "give a run store, a CXI or an HDF5 file"
@@ -117,7 +129,7 @@ def _detector(
     if isinstance(stored, zarr.Array):
         try:
             mask = np.asarray(stored[...])
-        except (OSError, ValueError, RuntimeError) as error:
+        except ZARR_ERRORS as error:
             raise SourceError(f"{path}/mask: cannot be read ({error})") from error
     if "detector" in attributes:
         return detector_from_json(attributes["detector"], mask=mask, where=path)

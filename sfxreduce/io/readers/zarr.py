@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ from sfxreduce.errors import SchemaError, SourceError, VerificationError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.publish import disk_bytes
-from sfxreduce.io.schema import MANIFEST_GROUP
+from sfxreduce.io.schema import MANIFEST_GROUP, SCHEMA
 from sfxreduce.io.shards import ShardFile, TileCodec, check_crc
-from sfxreduce.io.store import Store, open_store
+from sfxreduce.io.store import ZARR_ERRORS, Store, open_store
 from sfxreduce.io.tiles import tile_pieces
 from sfxreduce.manifest import Manifest, manifest_from_json
 from sfxreduce.run import Reading, Run, event_columns
@@ -44,7 +45,7 @@ def open_zarr(path: Path) -> Run:
         If there are no frames in it, or it was written by a newer version.
     """
     store = open_store(str(path))
-    columns = _columns(path).merge(event_columns(store.n_events), compat="override")
+    columns = _columns(path, store).merge(event_columns(store.n_events), compat="override")
     truth = open_table(path, "truth") if (path / "truth" / "zarr.json").exists() else None
     return Run(
         source=ZarrFrames(path=str(path)),
@@ -66,11 +67,15 @@ def open_table(path: Path, group: str = "") -> xr.Dataset:
         If the group is not there or cannot be read.
     """
     try:
-        with xr.open_zarr(
-            str(path), group=group or None, consolidated=False, decode_cf=False, chunks=None
-        ) as table:
+        # What is wrong with a damaged store is raised or found missing, not left to warnings.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            xr.open_zarr(
+                str(path), group=group or None, consolidated=False, decode_cf=False, chunks=None
+            ) as table,
+        ):
             loaded: xr.Dataset = table.drop_vars(["frames", "mask"], errors="ignore").load()
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except ZARR_ERRORS as error:
         where = f"{path}/{group}" if group else str(path)
         raise SchemaError(f"{where}: its columns cannot be read ({error})") from error
     return loaded
@@ -86,7 +91,7 @@ def read_manifest(path: Path) -> Manifest:
     """
     try:
         facts = dict(zarr.open_group(str(path), path=MANIFEST_GROUP, mode="r").attrs)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except ZARR_ERRORS as error:
         raise VerificationError(
             f"{path}: expected a manifest, found none; the output is incomplete or was not made by "
             "'sfxreduce filter'"
@@ -239,7 +244,7 @@ def _read_foreign(
                 reading.reasons[place] = Reason.DATA_HOLE
                 continue
             frame = np.asarray(store.array[event])
-        except (OSError, ValueError, RuntimeError):
+        except ZARR_ERRORS:
             reading.reasons[place] = Reason.READ_ERROR
             continue
         reading.pixels[place] = frame if window is None else window.take(frame, store.detector)
@@ -255,8 +260,9 @@ def _chunks_exist(array: zarr.Array[Any], path: Path, event: int) -> bool:
     )
 
 
-def _columns(path: Path) -> xr.Dataset:
-    """Per-event columns of the store that fit its frames."""
+def _columns(path: Path, store: Store) -> xr.Dataset:
+    """Per-event columns that fit the frames; columns of foreign stores mean we know not what."""
+    if store.attributes.get("schema") != SCHEMA:
+        return xr.Dataset()
     table = open_table(path)
-    names = [name for name in table if table[name].dims == ("event",)]
-    return table[names]
+    return table[[name for name in table if table[name].dims == ("event",)]]

@@ -1,0 +1,57 @@
+"""Fixtures shared by all tests: small runs with planted truth, pools, independent data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from planted import ArrayFrames, planted_run
+
+from sfxreduce.cluster import Pool, SerialPool, open_pool
+from sfxreduce.ingest import store_run
+from sfxreduce.run import Run
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real and independently simulated frames, where this checkout has them."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the independent data in ../shared/data, which is not here")
+    return SHARED
+
+
+@pytest.fixture
+def serial() -> Pool:
+    return SerialPool()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Pool]:
+    """Two worker processes on 127.0.0.1, shared by all tests that need a cluster."""
+    with open_pool(n_workers=2) as pool:
+        yield pool
+
+
+@pytest.fixture(params=["one panel", "panels"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """A run of 70 small frames, a third of them with bright peaks; once with panels."""
+    return planted_run(n_events=70, panels=0 if request.param == "one panel" else 3)
+
+
+@pytest.fixture
+def stored(run: Run, tmp_path: Path, serial: Pool) -> Path:
+    """The same run as a run store."""
+    path = tmp_path / "run.zarr"
+    store_run(run, out=path, pool=serial)
+    return path
+
+
+@pytest.fixture
+def frames(run: Run) -> np.ndarray:
+    """All frames of the run in memory."""
+    assert isinstance(run.source, ArrayFrames)
+    return run.source.frames

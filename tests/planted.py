@@ -1,0 +1,127 @@
+"""Runs held in memory, with peaks planted where the test wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import xarray as xr
+
+from sfxreduce.geometry import Detector, Panel, PixelFlag, Window
+from sfxreduce.run import Reading, Run, event_columns
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ArrayFrames:
+    """A source of frames that are already there."""
+
+    frames: np.ndarray
+    detector: Detector
+    path: str = "memory"
+    reasons: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def n_events(self) -> int:
+        return len(self.frames)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.frames.dtype
+
+    @property
+    def n_bytes(self) -> int:
+        return self.frames.nbytes
+
+    def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
+        chosen = self.frames[np.asarray(events, int)]
+        if window is not None:
+            chosen = np.stack([window.take(frame, self.detector) for frame in chosen])
+        reasons = np.array([self.reasons.get(int(e), 0) for e in events], np.uint32)
+        return Reading(pixels=chosen, reasons=reasons)
+
+
+@dataclass(frozen=True)
+class BrightestPixel:
+    """Scores an event by its brightest pixel: knows nothing, and is exact."""
+
+    name: str = "brightest"
+    settings: str = "none"
+    threshold: float = 500.0
+    model_sha256: str | None = None
+    needs_gpu: bool = False
+    tile: int = 0
+
+    def window(self, detector: Detector) -> Window | None:
+        return Window.centre(detector, tile_shape=(self.tile, self.tile)) if self.tile else None
+
+    def __call__(self, pixels: np.ndarray, detector: Detector) -> np.ndarray:
+        return pixels.reshape(len(pixels), -1).max(axis=1).astype(np.float32)
+
+
+def panelled_detector(n_panels: int, *, shape: tuple[int, int] = (40, 60)) -> Detector:
+    """Panels one below the other with gaps of 5 pixels, the last one turned upside down."""
+    n_y, n_x = shape
+    pitch = n_y + 5
+    panels = [
+        Panel(name=f"p{p}", corner=(-n_x / 2, (p - n_panels / 2) * pitch))
+        for p in range(n_panels - 1)
+    ]
+    top = (n_panels / 2 - 1) * pitch
+    panels.append(
+        Panel(name="last", corner=(n_x / 2, top + n_y), fast=(-1.0, 0.0), slow=(0.0, -1.0))
+    )
+    return Detector(
+        name="panels",
+        panel_shape=shape,
+        panels=tuple(panels),
+        stacked=True,
+        pixel_size_m=75e-6,
+        distance_m=0.1,
+    )
+
+
+def planted_run(
+    *, n_events: int = 70, panels: int = 0, seed: int = 1, dtype: str = "int16"
+) -> Run:
+    """Noise of about 100 ADU; every third event has a pixel of 1000 or more in the middle."""
+    rng = np.random.default_rng(seed)
+    detector = (
+        panelled_detector(panels)
+        if panels
+        else Detector.centred("camera", (130, 150), pixel_size_m=110e-6, distance_m=0.15)
+    )
+    mask = np.zeros(detector.frame_shape, np.uint32)
+    mask[..., 0, :] = PixelFlag.DEAD
+    detector = detector.with_mask(mask)
+    frames = rng.normal(100, 5, (n_events, *detector.frame_shape)).astype(dtype)
+    middle = Window.centre(detector, tile_shape=(10, 10)).gather(detector)
+    inside = middle[middle >= 0]
+    for event in range(0, n_events, 3):
+        frames[event].reshape(-1)[inside[event % inside.size]] = 1000 + event
+    kind = np.arange(n_events) % 3 == 0
+    truth = xr.Dataset(
+        {
+            "kind": (
+                "event",
+                kind.astype(np.uint8),
+                {"flag_values": [0, 1], "flag_meanings": "blank hit"},
+            ),
+            "n_crystals": ("event", kind.astype(np.int32)),
+            "peak_event": ("peak", np.flatnonzero(kind).astype(np.int64)),
+            "peak_photons": ("peak", np.full(int(kind.sum()), 50, np.float32)),
+        }
+    )
+    columns = event_columns(
+        n_events,
+        event_id=[f"event-{i}" for i in range(n_events)],
+        photon_energy_ev=np.full(n_events, 8000.0),
+    )
+    return Run(
+        source=ArrayFrames(frames=frames, detector=detector),
+        columns=columns,
+        truth=truth,
+        experiment="planted",
+        name="r1",
+        events_per_block=32,
+    )

@@ -1,0 +1,328 @@
+"""Every kept event is written once, in order, bit for bit; every event is accounted for."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from planted import ArrayFrames, BrightestPixel, planted_run
+
+from sfxreduce.cluster import Pool, SerialPool
+from sfxreduce.decide import Decision, Reason
+from sfxreduce.errors import OutputError, OutputExists
+from sfxreduce.geometry import Window
+from sfxreduce.ingest import store_run
+from sfxreduce.io.open import open_run
+from sfxreduce.pipeline import Outputs, plan_filter, run_filter
+from sfxreduce.plan import plan_reduction
+from sfxreduce.run import Run
+from sfxreduce.verify import verify_reduced
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+@given(kept=st.sets(st.integers(0, 299)), per_shard=st.integers(1, 40))
+def test_a_plan_places_every_kept_event_once_in_order(kept: set[int], per_shard: int) -> None:
+    plan = plan_reduction(
+        np.array(sorted(kept), np.int64),
+        n_events=300,
+        events_per_shard=per_shard,
+        copies_tiles=True,
+    )
+    shards = list(plan.shards())
+    assert [e for shard in shards for e in shard.source_index] == sorted(kept)
+    assert all(len(shard.source_index) == per_shard for shard in shards[:-1])
+    assert [shard.shard for shard in shards] == list(range(plan.n_shards))
+
+
+@pytest.mark.parametrize("origin", ["copied tiles", "encoded frames"])
+def test_every_kept_event_is_written_once_in_order_bit_for_bit(
+    origin: str, run: Run, stored: Path, tmp_path: Path, serial: Pool, frames: np.ndarray
+) -> None:
+    source = open_run(stored) if origin == "copied tiles" else run
+    report = run_filter(
+        source,
+        outputs=Outputs(store=tmp_path / "hits.zarr"),
+        scorer=BrightestPixel(),
+        pool=serial,
+    )
+    hits = np.arange(0, 70, 3)
+    kept = open_run(tmp_path / "hits.zarr")
+    np.testing.assert_array_equal(kept.columns.source_index, hits)
+    assert kept.source.read(range(hits.size)).pixels.tobytes() == frames[hits].tobytes()
+    np.testing.assert_array_equal(kept.columns.event_id, run.columns.event_id[hits])
+    assert (report.hits, report.undecided, report.rejected) == (24, 0, 46)
+    assert report.kept == kept.n_events == 24
+    found = verify_reduced(tmp_path / "hits.zarr", against=source, pool=serial)
+    assert found.ok
+    assert (found.checked, found.mismatched) == (24, 0)
+
+
+def test_the_ledger_has_one_row_for_every_source_event(
+    stored: Path, tmp_path: Path, serial: Pool, frames: np.ndarray
+) -> None:
+    run_filter(
+        open_run(stored),
+        outputs=Outputs(store=tmp_path / "hits.zarr"),
+        scorer=BrightestPixel(),
+        pool=serial,
+    )
+    with xr.open_zarr(tmp_path / "hits.zarr", group="ledger", consolidated=False) as ledger:
+        np.testing.assert_array_equal(ledger.source_index, np.arange(70))
+        np.testing.assert_array_equal(ledger.score, frames.reshape(70, -1).max(axis=1))
+        assert ledger.decision.attrs["flag_meanings"] == "reject undecided hit"
+        assert ledger.decision.attrs["flag_values"] == [0, 1, 2]
+        assert ledger.decision.dtype == "uint8"
+        assert ledger.score.dtype == "float32"
+
+
+def test_truth_of_the_kept_events_goes_with_them(
+    stored: Path, tmp_path: Path, serial: Pool
+) -> None:
+    run_filter(
+        open_run(stored),
+        outputs=Outputs(store=tmp_path / "hits.zarr"),
+        scorer=BrightestPixel(),
+        pool=serial,
+    )
+    truth = open_run(tmp_path / "hits.zarr").truth
+    assert truth is not None
+    assert (truth.kind == 1).all()
+    np.testing.assert_array_equal(truth.peak_event, np.arange(24))
+
+
+@pytest.mark.parametrize("tile", [0, 20])
+def test_serial_and_cluster_write_the_same_bytes(
+    tile: int, stored: Path, tmp_path: Path, serial: Pool, cluster: Pool
+) -> None:
+    for name, pool in (("serial", serial), ("cluster", cluster)):
+        run_filter(
+            open_run(stored),
+            outputs=Outputs(store=tmp_path / name),
+            scorer=BrightestPixel(tile=tile),
+            pool=pool,
+        )
+    assert tree(tmp_path / "serial") == tree(tmp_path / "cluster")
+
+
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    damage=st.lists(
+        st.tuples(
+            st.integers(0, 19),
+            st.sampled_from(["hole", "error", "constant", "nan", "saturated"]),
+        ),
+        max_size=6,
+    )
+)
+def test_a_damaged_event_is_never_rejected(
+    damage: list[tuple[int, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run = planted_run(n_events=20, dtype="float32")
+    frames = run.source.frames  # type: ignore[attr-defined]
+    reasons: dict[int, int] = {}
+    for event, kind in damage:
+        if kind == "constant":
+            frames[event] = 7
+        elif kind == "nan":
+            frames[event, 30:] = np.nan
+        elif kind == "saturated":
+            frames[event, 30:60] = 4000 + np.arange(30)[:, None]
+        else:
+            reasons[event] = int(Reason.DATA_HOLE if kind == "hole" else Reason.READ_ERROR)
+    detector = type(run.detector).centred("camera", (130, 150), saturation_adu=4000)
+    damaged = Run(
+        source=ArrayFrames(frames=frames, detector=detector, reasons=reasons), columns=run.columns
+    )
+    plan = plan_filter(damaged, scorer=BrightestPixel(threshold=9e9), pool=SerialPool())
+    hurt = {event for event, _ in damage}
+    assert set(plan.reduction.kept.tolist()) == hurt
+    assert (plan.decisions.reason[sorted(hurt)] != 0).all()
+    assert not plan.decisions.reason[[e for e in range(20) if e not in hurt]].any()
+
+
+def test_an_unreadable_event_is_kept_as_a_hole_and_verified_as_one(
+    stored: Path, tmp_path: Path, serial: Pool
+) -> None:
+    first = sorted(p for p in (stored / "frames" / "c").rglob("*") if p.is_file())[0]
+    data = bytearray(first.read_bytes())
+    data[20] ^= 1
+    first.write_bytes(data)
+    source = open_run(stored)
+    report = run_filter(
+        source,
+        outputs=Outputs(store=tmp_path / "hits.zarr"),
+        scorer=BrightestPixel(),
+        pool=serial,
+    )
+    assert (report.undecided, report.hits) == (1, 23)
+    kept = open_run(tmp_path / "hits.zarr")
+    assert kept.source.read([0]).reasons.tolist() == [Reason.DATA_HOLE]
+    assert verify_reduced(tmp_path / "hits.zarr", against=source, pool=serial).ok
+
+
+def test_a_run_without_hits_and_a_run_of_hits_are_both_whole(
+    stored: Path, tmp_path: Path, serial: Pool
+) -> None:
+    source = open_run(stored)
+    for name, threshold, kept in (("none", 9e9, 0), ("all", -1.0, 70)):
+        report = run_filter(
+            source,
+            outputs=Outputs(
+                store=tmp_path / name,
+                cxi=tmp_path / f"{name}.cxi",
+                report=tmp_path / f"{name}.html",
+            ),
+            scorer=BrightestPixel(),
+            pool=serial,
+            threshold=threshold,
+        )
+        assert report.kept == kept
+        assert verify_reduced(tmp_path / name, against=source, pool=serial).ok
+        assert open_run(tmp_path / f"{name}.cxi").n_events == kept
+        with xr.open_zarr(tmp_path / name, consolidated=False) as data:
+            assert data.sizes["event"] == kept
+
+
+def test_a_dry_run_plans_what_the_real_run_does_and_writes_nothing(
+    stored: Path, tmp_path: Path, serial: Pool
+) -> None:
+    before = set(tmp_path.iterdir())
+    plan = plan_filter(open_run(stored), scorer=BrightestPixel(), pool=serial)
+    assert set(tmp_path.iterdir()) == before
+    run_filter(
+        open_run(stored),
+        outputs=Outputs(store=tmp_path / "hits.zarr"),
+        scorer=BrightestPixel(),
+        pool=serial,
+    )
+    kept = open_run(tmp_path / "hits.zarr").columns.source_index
+    np.testing.assert_array_equal(plan.reduction.kept, kept)
+
+
+def test_scoring_reads_only_the_window_and_copying_decodes_nothing(
+    stored: Path, tmp_path: Path, serial: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Window | None] = []
+    from sfxreduce.io import shards
+    from sfxreduce.io.readers.zarr import ZarrFrames
+
+    read, decode = ZarrFrames.read, shards.TileCodec.decode
+
+    def noting(self: ZarrFrames, events: Any, window: Window | None = None) -> Any:
+        asked.append(window)
+        return read(self, events, window)
+
+    decoded = 0
+
+    def counting(self: shards.TileCodec, encoded: bytes) -> np.ndarray:
+        nonlocal decoded
+        decoded += 1
+        return decode(self, encoded)
+
+    source = open_run(stored)
+    scorer = BrightestPixel(tile=10)
+    window = scorer.window(source.detector)
+    assert window is not None
+    monkeypatch.setattr(ZarrFrames, "read", noting)
+    monkeypatch.setattr(shards.TileCodec, "decode", counting)
+    run_filter(source, outputs=Outputs(store=tmp_path / "h"), scorer=scorer, pool=serial)
+    assert asked == [window, window]
+    layout = source.source.layout  # type: ignore[attr-defined]
+    assert decoded == 70 * len(layout.tiles_of(window.boxes(source.detector)))
+
+
+def test_an_existing_output_stays_unless_overwriting(
+    stored: Path, tmp_path: Path, serial: Pool
+) -> None:
+    (tmp_path / "hits.zarr").mkdir()
+    (tmp_path / "hits.zarr" / "mine").write_text("keep me")
+    for overwrite in (False, True):
+        outputs = Outputs(store=tmp_path / "hits.zarr", overwrite=overwrite)
+        if not overwrite:
+            with pytest.raises(OutputExists, match="already exists"):
+                run_filter(
+                    open_run(stored), outputs=outputs, scorer=BrightestPixel(), pool=serial
+                )
+            assert (tmp_path / "hits.zarr" / "mine").read_text() == "keep me"
+        else:
+            run_filter(open_run(stored), outputs=outputs, scorer=BrightestPixel(), pool=serial)
+            assert verify_reduced(
+                tmp_path / "hits.zarr", against=open_run(stored), pool=serial
+            ).ok
+
+
+def test_a_disk_that_fills_up_leaves_no_output_and_the_source_as_it_was(
+    stored: Path, tmp_path: Path, serial: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(stored)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sfxreduce.io.writers.shards.write_file", full)
+    with pytest.raises(OutputError, match="no space left on the disk"):
+        run_filter(
+            open_run(stored),
+            outputs=Outputs(store=tmp_path / "hits.zarr", report=tmp_path / "r.html"),
+            scorer=BrightestPixel(),
+            pool=serial,
+        )
+    assert [p.name for p in tmp_path.iterdir()] == ["run.zarr"]
+    assert tree(stored) == before
+
+
+def test_filtering_never_changes_the_source(stored: Path, tmp_path: Path, serial: Pool) -> None:
+    before = {p: p.stat().st_mtime_ns for p in stored.rglob("*")}
+    contents = tree(stored)
+    run_filter(
+        open_run(stored),
+        outputs=Outputs(store=tmp_path / "h", cxi=tmp_path / "h.cxi", report=tmp_path / "r.html"),
+        scorer=BrightestPixel(),
+        pool=serial,
+    )
+    assert tree(stored) == contents
+    assert {p: p.stat().st_mtime_ns for p in stored.rglob("*")} == before
+
+
+def test_a_hits_store_can_be_filtered_again(stored: Path, tmp_path: Path, serial: Pool) -> None:
+    for source, out, threshold in ((stored, "once", 500.0), (tmp_path / "once", "twice", 1030.0)):
+        run_filter(
+            open_run(source),
+            outputs=Outputs(store=tmp_path / out),
+            scorer=BrightestPixel(),
+            pool=serial,
+            threshold=threshold,
+        )
+    twice = open_run(tmp_path / "twice")
+    assert twice.n_events == 14
+    assert verify_reduced(
+        tmp_path / "twice", against=open_run(tmp_path / "once"), pool=serial
+    ).ok
+
+
+def test_an_empty_run_is_filtered_to_an_empty_store(tmp_path: Path, serial: Pool) -> None:
+    store_run(planted_run(n_events=0), out=tmp_path / "run.zarr", pool=serial)
+    report = run_filter(
+        open_run(tmp_path / "run.zarr"),
+        outputs=Outputs(store=tmp_path / "hits.zarr", report=tmp_path / "r.html"),
+        scorer=BrightestPixel(),
+        pool=serial,
+    )
+    assert report.events == report.kept == 0
+    assert zarr.open_group(str(tmp_path / "hits.zarr"), mode="r")["frames"].shape[0] == 0
+
+
+def test_undecided_and_hits_make_up_the_kept_events() -> None:
+    assert Decision.REJECT == 0

@@ -1,0 +1,213 @@
+"""A run store gives back what went in, says what it is, and never passes a hole for zeros."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from planted import ArrayFrames, planted_run
+
+from sfxreduce.cluster import Pool
+from sfxreduce.decide import Reason
+from sfxreduce.errors import RunNotFound, SchemaError, SourceError
+from sfxreduce.geometry import Window
+from sfxreduce.ingest import store_run
+from sfxreduce.io.open import open_run
+from sfxreduce.io.readers.zarr import ZarrFrames
+from sfxreduce.run import MISSING_TIME, Run
+
+
+def shard_files(store: Path) -> list[Path]:
+    return sorted(p for p in (store / "frames" / "c").rglob("*") if p.is_file())
+
+
+def test_frames_columns_mask_geometry_and_truth_come_back(
+    run: Run, stored: Path, frames: np.ndarray
+) -> None:
+    back = open_run(stored)
+    assert back.source.dtype == frames.dtype
+    assert back.source.read(range(70)).pixels.tobytes() == frames.tobytes()
+    np.testing.assert_array_equal(back.detector.mask, run.detector.mask)
+    assert back.detector.panels == run.detector.panels
+    assert np.isnan(back.detector.adu_per_photon)
+    assert (back.experiment, back.name) == ("planted", "r1")
+    xr.testing.assert_equal(back.columns[list(run.columns)], run.columns)
+    assert back.truth is not None
+    xr.testing.assert_identical(back.truth, run.truth)
+
+
+def test_lazy_frames_equal_the_source(stored: Path, frames: np.ndarray) -> None:
+    lazy = open_run(stored).frames
+    assert lazy.dims == ("event", *(("panel",) if frames.ndim == 4 else ()), "y", "x")
+    np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), frames)
+
+
+def test_a_store_opens_in_xarray_without_a_warning_and_with_names_and_units(
+    stored: Path, frames: np.ndarray
+) -> None:
+    with xr.open_zarr(stored, consolidated=False) as data:
+        assert data.frames.dims[0] == "event"
+        assert data.frames.attrs["units"] == "ADU"
+        assert data.photon_energy_ev.attrs["units"] == "eV"
+        assert data.timestamp_ns.dtype == "datetime64[ns]"
+        assert np.isnat(data.timestamp_ns.values).all()
+        assert data.event_id.values[3] == "event-3"
+        np.testing.assert_array_equal(data.frames, frames)
+
+
+def test_every_array_of_a_store_is_checksummed(stored: Path) -> None:
+    metadata = [json.loads(p.read_text()) for p in stored.rglob("zarr.json")]
+    arrays = [m for m in metadata if m["node_type"] == "array"]
+    assert len(arrays) >= 10
+    for array in arrays:
+        last = array["codecs"][-1]
+        if last["name"] == "sharding_indexed":
+            assert last["configuration"]["codecs"][-1]["name"] == "crc32c"
+            assert last["configuration"]["index_codecs"][-1]["name"] == "crc32c"
+        else:
+            assert last["name"] == "crc32c"
+
+
+def test_a_window_is_read_alone_and_exactly(run: Run, stored: Path) -> None:
+    for tile_shape in ((20, 30), (100, 100), (400, 20)):
+        window = Window.centre(run.detector, tile_shape=tile_shape)
+        ours = open_run(stored).source.read([0, 33, 69], window)
+        theirs = run.source.read([0, 33, 69], window)
+        np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+        assert not ours.reasons.any()
+
+
+def test_reading_a_centre_tile_touches_only_its_bytes(
+    tmp_path: Path, serial: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planted_run(n_events=4, dtype="uint16")
+    frames = np.random.default_rng(0).poisson(3, (4, 1750, 1750)).astype("uint16")
+    detector = type(run.detector).centred("camera", (1750, 1750))
+    big = Run(source=ArrayFrames(frames=frames, detector=detector), columns=run.columns)
+    store_run(big, out=tmp_path / "big.zarr", pool=serial)
+    source = ZarrFrames(path=str(tmp_path / "big.zarr"))
+    layout = source.layout
+    assert layout is not None
+    n_read = 0
+    pread = __import__("os").pread
+
+    def counting(file: int, length: int, offset: int) -> bytes:
+        nonlocal n_read
+        data = pread(file, length, offset)
+        n_read += len(data)
+        return data
+
+    monkeypatch.setattr("sfxreduce.io.shards.os.pread", counting)
+    reading = source.read(range(4), Window.centre(detector))
+    np.testing.assert_array_equal(reading.pixels[:, 0], frames[:, 700:1050, 700:1050])
+    index_bytes = 16 * layout.events_per_shard * layout.tiles_per_event + 4
+    centre = layout.tiles_of(Window.centre(detector).boxes(detector))[0]
+    monkeypatch.undo()
+    window_bytes = sum(len(tiles[centre] or b"") for tiles in source.encoded(range(4)))
+    assert n_read == window_bytes + index_bytes
+
+
+def test_a_missing_shard_is_a_hole_and_never_zeros(stored: Path) -> None:
+    shard_files(stored)[0].unlink()
+    reading = open_run(stored).source.read([0, 1])
+    assert reading.reasons.tolist() == [Reason.DATA_HOLE] * 2
+    with pytest.raises(SourceError, match="event 0 cannot be read"):
+        open_run(stored).frames[0].compute(scheduler="synchronous")
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "index"])
+def test_a_damaged_shard_is_a_read_error(stored: Path, damage: str) -> None:
+    file = shard_files(stored)[0]
+    data = file.read_bytes()
+    if damage == "index":
+        data = data[:-8] + bytes([data[-8] ^ 1]) + data[-7:]
+    file.write_bytes({"empty": b"", "half": data[: len(data) // 2]}.get(damage, data))
+    assert open_run(stored).source.read([0]).reasons.tolist() == [Reason.READ_ERROR]
+
+
+def test_one_flipped_byte_costs_one_event(stored: Path, frames: np.ndarray) -> None:
+    file = shard_files(stored)[0]
+    data = bytearray(file.read_bytes())
+    data[20] ^= 4
+    file.write_bytes(data)
+    reading = open_run(stored).source.read(range(70))
+    assert np.flatnonzero(reading.reasons).tolist() == [0]
+    np.testing.assert_array_equal(reading.pixels[1:], frames[1:])
+
+
+def test_an_unreadable_source_event_is_stored_as_a_hole(tmp_path: Path, serial: Pool) -> None:
+    run = planted_run(n_events=5)
+    source = ArrayFrames(
+        frames=run.source.frames,  # type: ignore[attr-defined]
+        detector=run.detector,
+        reasons={3: int(Reason.READ_ERROR)},
+    )
+    holed = Run(source=source, columns=run.columns)
+    summary = store_run(holed, out=tmp_path / "run.zarr", pool=serial)
+    assert summary.unreadable == 1
+    reading = open_run(tmp_path / "run.zarr").source.read(range(5))
+    assert reading.reasons.tolist() == [0, 0, 0, Reason.DATA_HOLE, 0]
+    with xr.open_zarr(tmp_path / "run.zarr", consolidated=False) as data:
+        assert (data.frames[3] == np.iinfo("int16").min).all()
+
+
+def test_other_peoples_zarr_is_read_where_it_lies(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(1, 99, (6, 20, 30)).astype("uint16")
+    group = zarr.create_group(str(tmp_path / "theirs.zarr"))
+    array = group.create_array("frames", shape=frames.shape, dtype="uint16", chunks=(2, 20, 15))
+    array[...] = frames
+    run = open_run(tmp_path / "theirs.zarr")
+    np.testing.assert_array_equal(run.source.read(range(6)).pixels, frames)
+    window = Window.centre(run.detector, tile_shape=(4, 4))
+    np.testing.assert_array_equal(
+        run.source.read([5], window).pixels[0, 0], frames[5, 8:12, 13:17]
+    )
+    assert (run.columns.timestamp_ns.values == MISSING_TIME).all()
+    (tmp_path / "theirs.zarr" / "frames" / "c" / "1" / "0" / "1").unlink()
+    assert run.source.read(range(6)).reasons.tolist() == [0, 0, Reason.DATA_HOLE] + [
+        Reason.DATA_HOLE,
+        0,
+        0,
+    ]
+
+
+def test_a_replaced_store_is_not_served_from_memory(tmp_path: Path, serial: Pool) -> None:
+    path = tmp_path / "run.zarr"
+    store_run(planted_run(n_events=3), out=path, pool=serial)
+    assert open_run(path).n_events == 3
+    store_run(planted_run(n_events=5, seed=2), out=path, pool=serial, overwrite=True)
+    assert open_run(path).n_events == 5
+
+
+def test_what_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(RunNotFound, match="no such file or folder"):
+        open_run(tmp_path / "nowhere.zarr")
+    zarr.create_group(str(tmp_path / "empty.zarr")).create_group("other")
+    with pytest.raises(SchemaError, match=r"no array 'frames'; found \['other'\]"):
+        open_run(tmp_path / "empty.zarr")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SchemaError, match="expected a Zarr group"):
+        open_run(tmp_path / "folder")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(SchemaError, match="found '.txt'"):
+        open_run(tmp_path / "notes.txt")
+    newer = zarr.create_group(str(tmp_path / "newer.zarr"), attributes={"schema_version": 99})
+    newer.create_array("frames", shape=(1, 2, 2), dtype="i2")
+    with pytest.raises(SchemaError, match="version 99"):
+        open_run(tmp_path / "newer.zarr")
+
+
+def test_the_same_run_gives_the_same_bytes_on_any_pool(
+    tmp_path: Path, run: Run, serial: Pool, cluster: Pool
+) -> None:
+    for name, pool in (("a", serial), ("b", cluster)):
+        store_run(run, out=tmp_path / name, pool=pool)
+    ours, theirs = (
+        {str(p.relative_to(tmp_path / n)): p.read_bytes() for p in (tmp_path / n).rglob("*.*")}
+        for n in "ab"
+    )
+    assert ours == theirs
