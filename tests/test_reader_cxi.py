@@ -178,6 +178,19 @@ def test_geometry_in_the_file_is_used(tmp_path: Path) -> None:
     assert detector.panels[0].corner == (-4.0, -7.0)
 
 
+def test_corners_of_events_are_not_taken_for_panels(tmp_path: Path) -> None:
+    corners = np.arange(12.0).reshape(4, 3) * 1e-4
+    geometry = {f"{DETECTOR}/corner_position": corners, f"{DETECTOR}/x_pixel_size": 1e-4}
+    path = write(tmp_path / "run.cxi", frames_of(), **geometry)
+    assert open_cxi(path).detector.panels[0].corner == (-5.0, -6.0)
+    with h5py.File(path, "a") as file:
+        file[f"{DETECTOR}/module_identifier"] = ["a", "b", "c", "d"]
+    detector = open_cxi(path).detector
+    assert detector.frame_shape == (4, 3, 10)
+    assert [(p.name, p.corner) for p in detector.panels[:2]] == [("a", (0, 1)), ("b", (3, 4))]
+    np.testing.assert_array_equal(read_all(open_cxi(path)), frames_of().reshape(4, 4, 3, 10))
+
+
 @pytest.mark.parametrize(
     ("values", "flag"),
     [

@@ -54,6 +54,7 @@ def source_run(
         file[f"{DETECTOR}/adu_per_photon"] = 20.0
         file[f"{DETECTOR}/saturation_value"] = 16383.0
         file[f"{DETECTOR}/mask"] = mask
+        file[f"{DETECTOR}/module_identifier"] = [f"panel {i}" for i in range(n_panels)]
     return open_cxi(path)
 
 

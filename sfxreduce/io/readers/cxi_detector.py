@@ -38,14 +38,15 @@ def read_detector(file: Hdf5File, frame_shape: tuple[int, ...]) -> Detector:
 
     Without a geometry in the file the beam is at the centre of the frame; panels are then stacked
     along y, in the order of the file. With one, `corner_position` gives the corner of every panel
-    and `basis_vectors` its slow and fast steps, both in metres from the beam [1]_.
+    and `basis_vectors` its slow and fast steps, both in metres from the beam [1]_, and
+    `module_identifier` the name of each.
 
     Parameters
     ----------
     file : Hdf5File
     frame_shape : tuple of int
-        (y, x) or (panel, y, x) of a frame in the file. A frame of rank 2 with the corners of
-        several panels is a slab, (panel * y, x); the detector then has the panels apart.
+        (y, x) or (panel, y, x) of a frame in the file. A frame of rank 2 with the names of several
+        panels is a slab, (panel * y, x); the detector then has the panels apart.
 
     Raises
     ------
@@ -121,25 +122,29 @@ def _placed_panels(
     if corners is None or corners.shape[-1:] != (3,) or not np.isfinite(corners).all():
         return ()
     corners = corners.reshape(-1, 3)
+    names = _panel_names(file, frame_shape)
     # Zeros are what a program writes that has to write a corner and does not know it.
-    if math.isnan(pixel_size) or not corners[:, :2].any():
-        return ()
-    fits = (
-        len(corners) == frame_shape[0]
-        if len(frame_shape) == 3
-        else frame_shape[0] % len(corners) == 0
-    )
-    if not fits:
+    if math.isnan(pixel_size) or len(corners) != len(names) or not corners[:, :2].any():
         return ()
     steps = _numbers(file, f"{CXI}/basis_vectors")
     if steps is None or steps.size != len(corners) * 6 or not np.isfinite(steps).all():
         steps = np.tile([[0.0, pixel_size, 0.0], [pixel_size, 0.0, 0.0]], (len(corners), 1, 1))
+    places = zip(names, corners / pixel_size, steps.reshape(-1, 2, 3) / pixel_size, strict=True)
     return tuple(
-        Panel(name=f"p{i}", corner=_xy(corner), fast=_xy(fast), slow=_xy(slow))
-        for i, (corner, (slow, fast)) in enumerate(
-            zip(corners / pixel_size, steps.reshape(-1, 2, 3) / pixel_size, strict=True)
-        )
+        Panel(name=name, corner=_xy(corner), fast=_xy(fast), slow=_xy(slow))
+        for name, corner, (slow, fast) in places
     )
+
+
+def _panel_names(file: Hdf5File, frame_shape: tuple[int, ...]) -> list[str]:
+    """Names of the panels; only these tell a slab of panels from one panel."""
+    default = [f"p{i}" for i in range(frame_shape[0] if len(frame_shape) == 3 else 1)]
+    dataset = file.dataset(f"{CXI}/module_identifier")
+    if dataset is None or dataset.ndim != 1 or h5py.check_string_dtype(dataset.dtype) is None:
+        return default
+    names = [str(name) for name in file.read(dataset)]
+    divides = len(frame_shape) == 2 and bool(names) and frame_shape[0] % len(names) == 0
+    return names if divides or len(names) == len(default) else default
 
 
 def _xy(vector: NDArray[np.float64]) -> tuple[float, float]:

@@ -8,6 +8,7 @@ file is followed.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -277,5 +278,7 @@ class Hdf5File:
 
 
 def _cause(error: Exception) -> str:
-    """One line out of an error of the HDF5 library."""
-    return " ".join(str(error).split()).strip("'\"") or type(error).__name__
+    """What the system said, out of the paragraph that the HDF5 library makes of it."""
+    text = " ".join(str(error.args[-1] if error.args else error).split())
+    said = re.search(r"error message = '([^']+)'", text)
+    return said.group(1) if said else text or type(error).__name__

@@ -20,6 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from sfxreduce.errors import OutputError, OutputExists
 from sfxreduce.geometry import Detector, Panel
@@ -135,8 +136,16 @@ def _write_detector(file: h5py.File, detector: Detector, slab_shape: tuple[int, 
     if math.isfinite(detector.pixel_size_m):
         vectors = np.array([_steps(panel) for panel in detector.panels]) * detector.pixel_size_m
         _put(file, f"{DETECTOR}/basis_vectors", vectors[0] if one else vectors)
+    # Without the names, the corners of a slab could be taken for those of so many events.
+    _put(file, f"{DETECTOR}/module_identifier", _text([panel.name for panel in detector.panels]))
     mask = detector.mask.reshape(slab_shape)
     file.create_dataset(f"{DETECTOR}/mask", data=mask, **_packing(slab_shape))
+
+
+def _text(names: list[str]) -> NDArray[np.bytes_]:
+    """Names as text of one length, which lies where HDF5 puts it the same way every time."""
+    encoded = [name.encode() for name in names]
+    return np.array(encoded, h5py.string_dtype("utf-8", max([1, *map(len, encoded)])))
 
 
 def _steps(panel: Panel) -> list[list[float]]:
@@ -176,10 +185,8 @@ def _write_frames(file: h5py.File, content: CxiContent) -> int:
 
 def _write_events(file: h5py.File, columns: xr.Dataset) -> None:
     """Write what is known of each event, in SI units and under the LCLS names."""
-    names = [str(name) for name in columns["event_id"].values]
-    width = max([1, *(len(name.encode()) for name in names)])
-    text = np.array([name.encode() for name in names], h5py.string_dtype("utf-8", width))
-    _put(file, f"{DETECTOR}/experiment_identifier", text)
+    names = _text([str(name) for name in columns["event_id"].values])
+    _put(file, f"{DETECTOR}/experiment_identifier", names)
     time_ns = columns["timestamp_ns"].values
     known = np.where(time_ns > 0, time_ns, 0)
     _put(file, "/LCLS/machineTime", known // 1_000_000_000)
