@@ -180,7 +180,7 @@ def streak_at(x: float, y: float, streak: Streak) -> float:
     along = x * math.cos(streak.angle) + y * math.sin(streak.angle)
     across = y * math.cos(streak.angle) - x * math.sin(streak.angle)
     width = streak.width * (1.0 + 0.5 * abs(along) / streak.length)
-    if abs(across) > 4.0 * width or abs(along) > 8.0 * streak.length:
+    if abs(across) > 4.0 * width or abs(along) > 20.0 * streak.length:
         return 0.0
     fringes = 1.0 + math.cos(2.0 * math.pi * along / streak.fringe + streak.phase)
     decay = (1.0 + (along / streak.length) ** 2) ** -1.5

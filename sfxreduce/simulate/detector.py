@@ -224,8 +224,7 @@ def _spoil(camera: Camera, mask: NDArray[np.uint32], area: NDArray[np.float32]) 
     size = mask.size
     d = camera.defects
     counts = [round(n * size / 1e6) for n in (d.dead, d.hot, d.stuck, d.unmasked_hot)]
-    u = uniform_block(key_of("defects", camera.name), 3 * sum(counts))
-    place, level, _ = np.split(u, 3)
+    place, level = np.split(uniform_block(key_of("defects", camera.name), 2 * sum(counts)), 2)
     dead, hot, stuck, sly = np.split((place * size).astype(np.int64), np.cumsum(counts)[:-1])
     _, hot_level, stuck_level, sly_level = np.split(level, np.cumsum(counts)[:-1])
     flat = mask.reshape(-1)
@@ -233,17 +232,19 @@ def _spoil(camera: Camera, mask: NDArray[np.uint32], area: NDArray[np.float32]) 
     flat[hot] |= np.uint32(PixelFlag.HOT)
     flat[stuck] |= np.uint32(PixelFlag.BAD)
     area.reshape(-1)[dead] = 0.0
-    alive = area.reshape(-1)[sly] > 0.0
     pattern = normal_block(key_of("gain", camera.name), size).reshape(mask.shape)
-    glow = -camera.defects.hot_level * np.log(np.concatenate([hot_level, sly_level[alive]]))
+    glow = -camera.defects.hot_level * np.log(np.concatenate([hot_level, sly_level]))
+    hot = np.concatenate([hot, sly])
+    # Where there is no sensor, nothing glows.
+    alive, seen = (area.reshape(-1)[pixels] > 0.0 for pixels in (hot, stuck))
     return Response(
         area=area,
         gain=(camera.adu_per_photon * (1.0 + camera.gain_spread * pattern)).astype(np.float32),
         offset=_pedestals(camera, mask.shape),
-        hot=np.concatenate([hot, sly[alive]]),
-        glow=glow,
-        stuck=stuck,
-        reading=np.floor(stuck_level * camera.saturation_adu),
+        hot=hot[alive],
+        glow=glow[alive],
+        stuck=stuck[seen],
+        reading=np.floor(stuck_level * camera.saturation_adu)[seen],
     )
 
 

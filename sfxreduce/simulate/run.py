@@ -28,7 +28,8 @@ class SimulatedFrames:
     """Source of frames that are rendered on demand.
 
     An event depends on experiment, frame shape, hit rate, seed and its position alone: batching,
-    order and number of workers do not matter, and a longer run begins with the shorter one.
+    order and number of workers do not matter, and a longer run begins with the shorter one. The
+    same event has the same crystal at any hit rate that gives it one.
 
     Parameters
     ----------
@@ -63,8 +64,10 @@ class SimulatedFrames:
 
     @property
     def path(self) -> str:
-        """What is simulated, for messages."""
-        return f"simulated:{self.experiment}"
+        """What is simulated, for messages; runs that differ have different paths."""
+        frame = "" if self.frame_shape is None else "&frame={}x{}".format(*self.frame_shape)
+        options = f"seed={self.seed}&events={self.n_events}&hit-rate={self.hit_rate:g}{frame}"
+        return f"simulated:{self.experiment}?{options}"
 
     @property
     def stage(self) -> Stage:
