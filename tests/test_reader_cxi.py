@@ -356,6 +356,14 @@ def test_an_open_run_keeps_no_file_open(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("locking", [None, True, False])
+def test_a_file_that_the_process_has_open_already_is_read(
+    tmp_path: Path, locking: bool | None
+) -> None:
+    with h5py.File(write(tmp_path / "run.cxi", frames_of()), "r", locking=locking):
+        np.testing.assert_array_equal(read_all(open_cxi(tmp_path / "run.cxi")), frames_of())
+
+
 def test_a_contiguous_dataset_that_was_never_written_is_all_holes(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "run.cxi", "w") as file:
         file.create_dataset(DATA, (3, 4, 5), "i2")

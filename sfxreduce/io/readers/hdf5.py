@@ -41,6 +41,9 @@ class VirtualPart(Protocol):
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError)
 MOST_LINKS = 16
 
+# Without a lock if that can be had: a reader must not stand in anyone's way.
+LOCKING = (False, None, True)
+
 # The cache must hold a chunk of several frames, or each of its events would decompress it again.
 CHUNK_CACHE_BYTES = 64 << 20
 
@@ -71,13 +74,18 @@ def open_hdf5(path: str | Path) -> Iterator[Hdf5File]:
 
 def _open(stamp: FileStamp) -> h5py.File:
     """Open the file behind a stamp."""
-    try:
-        return h5py.File(stamp.path, "r", locking=False, rdcc_nbytes=CHUNK_CACHE_BYTES)
-    except HDF5_ERRORS as error:
-        raise SourceError(
-            f"{stamp.path}: expected a whole HDF5 file, found {stamp.n_bytes} bytes that cannot be "
-            f"opened as one ({_cause(error)}); fetch the file again"
-        ) from error
+    for locking in LOCKING:
+        try:
+            return h5py.File(stamp.path, "r", locking=locking, rdcc_nbytes=CHUNK_CACHE_BYTES)
+        except HDF5_ERRORS as error:
+            # Someone else in this process has the file open, and HDF5 wants it opened as they did.
+            failed = error
+            if "file locking" not in str(error):
+                break
+    raise SourceError(
+        f"{stamp.path}: expected a whole HDF5 file, found {stamp.n_bytes} bytes that cannot be "
+        f"opened as one ({_cause(failed)}); fetch the file again"
+    ) from failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
