@@ -31,11 +31,16 @@ if TYPE_CHECKING:
     from sfxreduce.score import Scorer
     from sfxreduce.scorers.cnn import CnnScorer, cuda_available
     from sfxreduce.scorers.peaks import PeakScorer
-    from sfxreduce.scorers.weights import default_model
+    from sfxreduce.scorers.weights import default_model, write_model
     from sfxreduce.simulate.run import simulated_run
+    from sfxreduce.train.evaluate import evaluate as evaluate_scorer
+    from sfxreduce.train.labelling import PeakLabelling
+    from sfxreduce.train.loop import train as train_model
+    from sfxreduce.train.recipe import RECIPES
     from sfxreduce.verify import verify_reduced
 
 __all__ = [
+    "RECIPES",
     "CnnScorer",
     "Decision",
     "Decisions",
@@ -43,6 +48,7 @@ __all__ = [
     "Outputs",
     "Panel",
     "PeakFinder",
+    "PeakLabelling",
     "PeakScorer",
     "Reason",
     "Report",
@@ -53,44 +59,59 @@ __all__ = [
     "cuda_available",
     "default_model",
     "describe_run",
+    "evaluate_scorer",
     "open_pool",
     "open_run",
     "plan_filter",
     "run_filter",
     "simulated_run",
     "store_run",
+    "train_model",
     "verify_reduced",
+    "write_model",
 ]
 
 _HOMES = {
-    "cluster": ("open_pool",),
-    "decide": ("Decision", "Decisions", "Reason"),
-    "describe": ("describe_run",),
-    "errors": ("SfxReduceError",),
-    "geometry": ("Detector", "Panel", "Window"),
-    "ingest": ("store_run",),
-    "io.open": ("open_run",),
-    "peaks": ("PeakFinder",),
-    "pipeline": ("Outputs", "plan_filter", "run_filter"),
-    "report": ("Report",),
-    "run": ("Run",),
-    "score": ("Scorer",),
-    "scorers.cnn": ("CnnScorer", "cuda_available"),
-    "scorers.peaks": ("PeakScorer",),
-    "scorers.weights": ("default_model",),
-    "simulate.run": ("simulated_run",),
-    "verify": ("verify_reduced",),
+    "CnnScorer": ("scorers.cnn", "CnnScorer"),
+    "Decision": ("decide", "Decision"),
+    "Decisions": ("decide", "Decisions"),
+    "Detector": ("geometry", "Detector"),
+    "Outputs": ("pipeline", "Outputs"),
+    "Panel": ("geometry", "Panel"),
+    "PeakFinder": ("peaks", "PeakFinder"),
+    "PeakLabelling": ("train.labelling", "PeakLabelling"),
+    "PeakScorer": ("scorers.peaks", "PeakScorer"),
+    "RECIPES": ("train.recipe", "RECIPES"),
+    "Reason": ("decide", "Reason"),
+    "Report": ("report", "Report"),
+    "Run": ("run", "Run"),
+    "Scorer": ("score", "Scorer"),
+    "SfxReduceError": ("errors", "SfxReduceError"),
+    "Window": ("geometry", "Window"),
+    "cuda_available": ("scorers.cnn", "cuda_available"),
+    "default_model": ("scorers.weights", "default_model"),
+    "describe_run": ("describe", "describe_run"),
+    "evaluate_scorer": ("train.evaluate", "evaluate"),
+    "open_pool": ("cluster", "open_pool"),
+    "open_run": ("io.open", "open_run"),
+    "plan_filter": ("pipeline", "plan_filter"),
+    "run_filter": ("pipeline", "run_filter"),
+    "simulated_run": ("simulate.run", "simulated_run"),
+    "store_run": ("ingest", "store_run"),
+    "train_model": ("train.loop", "train"),
+    "verify_reduced": ("verify", "verify_reduced"),
+    "write_model": ("scorers.weights", "write_model"),
 }
 
 
 def __getattr__(name: str) -> object:
     """Load a public name when it is first asked for."""
-    for home, names in _HOMES.items():
-        if name in names:
-            value = getattr(import_module(f"sfxreduce.{home}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module 'sfxreduce' has no attribute '{name}'")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sfxreduce' has no attribute '{name}'")
+    home, original = _HOMES[name]
+    value: object = getattr(import_module(f"sfxreduce.{home}"), original)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -87,7 +87,7 @@ def describe_run(run: Run) -> Description:
     energies = run.columns["photon_energy_ev"].values
     known = energies[np.isfinite(energies)]
     manifest, complete = _manifest(run)
-    judged = (
+    judged: dict[str, Any] = (
         {}
         if manifest is None
         else {

@@ -81,9 +81,7 @@ def panelled_detector(n_panels: int, *, shape: tuple[int, int] = (40, 60)) -> De
     )
 
 
-def planted_run(
-    *, n_events: int = 70, panels: int = 0, seed: int = 1, dtype: str = "int16"
-) -> Run:
+def planted_run(*, n_events: int = 70, panels: int = 0, seed: int = 1, dtype: str = "int16") -> Run:
     """Noise of about 100 ADU; every third event has a pixel of 1000 or more in the middle."""
     rng = np.random.default_rng(seed)
     detector = (

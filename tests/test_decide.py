@@ -17,9 +17,7 @@ ROWS = st.lists(
 
 
 @given(rows=ROWS, threshold=st.floats(-1e6, 1e6))
-def test_a_reject_is_finite_low_and_safe(
-    rows: list[tuple[float, int]], threshold: float
-) -> None:
+def test_a_reject_is_finite_low_and_safe(rows: list[tuple[float, int]], threshold: float) -> None:
     score = np.array([s for s, _ in rows], np.float32)
     reason = np.array([r for _, r in rows], np.uint32)
     made = decide(score, reason, threshold=threshold)

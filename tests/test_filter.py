@@ -252,15 +252,11 @@ def test_an_existing_output_stays_unless_overwriting(
         outputs = Outputs(store=tmp_path / "hits.zarr", overwrite=overwrite)
         if not overwrite:
             with pytest.raises(OutputExists, match="already exists"):
-                run_filter(
-                    open_run(stored), outputs=outputs, scorer=BrightestPixel(), pool=serial
-                )
+                run_filter(open_run(stored), outputs=outputs, scorer=BrightestPixel(), pool=serial)
             assert (tmp_path / "hits.zarr" / "mine").read_text() == "keep me"
         else:
             run_filter(open_run(stored), outputs=outputs, scorer=BrightestPixel(), pool=serial)
-            assert verify_reduced(
-                tmp_path / "hits.zarr", against=open_run(stored), pool=serial
-            ).ok
+            assert verify_reduced(tmp_path / "hits.zarr", against=open_run(stored), pool=serial).ok
 
 
 def test_a_disk_that_fills_up_leaves_no_output_and_the_source_as_it_was(
@@ -307,9 +303,7 @@ def test_a_hits_store_can_be_filtered_again(stored: Path, tmp_path: Path, serial
         )
     twice = open_run(tmp_path / "twice")
     assert twice.n_events == 14
-    assert verify_reduced(
-        tmp_path / "twice", against=open_run(tmp_path / "once"), pool=serial
-    ).ok
+    assert verify_reduced(tmp_path / "twice", against=open_run(tmp_path / "once"), pool=serial).ok
 
 
 def test_an_empty_run_is_filtered_to_an_empty_store(tmp_path: Path, serial: Pool) -> None:

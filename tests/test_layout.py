@@ -107,9 +107,7 @@ def test_every_event_has_one_place(event: int, per_shard: int) -> None:
     assert shard < layout.n_shards(event + 1)
 
 
-@pytest.mark.parametrize(
-    ("shape", "tile"), [((1750, 1750), (350, 350)), ((350, 350), (350, 350))]
-)
+@pytest.mark.parametrize(("shape", "tile"), [((1750, 1750), (350, 350)), ((350, 350), (350, 350))])
 def test_the_centre_of_the_usual_cameras_is_one_tile(
     shape: tuple[int, int], tile: tuple[int, int]
 ) -> None:

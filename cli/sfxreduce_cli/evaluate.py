@@ -1,1 +1,55 @@
-def evaluate() -> None: ...
+"""``sfxreduce evaluate``: how many hits a model loses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import sfxreduce
+from sfxreduce_cli.options import (
+    AsJson,
+    HitAtLeast,
+    InRuns,
+    MissAtMost,
+    SchedulerAddress,
+    Serial,
+    Workers,
+    working_pool,
+)
+from sfxreduce_cli.output import print_evaluation, print_json
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    in_: InRuns,
+    model: Annotated[
+        Path | None, typer.Option(help="Model folder; the shipped one if not given.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Smallest score of a hit; the model's own else.")
+    ] = None,
+    miss_at_most: MissAtMost = None,
+    hit_at_least: HitAtLeast = None,
+    serial: Serial = False,
+    scheduler: SchedulerAddress = "",
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a model on runs it has not learned from, by their peak counts and by their truth.
+
+    Example: sfxreduce evaluate --model model/ --in run3.zarr
+    """
+    runs = [sfxreduce.open_run(path) for path in in_]
+    scorer = sfxreduce.CnnScorer(model or sfxreduce.default_model())
+    labelling = sfxreduce.PeakLabelling(miss_at_most=miss_at_most, hit_at_least=hit_at_least)
+    with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
+        found = sfxreduce.evaluate_scorer(
+            scorer, runs, threshold=threshold, labelling=labelling, pool=pool, progress=progress
+        )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_evaluation(found)

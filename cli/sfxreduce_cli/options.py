@@ -20,8 +20,10 @@ __all__ = [
     "AsJson",
     "DataPath",
     "Device",
+    "HitAtLeast",
     "InRun",
     "InRuns",
+    "MissAtMost",
     "Out",
     "Overwrite",
     "SchedulerAddress",
@@ -53,6 +55,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 DataPath = Annotated[
     str,
     typer.Option("--data-path", help="Frames inside an HDF5 file, if not found."),
+]
+MissAtMost = Annotated[
+    float | None,
+    typer.Option("--miss-at-most", help="Most peaks of a miss; the run's lower quartile else."),
+]
+HitAtLeast = Annotated[
+    float | None,
+    typer.Option("--hit-at-least", help="Fewest peaks of a hit; the run's upper quartile else."),
 ]
 Serial = Annotated[
     bool, typer.Option("--serial", help="Work in this process.", rich_help_panel=POOL)

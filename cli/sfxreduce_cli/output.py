@@ -16,11 +16,14 @@ import sfxreduce
 from sfxreduce.units import human_bytes
 
 if TYPE_CHECKING:
+    from sfxreduce.metrics import Confusion
     from sfxreduce.pipeline import FilterPlan
     from sfxreduce.report import Report
+    from sfxreduce.train.evaluate import Evaluation
 
 __all__ = [
     "ProgressDisplay",
+    "print_evaluation",
     "print_filter_plan",
     "print_filter_report",
     "print_json",
@@ -84,6 +87,33 @@ def print_filter_report(report: Report) -> None:
         | ({"for CrystFEL": report.cxi} if report.cxi else {})
         | ({"report": report.report} if report.report else {}),
     )
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """Print how a model did, rows being the truth."""
+    counts = found.labelled.counts
+    left_open = f"{found.n_unlabelled:,} of {found.n_events:,} events have no label"
+    print_table(
+        f"On the labelled events ({left_open})",
+        _ratios(counts) | {"ROC AUC": f"{found.labelled.roc_auc:.4f}"},
+    )
+    sys.stdout.write("\n" + counts.table() + "\n")
+    if found.all_events is not None:
+        print_table("\nOn all events, by their truth", _ratios(found.all_events.counts))
+        for kind, (kept, lost) in found.by_kind.items():
+            sys.stdout.write(f"  {kind:<10} {kept:>8,} kept {lost:>8,} rejected\n")
+
+
+def _ratios(counts: Confusion) -> dict[str, str]:
+    return {
+        "hit loss": f"{counts.hit_loss:.2%} ({counts.fn:,} of {counts.fn + counts.tp:,} hits), "
+        f"at most {counts.hit_loss_upper95:.2%} with 95 % confidence",
+        "recall": f"{counts.recall:.4f}",
+        "specificity": f"{counts.specificity:.4f}",
+        "precision": f"{counts.precision:.4f}",
+        "NPV": f"{counts.npv:.4f}",
+        "accuracy": f"{counts.accuracy:.4f}",
+    }
 
 
 def say(line: str) -> None:

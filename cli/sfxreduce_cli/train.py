@@ -1,1 +1,77 @@
-def train() -> None: ...
+"""``sfxreduce train``: a model from labelled runs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import sfxreduce
+from sfxreduce_cli.options import (
+    AsJson,
+    HitAtLeast,
+    InRuns,
+    MissAtMost,
+    Overwrite,
+    SchedulerAddress,
+    Serial,
+    Workers,
+    working_pool,
+)
+from sfxreduce_cli.output import print_json, print_table
+
+__all__ = ["train"]
+
+
+class RecipeName(StrEnum):
+    """How a network is trained."""
+
+    MODERN = "modern"
+    POSTER = "poster"
+
+
+def train(
+    in_: InRuns,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Model folder to write.")],
+    recipe: Annotated[RecipeName, typer.Option(help="How it is trained.")] = RecipeName.MODERN,
+    seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
+    miss_at_most: MissAtMost = None,
+    hit_at_least: HitAtLeast = None,
+    overwrite: Overwrite = False,
+    serial: Serial = False,
+    scheduler: SchedulerAddress = "",
+    workers: Workers = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network on runs whose events are labelled by their peak counts.
+
+    Example: sfxreduce train --in run1.zarr run2.zarr --out model/
+    """
+    runs = [sfxreduce.open_run(path) for path in in_]
+    labelling = sfxreduce.PeakLabelling(miss_at_most=miss_at_most, hit_at_least=hit_at_least)
+    with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
+        model = sfxreduce.train_model(
+            runs,
+            recipe=sfxreduce.RECIPES[recipe],
+            seed=seed,
+            labelling=labelling,
+            pool=pool,
+            progress=progress,
+        )
+    sfxreduce.write_model(out, model, overwrite=overwrite)
+    facts = {
+        "out": str(out),
+        "model_sha256": model.sha256,
+        "threshold": model.config.threshold,
+        "recipe": recipe.value,
+        "events": sum(run.events for run in model.config.provenance.runs),
+        "labelled_hits": sum(run.hits for run in model.config.provenance.runs),
+        "labelled_misses": sum(run.misses for run in model.config.provenance.runs),
+        "unlabelled": sum(run.unlabelled for run in model.config.provenance.runs),
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        print_table(f"{out}: trained", facts)

@@ -1,0 +1,42 @@
+"""Check the installed wheel: what ships is whole, and nothing of the working tree leaks in.
+
+Run by ``make wheel-test`` in a folder of its own, with the wheel on the path.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import sfxreduce
+import sfxreduce_cli
+
+SITE = Path.cwd() / "site"
+
+
+def main() -> None:
+    """Run the main job of the wheel, from a simulated run to a verified output."""
+    for package in (sfxreduce, sfxreduce_cli):
+        assert package.__file__ is not None
+        assert SITE in Path(package.__file__).parents, f"not the wheel: {package.__file__}"
+    assert importlib.util.find_spec("cli") is None, "a package called 'cli' was installed"
+    assert (SITE / "sfxreduce" / "py.typed").exists()
+    command = [sys.executable, "-m", "sfxreduce_cli"]
+    for arguments in (
+        "simulate --out run.zarr --events 12 --hit-rate 0.5 --frame-shape 350x350 --overwrite",
+        "filter --in run.zarr --out hits.zarr --cxi hits.cxi --report report.html --overwrite",
+        "filter --in run.zarr --out peaks.zarr --scorer peaks --min-peaks 3 --overwrite",
+        "verify --in hits.zarr --against run.zarr",
+        "info hits.zarr",
+    ):
+        subprocess.run(
+            [*command, *arguments.split(), *(["--serial"] if "info" not in arguments else [])],
+            check=True,
+        )
+    print("the wheel does its main job")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""The command line: one job a command, one line an error, one object a ``--json``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+import sfxreduce
+from sfxreduce.errors import SfxReduceError
+from sfxreduce.peaks import MIN_PEAKS, PeakFinder
+from sfxreduce_cli.inputs import spread_inputs
+from sfxreduce_cli.main import app, main
+
+FILTER_KEYS = {
+    "events",
+    "hits",
+    "undecided",
+    "rejected",
+    "kept",
+    "threshold",
+    "scorer",
+    "model_sha256",
+    "bytes_in",
+    "bytes_out",
+    "bytes_saved",
+    "reduction_factor",
+    "wall_seconds",
+    "out",
+    "report",
+}
+
+
+def run(*arguments: object) -> Result:
+    """Run the command line in this process; its own errors become exit statuses as in `main`."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if isinstance(result.exception, SfxReduceError):
+        result.exit_code = result.exception.exit_status
+    elif result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "sfxreduce_cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "run.zarr"
+    result = run(
+        "simulate", "--out", path, "--experiment", "photosystem-i-8kev", "--events", 40,
+        "--hit-rate", 0.5, "--frame-shape", "350x350", "--serial",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def test_filter_prints_one_object_whose_counts_add_up(small_run: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "hits.zarr", tmp_path / "report.html"
+    result = run(
+        "filter", "--in", small_run, "--out", out, "--scorer", "peaks", "--report", page,
+        "--serial", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert set(facts) >= FILTER_KEYS
+    assert facts["kept"] == facts["hits"] + facts["undecided"]
+    assert facts["events"] == facts["kept"] + facts["rejected"] == 40
+    assert facts["model_sha256"] is None
+    assert facts["bytes_saved"] == facts["bytes_in"] - facts["bytes_out"]
+    assert facts["bytes_out"] == sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    assert facts["bytes_in"] == sum(p.stat().st_size for p in small_run.rglob("*") if p.is_file())
+    assert facts["report"] == str(page)
+    html = page.read_text()
+    assert "<svg" in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    assert "https://" not in html
+    described = json.loads(run("info", out, "--json").stdout)
+    assert described["events"] == facts["kept"]
+    assert described["complete"] is True
+
+
+def test_the_shipped_model_filters_out_of_the_box(small_run: Path, tmp_path: Path) -> None:
+    result = run("filter", "--in", small_run, "--out", tmp_path / "h", "--serial", "--json")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert facts["scorer"] == "cnn"
+    assert len(facts["model_sha256"]) == 64
+    verified = run("verify", "--in", tmp_path / "h", "--against", small_run, "--serial", "--json")
+    assert json.loads(verified.stdout)["mismatched"] == 0
+    assert verified.exit_code == 0
+
+
+def test_a_changed_byte_in_an_output_is_exit_status_4(small_run: Path, tmp_path: Path) -> None:
+    run("filter", "--in", small_run, "--out", tmp_path / "h", "--scorer", "peaks", "--serial")
+    shard = next(p for p in (tmp_path / "h" / "frames" / "c").rglob("*") if p.is_file())
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    result = run("verify", "--in", tmp_path / "h", "--against", small_run, "--serial", "--json")
+    assert result.exit_code == 4
+    found = json.loads(result.stdout)
+    assert found["mismatched"] == 1
+    assert found["checked"] > 1
+
+
+def test_a_dry_run_writes_nothing(small_run: Path, tmp_path: Path) -> None:
+    result = run(
+        "filter", "--in", small_run, "--out", tmp_path / "h", "--scorer", "peaks", "--serial",
+        "--dry-run", "--json",
+    )  # fmt: skip
+    assert json.loads(result.stdout)["dry_run"] is True
+    assert list(tmp_path.iterdir()) == []
+
+
+def no_such_path(tmp_path: Path) -> Path:
+    return tmp_path / "none.zarr"
+
+
+def group_without_frames(tmp_path: Path) -> Path:
+    import zarr
+
+    zarr.create_group(str(tmp_path / "empty.zarr"))
+    return tmp_path / "empty.zarr"
+
+
+def truncated_cxi(tmp_path: Path) -> Path:
+    import h5py
+
+    path = tmp_path / "cut.cxi"
+    with h5py.File(path, "w") as file:
+        file["/entry_1/data_1/data"] = np.zeros((4, 50, 50), "int16")
+    path.write_bytes(path.read_bytes()[:5000])
+    return path
+
+
+@pytest.mark.parametrize("bad_input", [no_such_path, group_without_frames, truncated_cxi])
+def test_a_bad_input_is_one_line_and_exit_status_1(
+    bad_input: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    source = bad_input(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    done = process("filter", "--in", source, "--out", tmp_path / "hits.zarr", "--scorer", "peaks")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("sfxreduce: ")
+    assert str(source) in lines[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_error_with_json_is_an_object_too(tmp_path: Path) -> None:
+    done = process("filter", "--in", tmp_path / "no.zarr", "--out", tmp_path / "h", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["exit_status"] == 1
+
+
+def test_an_existing_output_is_refused_and_stays(small_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "h").write_text("mine")
+    result = run("filter", "--in", small_run, "--out", tmp_path / "h", "--serial")
+    assert result.exit_code == 1
+    assert (tmp_path / "h").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["filter", "--out", "x"],
+        ["filter", "--in", "a", "--out", "b", "--scorer", "guess"],
+        ["simulate", "--out", "x", "--frame-shape", "wide"],
+        ["simulate", "--out", "x", "--hit-rate", "2"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_usage_is_exit_status_2(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+def test_an_output_inside_its_input_is_wrong_usage(small_run: Path) -> None:
+    result = run("filter", "--in", small_run, "--out", small_run / "hits.zarr", "--serial")
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize("serial", [True, False])
+def test_ctrl_c_leaves_nothing_and_exits_130(serial: bool, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "sfxreduce_cli", "simulate", "--out", str(tmp_path / "run.zarr"),
+        "--events", "2000", *(["--serial"] if serial else []),
+    ]  # fmt: skip
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".run.zarr.*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    child.send_signal(signal.SIGINT)
+    _, stderr = child.communicate(timeout=120)
+    assert child.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_one_line_and_leaves_nothing(small_run: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    made = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], check=False
+    )
+    if not made or made.returncode:
+        pytest.skip("this machine does not let tests mount a small disk")
+    try:
+        for extra in ([], ["--cxi", str(disk / "h.cxi")]):
+            done = process(
+                "filter", "--in", small_run, "--out",
+                disk / "h.zarr" if not extra else tmp_path / "h.zarr",
+                "--scorer", "peaks", "--serial", *extra,
+            )  # fmt: skip
+            assert done.returncode == 1, done.stderr
+            error = [line for line in done.stderr.splitlines() if line.startswith("sfxreduce: ")]
+            assert len(error) == 1
+            assert "space left on" in error[0]
+            assert "Traceback" not in done.stderr
+            assert list(disk.iterdir()) == []
+            assert not (tmp_path / "h.zarr").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_glob_after_in_works() -> None:
+    assert spread_inputs(["--in", "a", "b", "c", "--out", "x"]) == [
+        "--in", "a", "--in", "b", "--in", "c", "--out", "x",
+    ]  # fmt: skip
+    assert spread_inputs(["--out", "x", "--in", "a"]) == ["--out", "x", "--in", "a"]
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert sorted(commands) == [
+        "evaluate", "filter", "info", "ingest", "simulate", "train", "verify",
+    ]  # fmt: skip
+    for name, command in commands.items():
+        assert "Example: sfxreduce" in (command.help or ""), name
+        assert any("--json" in parameter.opts for parameter in command.params), name
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['sfxreduce', 'filter', '--help']\n"
+        "from sfxreduce_cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'distributed', 'zarr', 'numba'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_defaults_of_the_command_line_are_those_of_the_library() -> None:
+    from sfxreduce_cli.filter import filter_
+
+    shown = {n: p.default for n, p in inspect.signature(filter_).parameters.items()}
+    finder = PeakFinder()
+    assert shown["min_peaks"] == MIN_PEAKS == sfxreduce.PeakScorer().min_peaks
+    assert shown["min_snr"] == finder.min_snr
+    assert shown["min_pixels"] == finder.min_pixels
+    assert shown["threshold"] is None
+
+
+def test_main_turns_errors_into_a_line_and_a_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sfxreduce", "info", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as told:
+        main()
+    assert told.value.code == 1
+    assert capsys.readouterr().err.count("\n") == 1
