@@ -95,6 +95,8 @@ def test_a_recipe_that_contradicts_itself_is_refused() -> None:
         replace(POSTER, epochs=0)
     with pytest.raises(UsageError, match="held-out"):
         replace(POSTER, hit_loss=0.1)
+    with pytest.raises(UsageError, match="run_after_run"):
+        replace(POSTER, patience=1)
 
 
 @pytest.mark.parametrize("recipe", [replace(POSTER, epochs=1, batch=5), replace(CAREFUL, epochs=1)])

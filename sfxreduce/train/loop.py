@@ -48,8 +48,8 @@ def train(
 ) -> Model:
     """Train a network on labelled runs.
 
-    If the recipe stops early, the last of several runs is held out for that, or every fifth
-    labelled event of a single one.
+    If the recipe stops early, its last runs are held out for that, or every fifth labelled event
+    of a single one.
 
     Parameters
     ----------
@@ -78,7 +78,6 @@ def train(
     rule = PeakLabelling() if labelling is None else labelling
     labels = [rule(run, pool=pool or SerialPool(), progress=progress) for run in runs]
     torch.set_num_threads(1)
-    held_run = recipe.patience > 0 and len(runs) > 1
     reader = _Reader(
         runs=runs,
         labels=labels,
@@ -87,16 +86,16 @@ def train(
         progress=progress,
     )
     learner = _Learner(recipe, seed, progress)
-    training = range(len(runs) - held_run)
+    n_held = min(recipe.held_out_runs, len(runs) - 1) if recipe.patience else 0
+    training = range(len(runs) - n_held)
     if recipe.run_after_run:
-        for number in training:
+        for number in training:  # one run in memory at a time
             learner.learn([reader.read(number)])
     else:
-        sets = [reader.read(number) for number in training]
-        held = _hold_out(sets, reader.read(len(runs) - 1) if held_run else None, recipe)
-        learner.learn(sets, held)
+        sets = [reader.read(number) for number in range(len(runs))]
+        learner.learn(*_hold_out(sets, n_held, recipe))
     records = tuple(
-        _record(run, label, role="stopping" if number not in training else "training")
+        _record(run, label, role="training" if number in training else "stopping")
         for number, (run, label) in enumerate(zip(runs, labels, strict=True))
     )
     return learner.model(records, labels=rule.sentence)
@@ -137,13 +136,13 @@ class _Learner:
         self._optimiser = _optimiser(self._network, recipe)
         self._threshold = 0.5
 
-    def learn(self, sets: Sequence[EventSet], held: EventSet | None = None) -> None:
+    def learn(self, sets: Sequence[EventSet], held: Sequence[EventSet] = ()) -> None:
         """All epochs on some sets; back to the best one if there are held-out events."""
         best, best_loss, waited = None, np.inf, 0
         for epoch in range(self._recipe.epochs):
             self._epoch(sets)
             self._progress("train", epoch + 1, self._recipe.epochs)
-            if held is None:
+            if not held:
                 continue
             loss = self._loss(held)
             waited = 0 if loss < best_loss else waited + 1
@@ -151,7 +150,7 @@ class _Learner:
                 best, best_loss = copy.deepcopy(self._network.state_dict()), loss
             if waited == self._recipe.patience:
                 break
-        if held is not None and best is not None:
+        if best is not None:
             self._network.load_state_dict(best)
             if self._recipe.hit_loss:
                 self._threshold = self._threshold_for(held)
@@ -197,20 +196,21 @@ class _Learner:
                 (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
             self._optimiser.step()
 
-    def _probability(self, events: EventSet) -> NDArray[np.float32]:
+    def _probability(self, held: Sequence[EventSet]) -> NDArray[np.float64]:
         self._network.eval()
-        return hit_probability(self._network, events.seen)
+        scores = [hit_probability(self._network, events.seen) for events in held]
+        return np.concatenate(scores).astype(np.float64)
 
-    def _loss(self, held: EventSet) -> float:
+    def _loss(self, held: Sequence[EventSet]) -> float:
         """Mean binary cross-entropy, hits and misses weighing the same if the recipe says so."""
-        right = np.where(held.is_hit, p := self._probability(held).astype(np.float64), 1 - p)
-        weights = _class_weights([held], balance=self._recipe.balance).numpy()
-        surprise = -np.log(np.maximum(right, 1e-12))
-        return float(np.mean(weights[held.is_hit.astype(np.int64)] * surprise))
+        score, is_hit = self._probability(held), np.concatenate([e.is_hit for e in held])
+        weights = _class_weights(held, balance=self._recipe.balance).numpy()
+        surprise = -np.log(np.maximum(np.where(is_hit, score, 1 - score), 1e-12))
+        return float(np.mean(weights[is_hit.astype(np.int64)] * surprise))
 
-    def _threshold_for(self, held: EventSet) -> float:
+    def _threshold_for(self, held: Sequence[EventSet]) -> float:
         """Largest threshold up to one half that loses few of the held-out hits."""
-        scores = self._probability(held)[held.is_hit]
+        scores = self._probability(held)[np.concatenate([e.is_hit for e in held])]
         return min(0.5, float(np.quantile(scores, self._recipe.hit_loss, method="lower")))
 
 
@@ -219,12 +219,14 @@ def _share(recipe: Recipe, n_runs: int) -> int:
     return _MOST_EVENTS if recipe.run_after_run else max(_MOST_EVENTS // n_runs, 1)
 
 
-def _hold_out(sets: list[EventSet], held_run: EventSet | None, recipe: Recipe) -> EventSet | None:
-    """Events that only tell when to stop; a single run gives up some of its own."""
-    if held_run is not None or not recipe.patience:
-        return held_run
-    sets[0], held = split_events(sets[0], every=_HELD_OUT_SHARE)
-    return held
+def _hold_out(
+    sets: Sequence[EventSet], n_held: int, recipe: Recipe
+) -> tuple[list[EventSet], list[EventSet]]:
+    """Sets to learn from, and those that only tell when to stop."""
+    if recipe.patience and not n_held:
+        rest, aside = split_events(sets[0], every=_HELD_OUT_SHARE)
+        return [rest], [aside]
+    return list(sets[: len(sets) - n_held]), list(sets[len(sets) - n_held :])
 
 
 def _optimiser(network: HitNetwork, recipe: Recipe) -> torch.optim.Optimizer:

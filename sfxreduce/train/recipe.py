@@ -31,6 +31,9 @@ class Recipe:
     patience : int
         Stop after so many epochs without a smaller loss on held-out events and return to the best
         epoch. Zero: hold out nothing and never stop early.
+    held_out_runs : int
+        So many of the last runs only tell when to stop; of a single run every fifth labelled
+        event.
     augment : bool
         Show every event turned, mirrored, shifted, noisier, brighter or dimmer, and with dead
         pixels, differently in every epoch.
@@ -55,6 +58,7 @@ class Recipe:
     epochs: int
     run_after_run: bool = False
     patience: int = 0
+    held_out_runs: int = 1
     augment: bool = False
     balance: bool = False
     hit_loss: float = 0.0
@@ -64,6 +68,11 @@ class Recipe:
             raise UsageError(
                 f"recipe '{self.name}': expected a batch and epochs of at least 1, found "
                 f"{self.batch} and {self.epochs}"
+            )
+        if self.run_after_run and self.patience:
+            raise UsageError(
+                f"recipe '{self.name}': the best epoch of one run is not the best of the next; set "
+                "patience to 0 or run_after_run to False"
             )
         if self.hit_loss and not self.patience:
             raise UsageError(
