@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,11 +101,9 @@ def export_crystfel(
     write_cxi_in_subprocess(staged[data], CxiContent(source=source, columns=columns, peaks=peaks))
     energies = columns["photon_energy_ev"].values
     known = energies[np.isfinite(energies)]
-    write_geometry(
-        staged[geometry],
-        source.detector,
-        photon_energy_ev=float(np.median(known)) if known.size else float("nan"),
-    )
+    # With an energy for every event CrystFEL takes each one's own; otherwise one for all.
+    common = float(np.median(known)) if 0 < known.size < energies.size else math.nan
+    write_geometry(staged[geometry], source.detector, photon_energy_ev=common)
     write_event_list(staged[event_list], cxi, n_events)
 
 

@@ -242,7 +242,7 @@ class Run:
             chunks=(sizes, *((n,) for n in shape)),
             dtype=self.source.dtype,
             meta=np.empty((0,) * (1 + len(shape)), self.source.dtype),
-            name=f"frames-{tokenize(self.path, self.events_per_block)}",
+            name=f"frames-{tokenize(self.source, self.events_per_block)}",
         )
         dims = ("event", *self.detector.frame_dims)
         return xr.DataArray(data, dims=dims, name="frames", attrs={"units": "ADU"})

@@ -100,7 +100,7 @@ def score(run: Run, scorer: Scorer, *, batch: int = EVENTS_PER_BATCH) -> da.Arra
         chunks=(block_sizes(run.n_events, batch),),
         dtype=SCORE_DTYPE,
         meta=np.empty(0, SCORE_DTYPE),
-        name=f"score-{tokenize(run.path, run.n_events, scorer, batch)}",
+        name=f"score-{tokenize(run.source, scorer, batch)}",
     )
     return scores
 

@@ -89,6 +89,9 @@ def staged(final: Path) -> Iterator[Path]:
             yield hidden
             _sync_tree(hidden)
             _swap_in(hidden, final)
+    except OutputError as error:
+        # People know the output by the name they gave it.
+        raise type(error)(str(error).replace(str(hidden), str(final))) from error
     finally:
         _remove(hidden)
 
