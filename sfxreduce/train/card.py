@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from sfxreduce.scorers.weights import ModelConfig
@@ -82,8 +83,10 @@ def _results(evaluations: Mapping[str, Evaluation]) -> str:
         if evaluation.all_events is not None:
             rows.append(_row(f"{name}, all", evaluation.all_events))
     head = (
-        f"In the counts {AXES}: tp are hits kept, fn hits rejected, fp misses kept, tn misses "
-        "rejected. The bound on the hit loss is one-sided, 95 %.\n\n"
+        f"In the counts {AXES}: tp are hits kept, fn hits\n"
+        "rejected, fp misses kept, tn misses rejected. The bound on the hit loss is one-sided, "
+        "95 %.\nLabelled events are those that the rule named below calls hits or misses; of all "
+        "events, those\nwith at least one crystal are hits, whether they show a peak or not.\n\n"
         "| events | tp | fn | fp | tn | recall | specificity | hit loss below | ROC AUC |\n"
         "|---|---|---|---|---|---|---|---|---|\n"
     )
@@ -93,7 +96,6 @@ def _results(evaluations: Mapping[str, Evaluation]) -> str:
 def _row(name: str, figures: Figures) -> str:
     """One line of the table."""
     c = figures.counts
-    return (
-        f"| {name} | {c.tp} | {c.fn} | {c.fp} | {c.tn} | {c.recall:.3f} | {c.specificity:.3f} | "
-        f"{c.hit_loss_upper95:.3f} | {figures.roc_auc:.3f} |"
-    )
+    ratios = (c.recall, c.specificity, c.hit_loss_upper95, figures.roc_auc)
+    cells = ("-" if math.isnan(ratio) else f"{ratio:.3f}" for ratio in ratios)
+    return f"| {name} | {c.tp} | {c.fn} | {c.fp} | {c.tn} | " + " | ".join(cells) + " |"
