@@ -21,6 +21,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 34
 COLOURS = {Decision.HIT: "#1b7f5c", Decision.UNDECIDED: "#d69a00", Decision.REJECT: "#b8bec8"}
 INK = "#33414f"
 THUMBNAIL_PIXELS = 280
+WIDE_RANGE = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +112,16 @@ def histogram_svg(score: NDArray[np.float32], *, threshold: float, n_bins: int =
         return _svg("", height=HEIGHT)
     low, high = min(finite.min(), threshold), max(finite.max(), threshold)
     high = high if high > low else low + 1
-    counts, edges = np.histogram(finite, bins=n_bins, range=(low, high))
+    # Peak counts run from none to a thousand; the threshold lies among the small ones.
+    along = np.log1p if high - low > WIDE_RANGE else np.asarray
+    places = along(finite - low) / along(high - low)
+    limit = float(along(threshold - low) / along(high - low))
+    counts, edges = np.histogram(places, bins=n_bins, range=(0.0, 1.0))
     heights = np.log10(counts + 1) / np.log10(counts.max() + 1) / 1.1
     middles = (edges[:-1] + edges[1:]) / 2
-    colours = [COLOURS[Decision.HIT if m >= threshold else Decision.REJECT] for m in middles]
-    bars = _bars((edges - low) / (high - low), heights, colours)
-    x = LEFT + (threshold - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+    colours = [COLOURS[Decision.HIT if m >= limit else Decision.REJECT] for m in middles]
+    bars = _bars(edges, heights, colours)
+    x = LEFT + limit * (WIDTH - LEFT - RIGHT)
     line = (
         f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="#c0392b" '
         f'stroke-width="1.5" stroke-dasharray="4 3"/>'
@@ -124,9 +129,9 @@ def histogram_svg(score: NDArray[np.float32], *, threshold: float, n_bins: int =
         f"threshold {threshold:.3g}</text>"
     )
     axes = _axes(
-        "score",
+        "score (log)" if along is np.log1p else "score",
         "events (log)",
-        x_labels=(f"{low:.3g}", f"{high:.3g}"),
+        x_labels=(f"{low:.4g}", f"{high:.4g}"),
         y_top=f"{int(counts.max()):,}",
     )
     return _svg("".join(bars) + line + axes)

@@ -10,7 +10,7 @@ import numpy as np
 from sfxreduce.cluster import Pool
 from sfxreduce.geometry import Window
 from sfxreduce.io.layout import Layout, choose_layout
-from sfxreduce.io.publish import check_outputs, disk_bytes, staged
+from sfxreduce.io.publish import check_outputs, disk_bytes, staged, sweep_partial
 from sfxreduce.io.writers.shards import ShardJob, encode_shard
 from sfxreduce.io.writers.zarr import create_store
 from sfxreduce.progress import Progress, silent, tracked
@@ -89,6 +89,7 @@ def store_run(
             shard.unreadable
             for _, shard in tracked(done, stage="store", total=n_shards, progress=progress)
         )
+        sweep_partial(hidden)
     return IngestSummary(
         out=str(out),
         events=run.n_events,

@@ -23,6 +23,7 @@ from sfxreduce.io.publish import (
     disk_bytes,
     publish_file,
     staged,
+    sweep_partial,
     write_file,
 )
 from sfxreduce.io.readers.zarr import ZarrFrames
@@ -272,6 +273,7 @@ def _manifest(
     plan: FilterPlan, store: Path, written: list[ShardWritten], *, pool: Pool, progress: Progress
 ) -> Manifest:
     """Read every staged file back and take down what the output consists of."""
+    sweep_partial(store)
     expected = {shard.path: shard.sha256 for shard in written}
     files = sorted(str(p.relative_to(store)) for p in store.rglob("*") if p.is_file())
     jobs = [

@@ -14,6 +14,7 @@ from sfxreduce.io.publish import (
     output_errors,
     publish_file,
     staged,
+    sweep_partial,
     write_file,
 )
 
@@ -79,3 +80,12 @@ def test_a_file_that_reads_back_differently_is_not_published(tmp_path: Path) -> 
     assert publish_file(PublishJob(store=str(tmp_path), path="f")).size == 3
     with pytest.raises(VerificationError, match="differs from what was written"):
         publish_file(PublishJob(store=str(tmp_path), path="f", sha256="0" * 64))
+
+
+def test_a_file_may_be_written_twice_and_leftovers_are_swept(tmp_path: Path) -> None:
+    for _ in range(2):
+        write_file(tmp_path / "c" / "0", b"same")
+    (tmp_path / "c" / ".0.abc.partial").write_bytes(b"half")
+    sweep_partial(tmp_path)
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["0"]
+    assert (tmp_path / "c" / "0").read_bytes() == b"same"

@@ -27,9 +27,11 @@ __all__ = [
     "publish_file",
     "sha256_file",
     "staged",
+    "sweep_partial",
     "write_file",
 ]
 
+PARTIAL = ".partial"
 READ_BYTES = 1 << 20
 
 
@@ -83,7 +85,7 @@ def staged(final: Path) -> Iterator[Path]:
     OutputError
         If the disk is full or the folder cannot be written.
     """
-    hidden = final.with_name(f".{final.name}.{uuid.uuid4().hex[:12]}.partial")
+    hidden = final.with_name(f".{final.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
     try:
         with output_errors(final):
             yield hidden
@@ -119,7 +121,9 @@ def output_errors(path: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole and bring it to the disk.
+    """Write a file whole and bring it to the disk; the same file may be written again.
+
+    A task may run twice, on two workers at once: each writes a file of its own and renames it.
 
     Raises
     ------
@@ -127,10 +131,21 @@ def write_file(path: Path, data: bytes) -> None:
         If not every byte could be written; see `output_errors`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sweep_partial(folder: Path) -> None:
+    """Remove what workers that died left behind in a staged output."""
+    for file in folder.rglob(f".*{PARTIAL}"):
+        file.unlink()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

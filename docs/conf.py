@@ -1,0 +1,39 @@
+"""Sphinx settings; the command-line page is written from the commands' own help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from typer.testing import CliRunner
+
+import sfxreduce_cli.main
+
+project = "sfxreduce"
+author = "The sfxreduce developers"
+copyright = "2026, the sfxreduce developers"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build", "results/README.md"]
+html_theme = "pydata_sphinx_theme"
+html_title = "sfxreduce"
+html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
+html_show_sourcelink = False
+autodoc_typehints = "none"
+napoleon_numpy_docstring = True
+
+
+def write_cli_page(*_: object) -> None:
+    """Write one section for each command."""
+    app = sfxreduce_cli.main.app
+    names = sorted(typer.main.get_command(app).commands)
+    parts = ["# Command line\n"]
+    for name in names:
+        shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "92"}).output
+        parts.append(f"## sfxreduce {name}\n\n```text\n{shown.strip()}\n```\n")
+    Path(__file__).with_name("reference").joinpath("cli.md").write_text("\n".join(parts))
+
+
+def setup(_app: object) -> None:
+    write_cli_page()
