@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import xarray as xr
 
+from sfxreduce.columns import event_columns
 from sfxreduce.geometry import Detector, Panel, PixelFlag, Window
-from sfxreduce.run import Reading, Run, event_columns
+from sfxreduce.run import Reading, Run
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sfxreduce.columns import MISSING_TIME
 from sfxreduce.decide import Reason
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import PixelFlag, Window
 from sfxreduce.io.readers.cxi import open_cxi
-from sfxreduce.run import MISSING_TIME, Run
+from sfxreduce.run import Run
 
 DATA = "/entry_1/instrument_1/detector_1/data"
 DETECTOR = "/entry_1/instrument_1/detector_1"

@@ -20,12 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from sfxreduce.columns import MISSING_TIME
 from sfxreduce.decide import Reason
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import PixelFlag, Window
 from sfxreduce.io.readers.images import open_images
 from sfxreduce.io.readers.sentinels import sentinel_mask
-from sfxreduce.run import MISSING_TIME
 
 GRID = Path(__file__).resolve().parents[2] / "shared" / "data" / "thaumatin_grid"
 HEADER = "\r\n".join(

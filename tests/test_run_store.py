@@ -12,13 +12,14 @@ import zarr
 from planted import ArrayFrames, planted_run
 
 from sfxreduce.cluster import Pool
+from sfxreduce.columns import MISSING_TIME
 from sfxreduce.decide import Reason
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import Window
 from sfxreduce.ingest import store_run
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr import ZarrFrames
-from sfxreduce.run import MISSING_TIME, Run
+from sfxreduce.run import Run
 
 
 def shard_files(store: Path) -> list[Path]:

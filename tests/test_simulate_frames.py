@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sfxreduce.columns import EVENT_COLUMNS
 from sfxreduce.errors import UsageError
 from sfxreduce.geometry import PixelFlag, Window
-from sfxreduce.run import EVENT_COLUMNS
 from sfxreduce.simulate import EXPERIMENTS, Kind, SimulatedFrames, simulated_run
 from sfxreduce.simulate.random import key_of
 from sfxreduce.simulate.render import expected_photons

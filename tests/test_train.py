@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from planted import ArrayFrames, BrightestPixel, planted_run
 
 from sfxreduce.cluster import Pool, SerialPool
+from sfxreduce.columns import event_columns
 from sfxreduce.decide import Decision, Reason, decide
 from sfxreduce.errors import LabelError, UsageError
 from sfxreduce.geometry import Detector
 from sfxreduce.labels import Label, Labels
 from sfxreduce.metrics import Confusion
 from sfxreduce.progress import Progress, silent
-from sfxreduce.run import Run, event_columns
+from sfxreduce.run import Run
 from sfxreduce.scorers.cnn import CnnScorer
 from sfxreduce.scorers.normalise import Normalisation, normalise
 from sfxreduce.scorers.weights import Model, read_model, write_model

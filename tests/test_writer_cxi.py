@@ -17,6 +17,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sfxreduce.columns import MISSING_TIME, event_columns
 from sfxreduce.decide import Reason
 from sfxreduce.errors import OutputError, OutputExists, SchemaError
 from sfxreduce.geometry import Detector, Panel
@@ -27,7 +28,7 @@ from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable
 from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess
 from sfxreduce.io.writers.geom import format_geometry, write_event_list, write_geometry
 from sfxreduce.peaks import Peaks
-from sfxreduce.run import MISSING_TIME, Run, event_columns
+from sfxreduce.run import Run
 
 DATA = "/entry_1/instrument_1/detector_1/data"
 DETECTOR = "/entry_1/instrument_1/detector_1"

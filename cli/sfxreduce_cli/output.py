@@ -17,7 +17,7 @@ from sfxreduce.units import human_bytes
 
 if TYPE_CHECKING:
     from sfxreduce.metrics import Confusion
-    from sfxreduce.pipeline import FilterPlan
+    from sfxreduce.reduce import FilterPlan
     from sfxreduce.report import Report
     from sfxreduce.train.evaluate import Evaluation
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from sfxreduce.columns import event_columns
 from sfxreduce.errors import UsageError
 from sfxreduce.geometry import Detector, Window
-from sfxreduce.run import Reading, Run, event_columns
+from sfxreduce.run import Reading, Run
 from sfxreduce.simulate.random import key_of
 from sfxreduce.simulate.render import frame_of_event
 from sfxreduce.simulate.shot import shoot

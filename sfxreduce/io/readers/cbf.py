@@ -22,7 +22,7 @@ import numpy as np
 from fabio.compression import decByteOffset
 from numpy.typing import NDArray
 
-from sfxreduce.run import MISSING_TIME
+from sfxreduce.columns import MISSING_TIME
 
 __all__ = [
     "MOST_HEADER_BYTES",

@@ -10,10 +10,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from sfxreduce.columns import MISSING_TIME, event_columns
 from sfxreduce.errors import SourceError
 from sfxreduce.io.readers.hdf5 import Hdf5File
 from sfxreduce.io.readers.holes import find_holes
-from sfxreduce.run import MISSING_TIME, event_columns
 
 __all__ = ["read_columns", "read_truth"]
 

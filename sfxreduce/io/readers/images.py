@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from sfxreduce.columns import MISSING_TIME, event_columns
 from sfxreduce.decide import Reason
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import Detector, Panel, Window
@@ -19,7 +20,7 @@ from sfxreduce.io.readers.cbf import CbfHeader
 from sfxreduce.io.readers.image_files import ImageFacts, event_name, look_at, read_image
 from sfxreduce.io.readers.sentinels import MASK_FRAMES, sentinel_mask
 from sfxreduce.io.readers.windows import take_window
-from sfxreduce.run import MISSING_TIME, Reading, Run, event_columns
+from sfxreduce.run import Reading, Run
 
 __all__ = ["ImageFrames", "open_images"]
 

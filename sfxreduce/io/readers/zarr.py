@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from sfxreduce.columns import event_columns
 from sfxreduce.decide import Reason
 from sfxreduce.errors import SchemaError, SourceError, VerificationError
 from sfxreduce.geometry import Detector, Window
@@ -25,7 +26,7 @@ from sfxreduce.io.shards import ShardFile, TileCodec, check_crc
 from sfxreduce.io.store import ZARR_ERRORS, Store, open_store
 from sfxreduce.io.tiles import tile_pieces
 from sfxreduce.manifest import Manifest, manifest_from_json
-from sfxreduce.run import Reading, Run, event_columns
+from sfxreduce.run import Reading, Run
 
 __all__ = ["ZarrFrames", "open_table", "open_zarr", "read_manifest"]
 

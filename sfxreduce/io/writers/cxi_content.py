@@ -11,8 +11,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from sfxreduce.columns import EVENT_COLUMNS
 from sfxreduce.errors import SchemaError
-from sfxreduce.run import EVENT_COLUMNS, FrameSource
+from sfxreduce.run import FrameSource
 
 if TYPE_CHECKING:
     from sfxreduce.peaks import Peaks

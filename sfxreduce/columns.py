@@ -1,0 +1,137 @@
+"""Columns of a run: one row for each event, what is missing marked as missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+__all__ = ["EVENT_COLUMNS", "MISSING_TIME", "Column", "event_columns", "select_events"]
+
+MISSING_TIME = int(np.iinfo(np.int64).min)
+"""Marks an event without a time stamp; the bit pattern of NumPy's not-a-time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A per-event column that every run has.
+
+    Parameters
+    ----------
+    name, long_name : str
+    dtype : str
+        A NumPy dtype, or "str" for variable-length UTF-8 text.
+    units : str
+        Empty for text and counts.
+    missing : float, int or str
+        What stands where the source has no value.
+    """
+
+    name: str
+    long_name: str
+    dtype: str
+    units: str
+    missing: float | int | str
+
+
+EVENT_COLUMNS = (
+    Column(
+        name="event_id",
+        long_name="name of the event in its experiment",
+        dtype="str",
+        units="",
+        missing="",
+    ),
+    Column(
+        name="timestamp_ns",
+        long_name="time of the X-ray pulse",
+        dtype="int64",
+        units="nanoseconds since 1970-01-01",
+        missing=MISSING_TIME,
+    ),
+    Column(
+        name="photon_energy_ev",
+        long_name="photon energy",
+        dtype="float64",
+        units="eV",
+        missing=np.nan,
+    ),
+    Column(
+        name="pulse_energy_mj",
+        long_name="pulse energy",
+        dtype="float64",
+        units="mJ",
+        missing=np.nan,
+    ),
+    Column(
+        name="source_file",
+        long_name="file the event was read from",
+        dtype="str",
+        units="",
+        missing="",
+    ),
+    Column(
+        name="source_event", long_name="position in that file", dtype="int64", units="1", missing=-1
+    ),
+)
+
+
+def event_columns(n_events: int, **values: NDArray[np.generic] | Sequence[str]) -> xr.Dataset:
+    """Columns of a run: those given, the others marked as missing.
+
+    Parameters
+    ----------
+    n_events : int
+    **values
+        Arrays of length `n_events` by column name.
+
+    Examples
+    --------
+    >>> columns = event_columns(2, photon_energy_ev=np.array([8000.0, 8001.0]))
+    >>> columns.pulse_energy_mj.values
+    array([nan, nan])
+    """
+    data = {}
+    for column in EVENT_COLUMNS:
+        dtype = np.dtype(object) if column.dtype == "str" else np.dtype(column.dtype)
+        value = values.get(column.name)
+        array = (
+            np.full(n_events, column.missing, dtype) if value is None else np.asarray(value, dtype)
+        )
+        attrs = {"long_name": column.long_name}
+        if column.units:
+            attrs["units"] = column.units
+        data[column.name] = ("event", array, attrs)
+    return xr.Dataset(data)
+
+
+def select_events(table: xr.Dataset, events: NDArray[np.int64]) -> xr.Dataset:
+    """Rows of a per-event table for some events, lists of peaks included.
+
+    Parameters
+    ----------
+    table : Dataset
+        Columns on dimension ``event``. Lists on dimension ``peak`` follow their ``peak_event``,
+        which is numbered anew.
+    events : ndarray of int64
+        Positions to select, ascending.
+
+    Examples
+    --------
+    >>> table = xr.Dataset({"kind": ("event", [0, 1, 1]), "peak_event": ("peak", [1, 2, 2]),
+    ...                     "peak_x": ("peak", [5.0, 6.0, 7.0])})
+    >>> chosen = select_events(table, np.array([2]))
+    >>> chosen.peak_event.values.tolist(), chosen.peak_x.values.tolist()
+    ([0, 0], [6.0, 7.0])
+    """
+    chosen = table.isel(event=events)
+    if "peak_event" in chosen:
+        owner = chosen["peak_event"].values
+        chosen = chosen.isel(peak=np.isin(owner, events))
+        attrs = chosen["peak_event"].attrs
+        places = np.searchsorted(events, chosen["peak_event"].values)
+        chosen["peak_event"] = ("peak", places.astype(owner.dtype), attrs)
+    return chosen

@@ -1,0 +1,142 @@
+"""The reduced store: kept events bit for bit, the ledger of all events, the manifest last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import xarray as xr
+
+from sfxreduce.cluster import Pool
+from sfxreduce.columns import select_events
+from sfxreduce.decide import Decision, Decisions
+from sfxreduce.io.layout import Layout
+from sfxreduce.io.publish import PublishJob, publish_file, sweep_partial
+from sfxreduce.io.schema import LEDGER_GROUP
+from sfxreduce.io.writers.shards import ShardJob, ShardWritten, copy_shard, encode_shard
+from sfxreduce.io.writers.zarr import create_store, write_manifest, write_table
+from sfxreduce.ledger import ledger_table
+from sfxreduce.manifest import Manifest
+from sfxreduce.plan import ReductionPlan
+from sfxreduce.progress import Progress, silent, tracked
+from sfxreduce.report import Method
+from sfxreduce.run import Run
+
+__all__ = ["FilterPlan", "kept_columns", "write_reduced"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FilterPlan:
+    """Everything that is decided before a byte is written.
+
+    Parameters
+    ----------
+    run : Run
+    method : Method
+        How the events were judged.
+    decisions : Decisions
+    layout : Layout
+        Of the reduced store.
+    reduction : ReductionPlan
+        Which event goes where.
+    """
+
+    run: Run
+    method: Method
+    decisions: Decisions
+    layout: Layout
+    reduction: ReductionPlan
+
+    def jobs(self, store: Path) -> list[ShardJob]:
+        """One job for each shard of the reduced store."""
+        return [
+            ShardJob(
+                source=self.run.source,
+                store=str(store),
+                layout=self.layout,
+                shard=shard.shard,
+                events=shard.source_index,
+            )
+            for shard in self.reduction.shards()
+        ]
+
+
+def kept_columns(plan: FilterPlan) -> xr.Dataset:
+    """Per-event columns of the kept events, with their score and where they came from."""
+    kept = plan.reduction.kept
+    columns = select_events(plan.run.columns, kept)
+    columns["score"] = (
+        "event",
+        plan.decisions.score[kept],
+        {"long_name": "score of the event", "units": "1"},
+    )
+    columns["source_index"] = (
+        "event",
+        kept,
+        {"long_name": "position in the source run", "units": "1"},
+    )
+    return columns
+
+
+def write_reduced(
+    plan: FilterPlan, store: Path, *, pool: Pool, progress: Progress = silent
+) -> None:
+    """Write the kept events, the ledger, and the manifest last.
+
+    Parameters
+    ----------
+    plan : FilterPlan
+    store : Path
+        Where to write; to be published under its final name by the caller.
+    pool : Pool
+        Writes shards, and reads them back.
+    progress : Progress
+
+    Raises
+    ------
+    OutputError
+        If the disk is full or the path cannot be written.
+    VerificationError
+        If a file does not read back as it was written.
+    """
+    run, columns = plan.run, kept_columns(plan)
+    truth = None if run.truth is None else select_events(run.truth, plan.reduction.kept)
+    create_store(store, run=run, layout=plan.layout, columns=columns, truth=truth)
+    write_table(store, LEDGER_GROUP, ledger_table(plan.decisions))
+    jobs = plan.jobs(store)
+    work = pool.map("reduce", copy_shard if plan.reduction.copies_tiles else encode_shard, jobs)
+    written = [
+        shard for _, shard in tracked(work, stage="reduce", total=len(jobs), progress=progress)
+    ]
+    write_manifest(store, _manifest(plan, store, written, pool=pool, progress=progress))
+
+
+def _manifest(
+    plan: FilterPlan, store: Path, written: list[ShardWritten], *, pool: Pool, progress: Progress
+) -> Manifest:
+    """Read every staged file back and take down what the output consists of."""
+    sweep_partial(store)
+    expected = {shard.path: shard.sha256 for shard in written}
+    files = sorted(str(p.relative_to(store)) for p in store.rglob("*") if p.is_file())
+    jobs = [
+        PublishJob(store=str(store), path=path, sha256=expected.get(path, "")) for path in files
+    ]
+    work = pool.map("publish", publish_file, jobs)
+    records = [
+        record for _, record in tracked(work, stage="publish", total=len(jobs), progress=progress)
+    ]
+    return Manifest(
+        software=f"sfxreduce {version('sfxreduce')}",
+        source=plan.run.path,
+        source_events=plan.run.n_events,
+        source_bytes=plan.run.source.n_bytes,
+        scorer=plan.method.scorer,
+        settings=plan.method.settings,
+        threshold=plan.method.threshold,
+        model_sha256=plan.method.model_sha256,
+        hits=plan.decisions.count(Decision.HIT),
+        undecided=plan.decisions.count(Decision.UNDECIDED),
+        rejected=plan.decisions.count(Decision.REJECT),
+        files=tuple(sorted(records, key=lambda record: record.path)),
+    )
