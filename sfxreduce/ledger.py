@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import xarray as xr
 
 from sfxreduce.decide import Decision, Decisions, Reason
 from sfxreduce.errors import SchemaError
 
-__all__ = ["ledger_table", "read_ledger"]
+__all__ = ["ledger_root", "ledger_table", "read_ledger"]
 
 
 def ledger_table(decisions: Decisions) -> xr.Dataset:
@@ -95,3 +97,35 @@ def read_ledger(table: xr.Dataset, *, where: str) -> Decisions:
         reason=table["reason"].values.astype(np.uint32),
         score=table["score"].values.astype(np.float32),
     )
+
+
+def ledger_root(decisions: Decisions) -> str:
+    """Hash of a whole ledger: it changes with any decision, reason or score of any event.
+
+    The sha256 of the number of events and of the columns one after the other, all little-endian,
+    so that it depends neither on how nor on which machine the ledger is stored.
+
+    Parameters
+    ----------
+    decisions : Decisions
+
+    Returns
+    -------
+    str
+        In hexadecimal.
+
+    Examples
+    --------
+    >>> from sfxreduce.decide import decide
+    >>> made = decide(np.float32([0.9, 0.1]), np.zeros(2, np.uint32), threshold=0.5)
+    >>> ledger_root(made)[:16]
+    '5146ae1071538d25'
+    """
+    digest = hashlib.sha256(b"sfxreduce ledger 1\n")
+    digest.update(np.array(decisions.score.size, "<u8").tobytes())
+    digest.update(decisions.decision.astype("u1").tobytes())
+    digest.update(decisions.reason.astype("<u4").tobytes())
+    # There are many bit patterns of "no score", and only one meaning.
+    score = np.where(np.isnan(decisions.score), np.float32(np.nan), decisions.score)
+    digest.update(score.astype("<f4").tobytes())
+    return digest.hexdigest()
