@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from planted import ArrayFrames, planted_run
 
 from sfxreduce.cluster import Pool, SerialPool, open_pool
 from sfxreduce.ingest import store_run
 from sfxreduce.run import Run
+
+# Continuous integration tries the same examples every time; a developer's machine tries new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
