@@ -68,7 +68,7 @@ def test_a_planted_peak_is_found_where_it_was_planted(
     seed: int, dtype: str, place: tuple[int, int, int], photons: str, stacked: bool
 ) -> None:
     panel, y, x = place if stacked else (0, *place[1:])
-    # So near the beam a ring has few pixels, and the spot would be a good part of its own background.
+    # So near the beam a ring has few pixels: the spot would be a part of its own background.
     assume(np.hypot(y - 23.5, x - 27.5) > 12)
     shape = (3, 48, 56) if stacked else (48, 56)
     rng = np.random.default_rng(seed)
