@@ -40,7 +40,7 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W -b html docs docs/_build/html
 
 poster: $(VENV)/.installed
-	$(BIN)/python examples/reproduce_poster.py --out docs/results/poster.md
+	$(BIN)/python examples/reproduce_poster.py --out docs/results/poster.txt
 
 model: $(VENV)/.installed
 	$(BIN)/python examples/make_default_model.py

@@ -15,11 +15,12 @@ copyright = "2026, the sfxreduce developers"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "results/README.md"]
+exclude_patterns = ["_build"]
 html_theme = "pydata_sphinx_theme"
 html_title = "sfxreduce"
 html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
 html_show_sourcelink = False
+html_sidebars = {"**": []}
 autodoc_typehints = "none"
 napoleon_numpy_docstring = True
 
