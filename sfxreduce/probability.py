@@ -57,7 +57,8 @@ class Calibration:
         ndarray of float64
             Shape (event,), NaN where there is no score.
         """
-        value = np.interp(np.asarray(score, np.float64), self.score, self.probability)
+        at = np.asarray(score, np.float64)
+        value = np.where(np.isnan(at), np.nan, np.interp(at, self.score, self.probability))
         if hit_rate is None:
             return value
         odds = _odds(hit_rate) / _odds(self.hit_rate)
@@ -105,7 +106,8 @@ def calibrate_probability(score: ArrayLike, is_hit: ArrayLike) -> Calibration:
     n_hits = np.bincount(place, hit)
     n_events = np.bincount(place).astype(np.float64)
     n_hits[0] += 1
-    n_events[[0, -1]] += 1
+    n_events[0] += 1
+    n_events[-1] += 1
     fit = isotonic_regression(n_hits / n_events, weights=n_events)
     # A level stretch needs its two ends only.
     ends = np.unique(np.concatenate([fit.blocks[:-1], fit.blocks[1:] - 1]))

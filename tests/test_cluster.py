@@ -78,25 +78,25 @@ def test_the_dashboard_shows_score_reduce_and_publish(
     assert {"score", "reduce", "publish"} <= set(names)
 
 
-def test_a_running_scheduler_is_used(stored: Path, tmp_path: Path) -> None:
+def test_a_scheduler_elsewhere_is_used_with_relative_paths(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its workers were started in another folder, where relative paths lead nowhere.
     with (
         LocalCluster(
-            n_workers=1,
-            threads_per_worker=1,
-            processes=False,
-            protocol="tcp",
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
+            n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
         ) as elsewhere,
         open_pool(scheduler=elsewhere.scheduler_address) as pool,
     ):
+        monkeypatch.chdir(tmp_path)
         report = run_filter(
-            open_run(stored),
-            outputs=Outputs(store=tmp_path / "hits.zarr"),
+            open_run(Path(stored.name)),
+            outputs=Outputs(store=Path("hits.zarr"), cxi=Path("hits.cxi")),
             scorer=BrightestPixel(),
             pool=pool,
         )
     assert report.hits == 24
+    assert (tmp_path / "hits.lst").read_text().startswith("hits.cxi //0")
 
 
 def failing(item: int) -> int:

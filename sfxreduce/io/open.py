@@ -39,7 +39,8 @@ def open_run(paths: Path | Sequence[Path], *, data_path: str = "") -> Run:
     UsageError
         If several paths are given that are not images.
     """
-    files = [paths] if isinstance(paths, Path) else list(paths)
+    # Workers of a pool elsewhere have a working directory of their own.
+    files = [path.absolute() for path in ([paths] if isinstance(paths, Path) else paths)]
     for file in files:
         if not file.exists():
             raise RunNotFound(f"{file}: no such file or folder; check the path given to --in")

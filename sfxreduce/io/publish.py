@@ -85,7 +85,9 @@ def staged(final: Path) -> Iterator[Path]:
     OutputError
         If the disk is full or the folder cannot be written.
     """
-    hidden = final.with_name(f".{final.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+    # Workers of a pool elsewhere have a working directory of their own.
+    folder = final.parent.resolve()
+    hidden = folder / f".{final.name}.{uuid.uuid4().hex[:12]}{PARTIAL}"
     try:
         with output_errors(final):
             yield hidden
