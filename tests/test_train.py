@@ -26,6 +26,7 @@ from sfxreduce.metrics import Confusion
 from sfxreduce.progress import Progress, silent
 from sfxreduce.run import Run
 from sfxreduce.scorers.cnn import CnnScorer
+from sfxreduce.scorers.inference import hit_probability, load_network
 from sfxreduce.scorers.normalise import Normalisation, normalise
 from sfxreduce.scorers.weights import Model, read_model, write_model
 from sfxreduce.train.augment import vary
@@ -142,6 +143,21 @@ def test_a_model_remembers_where_it_comes_from(runs: list[Run]) -> None:
     assert all(r.events == r.hits + r.misses + r.unlabelled == 24 for r in made.runs)
     assert 0 < model.config.threshold <= 0.5
     assert "r2" in model.card
+
+
+def test_the_threshold_loses_no_more_held_out_hits_than_the_recipe_allows(runs: list[Run]) -> None:
+    model = train(runs, recipe=replace(CAREFUL, epochs=1), seed=2)
+    labels = PeakLabelling()(runs[-1], pool=SerialPool(), progress=silent)
+    held = read_labelled(runs[-1], labels, normalisation=Normalisation(), most_events=99)
+    score = hit_probability(load_network(model), held.seen)[held.is_hit]
+    assert np.mean(score < model.config.threshold) <= CAREFUL.hit_loss
+    assert model.config.threshold in {0.5, *score.tolist()}
+
+
+def test_a_single_run_gives_up_some_events_to_know_when_to_stop(runs: list[Run]) -> None:
+    model = train(runs[:1], recipe=replace(CAREFUL, epochs=1), seed=2)
+    assert [r.role for r in model.config.provenance.runs] == ["training"]
+    assert 0 < model.config.threshold <= 0.5
 
 
 def test_training_needs_runs_with_hits_and_misses(runs: list[Run]) -> None:
