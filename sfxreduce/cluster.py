@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeVar
 
 import dask
 import dask.array as da
+from dask.core import flatten
+from dask.optimization import cull
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, futures_of
 from distributed.client import FutureCancelledError
 from distributed.comm.core import CommClosedError
@@ -83,8 +85,10 @@ class SerialPool:
         """Compute blocks in order. See `Pool.blocks`."""
         if needs_gpu:
             raise UsageError("--serial has no GPU workers; drop --serial or use --device cpu")
-        for number, block in enumerate(array.to_delayed().ravel()):
-            yield number, block.compute(scheduler="synchronous", optimize_graph=False)
+        graph = dict(array.__dask_graph__())
+        for number, key in enumerate(flatten(array.__dask_keys__())):
+            # Each block with its own tasks only: a whole graph for each would cost its square.
+            yield number, dask.get(cull(graph, key)[0], key)
 
     def map(
         self,

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -144,3 +145,26 @@ def test_every_error_has_the_exit_status_of_its_documentation() -> None:
         1,
         3,
     }
+
+
+def test_working_in_this_process_costs_the_same_for_every_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Handing the whole graph to each block once made long runs cost the square of their length.
+    sizes = []
+    get = dask.get
+
+    def noting(graph: dict[object, object], key: object) -> object:
+        sizes.append(len(graph))
+        return get(graph, key)
+
+    monkeypatch.setattr("sfxreduce.cluster.dask.get", noting)
+    array = da.map_blocks(
+        zero, chunks=((1,) * 50,), dtype=float, meta=np.empty(0), name="score-serial"
+    )
+    assert [number for number, _ in SerialPool().blocks(array)] == list(range(50))
+    assert sizes == [1] * 50
+
+
+def zero(*, block_id: tuple[int]) -> np.ndarray:
+    return np.zeros(1)
