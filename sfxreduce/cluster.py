@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 import dask
 import dask.array as da
 from dask.core import flatten
+from dask.local import get_sync
 from dask.optimization import cull
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, futures_of
 from distributed.client import FutureCancelledError
@@ -88,7 +89,7 @@ class SerialPool:
         graph = dict(array.__dask_graph__())
         for number, key in enumerate(flatten(array.__dask_keys__())):
             # Each block with its own tasks only: a whole graph for each would cost its square.
-            yield number, dask.get(cull(graph, key)[0], key)
+            yield number, get_sync(cull(graph, key)[0], key)
 
     def map(
         self,

@@ -192,9 +192,9 @@ def check_worst_run_rule(repetitions: int, *, n_runs: int = 19, n_hits: int = 20
         for _ in range(repetitions):
             runs = rng.normal(rng.normal(0, shift, (n_runs + 1, 1)), 1, (n_runs + 1, n_hits))
             chosen = worst_run_threshold(list(runs[:-1]), promise=PROMISE).value
-            wrong += np.count_nonzero(runs[-1] < chosen) > PROMISE.max_loss * n_hits
+            wrong += int(np.count_nonzero(runs[-1] < chosen)) > PROMISE.max_loss * n_hits
             of_all = binomial_threshold(runs[:-1].ravel(), promise=PROMISE).value
-            pooled += np.count_nonzero(runs[-1] < of_all) > PROMISE.max_loss * n_hits
+            pooled += int(np.count_nonzero(runs[-1] < of_all)) > PROMISE.max_loss * n_hits
         print(
             f"runs shifted by {shift}: the next run lost more than 1 % in {wrong} of {repetitions} "
             f"repetitions by the worst-run rule, in {pooled} by pooling all hits"

@@ -9,7 +9,6 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from distributed import Client, LocalCluster, SpecCluster, Worker, get_worker
 from distributed.scheduler import Scheduler
 from planted import BrightestPixel
 
+import sfxreduce.cluster
 from sfxreduce.cluster import DaskPool, Pool, SerialPool, open_pool
 from sfxreduce.errors import ClusterError, SfxReduceError, SourceError, UsageError
 from sfxreduce.io.open import open_run
@@ -152,13 +152,13 @@ def test_working_in_this_process_costs_the_same_for_every_block(
 ) -> None:
     # Handing the whole graph to each block once made long runs cost the square of their length.
     sizes = []
-    get = dask.get
+    get = sfxreduce.cluster.get_sync
 
     def noting(graph: dict[object, object], key: object) -> object:
         sizes.append(len(graph))
         return get(graph, key)
 
-    monkeypatch.setattr("sfxreduce.cluster.dask.get", noting)
+    monkeypatch.setattr("sfxreduce.cluster.get_sync", noting)
     array = da.map_blocks(
         zero, chunks=((1,) * 50,), dtype=float, meta=np.empty(0), name="score-serial"
     )
