@@ -136,8 +136,9 @@ class Threshold:
         if self.rule is Rule.GIVEN:
             text = f"The threshold {self.value:.6g} was given, nothing is promised; {lost}"
         elif not self.certified:
+            base = hits if self.n_runs is None else f"{self.n_runs} runs with labelled hits"
             text = (
-                f"Every event is kept: {hits} are too few to promise, {sure}, that at most "
+                f"Every event is kept: {base} are too few to promise, {sure}, that at most "
                 f"{at_most(self.promise.max_loss)} of the hits are lost"
             )
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -269,3 +271,29 @@ def test_without_hits_and_misses_there_is_no_probability(is_hit: list[bool]) -> 
         calibrate_probability([0.1, 0.9], is_hit)
     with pytest.raises(LabelError, match="one score and one label per event"):
         calibrate_probability([0.1, 0.9, 1.0], is_hit)
+
+
+def examples(text: str) -> str:
+    """Examples of a page, without the fences that would pass for output."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+
+
+def run_examples(text: str) -> None:
+    flags = doctest.NORMALIZE_WHITESPACE
+    test = doctest.DocTestParser().get_doctest(examples(text), {}, PAGE.name, str(PAGE), 0)
+    printed: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=flags, verbose=False)
+    runner.run(test, out=printed.append)
+    assert runner.tries > 0
+    assert not runner.failures, "".join(printed)
+
+
+def test_the_examples_of_the_page_print_what_it_says() -> None:
+    run_examples(PAGE.read_text().partition("## Worked example")[0])
+
+
+def test_the_worked_example_reproduces_the_experts_table(
+    shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shared_data / "expert_labels")
+    run_examples(PAGE.read_text())

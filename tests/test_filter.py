@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from planted import ArrayFrames, BrightestPixel, planted_run
 
 from sfxreduce.cluster import Pool, SerialPool
-from sfxreduce.decide import Decision, Reason
+from sfxreduce.decide import Reason
 from sfxreduce.errors import OutputError, OutputExists
 from sfxreduce.geometry import Window
 from sfxreduce.ingest import store_run
@@ -23,6 +23,8 @@ from sfxreduce.io.open import open_run
 from sfxreduce.pipeline import Outputs, plan_filter, run_filter
 from sfxreduce.plan import plan_reduction
 from sfxreduce.run import Run
+from sfxreduce.scorers.peaks import PeakScorer
+from sfxreduce.simulate.run import simulated_run
 from sfxreduce.verify import verify_reduced
 
 
@@ -318,5 +320,33 @@ def test_an_empty_run_is_filtered_to_an_empty_store(tmp_path: Path, serial: Pool
     assert zarr.open_group(str(tmp_path / "hits.zarr"), mode="r")["frames"].shape[0] == 0
 
 
-def test_undecided_and_hits_make_up_the_kept_events() -> None:
-    assert Decision.REJECT == 0
+@pytest.mark.parametrize("experiment", ["pyp-cspad", "lysozyme-8kev"])
+def test_a_simulated_experiment_goes_through_whole(
+    experiment: str, tmp_path: Path, cluster: Pool
+) -> None:
+    simulated = simulated_run(experiment, n_events=10, hit_rate=0.6, seed=4)
+    store_run(simulated, out=tmp_path / "run.zarr", pool=cluster)
+    source = open_run(tmp_path / "run.zarr")
+    report = run_filter(
+        source,
+        outputs=Outputs(store=tmp_path / "hits.zarr", cxi=tmp_path / "hits.cxi"),
+        scorer=PeakScorer(),
+        pool=cluster,
+    )
+    assert 0 < report.kept < 10
+    assert verify_reduced(tmp_path / "hits.zarr", against=source, pool=cluster).ok
+    kept, handed_over = open_run(tmp_path / "hits.zarr"), open_run(tmp_path / "hits.cxi")
+    index = kept.columns.source_index.values
+    frames = simulated.source.read(index.tolist()).pixels
+    assert kept.source.read(range(index.size)).pixels.tobytes() == frames.tobytes()
+    assert handed_over.source.read(range(index.size)).pixels.tobytes() == frames.tobytes()
+    np.testing.assert_allclose(
+        handed_over.detector.positions(), source.detector.positions(), atol=1e-4
+    )
+    window = Window.centre(source.detector)
+    np.testing.assert_array_equal(
+        kept.source.read([0], window).pixels[0], window.take(frames[0], source.detector)
+    )
+    if experiment == "lysozyme-8kev":
+        blank = np.flatnonzero(simulated.truth.kind == 0)  # type: ignore[union-attr]
+        assert not set(index) & set(blank)
