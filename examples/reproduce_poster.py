@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sfxreduce.cluster import Pool
@@ -112,7 +112,7 @@ def page(
     results: dict[str, Evaluation], training: Sequence[Run], test: Sequence[Run], rule: LabelOnce
 ) -> str:
     """Everything that was found, as text."""
-    columns = {"poster, printed": printed()}
+    columns: dict[str, Mapping[str, float | None]] = {"poster, printed": printed()}
     columns |= {f"ours, {name}": shares(result.labelled) for name, result in results.items()}
     lines = [
         f"{EXPERIMENT} (simulated), hit rate {HIT_RATE}, frames of 350 x 350 pixels",
@@ -143,19 +143,20 @@ def printed() -> dict[str, float]:
     }
 
 
-def shares(figures: Figures) -> dict[str, float]:
+def shares(figures: Figures) -> dict[str, float | None]:
     """Our figures in the poster's form: cells as shares of the labelled events."""
     found = figures.to_json()
     n_events = sum(found[cell] for cell in CELLS)
     return found | {cell: found[cell] / n_events for cell in CELLS}
 
 
-def table(columns: dict[str, dict[str, float]]) -> list[str]:
+def table(columns: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     """One line per figure, one column per source."""
     names = (*CELLS, "recall", "specificity", "precision", "npv", "accuracy", "hit_loss", "roc_auc")
     lines = [f"{'':<12}" + "".join(f"{title:>18}" for title in columns)]
     for name in names:
-        cells = (f"{c[name]:.5f}" if name in c else "-" for c in columns.values())
+        values = [column.get(name) for column in columns.values()]
+        cells = ("-" if value is None else f"{value:.5f}" for value in values)
         lines.append(f"{name:<12}" + "".join(f"{cell:>18}" for cell in cells))
     return lines
 
