@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sfxreduce.score import Scorer
     from sfxreduce.scorers.cnn import CnnScorer, cuda_available
     from sfxreduce.scorers.peaks import PeakScorer
-    from sfxreduce.scorers.weights import default_model, write_model
+    from sfxreduce.scorers.weights import check_model_path, default_model, write_model
     from sfxreduce.simulate.run import simulated_run
     from sfxreduce.train.evaluate import evaluate as evaluate_scorer
     from sfxreduce.train.labelling import PeakLabelling
@@ -56,6 +56,7 @@ __all__ = [
     "Scorer",
     "SfxReduceError",
     "Window",
+    "check_model_path",
     "cuda_available",
     "default_model",
     "describe_run",
@@ -88,6 +89,7 @@ _HOMES = {
     "Scorer": ("score", "Scorer"),
     "SfxReduceError": ("errors", "SfxReduceError"),
     "Window": ("geometry", "Window"),
+    "check_model_path": ("scorers.weights", "check_model_path"),
     "cuda_available": ("scorers.cnn", "cuda_available"),
     "default_model": ("scorers.weights", "default_model"),
     "describe_run": ("describe", "describe_run"),

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, rankdata
+from scipy.stats import rankdata
 
+from sfxreduce.bounds import share_upper
 from sfxreduce.errors import LabelError
 
 __all__ = ["Confusion", "confusion", "roc_auc"]
@@ -88,20 +89,12 @@ class Confusion:
 
     @property
     def hit_loss_upper95(self) -> float:
-        """Upper bound of the hit loss, one-sided, 95 % confidence.
+        """Upper bound of the hit loss, one-sided, 95 % confidence; see `share_upper`.
 
-        The exact bound of Clopper and Pearson [1]_, for hits drawn at random. It is *not* the
-        upper end of a two-sided 95 % interval, which is a 97.5 % bound.
-
-        References
-        ----------
-        .. [1] C. J. Clopper and E. S. Pearson, Biometrika 26 (1934) 404. doi:10.2307/2331986
+        It holds for hits drawn at random, and is NaN without hits.
         """
-        if self.tp + self.fn == 0:
-            return math.nan
-        if self.tp == 0:
-            return 1.0
-        return float(beta.ppf(0.95, self.fn + 1, self.tp))
+        n_hits = self.tp + self.fn
+        return share_upper(self.fn, n_hits, confidence=0.95) if n_hits else math.nan
 
     def table(self) -> str:
         """Return the counts as text; rows are the truth, columns the decision."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sfxreduce.cluster import Pool
+from sfxreduce.collect import collect_scores
 from sfxreduce.decide import decide
 from sfxreduce.export import crystfel_paths, export_crystfel
 from sfxreduce.gallery import make_thumbnails
@@ -23,11 +24,11 @@ from sfxreduce.io.publish import (
 )
 from sfxreduce.io.readers.zarr import ZarrFrames
 from sfxreduce.plan import plan_reduction
-from sfxreduce.progress import Progress, silent, tracked
+from sfxreduce.progress import Progress, silent
 from sfxreduce.reduce import FilterPlan, kept_columns, write_reduced
 from sfxreduce.report import Method, Report, Storage, render_html, summarize
 from sfxreduce.run import Run
-from sfxreduce.score import EVENTS_PER_BATCH, SCORE_DTYPE, Scorer, score
+from sfxreduce.score import Scorer
 
 __all__ = ["Outputs", "plan_filter", "run_filter"]
 
@@ -92,14 +93,7 @@ def plan_filter(
         threshold=float(scorer.threshold if threshold is None else threshold),
         model_sha256=scorer.model_sha256,
     )
-    rows = np.zeros(run.n_events, SCORE_DTYPE)
-    scores = score(run, scorer)
-    blocks = pool.blocks(scores, needs_gpu=scorer.needs_gpu)
-    for block, values in tracked(
-        blocks, stage="score", total=scores.npartitions, progress=progress
-    ):
-        start = block * EVENTS_PER_BATCH
-        rows[start : start + len(values)] = values
+    rows = collect_scores(run, scorer, pool=pool, progress=progress)
     decisions = decide(rows["score"], rows["reason"], threshold=method.threshold)
     own = run.source.layout if isinstance(run.source, ZarrFrames) else None
     layout = own or choose_layout(

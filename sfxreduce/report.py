@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sfxreduce.decide import Decision, Decisions, Reason
 from sfxreduce.figures import Thumbnail, histogram_svg, hit_rate_svg, share_svg
-from sfxreduce.units import human_bytes
+from sfxreduce.units import human_bytes, short_path
 
 __all__ = ["Method", "Report", "Storage", "render_html", "summarize"]
 
@@ -169,7 +169,7 @@ def render_html(
     environment.filters["bytes"] = human_bytes
     return environment.get_template("report.html").render(
         report=report,
-        source=source,
+        source=short_path(source),
         method=method,
         share=share_svg(report.hits, report.undecided, report.rejected),
         hit_rate=hit_rate_svg(decisions),

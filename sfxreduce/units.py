@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["human_bytes"]
+from pathlib import Path
+
+__all__ = ["human_bytes", "short_path"]
 
 
 def human_bytes(n_bytes: float) -> str:
@@ -18,3 +20,15 @@ def human_bytes(n_bytes: float) -> str:
             break
         n_bytes /= 1000
     return f"{n_bytes:.3g} {unit}" if abs(n_bytes) < 999.5 else f"{n_bytes:,.0f} {unit}"
+
+
+def short_path(path: str | Path) -> str:
+    """Path as seen from the working directory, if it lies below it.
+
+    Examples
+    --------
+    >>> short_path(Path.cwd() / "demo" / "run.zarr")
+    'demo/run.zarr'
+    """
+    folder = Path.cwd()
+    return str(Path(path).relative_to(folder) if folder in Path(path).parents else path)

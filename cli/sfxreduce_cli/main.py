@@ -7,6 +7,7 @@ import sys
 import typer
 
 from sfxreduce.errors import SfxReduceError
+from sfxreduce_cli.audit import audit
 from sfxreduce_cli.evaluate import evaluate
 from sfxreduce_cli.filter import filter_
 from sfxreduce_cli.info import info
@@ -32,6 +33,7 @@ app.command("simulate")(simulate)
 app.command("ingest", cls=ManyInputs)(ingest)
 app.command("train", cls=ManyInputs)(train)
 app.command("evaluate", cls=ManyInputs)(evaluate)
+app.add_typer(audit, name="audit")
 
 
 def main() -> None:

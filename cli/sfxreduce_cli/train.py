@@ -49,6 +49,7 @@ def train(
 
     Example: sfxreduce train --in run1.zarr run2.zarr --out model/
     """
+    sfxreduce.check_model_path(out, overwrite=overwrite)
     runs = [sfxreduce.open_run(path) for path in in_]
     labelling = sfxreduce.PeakLabelling(miss_at_most=miss_at_most, hit_at_least=hit_at_least)
     with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):

@@ -30,6 +30,7 @@ __all__ = [
     "ModelConfig",
     "Provenance",
     "TrainingRun",
+    "check_model_path",
     "default_model",
     "read_model",
     "write_model",
@@ -200,6 +201,22 @@ def read_model(path: Path | str) -> Model:
     )
 
 
+def check_model_path(path: Path | str, *, overwrite: bool = False) -> None:
+    """Refuse a folder that `write_model` would refuse: before hours of training, not after.
+
+    Raises
+    ------
+    OutputExists
+        If something lies at `path` and is not to be overwritten, or is no model.
+    """
+    folder = Path(path)
+    if folder.exists() and not (overwrite and (folder / _CONFIG).is_file()):
+        raise OutputExists(
+            f"{folder}: expected no folder, found one; pass another --out"
+            + ("" if overwrite else " or --overwrite")
+        )
+
+
 def write_model(path: Path | str, model: Model, *, overwrite: bool = False) -> None:
     """Write a model folder; it is complete under its name, or it is not there.
 
@@ -219,11 +236,7 @@ def write_model(path: Path | str, model: Model, *, overwrite: bool = False) -> N
         If the folder cannot be written.
     """
     folder = Path(path)
-    if folder.exists() and not (overwrite and (folder / _CONFIG).is_file()):
-        raise OutputExists(
-            f"{folder}: expected no folder, found one; pass another --out"
-            + ("" if overwrite else " or --overwrite")
-        )
+    check_model_path(folder, overwrite=overwrite)
     document = {"schema": SCHEMA, "weights_sha256": model.sha256, "config": asdict(model.config)}
     parts = {
         _WEIGHTS: model.encoded,

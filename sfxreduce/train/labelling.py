@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
+from sfxreduce.collect import collect_scores
 from sfxreduce.decide import UNSAFE
 from sfxreduce.errors import LabelError
 from sfxreduce.labels import Label, Labels, quartile_labels
 from sfxreduce.peaks import PeakFinder
-from sfxreduce.progress import Progress, tracked
+from sfxreduce.progress import Progress
 from sfxreduce.run import Run
-from sfxreduce.score import EVENTS_PER_BATCH, SCORE_DTYPE, Scorer, score
+from sfxreduce.score import Scorer
 from sfxreduce.scorers.peaks import PeakScorer
 
 __all__ = [
@@ -148,12 +149,7 @@ def safe_scores(
     ndarray of float32
         Shape (event,).
     """
-    rows = np.zeros(run.n_events, SCORE_DTYPE)
-    scores = score(run, scorer)
-    blocks = pool.blocks(scores, needs_gpu=scorer.needs_gpu)
-    for block, values in tracked(blocks, stage=stage, total=scores.npartitions, progress=progress):
-        start = block * EVENTS_PER_BATCH
-        rows[start : start + len(values)] = values
+    rows = collect_scores(run, scorer, pool=pool, stage=stage, progress=progress)
     unsafe = (rows["reason"] & np.uint32(UNSAFE)) != 0
     return np.where(unsafe, np.float32(np.nan), rows["score"])
 
