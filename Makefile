@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test test-slow check wheel-test docs poster model clean
+.PHONY: demo test test-slow check wheel-test docs poster poster-smoke model clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -41,6 +41,9 @@ docs: $(VENV)/.installed-docs
 
 poster: $(VENV)/.installed
 	$(BIN)/python examples/reproduce_poster.py --out docs/results/poster.txt
+
+poster-smoke: $(VENV)/.installed
+	$(BIN)/python examples/reproduce_poster.py --scale 0.1
 
 model: $(VENV)/.installed
 	$(BIN)/python examples/make_default_model.py
