@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,11 @@ class FrameSource(Protocol):
     @property
     def n_bytes(self) -> int:
         """Bytes the source occupies on disk."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Every file and folder that frames are read from; none if they lie in no file."""
         ...
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
@@ -143,10 +149,14 @@ class Run:
 
     @property
     def inputs(self) -> list[Path]:
-        """Files and folders the events come from, those that exist: no output may touch them."""
+        """Files and folders the events come from: no output may touch them.
+
+        What the frames are read from, and those files named in the column ``source_file`` that
+        exist or may exist: one in a folder that cannot be entered is named all the same.
+        """
         named = {str(name) for name in self.columns["source_file"].values} - {""}
-        paths = [Path(name) for name in sorted({self.path, *named})]
-        return [path for path in paths if path.exists()]
+        existing = {Path(name) for name in named if _may_exist(Path(name))}
+        return sorted({*self.source.inputs, *existing})
 
     @property
     def frames(self) -> xr.DataArray:
@@ -181,6 +191,17 @@ def block_sizes(n_events: int, step: int) -> tuple[int, ...]:
     ((32, 32, 6), (0,))
     """
     return tuple(min(step, n_events - start) for start in range(0, n_events, step)) or (0,)
+
+
+def _may_exist(path: Path) -> bool:
+    """Whether something lies at a path, as far as can be seen from here."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+    except ValueError:
+        return False  # a name with a zero byte, which no system allows
+    return True
 
 
 def _read_block(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -33,6 +34,10 @@ class ArrayFrames:
     @property
     def n_bytes(self) -> int:
         return self.frames.nbytes
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        return ()
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
         chosen = self.frames[np.asarray(events, int)]

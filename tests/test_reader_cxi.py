@@ -562,3 +562,22 @@ def test_the_independent_simulation_is_read_whole() -> None:
     reading = run.source.read([3], Window.centre(run.detector))
     with h5py.File(DEV, locking=False) as file:
         np.testing.assert_array_equal(reading.pixels[0, 0], file[DATA][3, 700:1050, 700:1050])
+
+
+def test_every_file_that_frames_come_from_is_an_input_and_counted(tmp_path: Path) -> None:
+    """Linked and virtual sources were not named: an output could have replaced one."""
+    for name in ("a.h5", "b.h5"):
+        write(tmp_path / name, raw=frames_of(2, (6, 5)))
+    virtual = open_cxi(virtual_run(tmp_path, ["a.h5", "b.h5"]))
+    expected = {(tmp_path / name).resolve() for name in ("run.cxi", "a.h5", "b.h5")}
+    assert set(virtual.source.inputs) == set(virtual.inputs) == expected
+    assert virtual.source.n_bytes == sum(path.stat().st_size for path in expected)
+    with h5py.File(tmp_path / "linked.cxi", "w") as file:
+        file[DATA] = h5py.ExternalLink("a.h5", "/raw")
+        file["/LCLS/photon_energy_eV"] = h5py.ExternalLink("energy.h5", "/energy")
+    write(tmp_path / "energy.h5", energy=[8e3, 8e3])
+    linked = open_cxi(tmp_path / "linked.cxi")
+    names = {path.name for path in linked.source.inputs}
+    assert names == {"linked.cxi", "a.h5", "energy.h5"}
+    (tmp_path / "a.h5").unlink()
+    assert len(linked.source.inputs) == 3

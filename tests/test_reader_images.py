@@ -275,3 +275,9 @@ def test_the_thaumatin_grid_is_read_as_fabio_reads_it() -> None:
     with fabio.open(str(paths[1])) as image:
         np.testing.assert_array_equal(reading.pixels[0], image.data)
     assert not (reading.pixels[0][run.detector.good()] < 0).any()
+
+
+def test_every_image_is_an_input(tmp_path: Path) -> None:
+    """The path of a run of many images is no file, so an output could have replaced one."""
+    paths = [write_cbf(tmp_path / f"{i}.cbf", image_of(i)) for i in range(3)]
+    assert open_images(paths).inputs == paths

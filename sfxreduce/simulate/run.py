@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -89,6 +90,11 @@ class SimulatedFrames:
     def n_bytes(self) -> int:
         """Bytes of all frames without compression."""
         return self.n_events * self.detector.mask.size * self.dtype.itemsize
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Nothing: what is rendered lies in no file."""
+        return ()
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
         """Render events; see `sfxreduce.run.FrameSource`."""

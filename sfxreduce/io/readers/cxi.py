@@ -54,13 +54,15 @@ def open_cxi(path: Path, *, data_path: str = "") -> Run:
     with open_hdf5(path) as file:
         columns = read_columns(file, n_events, path=str(path))
         truth = read_truth(file, n_events)
+        inputs = sorted({*facts.files, *file.opened})
     source = CxiFrames(
         path=str(path),
         data_path=data_path,
         n_events=n_events,
         frame_shape=facts.detector.frame_shape,
         dtype=facts.dtype,
-        n_bytes=stamp.n_bytes,
+        n_bytes=sum(FileStamp.of(name).n_bytes for name in inputs),
+        inputs=tuple(Path(name) for name in inputs),
     )
     grouped = facts.events_per_chunk > 1
     return Run(
@@ -87,7 +89,10 @@ class CxiFrames:
     dtype : dtype
         Of a pixel, in the machine's own byte order.
     n_bytes : int
-        Of the file.
+        Of the file and of those that it reads from.
+    inputs : tuple of Path
+        Real paths of the same files: what links and virtual datasets lead to is as much a source
+        as the file that leads there.
     """
 
     path: str
@@ -96,6 +101,7 @@ class CxiFrames:
     frame_shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
     n_bytes: int
+    inputs: tuple[Path, ...]
 
     @property
     def detector(self) -> Detector:
@@ -137,6 +143,7 @@ class _Facts:
     events_per_chunk: int
     detector: Detector
     holes: NDArray[np.bool_]
+    files: tuple[str, ...]
 
     def give(self, source: CxiFrames) -> bool:
         """Whether the file still holds what it held when the run was opened."""
@@ -149,12 +156,15 @@ def _facts(stamp: FileStamp, data_path: str) -> _Facts:
     """Look at the run behind a stamp, once a process."""
     with open_hdf5(stamp.path) as file:
         path, frames = find_frames(file, data_path)
+        detector = read_detector(file, frames.shape[1:])
+        holes = find_holes(file, frames)
         return _Facts(
             path=path,
             dtype=frames.dtype.newbyteorder("="),
             events_per_chunk=int(frames.chunks[0]) if frames.chunks else 1,
-            detector=read_detector(file, frames.shape[1:]),
-            holes=find_holes(file, frames),
+            detector=detector,
+            holes=holes,
+            files=tuple(file.opened),
         )
 
 

@@ -41,7 +41,7 @@ class FileStamp:
         real = Path(os.path.realpath(path))
         try:
             stat = real.stat()
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise RunNotFound(f"{path}: expected a file, found none; check the path") from error
         except OSError as error:
             raise SourceError(f"{path}: cannot be read ({error.strerror})") from error

@@ -20,7 +20,7 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.errors import SchemaError, SourceError
+from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.io.readers.file_stamp import FileStamp
 
 __all__ = ["FILTERS_FROM", "HDF5_ERRORS", "Hdf5File", "VirtualPart", "open_hdf5"]
@@ -232,10 +232,12 @@ class Hdf5File:
                 f"{self.path}: {where} leads to {name}, outside the folder {self.root}; only "
                 "files in the folder of the file and below are followed, move it there"
             )
-        if not target.exists():
-            return None
         if str(target) not in self.opened:
-            self.opened[str(target)] = self.stack.enter_context(_open(FileStamp.of(target)))
+            try:
+                stamp = FileStamp.of(target)
+            except RunNotFound:
+                return None
+            self.opened[str(target)] = self.stack.enter_context(_open(stamp))
         return replace(self, handle=self.opened[str(target)])
 
     def owner(self, dataset: h5py.Dataset) -> Hdf5File:

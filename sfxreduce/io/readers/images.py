@@ -108,6 +108,11 @@ class ImageFrames:
         return len(self.paths)
 
     @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files."""
+        return tuple(Path(path) for path in self.paths)
+
+    @property
     def detector(self) -> Detector:
         """Geometry from the first header that can be read, mask from a few frames."""
         return _detector(self)

@@ -19,8 +19,8 @@ from sfxreduce.columns import event_columns
 from sfxreduce.decide import Reason
 from sfxreduce.errors import SchemaError, SourceError, VerificationError
 from sfxreduce.geometry import Detector, Window
+from sfxreduce.io.files import disk_bytes
 from sfxreduce.io.layout import Layout
-from sfxreduce.io.publish import disk_bytes
 from sfxreduce.io.schema import MANIFEST_GROUP, SCHEMA
 from sfxreduce.io.shards import ShardFile, TileCodec, check_crc
 from sfxreduce.io.store import ZARR_ERRORS, Store, open_store
@@ -135,6 +135,11 @@ class ZarrFrames:
     def n_bytes(self) -> int:
         """Bytes of all files of the store."""
         return disk_bytes(Path(self.path))
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The store."""
+        return (Path(self.path),)
 
     @property
     def _store(self) -> Store:
