@@ -10,6 +10,8 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from sfxreduce.condition import inspect_pixels
+from sfxreduce.decide import Reason
+from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.run import FrameSource, Run, block_sizes
 
@@ -20,6 +22,10 @@ EVENTS_PER_BATCH = 64
 
 SCORE_DTYPE = np.dtype([("score", "<f4"), ("reason", "<u4")])
 """One row per event: the scorer's value and `Reason` bits."""
+
+
+SOURCE_LOST = (RunNotFound, SchemaError, SourceError)
+"""What a source raises that was there when the run was opened and can no longer be read."""
 
 
 class Scorer(Protocol):
@@ -97,6 +103,7 @@ def score(run: Run, scorer: Scorer, *, batch: int = EVENTS_PER_BATCH) -> da.Arra
         source=run.source,
         scorer=scorer,
         batch=batch,
+        n_events=run.n_events,
         chunks=(block_sizes(run.n_events, batch),),
         dtype=SCORE_DTYPE,
         meta=np.empty(0, SCORE_DTYPE),
@@ -106,15 +113,25 @@ def score(run: Run, scorer: Scorer, *, batch: int = EVENTS_PER_BATCH) -> da.Arra
 
 
 def _score_block(
-    *, source: FrameSource, scorer: Scorer, batch: int, block_id: tuple[int]
+    *, source: FrameSource, scorer: Scorer, batch: int, n_events: int, block_id: tuple[int]
 ) -> NDArray[np.void]:
     """Read one batch of events, look at its pixels, score what can be scored."""
     start = block_id[0] * batch
-    detector = source.detector
-    window = scorer.window(detector)
-    reading = source.read(range(start, min(start + batch, source.n_events)), window)
-    rows = np.zeros(len(reading.reasons), SCORE_DTYPE)
+    events = range(start, min(start + batch, n_events))
+    rows = np.zeros(len(events), SCORE_DTYPE)
     rows["score"] = np.nan
+    # The run was whole when it was opened. A source that is gone now costs the scores of its
+    # events, not the run: they are kept as undecided.
+    rows["reason"] = Reason.FILE_UNREADABLE
+    try:
+        detector = source.detector
+    except SOURCE_LOST:
+        return rows
+    window = scorer.window(detector)
+    try:
+        reading = source.read(events, window)
+    except SOURCE_LOST:
+        return rows
     rows["reason"] = reading.reasons
     readable = np.flatnonzero(reading.reasons == 0)
     if readable.size:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from planted import ArrayFrames, planted_run
+from planted import ArrayFrames, BrightestPixel, planted_run
 
 from sfxreduce.cluster import Pool
 from sfxreduce.columns import MISSING_TIME
@@ -20,6 +21,7 @@ from sfxreduce.ingest import store_run
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr import ZarrFrames
 from sfxreduce.run import Run
+from sfxreduce.score import score
 
 
 def shard_files(store: Path) -> list[Path]:
@@ -207,3 +209,34 @@ def test_the_same_run_gives_the_same_bytes_on_any_pool(
         for n in "ab"
     )
     assert ours == theirs
+
+
+def test_files_named_in_the_columns_are_inputs_even_if_they_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that may not be entered raised PermissionError out of `Run.inputs`."""
+    run = planted_run(n_events=5)
+    (tmp_path / "there.cbf").write_bytes(b"")
+    closed = tmp_path / "closed" / "frame.cbf"
+    names = [str(tmp_path / "there.cbf"), str(tmp_path / "gone.cbf"), str(closed), "a\0b", ""]
+    run.columns["source_file"] = ("event", np.array(names, object))
+    stat = Path.stat
+
+    def refusing(path: Path, **options: bool) -> object:
+        if path == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refusing)
+    assert run.inputs == [closed, tmp_path / "there.cbf"]
+
+
+def test_a_source_that_is_lost_after_opening_flags_its_events(stored: Path) -> None:
+    """Scoring asked for the detector before it read, and failed with the source."""
+    run = open_run(stored)
+    scores = score(run, BrightestPixel(tile=10), batch=40)
+    shutil.rmtree(stored)
+    rows = scores.compute(scheduler="synchronous")
+    assert rows.shape == (70,)
+    assert np.isnan(rows["score"]).all()
+    assert (rows["reason"] == Reason.FILE_UNREADABLE).all()
