@@ -24,6 +24,12 @@ __all__ = ["Box", "Detector", "Panel", "PixelFlag", "Window"]
 
 CENTRE_TILE = (350, 350)
 
+MOST_FRAME_PIXELS = 2**31
+"""Pixels of the largest frame; its mask alone takes 8 GiB, and no camera comes near it."""
+
+MOST_PICTURE_PIXELS = 100
+"""Pixels of the largest assembled picture, for each pixel of a frame."""
+
 
 class PixelFlag(IntFlag):
     """Bits of a pixel mask; zero is a good pixel.
@@ -120,6 +126,11 @@ class Detector:
             raise SchemaError(
                 f"detector '{self.name}': {len(self.panels)} panels need frames of shape "
                 "(panel, y, x); set stacked=True"
+            )
+        if math.prod(self.frame_shape) > MOST_FRAME_PIXELS:
+            raise SchemaError(
+                f"detector '{self.name}': expected at most {MOST_FRAME_PIXELS} pixels in a frame, "
+                f"found a frame of {self.frame_shape}; are its axes in order?"
             )
         mask = np.asarray(self.mask, np.uint32)
         if mask.size == 0:
@@ -233,8 +244,22 @@ class Detector:
         ndarray of int64
             Shape (row, column) of the assembled picture; a flat index into a source frame, or -1
             where no panel is.
+
+        Raises
+        ------
+        SchemaError
+            If the panels lie so far apart that their places cannot be meant in pixels.
         """
-        row, column = (places.astype(np.int64) for places in self.assembled_positions())
+        places = self.assembled_positions()
+        n_rows, n_columns = (float(place.max()) for place in places)
+        # Corners in millimetres would ask for terabytes. Not "more than", so that NaN is caught.
+        if not n_rows * n_columns <= MOST_PICTURE_PIXELS * self.mask.size:
+            raise SchemaError(
+                f"detector '{self.name}': expected corner positions of the panels that make a "
+                f"picture of about the frame's {self.mask.size} pixels, found one of "
+                f"{n_rows:.3g} x {n_columns:.3g}; are corners and pixel size in metres?"
+            )
+        row, column = (place.astype(np.int64) for place in places)
         picture = np.full((int(row.max()) + 1, int(column.max()) + 1), -1, np.int64)
         picture[row, column] = np.arange(self.mask.size).reshape(self.frame_shape)
         return picture

@@ -86,3 +86,18 @@ def test_contradictions_are_refused_when_a_detector_is_made() -> None:
         Detector(name="d", panel_shape=(2, 2), panels=panelled_detector(2).panels)
     with pytest.raises(SchemaError, match="at least one tile"):
         Window(name="none", tile_shape=(5, 5), origins=())
+
+
+@pytest.mark.parametrize("corner", [1e6, np.inf, np.nan])
+def test_a_picture_far_larger_than_the_frame_is_refused(corner: float) -> None:
+    """Corners in millimetres asked for a picture of terabytes, and the process was killed."""
+    panels = (Panel(name="a", corner=(0.0, 0.0)), Panel(name="b", corner=(corner, corner)))
+    detector = Detector(name="d", panel_shape=(4, 4), panels=panels, stacked=True)
+    with np.errstate(invalid="ignore"), pytest.raises(SchemaError, match="corner positions"):
+        detector.assembly()
+
+
+def test_a_frame_of_more_pixels_than_any_camera_has_is_refused() -> None:
+    """Its mask alone would not have fitted into memory."""
+    with pytest.raises(SchemaError, match=r"at most 2147483648 pixels in a frame, found"):
+        Detector.centred("d", (2**16, 2**16))
