@@ -9,7 +9,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-__all__ = ["EVENT_COLUMNS", "MISSING_TIME", "Column", "event_columns", "select_events"]
+__all__ = [
+    "EVENT_COLUMNS",
+    "MISSING_TIME",
+    "Column",
+    "event_columns",
+    "plain_text",
+    "select_events",
+]
 
 MISSING_TIME = int(np.iinfo(np.int64).min)
 """Marks an event without a time stamp; the bit pattern of NumPy's not-a-time."""
@@ -101,6 +108,8 @@ def event_columns(n_events: int, **values: NDArray[np.generic] | Sequence[str]) 
         array = (
             np.full(n_events, column.missing, dtype) if value is None else np.asarray(value, dtype)
         )
+        if column.dtype == "str":
+            array = np.array([plain_text(str(text)) for text in array], object)
         attrs = {"long_name": column.long_name}
         if column.units:
             attrs["units"] = column.units
@@ -114,8 +123,8 @@ def select_events(table: xr.Dataset, events: NDArray[np.int64]) -> xr.Dataset:
     Parameters
     ----------
     table : Dataset
-        Columns on dimension ``event``. Lists on dimension ``peak`` follow their ``peak_event``,
-        which is numbered anew.
+        Columns on dimension ``event``. Lists on the dimension of ``peak_event``, usually
+        ``peak``, follow it, and it is numbered anew.
     events : ndarray of int64
         Positions to select, ascending.
 
@@ -128,10 +137,21 @@ def select_events(table: xr.Dataset, events: NDArray[np.int64]) -> xr.Dataset:
     ([0, 0], [6.0, 7.0])
     """
     chosen = table.isel(event=events)
-    if "peak_event" in chosen:
-        owner = chosen["peak_event"].values
-        chosen = chosen.isel(peak=np.isin(owner, events))
-        attrs = chosen["peak_event"].attrs
+    owners = table.get("peak_event")
+    if owners is not None and owners.ndim == 1 and owners.dims != ("event",):
+        dim = owners.dims[0]
+        chosen = chosen.isel({dim: np.isin(owners.values, events)})
         places = np.searchsorted(events, chosen["peak_event"].values)
-        chosen["peak_event"] = ("peak", places.astype(owner.dtype), attrs)
+        chosen["peak_event"] = (dim, places.astype(owners.dtype), owners.attrs)
     return chosen
+
+
+def plain_text(text: str) -> str:
+    r"""Text that UTF-8 can hold: bytes of a file name that are none become backslash escapes.
+
+    Examples
+    --------
+    >>> plain_text(b"run\xff.cxi".decode(errors="surrogateescape"))
+    'run\\udcff.cxi'
+    """
+    return text.encode(errors="backslashreplace").decode()

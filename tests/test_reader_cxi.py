@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfxreduce.columns import MISSING_TIME
+from sfxreduce.columns import MISSING_TIME, select_events
 from sfxreduce.decide import Reason
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import PixelFlag, Window
@@ -581,3 +581,61 @@ def test_every_file_that_frames_come_from_is_an_input_and_counted(tmp_path: Path
     assert names == {"linked.cxi", "a.h5", "energy.h5"}
     (tmp_path / "a.h5").unlink()
     assert len(linked.source.inputs) == 3
+
+
+def test_truth_without_a_value_for_each_event_is_no_truth(tmp_path: Path) -> None:
+    """A truth without the dimension `event` ended in a traceback when events were selected."""
+    path = write(tmp_path / "run.cxi", frames_of(), truth__cell=[79.0, 79.0, 38.0])
+    assert open_cxi(path).truth is None
+
+
+@pytest.mark.parametrize("n_peaks", [3, 4, 6])
+def test_lists_of_peaks_in_our_names_follow_their_events(tmp_path: Path, n_peaks: int) -> None:
+    """They were on an axis of their own each, and selecting events asked for `peak`."""
+    path = write(
+        tmp_path / "run.cxi",
+        frames_of(),
+        truth__kind=np.arange(4),
+        truth__peak_event=np.arange(n_peaks) % 4,
+        truth__peak_x=np.arange(n_peaks) * 1.5,
+    )
+    truth = open_cxi(path).truth
+    assert truth is not None
+    chosen = select_events(truth, np.array([1, 2]))
+    expected = [i for i in range(n_peaks) if i % 4 in (1, 2)]
+    assert chosen.peak_x.dims == ("peak",)
+    assert chosen.peak_x.values.tolist() == [1.5 * i for i in expected]
+    assert chosen.peak_event.values.tolist() == [i % 4 - 1 for i in expected]
+
+
+def test_only_plain_attributes_come_along_and_none_that_would_change_values(
+    tmp_path: Path,
+) -> None:
+    """References cannot be written as JSON, and a scale factor would be applied once more."""
+    path = write(tmp_path / "run.cxi", frames_of(), truth__kind=np.arange(4))
+    with h5py.File(path, "a") as file:
+        kind = file["truth/kind"]
+        kind.attrs.update({"scale_factor": 2.0, "_FillValue": 0, "flag_values": [0, 1]})
+        kind.attrs.update({"grid": np.eye(2), "meaning": np.array([b"a", b"b"]), "n": 3})
+        kind.attrs["empty"] = h5py.Empty("f4")
+        file["truth/axis"] = np.arange(4)
+        file["truth/axis"].make_scale("axis")
+        kind.dims[0].attach_scale(file["truth/axis"])
+    truth = open_cxi(path).truth
+    assert truth is not None
+    assert truth.kind.attrs == {"flag_values": [0, 1], "meaning": ["a", "b"], "n": 3}
+    assert truth.axis.attrs == {}
+
+
+def test_a_file_name_that_is_no_utf_8_is_written_with_escapes(tmp_path: Path) -> None:
+    """Text with half a surrogate cannot be stored, and failed when the columns were written."""
+    path = write(tmp_path / "plain.cxi", frames_of()).rename(tmp_path / "run\udcff.cxi")
+    run = open_cxi(path)
+    texts = [
+        run.name,
+        run.provenance,
+        *run.columns.source_file.values,
+        *run.columns.event_id.values,
+    ]
+    assert all("run\\udcff" in text for text in texts)
+    np.testing.assert_array_equal(read_all(run), frames_of())

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxreduce.columns import plain_text
 from sfxreduce.decide import Reason
 from sfxreduce.errors import SfxReduceError
 from sfxreduce.geometry import Box, Detector, Window
@@ -69,8 +70,8 @@ def open_cxi(path: Path, *, data_path: str = "") -> Run:
         source=source,
         columns=columns,
         truth=truth,
-        name=path.stem,
-        provenance=f"read from {path.name}",
+        name=plain_text(path.stem),
+        provenance=plain_text(f"read from {path.name}"),
         events_per_block=facts.events_per_chunk if grouped else DEFAULT_EVENTS_PER_BLOCK,
     )
 

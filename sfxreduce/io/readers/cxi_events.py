@@ -27,6 +27,15 @@ EVENT_IDS = (
 SECONDS = "/LCLS/machineTime"
 NANOSECONDS = "/LCLS/machineTimeNanoSeconds"
 
+PLAIN = (str, int, float, bool)
+STORAGE = {
+    *("_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates"),
+    *("DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "DIMENSION_LABELS"),
+    *("_Netcdf4Coordinates", "_Netcdf4Dimid", "_nc3_strict", "_ARRAY_DIMENSIONS"),
+}
+"""Attributes by which netCDF and HDF5 say how values are stored; elsewhere they mean nothing, or
+would change the values."""
+
 FLOAT_OR_NONE = NDArray[np.float64] | None
 
 
@@ -114,10 +123,12 @@ def read_columns(file: Hdf5File, n_events: int, *, path: str) -> xr.Dataset:
 
 
 def read_truth(file: Hdf5File, n_events: int) -> xr.Dataset | None:
-    """Carry over the datasets of `/truth`, under their names; None if there is no such group.
+    """Carry over the datasets of `/truth`, under their names; None if none is per event.
 
-    A first axis as long as the run is ``event``; every other axis is named after its dataset and
-    its place. Groups within `/truth` and values that are neither numbers nor text stay behind.
+    A first axis as long as the run is ``event``. Lists of peaks in our own names, ``peak_event``
+    and others of its length that begin with ``peak_``, are on ``peak``. Every other axis is named
+    after its dataset and its place. Groups within `/truth` and values that are neither numbers nor
+    text stay behind.
 
     Raises
     ------
@@ -128,6 +139,7 @@ def read_truth(file: Hdf5File, n_events: int) -> xr.Dataset | None:
     if not isinstance(group, h5py.Group):
         return None
     truth = xr.Dataset()
+    n_peaks = _n_peaks(file)
     for name in file.attempt(lambda: sorted(group), "/truth"):
         dataset = file.dataset(f"/truth/{name}")
         if dataset is None or dataset.dtype.kind not in "biufSO":
@@ -137,23 +149,37 @@ def read_truth(file: Hdf5File, n_events: int) -> xr.Dataset | None:
                 f"{file.path}: {dataset.name} has values that were never written; fetch the file "
                 "again"
             )
-        per_event = dataset.ndim > 0 and dataset.shape[0] == n_events
         dims = [f"{name}_dim{axis}" for axis in range(dataset.ndim)]
-        dims[:1] = ["event"] if per_event else dims[:1]
+        if dims and name.startswith("peak_") and dataset.shape[0] == n_peaks:
+            dims[0] = "peak"
+        elif dims and dataset.shape[0] == n_events:
+            dims[0] = "event"
         truth[name] = (dims, file.read(dataset), _attributes(file, dataset))
-    return truth
+    return truth if "event" in truth.dims else None
+
+
+def _n_peaks(file: Hdf5File) -> int:
+    """Length of the lists of peaks in `/truth`; -1 if there are none."""
+    owners = file.dataset("/truth/peak_event")
+    listed = owners is not None and owners.ndim == 1 and owners.dtype.kind in "iu"
+    return int(owners.shape[0]) if listed else -1
 
 
 def _attributes(file: Hdf5File, dataset: h5py.Dataset) -> dict[str, object]:
-    """Attributes that are numbers or text."""
+    """Attributes that are numbers or text, or flat lists of them, and say nothing of storage."""
     found = file.attempt(lambda: dict(dataset.attrs), str(dataset.name))
     kept: dict[str, object] = {}
     for name, value in found.items():
-        plain = value.decode(errors="replace") if isinstance(value, bytes) else value
-        plain = plain.tolist() if isinstance(plain, (np.generic, np.ndarray)) else plain
-        if isinstance(plain, (str, int, float, bool, list)):
-            kept[name] = plain
+        plain = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+        several = isinstance(plain, list)
+        parts = [_decoded(part) for part in plain] if several else [_decoded(plain)]
+        if name not in STORAGE and all(isinstance(part, PLAIN) for part in parts):
+            kept[name] = parts if several else parts[0]
     return kept
+
+
+def _decoded(value: object) -> object:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _event_ids(file: Hdf5File, n_events: int, *, stem: str) -> NDArray[np.object_]:

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sfxreduce.columns import MISSING_TIME, event_columns
+from sfxreduce.columns import MISSING_TIME, event_columns, plain_text
 from sfxreduce.decide import Reason
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import Detector, Panel, Window
@@ -67,7 +67,7 @@ def open_images(paths: Sequence[Path]) -> Run:
     return Run(
         source=source,
         columns=_columns(paths, facts),
-        name=event_name(paths[0]),
+        name=plain_text(event_name(paths[0])),
         provenance=f"read from {len(paths)} image files",
     )
 

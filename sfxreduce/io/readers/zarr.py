@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from sfxreduce.columns import event_columns
+from sfxreduce.columns import event_columns, plain_text
 from sfxreduce.decide import Reason
 from sfxreduce.errors import SchemaError, SourceError, VerificationError
 from sfxreduce.geometry import Detector, Window
@@ -53,7 +53,7 @@ def open_zarr(path: Path) -> Run:
         columns=columns,
         truth=truth,
         experiment=str(store.attributes.get("experiment", "")),
-        name=str(store.attributes.get("run", path.stem)),
+        name=str(store.attributes.get("run", plain_text(path.stem))),
         provenance=str(store.attributes.get("provenance", "")),
         events_per_block=store.layout.events_per_shard if store.layout else 32,
     )
