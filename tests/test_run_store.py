@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -168,9 +169,6 @@ def test_other_peoples_zarr_is_read_where_it_lies(tmp_path: Path) -> None:
     window = Window.centre(run.detector, tile_shape=(4, 4))
     np.testing.assert_array_equal(run.source.read([5], window).pixels[0, 0], frames[5, 8:12, 13:17])
     assert (run.columns.timestamp_ns.values == MISSING_TIME).all()
-    (tmp_path / "theirs.zarr" / "frames" / "c" / "1" / "0" / "1").unlink()
-    hole = Reason.DATA_HOLE
-    assert run.source.read(range(6)).reasons.tolist() == [0, 0, hole, hole, 0, 0]
 
 
 def test_a_replaced_store_is_not_served_from_memory(tmp_path: Path, serial: Pool) -> None:
@@ -240,3 +238,117 @@ def test_a_source_that_is_lost_after_opening_flags_its_events(stored: Path) -> N
     assert rows.shape == (70,)
     assert np.isnan(rows["score"]).all()
     assert (rows["reason"] == Reason.FILE_UNREADABLE).all()
+
+
+def theirs(path: Path, frames: np.ndarray, **options: object) -> Path:
+    """Write somebody's Zarr, two events and half a frame in a chunk."""
+    array = zarr.create_group(str(path)).create_array(
+        "frames", shape=frames.shape, dtype=frames.dtype, chunks=(2, 20, 15), **options
+    )
+    array[...] = frames
+    return path
+
+
+def test_a_chunk_that_zarr_left_out_is_fill_values_and_an_event_without_any_is_a_hole(
+    tmp_path: Path,
+) -> None:
+    """Zarr does not store chunks of fill values: events with an empty corner were all flagged."""
+    frames = np.random.default_rng(0).integers(1, 99, (6, 20, 30)).astype("uint16")
+    frames[2:4, :, 15:] = 0
+    frames[4:] = 0
+    path = theirs(tmp_path / "theirs.zarr", frames)
+    assert not (path / "frames" / "c" / "1" / "0" / "1").exists()
+    reading = open_run(path).source.read([3, 0, 4, 2])
+    assert reading.reasons.tolist() == [0, 0, Reason.DATA_HOLE, 0]
+    np.testing.assert_array_equal(reading.pixels[[0, 1, 3]], frames[[3, 0, 2]])
+
+
+def test_an_absent_chunk_of_our_schema_is_a_hole(tmp_path: Path) -> None:
+    frames = np.ones((4, 20, 30), np.uint16)
+    path = theirs(tmp_path / "ours.zarr", frames)
+    zarr.open_group(str(path)).attrs["schema"] = "sfxreduce.run"
+    (path / "frames" / "c" / "1" / "0" / "1").unlink()
+    hole = int(Reason.DATA_HOLE)
+    assert ZarrFrames(path=str(path)).read(range(4)).reasons.tolist() == [0, 0, hole, hole]
+
+
+def test_our_tiles_without_our_schema_are_somebody_elses(stored: Path) -> None:
+    """An absent tile of such a store is one of fill values, so tiles cannot be copied as holes."""
+    group = zarr.open_group(str(stored))
+    del group.attrs["schema"]
+    assert open_run(stored).source.layout is None  # type: ignore[attr-defined]
+
+
+def test_a_chunk_of_several_events_is_decoded_once_for_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every event decoded its chunk anew, as often as there are events in it."""
+    frames = np.random.default_rng(0).integers(1, 99, (6, 20, 30)).astype("uint16")
+    run = open_run(theirs(tmp_path / "theirs.zarr", frames))
+    fetched: list[str] = []
+    get = zarr.storage.LocalStore.get
+
+    async def counting(store: object, key: str, *args: object, **options: object) -> object:
+        fetched.append(key)
+        return await get(store, key, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "get", counting)
+    np.testing.assert_array_equal(run.source.read(range(6)).pixels, frames)
+    assert sorted(fetched) == [f"frames/c/{i}/0/{j}" for i in range(3) for j in range(2)]
+    assert run.events_per_block == 2
+
+
+@pytest.mark.parametrize("dtype", [np.longdouble, np.complex64, np.bool_])
+def test_pixels_of_a_kind_that_no_detector_delivers_are_refused(
+    tmp_path: Path, dtype: type[np.generic]
+) -> None:
+    """Floats of 80 bits got as far as the writer, which cannot store them."""
+    with h5py.File(tmp_path / "run.h5", "w") as file:
+        file["/entry/data/data"] = np.ones((2, 4, 4), dtype)
+    with pytest.raises(SchemaError, match=r"expected .*found"):
+        open_run(tmp_path / "run.h5")
+
+
+def test_a_store_of_frames_too_large_to_hold_is_refused(tmp_path: Path) -> None:
+    """A mask of its shape was made first, and the process was killed for its memory."""
+    group = zarr.create_group(str(tmp_path / "large.zarr"))
+    group.create_array("frames", shape=(1, 2**20, 2**20), dtype="u2", chunks=(1, 512, 512))
+    with pytest.raises(SchemaError, match="2147483648 pixels"):
+        open_run(tmp_path / "large.zarr")
+
+
+@pytest.mark.parametrize("name", ["run.zarr", "run.cxi", "run.cbf"])
+def test_a_path_that_may_not_be_looked_at_is_one_clear_error(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Path.exists` raises PermissionError, which ended in a traceback."""
+
+    def refusing(path: Path, **_: bool) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refusing)
+    with pytest.raises(SourceError, match=r"cannot be reached \(Permission denied\)"):
+        open_run(tmp_path / name)
+
+
+def test_a_store_that_may_not_be_entered_is_one_clear_error(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was said to be absent."""
+    stat = Path.stat
+
+    def refusing(path: Path, **options: bool) -> object:
+        if path.parent == stored:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refusing)
+    with pytest.raises(SourceError, match=r"cannot be entered \(Permission denied\)"):
+        open_run(stored)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".cxi", "a\0b.cxi"])
+def test_a_name_that_no_file_can_have_is_one_clear_error(tmp_path: Path, name: str) -> None:
+    """The system's own error, "File name too long", ended in a traceback."""
+    with pytest.raises((SourceError, RunNotFound), match=r"too long|no such file"):
+        open_run(tmp_path / name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sfxreduce.errors import RunNotFound, SchemaError, UsageError
+from sfxreduce.errors import RunNotFound, SchemaError, SourceError, UsageError
 from sfxreduce.io.readers.cxi import open_cxi
 from sfxreduce.io.readers.images import open_images
 from sfxreduce.io.readers.zarr import open_zarr
@@ -35,15 +35,14 @@ def open_run(paths: Path | Sequence[Path], *, data_path: str = "") -> Run:
     SchemaError
         If what lies there is of no known kind, or has no frames.
     SourceError
-        If a file is damaged.
+        If a file is damaged or may not be read.
     UsageError
         If several paths are given that are not images.
     """
     # Workers of a pool elsewhere have a working directory of their own.
     files = [path.absolute() for path in ([paths] if isinstance(paths, Path) else paths)]
     for file in files:
-        if not file.exists():
-            raise RunNotFound(f"{file}: no such file or folder; check the path given to --in")
+        _look_for(file)
     if files and all(_suffix(file) in IMAGE_SUFFIXES for file in files):
         return open_images(files)
     if len(files) != 1:
@@ -59,6 +58,20 @@ def open_run(paths: Path | Sequence[Path], *, data_path: str = "") -> Run:
         f"{files[0]}: expected a Zarr store, or a file ending in "
         f"{', '.join(HDF5_SUFFIXES + IMAGE_SUFFIXES)}; found '{files[0].suffix}'"
     )
+
+
+def _look_for(path: Path) -> None:
+    """Raise unless something lies at a path."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise RunNotFound(
+            f"{path}: no such file or folder; check the path given to --in"
+        ) from error
+    except OSError as error:
+        raise SourceError(
+            f"{path}: cannot be reached ({error.strerror}); check the path and the right to read it"
+        ) from error
 
 
 def _suffix(path: Path) -> str:

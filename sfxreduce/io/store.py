@@ -14,6 +14,7 @@ import zarr
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import Detector
 from sfxreduce.io.layout import Layout
+from sfxreduce.io.readers.pixels import check_frames
 from sfxreduce.io.schema import SCHEMA, SCHEMA_VERSION, detector_from_json
 from sfxreduce.io.shards import TileCodec
 
@@ -45,12 +46,16 @@ class Store:
     detector : Detector
     layout : Layout or None
         Tile grid; None if the frames are not stored in tiles of our kind.
+    own : bool
+        Whether the store has our schema, by which a tile that is absent is a hole; by that of Zarr
+        it is one of fill values only.
     """
 
     array: zarr.Array[Any]
     attributes: dict[str, Any]
     detector: Detector
     layout: Layout | None
+    own: bool
 
     @property
     def n_events(self) -> int:
@@ -70,6 +75,8 @@ def open_store(path: str) -> Store:
     ------
     RunNotFound
         If the path does not exist.
+    SourceError
+        If it may not be read.
     SchemaError
         If it is no Zarr group, has no frames, or was written by a newer version.
     """
@@ -81,6 +88,10 @@ def _fingerprint(path: Path) -> tuple[int, int]:
     for name in ("zarr.json", ".zgroup", "."):
         try:
             facts = (path / name).stat()
+        except PermissionError as error:
+            raise SourceError(
+                f"{path}: cannot be entered ({error.strerror}); ask for the right to read it"
+            ) from error
         except OSError:
             continue
         return facts.st_ino, facts.st_mtime_ns
@@ -94,6 +105,10 @@ def _open(path: str, _fingerprint: tuple[int, int]) -> Store:
         found = sorted(child.name for child in Path(path).iterdir() if child.is_dir())
         array = group.get("frames")
         attributes = dict(group.attrs)
+    except PermissionError as error:
+        raise SourceError(
+            f"{path}: cannot be read ({error.strerror}); ask for the right to read it"
+        ) from error
     except ZARR_ERRORS as error:
         raise SchemaError(
             f"{path}: expected a Zarr group, found none ({type(error).__name__}); "
@@ -108,6 +123,7 @@ def _open(path: str, _fingerprint: tuple[int, int]) -> Store:
             f"{path}: expected frames (event, [panel,] y, x) of numbers, found shape "
             f"{array.shape} of {array.dtype}"
         )
+    check_frames(array.shape[1:], np.dtype(array.dtype), where=f"{path}: frames")
     version = attributes.get("schema_version", SCHEMA_VERSION)
     if attributes.get("schema", SCHEMA) != SCHEMA or version != SCHEMA_VERSION:
         raise SchemaError(
@@ -115,8 +131,9 @@ def _open(path: str, _fingerprint: tuple[int, int]) -> Store:
             f"'{attributes.get('schema')}' version {version}; a newer sfxreduce may read it"
         )
     detector = _detector(path, group, array, attributes)
-    layout = _own_layout(array)
-    return Store(array=array, attributes=attributes, detector=detector, layout=layout)
+    own = attributes.get("schema") == SCHEMA
+    layout = _own_layout(array) if own else None
+    return Store(array=array, attributes=attributes, detector=detector, layout=layout, own=own)
 
 
 def _detector(

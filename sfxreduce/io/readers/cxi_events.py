@@ -161,8 +161,9 @@ def read_truth(file: Hdf5File, n_events: int) -> xr.Dataset | None:
 def _n_peaks(file: Hdf5File) -> int:
     """Length of the lists of peaks in `/truth`; -1 if there are none."""
     owners = file.dataset("/truth/peak_event")
-    listed = owners is not None and owners.ndim == 1 and owners.dtype.kind in "iu"
-    return int(owners.shape[0]) if listed else -1
+    if owners is None or owners.ndim != 1 or owners.dtype.kind not in "iu":
+        return -1
+    return int(owners.shape[0])
 
 
 def _attributes(file: Hdf5File, dataset: h5py.Dataset) -> dict[str, object]:

@@ -6,6 +6,7 @@ import h5py
 
 from sfxreduce.errors import SchemaError, SourceError
 from sfxreduce.io.readers.hdf5 import Hdf5File
+from sfxreduce.io.readers.pixels import check_frames
 
 __all__ = ["FRAME_PATHS", "find_frames"]
 
@@ -51,6 +52,7 @@ def find_frames(file: Hdf5File, data_path: str) -> tuple[str, h5py.Dataset]:
             f"{file.path}: expected {frames.name} to be numbers (event, y, x) or (event, panel, "
             f"y, x), found {frames.dtype} {frames.shape}; name the frames with data_path"
         )
+    check_frames(frames.shape[1:], frames.dtype, where=f"{file.path}: {frames.name}")
     if not data_path and file.find("/entry_2") is not None:
         raise SchemaError(
             f"{file.path}: expected all events in entry_1, found an entry_2 as well; name the "

@@ -26,6 +26,7 @@ from sfxreduce.io.readers.cbf import (
     is_cbf,
     parse_cbf_header,
 )
+from sfxreduce.io.readers.pixels import check_frames
 
 __all__ = ["ImageFacts", "event_name", "look_at", "read_image"]
 
@@ -132,6 +133,7 @@ def _read(path: Path) -> NDArray[np.generic]:
                 f"{path}: expected one image (y, x) of numbers, found {opened.nframes} of "
                 f"{image.shape} {image.dtype}; give one file for each event"
             )
+    check_frames(image.shape, image.dtype, where=str(path))
     return image.astype(image.dtype.newbyteorder("="), copy=False)
 
 

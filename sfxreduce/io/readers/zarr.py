@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -21,6 +21,7 @@ from sfxreduce.errors import SchemaError, SourceError, VerificationError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.io.files import disk_bytes
 from sfxreduce.io.layout import Layout
+from sfxreduce.io.readers.windows import take_window
 from sfxreduce.io.schema import MANIFEST_GROUP, SCHEMA
 from sfxreduce.io.shards import ShardFile, TileCodec, check_crc
 from sfxreduce.io.store import ZARR_ERRORS, Store, open_store
@@ -29,6 +30,8 @@ from sfxreduce.manifest import Manifest, manifest_from_json
 from sfxreduce.run import Reading, Run
 
 __all__ = ["ZarrFrames", "open_table", "open_zarr", "read_manifest"]
+
+DEFAULT_EVENTS_PER_BLOCK = 32
 
 
 def open_zarr(path: Path) -> Run:
@@ -47,15 +50,15 @@ def open_zarr(path: Path) -> Run:
     """
     store = open_store(str(path))
     columns = _columns(path, store).merge(event_columns(store.n_events), compat="override")
-    truth = open_table(path, "truth") if (path / "truth" / "zarr.json").exists() else None
+    truth = open_table(path, "truth") if os.path.lexists(path / "truth" / "zarr.json") else None
     return Run(
         source=ZarrFrames(path=str(path)),
         columns=columns,
-        truth=truth,
+        truth=truth if truth is not None and "event" in truth.dims else None,
         experiment=str(store.attributes.get("experiment", "")),
         name=str(store.attributes.get("run", plain_text(path.stem))),
         provenance=str(store.attributes.get("provenance", "")),
-        events_per_block=store.layout.events_per_shard if store.layout else 32,
+        events_per_block=_events_per_block(store),
     )
 
 
@@ -242,28 +245,51 @@ def _events_in_shards(path: str, layout: Layout, events: Sequence[int]) -> Itera
 def _read_foreign(
     path: str, events: Sequence[int], window: Window | None, reading: Reading
 ) -> None:
-    """Read frames through the zarr library, whole, for stores that are not of our making."""
+    """Read frames through the zarr library, whole, for stores that are not of our making.
+
+    Neighbours in one chunk are read at once: reading them one by one would decode it each time.
+    """
     store = open_store(path)
-    for place, event in enumerate(events):
+    step = int(store.array.chunks[0])
+    for _, group in groupby(enumerate(events), key=lambda item: item[1] // step):
+        places, wanted = (np.array(part) for part in zip(*group, strict=True))
+        start = int(wanted.min())
         try:
-            if not _chunks_exist(store.array, Path(path), event):
-                reading.reasons[place] = Reason.DATA_HOLE
+            if not _was_stored(store, Path(path), start):
+                reading.reasons[places] = Reason.DATA_HOLE
                 continue
-            frame = np.asarray(store.array[event])
+            frames = np.asarray(store.array[start : int(wanted.max()) + 1])[wanted - start]
         except ZARR_ERRORS:
-            reading.reasons[place] = Reason.READ_ERROR
+            reading.reasons[places] = Reason.READ_ERROR
             continue
-        reading.pixels[place] = frame if window is None else window.take(frame, store.detector)
+        reading.pixels[places] = (
+            frames if window is None else take_window(frames, store.detector, window)
+        )
 
 
-def _chunks_exist(array: zarr.Array[Any], path: Path, event: int) -> bool:
-    """Whether every stored object behind an event is there; zarr would read a hole as fill."""
+def _was_stored(store: Store, path: Path, event: int) -> bool:
+    """Whether the stored objects behind an event are there.
+
+    By the Zarr specification an absent chunk holds fill values only, and zarr leaves out such
+    chunks when it writes. One of them is enough, then, to know that the event was written. In a
+    store of our schema an absent one is a hole.
+    """
+    array = store.array
     chunks = array.shards or array.chunks
     grid = [math.ceil(n / c) for n, c in zip(array.shape[1:], chunks[1:], strict=True)]
-    return all(
+    there = (
         (path / "frames" / array.metadata.encode_chunk_key((event // chunks[0], *place))).exists()
         for place in np.ndindex(*grid)
     )
+    return all(there) if store.own else any(there)
+
+
+def _events_per_block(store: Store) -> int:
+    """Events that are stored together, so that no task decodes what another one needs."""
+    if store.layout is not None:
+        return store.layout.events_per_shard
+    together = int((store.array.shards or store.array.chunks)[0])
+    return together if together > 1 else DEFAULT_EVENTS_PER_BLOCK
 
 
 def _columns(path: Path, store: Store) -> xr.Dataset:
