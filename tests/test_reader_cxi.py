@@ -639,3 +639,25 @@ def test_a_file_name_that_is_no_utf_8_is_written_with_escapes(tmp_path: Path) ->
     ]
     assert all("run\\udcff" in text for text in texts)
     np.testing.assert_array_equal(read_all(run), frames_of())
+
+
+def test_without_a_mask_pixels_that_are_sentinels_in_all_frames_are_masked(tmp_path: Path) -> None:
+    """Gaps of -1 and dead pixels of 65535 in HDF5 files without a mask counted as measurements."""
+    frames = frames_of(6)
+    frames[:, 3] = -1
+    frames[2, 5, 5] = -1
+    detector = open_cxi(write(tmp_path / "gap.cxi", frames)).detector
+    assert np.unique(np.argwhere(detector.mask)[:, 0]).tolist() == [3]
+    assert detector.mask[3, 0] == PixelFlag.GAP
+    good = np.zeros((12, 10), np.uint8)
+    masked = open_cxi(write(tmp_path / "said.cxi", frames, entry_1__data_1__mask=good)).detector
+    assert not masked.mask.any()
+    noise = np.random.default_rng(0).normal(0, 3, (6, 12, 10)).astype("i2")
+    assert not open_cxi(write(tmp_path / "noise.cxi", noise)).detector.mask.any()
+    hot = frames_of(6, dtype="u2")
+    hot[:, 1, 1] = 65535
+    hot[4, 7, 7] = 65535
+    detector = open_cxi(write(tmp_path / "hot.cxi", hot)).detector
+    assert np.argwhere(detector.mask).tolist() == [[1, 1]]
+    one = np.full((1, 12, 10), -1, "i2")
+    assert not open_cxi(write(tmp_path / "one.cxi", one)).detector.mask.any()

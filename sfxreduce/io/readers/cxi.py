@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,12 +17,13 @@ from sfxreduce.columns import plain_text
 from sfxreduce.decide import Reason
 from sfxreduce.errors import SfxReduceError
 from sfxreduce.geometry import Box, Detector, Window
-from sfxreduce.io.readers.cxi_detector import read_detector
+from sfxreduce.io.readers.cxi_detector import has_mask, read_detector
 from sfxreduce.io.readers.cxi_events import read_columns, read_truth
 from sfxreduce.io.readers.cxi_frames import find_frames
 from sfxreduce.io.readers.file_stamp import FileStamp
 from sfxreduce.io.readers.hdf5 import HDF5_ERRORS, open_hdf5
 from sfxreduce.io.readers.holes import find_holes
+from sfxreduce.io.readers.sentinels import MASK_FRAMES, lasting_sentinels
 from sfxreduce.io.readers.windows import take_window, window_boxes
 from sfxreduce.run import Reading, Run
 
@@ -31,7 +33,7 @@ DEFAULT_EVENTS_PER_BLOCK = 32
 
 
 def open_cxi(path: Path, *, data_path: str = "") -> Run:
-    """Open a run in a CXI, NXmx or other HDF5 file; no frame is read.
+    """Open a run in a CXI, NXmx or other HDF5 file; at most `MASK_FRAMES` frames are read.
 
     Parameters
     ----------
@@ -163,10 +165,23 @@ def _facts(stamp: FileStamp, data_path: str) -> _Facts:
             path=path,
             dtype=frames.dtype.newbyteorder("="),
             events_per_chunk=int(frames.chunks[0]) if frames.chunks else 1,
-            detector=detector,
+            detector=detector if has_mask(file) else _masked(detector, frames, holes),
             holes=holes,
             files=tuple(file.opened),
         )
+
+
+def _masked(detector: Detector, frames: h5py.Dataset, holes: NDArray[np.bool_]) -> Detector:
+    """Detector with the mask that a few frames, spread evenly over the run, give away."""
+    whole = np.flatnonzero(~holes)
+    spread = np.linspace(0, whole.size - 1, min(whole.size, MASK_FRAMES)).astype(int)
+    sample = []
+    for event in whole[spread]:
+        # One that cannot be read says nothing of the mask; it is flagged when its turn comes.
+        with suppress(*HDF5_ERRORS):
+            sample.append(np.asarray(frames[event]).reshape(detector.frame_shape))
+    mask = lasting_sentinels(sample, count_cutoff=detector.saturation_adu)
+    return detector if mask is None else detector.with_mask(mask)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -13,7 +13,7 @@ from sfxreduce.geometry import Detector, Panel, PixelFlag
 from sfxreduce.io.readers.hdf5 import Hdf5File
 from sfxreduce.io.readers.holes import find_holes
 
-__all__ = ["read_detector"]
+__all__ = ["has_mask", "read_detector"]
 
 CXI = "/entry_1/instrument_1/detector_1"
 NXMX = "/entry/instrument/detector"
@@ -76,6 +76,11 @@ def read_detector(file: Hdf5File, frame_shape: tuple[int, ...]) -> Detector:
     )
     mask = _mask(file, detector.frame_shape)
     return detector if mask is None else detector.with_mask(mask)
+
+
+def has_mask(file: Hdf5File) -> bool:
+    """Whether the file has a mask, even one that calls every pixel good."""
+    return file.dataset(*CXI_MASKS, *NXMX_MASKS) is not None
 
 
 def _name(file: Hdf5File) -> str:

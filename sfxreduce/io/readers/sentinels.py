@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from sfxreduce.geometry import PixelFlag
 
-__all__ = ["MASK_FRAMES", "sentinel_mask"]
+__all__ = ["MASK_FRAMES", "lasting_sentinels", "sentinel_mask"]
 
 MASK_FRAMES = 5
 """Frames, spread evenly over a run, that its mask is made from."""
 
+LEAST_FRAMES = 2
 GAP = -1
 LOWEST_SENTINEL = -2
 
@@ -68,6 +69,34 @@ def sentinel_mask(
         overloads += frame > limit
     mask[overloads >= min(2, len(frames))] |= np.uint32(PixelFlag.SATURATED)
     return mask
+
+
+def lasting_sentinels(
+    frames: Sequence[NDArray[Any]], *, count_cutoff: float = math.nan
+) -> NDArray[np.uint32] | None:
+    """Mask the pixels that are sentinels in every frame, where the kind of detector is not known.
+
+    A gap, a dead and a hot pixel are that in all frames; the noise of an integrating detector and
+    a Bragg peak are not.
+
+    Parameters
+    ----------
+    frames : sequence of ndarray
+        Some frames of a run in one shape, in counts or ADU.
+    count_cutoff : float
+        Highest value that is a measurement; NaN if unknown.
+
+    Returns
+    -------
+    ndarray of uint32 or None
+        `PixelFlag` bits in the shape of a frame; None if one frame is all there is, or no pixel
+        would be left.
+    """
+    if len(frames) < LEAST_FRAMES:
+        return None
+    masks = [sentinel_mask([frame], count_cutoff=count_cutoff) for frame in frames]
+    lasting = np.all([mask != 0 for mask in masks], axis=0)
+    return None if lasting.all() else np.where(lasting, masks[0], np.uint32(0))
 
 
 def _highest(dtype: np.dtype[Any], count_cutoff: float) -> float:
