@@ -8,6 +8,7 @@ from pathlib import Path
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError, UsageError
 from sfxreduce.io.readers.cxi import open_cxi
 from sfxreduce.io.readers.images import open_images
+from sfxreduce.io.readers.joined import join_runs
 from sfxreduce.io.readers.zarr import open_zarr
 from sfxreduce.run import Run
 
@@ -24,7 +25,8 @@ def open_run(paths: Path | Sequence[Path], *, data_path: str = "") -> Run:
     Parameters
     ----------
     paths : Path or sequence of Path
-        A Zarr store, a CXI or HDF5 file, or image files of one event each.
+        A Zarr store, CXI or HDF5 files of one frame shape and dtype, or image files of one event
+        each.
     data_path : str
         Where the frames lie inside an HDF5 file; found by convention if empty.
 
@@ -37,7 +39,7 @@ def open_run(paths: Path | Sequence[Path], *, data_path: str = "") -> Run:
     SourceError
         If a file is damaged or may not be read.
     UsageError
-        If several paths are given that are not images.
+        If several paths are given that are neither images nor HDF5 files.
     """
     # Workers of a pool elsewhere have a working directory of their own.
     files = [path.absolute() for path in ([paths] if isinstance(paths, Path) else paths)]
@@ -45,10 +47,12 @@ def open_run(paths: Path | Sequence[Path], *, data_path: str = "") -> Run:
         _look_for(file)
     if files and all(_suffix(file) in IMAGE_SUFFIXES for file in files):
         return open_images(files)
+    if len(files) > 1 and all(_suffix(file) in HDF5_SUFFIXES for file in files):
+        return join_runs([open_cxi(file, data_path=data_path) for file in files])
     if len(files) != 1:
         raise UsageError(
-            f"expected one run, or image files of one event each, found {len(files)} paths; "
-            "give runs one by one"
+            f"expected one run, HDF5 files, or image files of one event each, found {len(files)} "
+            "paths; give runs one by one"
         )
     if files[0].is_dir():
         return open_zarr(files[0])
