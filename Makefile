@@ -31,7 +31,7 @@ check: $(VENV)/.installed-dev
 
 # What ships: the wheel alone, in a folder of its own, with the working tree out of reach.
 wheel-test: $(VENV)/.installed-dev
-	rm -rf build/wheel
+	rm -rf build/wheel && mkdir -p build
 	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --target build/wheel/site build/wheel/*.whl
 	cd build/wheel && PYTHONPATH=site ../../$(BIN)/python ../../tests/check_wheel.py

@@ -18,7 +18,8 @@ from sfxreduce.certify import PEAK_COUNT, certify, check_certificate
 from sfxreduce.cluster import Pool
 from sfxreduce.decide import Decision, Decisions
 from sfxreduce.errors import RunNotFound, SchemaError, VerificationError
-from sfxreduce.io.publish import check_outputs, staged, write_file
+from sfxreduce.io.files import write_file
+from sfxreduce.io.publish import check_outputs, staged
 from sfxreduce.io.readers.zarr import open_table, read_manifest
 from sfxreduce.io.schema import LEDGER_GROUP
 from sfxreduce.ledger import read_ledger
@@ -222,9 +223,9 @@ def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
     OutputError
         If it cannot be written.
     """
-    check_outputs([path], inputs=[], overwrite=overwrite)
-    with staged(path) as hidden:
-        write_file(hidden, text.encode())
+    check_outputs(files=[path], overwrite=overwrite)
+    with staged(files=[path], overwrite=overwrite) as hidden:
+        write_file(hidden[path], text.encode())
 
 
 def _read_filtered(store: Path) -> tuple[Manifest, Decisions]:

@@ -130,8 +130,15 @@ class DaskPool:
         # Given here, resources reach every task; dask.annotate loses them when tasks are fused
         # (dask issue 7036), and GPU tasks would run anywhere.
         resources = {"GPU": 1} if needs_gpu else None
+        if needs_gpu and not self.has_gpu:
+            raise ClusterError(
+                "expected a worker that offers the resource GPU, found none; start one with "
+                "--resources GPU=1, or use --device cpu"
+            )
         with _cluster_errors():
-            stored = self._client.persist(array, optimize_graph=False, resources=resources)
+            stored = self._client.persist(
+                array, optimize_graph=False, resources=resources, retries=RETRIES
+            )
             for future in self._finished(futures_of(stored)):
                 yield _number(future), future.result()
 
@@ -217,12 +224,21 @@ def open_pool(
 
 def _connect(address: str) -> Client:
     try:
-        return Client(address, timeout=CONNECT_SECONDS)
+        client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise ClusterError(
             f"{address}: no Dask scheduler answers within {CONNECT_SECONDS} seconds; check the "
             "address, or drop --scheduler to work on this machine"
         ) from error
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+    except TimeoutError as error:
+        client.close()
+        raise ClusterError(
+            f"{address}: the scheduler has no workers after {CONNECT_SECONDS} seconds; start some "
+            "with 'dask worker'"
+        ) from error
+    return client
 
 
 @contextmanager

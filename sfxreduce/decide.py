@@ -65,6 +65,18 @@ class Decisions:
         """Positions of the events to keep, ascending."""
         return np.flatnonzero(self.decision != Decision.REJECT).astype(np.int64)
 
+    def with_damage(self, events: NDArray[np.int64]) -> Decisions:
+        """Return the same with `Reason.READ_ERROR` on kept events that could not be copied whole.
+
+        Parameters
+        ----------
+        events : ndarray of int64
+            Positions of the events; those with a reason already keep it as it is.
+        """
+        reason = self.reason.copy()
+        reason[events] = np.where(reason[events] == 0, Reason.READ_ERROR, reason[events])
+        return Decisions(decision=self.decision, reason=reason, score=self.score)
+
     def count(self, decision: Decision) -> int:
         """Count the events with this decision."""
         return int(np.count_nonzero(self.decision == decision))

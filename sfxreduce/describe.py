@@ -11,6 +11,7 @@ import numpy as np
 
 from sfxreduce.errors import VerificationError
 from sfxreduce.io.readers.zarr import ZarrFrames, read_manifest
+from sfxreduce.io.schema import LEDGER_GROUP
 from sfxreduce.manifest import Manifest
 from sfxreduce.run import Run
 
@@ -122,7 +123,8 @@ def describe_run(run: Run) -> Description:
 def _kind(run: Run) -> str:
     if not isinstance(run.source, ZarrFrames):
         return f"{Path(run.path).suffix.lstrip('.').upper()} file"
-    return "reduced run store" if "source_index" in run.columns else "run store"
+    judged = (Path(run.path) / LEDGER_GROUP).exists()
+    return "reduced run store" if judged else "run store"
 
 
 def _manifest(run: Run) -> tuple[Manifest | None, bool | None]:

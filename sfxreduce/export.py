@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from sfxreduce.cluster import Pool
+from sfxreduce.errors import UsageError
 from sfxreduce.io.readers.zarr import ZarrFrames
 from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable
 from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess
@@ -45,12 +46,20 @@ class PeakJob:
 def crystfel_paths(cxi: Path) -> tuple[Path, Path, Path]:
     """Return the paths of the CXI file, its geometry and its event list.
 
+    Raises
+    ------
+    UsageError
+        If the path has no name.
+
     Examples
     --------
     >>> [path.name for path in crystfel_paths(Path("hits.cxi"))]
     ['hits.cxi', 'hits.geom', 'hits.lst']
     """
-    return cxi, cxi.with_suffix(".geom"), cxi.with_suffix(".lst")
+    if not cxi.name:
+        raise UsageError(f"'{cxi}': expected the name of a CXI file, found none")
+    stem = cxi.stem if cxi.suffix in (".cxi", ".h5") else cxi.name
+    return cxi, cxi.with_name(f"{stem}.geom"), cxi.with_name(f"{stem}.lst")
 
 
 def export_crystfel(

@@ -9,8 +9,9 @@ import numpy as np
 
 from sfxreduce.cluster import Pool
 from sfxreduce.geometry import Window
+from sfxreduce.io.files import disk_bytes, sweep_partial
 from sfxreduce.io.layout import Layout, choose_layout
-from sfxreduce.io.publish import check_outputs, disk_bytes, staged, sweep_partial
+from sfxreduce.io.publish import check_outputs, staged
 from sfxreduce.io.writers.shards import ShardJob, encode_shard
 from sfxreduce.io.writers.zarr import create_store
 from sfxreduce.progress import Progress, silent, tracked
@@ -65,14 +66,15 @@ def store_run(
     OutputError
         If the disk is full or the path cannot be written.
     """
-    check_outputs([out], inputs=run.inputs, overwrite=overwrite)
+    check_outputs(stores=[out], inputs=run.inputs, overwrite=overwrite)
     layout = choose_layout(
         run.detector.frame_shape,
         dtype=np.dtype(run.source.dtype),
         boxes=Window.centre(run.detector).boxes(run.detector),
     )
     n_shards = layout.n_shards(run.n_events)
-    with staged(out) as hidden:
+    with staged(stores=[out], overwrite=overwrite) as paths:
+        hidden = paths[out]
         create_store(hidden, run=run, layout=layout, columns=run.columns, truth=run.truth)
         jobs = [
             ShardJob(
@@ -86,7 +88,7 @@ def store_run(
         ]
         done = pool.map("store", encode_shard, jobs)
         unreadable = sum(
-            shard.unreadable
+            len(shard.holes)
             for _, shard in tracked(done, stage="store", total=n_shards, progress=progress)
         )
         sweep_partial(hidden)

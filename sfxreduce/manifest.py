@@ -1,7 +1,7 @@
 """The manifest: what was written, from what, by what, with a checksum for every file.
 
 It is written last: an output without a valid manifest does not count as written. Nothing in it
-depends on time, host or the number of workers.
+depends on time or on the workers; where the source lies does.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Manifest:
     software : str
         Name and version of the program.
     source : str
-        Path of the source run as it was given.
+        Absolute path of the source run.
     source_events, source_bytes : int
         Events and bytes of the source run.
     scorer, settings : str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +11,13 @@ import numpy as np
 from sfxreduce.cluster import Pool
 from sfxreduce.collect import collect_scores
 from sfxreduce.decide import decide
+from sfxreduce.errors import UsageError
 from sfxreduce.export import crystfel_paths, export_crystfel
 from sfxreduce.gallery import make_thumbnails
 from sfxreduce.geometry import Window
+from sfxreduce.io.files import disk_bytes, output_errors, write_file
 from sfxreduce.io.layout import choose_layout
-from sfxreduce.io.publish import (
-    check_outputs,
-    disk_bytes,
-    staged,
-    write_file,
-)
+from sfxreduce.io.publish import check_outputs, staged
 from sfxreduce.io.readers.zarr import ZarrFrames
 from sfxreduce.plan import plan_reduction
 from sfxreduce.progress import Progress, silent
@@ -55,10 +51,26 @@ class Outputs:
     overwrite: bool = False
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """Every file and folder that will appear."""
+    def files(self) -> tuple[Path, ...]:
+        """Every single file that will appear beside the store."""
         crystfel = () if self.cxi is None else crystfel_paths(self.cxi)
-        return (self.store, *crystfel, *((self.report,) if self.report else ()))
+        return (*crystfel, *((self.report,) if self.report else ()))
+
+    def check(self, run: Run) -> None:
+        """Refuse outputs that would touch the run, each other, or what is not ours to replace.
+
+        Raises
+        ------
+        UsageError
+            If outputs and inputs overlap.
+        OutputExists
+            If something lies there that may not be replaced.
+        OutputError
+            If a folder does not exist.
+        """
+        check_outputs(
+            stores=[self.store], files=self.files, inputs=run.inputs, overwrite=self.overwrite
+        )
 
 
 def plan_filter(
@@ -67,11 +79,12 @@ def plan_filter(
     scorer: Scorer,
     pool: Pool,
     threshold: float | None = None,
+    outputs: Outputs | None = None,
     progress: Progress = silent,
 ) -> FilterPlan:
     """Score every event and decide on it; write nothing.
 
-    The scores are computed here, on the pool, batch by batch.
+    The scores are computed here, on the pool, batch by batch. Outputs are refused before that.
 
     Parameters
     ----------
@@ -80,13 +93,23 @@ def plan_filter(
     pool : Pool
     threshold : float, optional
         Smallest score of a hit; the scorer's own if not given.
+    outputs : Outputs, optional
+        Where the results will go.
     progress : Progress
 
     Raises
     ------
+    UsageError
+        If the threshold is not a finite number, or outputs and inputs overlap.
+    OutputExists
+        If an output is already there.
     SfxReduceError
         If the model does not fit the run or the pool fails.
     """
+    if outputs is not None:
+        outputs.check(run)
+    if threshold is not None and not abs(threshold) <= np.finfo(np.float32).max:
+        raise UsageError(f"expected --threshold to be a finite number, found {threshold}")
     method = Method(
         scorer=scorer.name,
         settings=scorer.settings,
@@ -149,13 +172,12 @@ def run_filter(
         If the model does not fit the run or the pool fails.
     """
     started = time.perf_counter()
-    check_outputs(outputs.paths, inputs=run.inputs, overwrite=outputs.overwrite)
-    plan = plan_filter(run, scorer=scorer, pool=pool, threshold=threshold, progress=progress)
-    with ExitStack() as stack:
-        # Contexts close in reverse: the reduced store is renamed last, when all else is in place.
-        hidden = {final: stack.enter_context(staged(final)) for final in outputs.paths}
+    plan = plan_filter(
+        run, scorer=scorer, pool=pool, threshold=threshold, outputs=outputs, progress=progress
+    )
+    with staged(stores=[outputs.store], files=outputs.files, overwrite=outputs.overwrite) as hidden:
         store = hidden[outputs.store]
-        write_reduced(plan, store, pool=pool, progress=progress)
+        decisions = write_reduced(plan, store, pool=pool, progress=progress)
         if outputs.cxi:
             export_crystfel(
                 store,
@@ -166,7 +188,7 @@ def run_filter(
                 progress=progress,
             )
         report = summarize(
-            plan.decisions,
+            decisions,
             method=plan.method,
             storage=Storage(
                 bytes_in=run.source.n_bytes,
@@ -180,10 +202,11 @@ def run_filter(
         if outputs.report:
             page = render_html(
                 report,
-                plan.decisions,
+                decisions,
                 source=run.path,
                 method=plan.method,
-                thumbnails=make_thumbnails(run, plan.decisions),
+                thumbnails=make_thumbnails(run, decisions),
             )
-            write_file(hidden[outputs.report], page.encode())
+            with output_errors(outputs.report):
+                write_file(hidden[outputs.report], page.encode())
     return report

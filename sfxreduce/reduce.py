@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
 from sfxreduce.cluster import Pool
 from sfxreduce.columns import select_events
 from sfxreduce.decide import Decision, Decisions
+from sfxreduce.io.files import PublishJob, publish_file, sweep_partial
 from sfxreduce.io.layout import Layout
-from sfxreduce.io.publish import PublishJob, publish_file, sweep_partial
 from sfxreduce.io.schema import LEDGER_GROUP
 from sfxreduce.io.writers.shards import ShardJob, ShardWritten, copy_shard, encode_shard
 from sfxreduce.io.writers.zarr import create_store, write_manifest, write_table
@@ -81,7 +82,7 @@ def kept_columns(plan: FilterPlan) -> xr.Dataset:
 
 def write_reduced(
     plan: FilterPlan, store: Path, *, pool: Pool, progress: Progress = silent
-) -> None:
+) -> Decisions:
     """Write the kept events, the ledger, and the manifest last.
 
     Parameters
@@ -93,6 +94,11 @@ def write_reduced(
         Writes shards, and reads them back.
     progress : Progress
 
+    Returns
+    -------
+    Decisions
+        As the ledger has them: with a reason on every kept event that could not be copied whole.
+
     Raises
     ------
     OutputError
@@ -103,13 +109,16 @@ def write_reduced(
     run, columns = plan.run, kept_columns(plan)
     truth = None if run.truth is None else select_events(run.truth, plan.reduction.kept)
     create_store(store, run=run, layout=plan.layout, columns=columns, truth=truth)
-    write_table(store, LEDGER_GROUP, ledger_table(plan.decisions))
     jobs = plan.jobs(store)
     work = pool.map("reduce", copy_shard if plan.reduction.copies_tiles else encode_shard, jobs)
     written = [
         shard for _, shard in tracked(work, stage="reduce", total=len(jobs), progress=progress)
     ]
+    holes = sorted(event for shard in written for event in shard.holes)
+    decisions = plan.decisions.with_damage(np.array(holes, np.int64))
+    write_table(store, LEDGER_GROUP, ledger_table(decisions))
     write_manifest(store, _manifest(plan, store, written, pool=pool, progress=progress))
+    return decisions
 
 
 def _manifest(

@@ -114,7 +114,7 @@ def summarize(
     method : Method
     storage : Storage
     wall_seconds : float
-        From the first read to the last write.
+        From the first read until the outputs are ready to be published.
     """
     hits = decisions.count(Decision.HIT)
     undecided = decisions.count(Decision.UNDECIDED)

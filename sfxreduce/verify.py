@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
 from sfxreduce.errors import RunNotFound, SfxReduceError
-from sfxreduce.io.publish import sha256_file
+from sfxreduce.io.files import sha256_file
 from sfxreduce.io.readers.zarr import ZarrFrames, open_table, read_manifest
 from sfxreduce.io.schema import LEDGER_GROUP, MANIFEST_GROUP
 from sfxreduce.ledger import read_ledger
@@ -182,9 +182,8 @@ def differing_events(job: CompareJob) -> list[int]:
             differing.append(place)
             continue
         ours, theirs = job.kept.read([place]), job.source.read([source_index])
-        # An event that its source cannot deliver is kept as a hole; it is the same if both are.
         if ours.reasons[0] or theirs.reasons[0]:
-            same = bool(ours.reasons[0]) and bool(theirs.reasons[0])
+            same = _same_holes(job, place, source_index)
         else:
             same = (
                 ours.pixels.dtype == theirs.pixels.dtype
@@ -196,6 +195,19 @@ def differing_events(job: CompareJob) -> list[int]:
     return differing
 
 
+def _same_holes(job: CompareJob, place: int, source_index: int) -> bool:
+    """Whether what the source cannot deliver, and nothing else, is a hole in the output."""
+    kept, source = job.kept, job.source
+    if (
+        isinstance(kept, ZarrFrames)
+        and isinstance(source, ZarrFrames)
+        and kept.layout is not None
+        and kept.layout == source.layout
+    ):
+        return next(kept.encoded([place])) == next(source.encoded([source_index]))
+    return bool(kept.read([place]).reasons[0] and source.read([source_index]).reasons[0])
+
+
 def _damaged_files(path: Path, manifest: Manifest) -> list[str]:
     """Files that the manifest does not know, or knows otherwise."""
     known = {file.path: file for file in manifest.files}
@@ -203,7 +215,10 @@ def _damaged_files(path: Path, manifest: Manifest) -> list[str]:
     there.discard(f"{MANIFEST_GROUP}/zarr.json")
     damaged = sorted(there ^ set(known))
     for name in sorted(there & set(known)):
-        file = path / name
-        if file.stat().st_size != known[name].size or sha256_file(file) != known[name].sha256:
+        try:
+            found = sha256_file(path / name)
+        except OSError:
+            found = ""
+        if found != known[name].sha256:
             damaged.append(name)
     return damaged

@@ -192,6 +192,8 @@ def test_an_existing_output_is_refused_and_stays(small_run: Path, tmp_path: Path
         ["simulate", "--out", "x", "--frame-shape", "wide"],
         ["simulate", "--out", "x", "--hit-rate", "2"],
         ["nonsense"],
+        ["filter", "--in", "a", "--in", "b", "--out", "c"],
+        ["verify", "--in", "a", "--in", "b", "--against", "c"],
     ],
 )
 def test_wrong_usage_is_exit_status_2(arguments: list[str]) -> None:
@@ -203,19 +205,49 @@ def test_an_output_inside_its_input_is_wrong_usage(small_run: Path) -> None:
     assert result.exit_code == 2
 
 
-@pytest.mark.parametrize("serial", [True, False])
-def test_ctrl_c_leaves_nothing_and_exits_130(serial: bool, tmp_path: Path) -> None:
+def stop_when_staged(command: list[str], folder: Path, number: int) -> tuple[int, str]:
+    """Send a signal to a command's process group once it has begun to write."""
+    child = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(".*.partial")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if number == signal.SIGINT:
+        os.killpg(child.pid, number)
+    else:
+        child.send_signal(number)
+    _, stderr = child.communicate(timeout=120)
+    return child.returncode, stderr
+
+
+@pytest.mark.parametrize(
+    ("pool", "number", "status"),
+    [("--serial", signal.SIGINT, 130), ("--workers=2", signal.SIGINT, 130),
+     ("--serial", signal.SIGTERM, 143)],
+)  # fmt: skip
+def test_an_interrupted_filter_leaves_nothing(
+    pool: str, number: int, status: int, small_run: Path, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable, "-m", "sfxreduce_cli", "filter", "--in", str(small_run), "--out",
+        str(tmp_path / "hits.zarr"), "--cxi", str(tmp_path / "hits.cxi"), "--report",
+        str(tmp_path / "report.html"), "--scorer", "peaks", "--threshold", "-1", pool,
+    ]  # fmt: skip
+    returncode, stderr = stop_when_staged(command, tmp_path, number)
+    assert returncode == status, stderr
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pool", ["--serial", "--workers=2"])
+def test_ctrl_c_while_simulating_leaves_nothing(pool: str, tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "sfxreduce_cli", "simulate", "--out", str(tmp_path / "run.zarr"),
-        "--events", "2000", *(["--serial"] if serial else []),
+        "--events", "2000", pool,
     ]  # fmt: skip
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".run.zarr.*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    child.send_signal(signal.SIGINT)
-    _, stderr = child.communicate(timeout=120)
-    assert child.returncode == 130, stderr
+    returncode, stderr = stop_when_staged(command, tmp_path, signal.SIGINT)
+    assert returncode == 130, stderr
     assert "Traceback" not in stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -246,6 +278,43 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(small_run: Path, tmp_path: P
             assert not (tmp_path / "h.zarr").exists()
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_options_that_contradict_each_other_are_wrong_usage(
+    small_run: Path, tmp_path: Path
+) -> None:
+    base = ["filter", "--in", small_run, "--out", tmp_path / "h", "--serial"]
+    assert run(*base, "--scheduler", "tcp://127.0.0.1:1").exit_code == 2
+    assert run(*base, "--scorer", "peaks", "--model", tmp_path).exit_code == 2
+    assert run(*base, "--scorer", "peaks", "--threshold", "nan").exit_code == 2
+    assert run(*base, "--scorer", "peaks", "--cxi", "").exit_code == 2
+
+
+def test_a_scheduler_of_the_environment_does_not_forbid_serial_work(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
+    base = ["filter", "--in", small_run, "--out", tmp_path / "h", "--scorer", "peaks", "--dry-run"]
+    assert run(*base, "--serial").exit_code == 0
+    monkeypatch.setattr("sfxreduce.cluster.CONNECT_SECONDS", 1)
+    assert run(*base).exit_code == 1
+
+
+def test_a_dry_run_refuses_what_the_real_run_refuses(small_run: Path) -> None:
+    base = ["filter", "--in", small_run, "--out", small_run, "--scorer", "peaks", "--serial"]
+    assert run(*base).exit_code == run(*base, "--dry-run").exit_code == 2
+
+
+def test_brackets_in_a_name_are_a_name(small_run: Path, tmp_path: Path) -> None:
+    # They were once taken for markup, and the command failed after all was written.
+    out = tmp_path / "y[raw][/b].zarr"
+    result = run("filter", "--in", small_run, "--out", out, "--scorer", "peaks", "--serial")
+    assert result.exit_code == 0
+    assert "y[raw][/b].zarr" in result.stdout.replace("\n", "")
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout.startswith("sfxreduce ")
 
 
 def test_a_glob_after_in_works() -> None:

@@ -168,3 +168,19 @@ def test_working_in_this_process_costs_the_same_for_every_block(
 
 def zero(*, block_id: tuple[int]) -> np.ndarray:
     return np.zeros(1)
+
+
+def test_a_scheduler_without_workers_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It once waited for ever, without a word.
+    monkeypatch.setattr("sfxreduce.cluster.CONNECT_SECONDS", 2)
+    with (
+        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as empty,
+        pytest.raises(ClusterError, match="has no workers"),
+        open_pool(scheduler=empty.scheduler_address),
+    ):
+        pass
+
+
+def test_gpu_work_without_a_gpu_is_one_line(cluster: Pool) -> None:
+    with pytest.raises(ClusterError, match="offers the resource GPU"):
+        list(cluster.blocks(da.zeros(3), needs_gpu=True))

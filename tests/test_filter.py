@@ -16,7 +16,7 @@ from planted import ArrayFrames, BrightestPixel, planted_run
 
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.decide import Reason
-from sfxreduce.errors import OutputError, OutputExists
+from sfxreduce.errors import OutputError, OutputExists, UsageError
 from sfxreduce.geometry import Window
 from sfxreduce.ingest import store_run
 from sfxreduce.io.open import open_run
@@ -248,17 +248,60 @@ def test_scoring_reads_only_the_window_and_copying_decodes_nothing(
 def test_an_existing_output_stays_unless_overwriting(
     stored: Path, tmp_path: Path, serial: Pool
 ) -> None:
-    (tmp_path / "hits.zarr").mkdir()
-    (tmp_path / "hits.zarr" / "mine").write_text("keep me")
-    for overwrite in (False, True):
-        outputs = Outputs(store=tmp_path / "hits.zarr", overwrite=overwrite)
-        if not overwrite:
+    source, store = open_run(stored), tmp_path / "hits.zarr"
+    for threshold, overwrite, kept in ((500.0, False, 24), (1030.0, False, 24), (1030.0, True, 14)):
+        outputs = Outputs(store=store, overwrite=overwrite)
+        judged = {"scorer": BrightestPixel(), "pool": serial, "threshold": threshold}
+        if store.exists() and not overwrite:
             with pytest.raises(OutputExists, match="already exists"):
-                run_filter(open_run(stored), outputs=outputs, scorer=BrightestPixel(), pool=serial)
-            assert (tmp_path / "hits.zarr" / "mine").read_text() == "keep me"
+                run_filter(source, outputs=outputs, **judged)
         else:
-            run_filter(open_run(stored), outputs=outputs, scorer=BrightestPixel(), pool=serial)
-            assert verify_reduced(tmp_path / "hits.zarr", against=open_run(stored), pool=serial).ok
+            run_filter(source, outputs=outputs, **judged)
+        assert open_run(store).n_events == kept
+    assert verify_reduced(store, against=source, pool=serial).ok
+
+
+def test_a_hit_that_cannot_be_copied_whole_says_so_in_the_ledger(
+    tmp_path: Path, serial: Pool
+) -> None:
+    # Damage outside the scorer's window was once found when copying, and nobody was told.
+    frames = np.random.default_rng(0).normal(100, 5, (6, 400, 400)).astype("int16")
+    frames[:, 200, 200] = 1000
+    run = planted_run(n_events=6)
+    detector = type(run.detector).centred("camera", (400, 400))
+    big = Run(source=ArrayFrames(frames=frames, detector=detector), columns=run.columns)
+    store_run(big, out=tmp_path / "run.zarr", pool=serial)
+    source = open_run(tmp_path / "run.zarr")
+    layout = source.source.layout  # type: ignore[attr-defined]
+    scorer = BrightestPixel(tile=20)
+    needed = layout.tiles_of(Window.centre(detector, tile_shape=(20, 20)).boxes(detector))
+    far = next(t for t in range(layout.tiles_per_event) if t not in needed)
+    tiles = next(source.source.encoded([0]))  # type: ignore[attr-defined]
+    offset = sum(len(tile or b"") for tile in tiles[:far]) + 30
+    shard = tmp_path / "run.zarr" / "frames" / layout.shard_key(0)
+    data = bytearray(shard.read_bytes())
+    data[offset] ^= 1
+    shard.write_bytes(data)
+    report = run_filter(
+        source, outputs=Outputs(store=tmp_path / "hits.zarr"), scorer=scorer, pool=serial
+    )
+    assert report.hits == 6
+    with xr.open_zarr(tmp_path / "hits.zarr", group="ledger", consolidated=False) as ledger:
+        assert ledger.reason.values.tolist() == [Reason.READ_ERROR, 0, 0, 0, 0, 0]
+    assert verify_reduced(tmp_path / "hits.zarr", against=source, pool=serial).ok
+    # What the source can still deliver must be in the output, or verification fails.
+    other = sorted((tmp_path / "hits.zarr" / "frames" / "c").rglob("0"))[-1]
+    other.write_bytes(other.read_bytes()[:-1])
+    assert not verify_reduced(tmp_path / "hits.zarr", against=source, pool=serial).ok
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), -float("inf"), 1e39])
+def test_a_threshold_that_is_no_number_is_refused(
+    threshold: float, stored: Path, serial: Pool
+) -> None:
+    # Infinity once rejected every event.
+    with pytest.raises(UsageError, match="finite"):
+        plan_filter(open_run(stored), scorer=BrightestPixel(), pool=serial, threshold=threshold)
 
 
 def test_a_disk_that_fills_up_leaves_no_output_and_the_source_as_it_was(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
 import sfxreduce
+from sfxreduce.errors import UsageError
 from sfxreduce_cli.options import (
     AsJson,
     DataPath,
@@ -19,12 +20,14 @@ from sfxreduce_cli.options import (
     SchedulerAddress,
     Serial,
     Workers,
+    scheduler_of_environment,
     working_pool,
 )
-from sfxreduce_cli.output import print_filter_plan, print_filter_report, print_json
+from sfxreduce_cli.output import print_filter_plan, print_filter_report
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
+    from sfxreduce.progress import Progress
     from sfxreduce.score import Scorer
 
 __all__ = ["filter_"]
@@ -86,31 +89,43 @@ def filter_(
     Example: sfxreduce filter --in run.zarr --out hits.zarr --report report.html
     """
     run = sfxreduce.open_run(in_, data_path=data_path)
+    outputs = sfxreduce.Outputs(store=out, cxi=cxi, report=report, overwrite=overwrite)
+    outputs.check(run)
     finder = sfxreduce.PeakFinder(min_snr=min_snr, min_pixels=min_pixels)
     counting = sfxreduce.PeakScorer(finder, min_peaks=min_peaks)
-    outputs = sfxreduce.Outputs(store=out, cxi=cxi, report=report, overwrite=overwrite)
+    _check(scorer, model)
     gpu = scorer is ScorerName.CNN and _wants_gpu(device, serial=serial, scheduler=scheduler)
     with working_pool(serial=serial, scheduler=scheduler, workers=workers, gpu=gpu) as (pool, show):
         judge = counting if scorer is ScorerName.PEAKS else _network(model, device, pool)
+        how = Judging(scorer=judge, pool=pool, threshold=threshold, progress=show)
         if dry_run:
-            plan = sfxreduce.plan_filter(
-                run, scorer=judge, pool=pool, threshold=threshold, progress=show
-            )
+            plan = sfxreduce.plan_filter(run, **how)
         else:
-            done = sfxreduce.run_filter(
-                run, outputs=outputs, scorer=judge, pool=pool, threshold=threshold, progress=show
-            )
+            done = sfxreduce.run_filter(run, outputs=outputs, **how)
     if dry_run:
         print_filter_plan(plan, as_json=as_json)
-    elif as_json:
-        print_json(done.to_json())
     else:
-        print_filter_report(done)
+        print_filter_report(done, as_json=as_json)
+
+
+class Judging(TypedDict):
+    """What planning and filtering have in common."""
+
+    scorer: Scorer
+    pool: Pool
+    threshold: float | None
+    progress: Progress
+
+
+def _check(scorer: ScorerName, model: Path | None) -> None:
+    """Refuse options that contradict each other."""
+    if scorer is ScorerName.PEAKS and model is not None:
+        raise UsageError("--model is for --scorer cnn; drop one of them")
 
 
 def _wants_gpu(device: Device, *, serial: bool, scheduler: str) -> bool:
     """Whether a cluster of this machine should offer its GPU; other pools say for themselves."""
-    if device is Device.CPU or serial or scheduler:
+    if device is Device.CPU or serial or scheduler or scheduler_of_environment():
         return False
     return device is Device.CUDA or sfxreduce.cuda_available()
 

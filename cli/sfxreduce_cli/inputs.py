@@ -1,4 +1,4 @@
-"""Options that take several values, so that a shell glob after ``--in`` works."""
+"""How many values ``--in`` takes: one, or as many as a shell glob gives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import typer.core
 
-__all__ = ["ManyInputs", "spread_inputs"]
+__all__ = ["ManyInputs", "OneInput", "spread_inputs"]
 
 
 def spread_inputs(args: Sequence[str], *, option: str = "--in") -> list[str]:
@@ -37,3 +37,14 @@ class ManyInputs(typer.core.TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Spread the inputs, then parse as always."""
         return super().parse_args(ctx, spread_inputs(args))
+
+
+class OneInput(typer.core.TyperCommand):
+    """Command that refuses a second ``--in``, of which the parser would silently take the last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Count the inputs, then parse as always."""
+        n_inputs = sum(arg == "--in" or arg.startswith("--in=") for arg in args)
+        if n_inputs > 1:
+            raise typer.BadParameter(f"expected one run, found {n_inputs}", param_hint="--in")
+        return super().parse_args(ctx, args)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from importlib import metadata
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -12,7 +15,7 @@ from sfxreduce_cli.evaluate import evaluate
 from sfxreduce_cli.filter import filter_
 from sfxreduce_cli.info import info
 from sfxreduce_cli.ingest import ingest
-from sfxreduce_cli.inputs import ManyInputs
+from sfxreduce_cli.inputs import ManyInputs, OneInput
 from sfxreduce_cli.output import print_json, say
 from sfxreduce_cli.simulate import simulate
 from sfxreduce_cli.train import train
@@ -21,13 +24,13 @@ from sfxreduce_cli.verify import verify
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Keep the hits of serial femtosecond crystallography runs, and account for the rest.",
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("filter")(filter_)
-app.command("verify")(verify)
+app.command("filter", cls=OneInput)(filter_)
+app.command("verify", cls=OneInput)(verify)
 app.command("info")(info)
 app.command("simulate")(simulate)
 app.command("ingest", cls=ManyInputs)(ingest)
@@ -36,12 +39,38 @@ app.command("evaluate", cls=ManyInputs)(evaluate)
 app.add_typer(audit, name="audit")
 
 
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Keep the hits of serial femtosecond crystallography runs, and account for the rest."""
+    if version:
+        typer.echo(f"sfxreduce {metadata.version('sfxreduce')}")
+        raise typer.Exit
+
+
 def main() -> None:
-    """Run the command line; an error of ours becomes one line and its exit status."""
+    """Run the command line; an error becomes one line and its exit status."""
+    # A batch system ends jobs with SIGTERM: what was begun is removed, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, _end)
     try:
         app(prog_name="sfxreduce")
     except SfxReduceError as error:
-        say(f"sfxreduce: {error}")
-        if "--json" in sys.argv:
-            print_json({"error": str(error), "exit_status": error.exit_status})
-        raise SystemExit(error.exit_status) from None
+        _fail(str(error), error.exit_status)
+    except (OSError, MemoryError, UnicodeError) as error:
+        # What the system refuses in a way nobody foresaw is still one line.
+        _fail(f"{type(error).__name__}: {error}", SfxReduceError.exit_status)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    line = " ".join(message.split())
+    say(f"sfxreduce: {line}")
+    if "--json" in sys.argv:
+        print_json({"error": line, "exit_status": status})
+    raise SystemExit(status) from None
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)

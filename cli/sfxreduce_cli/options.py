@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -29,6 +30,7 @@ __all__ = [
     "SchedulerAddress",
     "Serial",
     "Workers",
+    "scheduler_of_environment",
     "working_pool",
 ]
 
@@ -72,8 +74,7 @@ SchedulerAddress = Annotated[
     typer.Option(
         "--scheduler",
         metavar="ADDRESS",
-        envvar="DASK_SCHEDULER_ADDRESS",
-        help="A running Dask scheduler.",
+        help="A running Dask scheduler; else DASK_SCHEDULER_ADDRESS, if set.",
         rich_help_panel=POOL,
     ),
 ]
@@ -93,10 +94,14 @@ def working_pool(
     *, serial: bool, scheduler: str, workers: int, gpu: bool = False
 ) -> Iterator[tuple[Pool, ProgressDisplay]]:
     """Open the pool the options ask for, say where its dashboard is, and show progress."""
-    with sfxreduce.open_pool(
-        serial=serial, scheduler="" if serial else scheduler, n_workers=workers, gpu=gpu
-    ) as pool:
+    address = scheduler or ("" if serial else scheduler_of_environment())
+    with sfxreduce.open_pool(serial=serial, scheduler=address, n_workers=workers, gpu=gpu) as pool:
         if pool.dashboard:
             say(f"dashboard: {pool.dashboard}")
         with ProgressDisplay() as display:
             yield pool, display
+
+
+def scheduler_of_environment() -> str:
+    """Address that the environment names, as Dask itself does."""
+    return os.environ.get("DASK_SCHEDULER_ADDRESS", "")

@@ -39,9 +39,9 @@ def print_json(facts: Mapping[str, Any]) -> None:
 
 def print_table(title: str, facts: Mapping[str, Any]) -> None:
     """Print names and values on stdout, one a line."""
-    console = Console(highlight=False, soft_wrap=True)
-    if title:
-        console.print(f"[bold]{title}[/bold]")
+    # Paths may hold brackets, which are not markup.
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(title, style="bold")
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         table.add_row(f"  {name}", str(value))
@@ -70,8 +70,11 @@ def print_filter_plan(plan: FilterPlan, *, as_json: bool) -> None:
         print_table("Nothing was written; this is the plan", facts)
 
 
-def print_filter_report(report: Report) -> None:
-    """Print the numbers of a filter run for people."""
+def print_filter_report(report: Report, *, as_json: bool) -> None:
+    """Print the numbers of a filter run."""
+    if as_json:
+        print_json(report.to_json())
+        return
     in_, out = human_bytes(report.bytes_in), human_bytes(report.bytes_out)
     print_table(
         f"Kept {report.kept:,} of {report.events:,} events: {in_} became {out}",

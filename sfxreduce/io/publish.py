@@ -6,55 +6,54 @@ An interruption at any moment leaves the final name as it was.
 
 from __future__ import annotations
 
-import errno
-import hashlib
+import json
 import os
 import shutil
+import signal
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sfxreduce.errors import OutputError, OutputExists, UsageError, VerificationError
-from sfxreduce.manifest import FileRecord
+from sfxreduce.errors import OutputError, OutputExists, UsageError
+from sfxreduce.io.files import PARTIAL, output_errors
+from sfxreduce.io.schema import SCHEMA
 
-__all__ = [
-    "PublishJob",
-    "check_outputs",
-    "disk_bytes",
-    "output_errors",
-    "publish_file",
-    "sha256_file",
-    "staged",
-    "sweep_partial",
-    "write_file",
-]
-
-PARTIAL = ".partial"
-READ_BYTES = 1 << 20
+__all__ = ["check_outputs", "staged"]
 
 
-def check_outputs(outputs: Sequence[Path], *, inputs: Sequence[Path], overwrite: bool) -> None:
-    """Refuse outputs that would touch an input, each other, or what is already there.
+def check_outputs(
+    *,
+    stores: Sequence[Path] = (),
+    files: Sequence[Path] = (),
+    inputs: Sequence[Path] = (),
+    overwrite: bool = False,
+) -> None:
+    """Refuse outputs that would touch an input, each other, or what is not ours to replace.
 
     Parameters
     ----------
-    outputs, inputs : sequence of Path
+    stores, files : sequence of Path
+        Outputs that are run stores, and those that are single files.
+    inputs : sequence of Path
+        What the run is read from.
     overwrite : bool
-        Whether existing outputs may be replaced.
+        Whether outputs of the same kind may be replaced: stores by stores, files by files.
 
     Raises
     ------
     UsageError
-        If an output is, contains or lies in an input or another output.
+        If an output has no name, or is, contains or lies in an input or another output.
     OutputExists
-        If an output exists and may not be replaced.
+        If something lies there that may not be replaced.
     OutputError
         If an output's folder does not exist.
     """
     taken = {path.resolve(): "input" for path in inputs}
-    for output in outputs:
+    for output in (*stores, *files):
+        if not output.name or output.name == "..":
+            raise UsageError(f"'{output}': expected the name of an output, found none")
         final = output.resolve()
         for other, role in taken.items():
             if final == other or final in other.parents or other in final.parents:
@@ -62,145 +61,80 @@ def check_outputs(outputs: Sequence[Path], *, inputs: Sequence[Path], overwrite:
                     f"{output}: overlaps the {role} {other}; choose another output path"
                 )
         taken[final] = "output"
-        if not final.parent.is_dir():
-            raise OutputError(f"{output}: there is no folder {final.parent}; make it first")
-        if os.path.lexists(output) and not overwrite:
-            raise OutputExists(f"{output}: already exists; choose another path or pass --overwrite")
+        with output_errors(output):
+            if not final.parent.is_dir():
+                raise OutputError(f"{output}: there is no folder {final.parent}; make it first")
+            _check_replaceable(output, is_store=output in stores, overwrite=overwrite)
 
 
-@contextmanager
-def staged(final: Path) -> Iterator[Path]:
-    """Give a hidden path beside the final one, and move it there when the block ends well.
-
-    The final name must be free or, as `check_outputs` allowed, to be replaced. If the block raises,
-    what was staged is removed and the final name stays as it was.
-
-    Parameters
-    ----------
-    final : Path
-        A file or a folder.
-
-    Raises
-    ------
-    OutputError
-        If the disk is full or the folder cannot be written.
-    """
-    # Workers of a pool elsewhere have a working directory of their own.
-    folder = final.parent.resolve()
-    hidden = folder / f".{final.name}.{uuid.uuid4().hex[:12]}{PARTIAL}"
-    try:
-        with output_errors(final):
-            yield hidden
-            _sync_tree(hidden)
-            _swap_in(hidden, final)
-    except OutputError as error:
-        # People know the output by the name they gave it.
-        raise type(error)(str(error).replace(str(hidden), str(final))) from error
-    finally:
-        _remove(hidden)
-
-
-@contextmanager
-def output_errors(path: Path) -> Iterator[None]:
-    """Turn the system's errors while writing into one line that says what to do.
-
-    Raises
-    ------
-    OutputError
-        In place of any `OSError`.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            folder = next(p for p in path.resolve().parents if p.exists())
-            free = shutil.disk_usage(folder).free
-            raise OutputError(
-                f"{path}: no space left on the disk ({free} bytes free); nothing was left under "
-                "this name, free some space or choose another disk"
-            ) from error
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole and bring it to the disk; the same file may be written again.
-
-    A task may run twice, on two workers at once: each writes a file of its own and renames it.
-
-    Raises
-    ------
-    OSError
-        If not every byte could be written; see `output_errors`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
-    try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def sweep_partial(folder: Path) -> None:
-    """Remove what workers that died left behind in a staged output."""
-    for file in folder.rglob(f".*{PARTIAL}"):
-        file.unlink()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishJob:
-    """One staged file to be read back.
-
-    Parameters
-    ----------
-    store : str
-        Path of the staged output.
-    path : str
-        Of the file, relative to it.
-    sha256 : str
-        Of the bytes that were to be written; empty if they were written by a library.
-    """
-
-    store: str
-    path: str
-    sha256: str = ""
-
-
-def publish_file(job: PublishJob) -> FileRecord:
-    """Read a staged file back through a fresh handle and take down what it holds.
-
-    Raises
-    ------
-    VerificationError
-        If it does not hold what was to be written.
-    """
-    file = Path(job.store) / job.path
-    found = sha256_file(file)
-    if job.sha256 and found != job.sha256:
-        raise VerificationError(
-            f"{file}: what was read back differs from what was written; nothing was published, "
-            "check the disk"
+def _check_replaceable(path: Path, *, is_store: bool, overwrite: bool) -> None:
+    """Refuse to replace anything but an older output of the same kind, and that if told to."""
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise OutputExists(f"{path}: already exists; choose another path or pass --overwrite")
+    if is_store and not _is_run_store(path):
+        raise OutputExists(f"{path}: is not a run store, so it is not replaced; move it away first")
+    if not is_store and (path.is_symlink() or not path.is_file()):
+        raise OutputExists(
+            f"{path}: is not a plain file, so it is not replaced; move it away first"
         )
-    return FileRecord(path=job.path, size=file.stat().st_size, sha256=found)
 
 
-def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+def _is_run_store(path: Path) -> bool:
+    try:
+        facts = json.loads((path / "zarr.json").read_text())
+        found = facts["attributes"]["schema"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(found == SCHEMA) and not path.is_symlink()
 
 
-def disk_bytes(path: Path) -> int:
-    """Sum the sizes of a file, or of all files below a folder."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+@contextmanager
+def staged(
+    *, stores: Sequence[Path] = (), files: Sequence[Path] = (), overwrite: bool = False
+) -> Iterator[dict[Path, Path]]:
+    """Give hidden paths beside the final ones, and move all of them there when the block ends well.
+
+    If the block raises, or one of them cannot be moved, none is: what was staged is removed and
+    every final name is as it was.
+
+    Parameters
+    ----------
+    stores, files : sequence of Path
+        As `check_outputs` allowed them.
+    overwrite : bool
+        Whether what lies there may be replaced.
+
+    Yields
+    ------
+    dict of Path to Path
+        Hidden path of each final one.
+
+    Raises
+    ------
+    OutputExists
+        If something appeared under a final name meanwhile.
+    OutputError
+        If the disk is full or a folder cannot be written.
+    """
+    hidden = {final: _hidden(final, PARTIAL) for final in (*stores, *files)}
+    try:
+        yield hidden
+        for final, path in hidden.items():
+            with output_errors(final):
+                _sync_tree(path)
+                _check_replaceable(final, is_store=final in stores, overwrite=overwrite)
+        _move_all(hidden)
+    except OutputError as error:
+        # People know an output by the name they gave it.
+        text = str(error)
+        for final, path in hidden.items():
+            text = text.replace(str(path), str(final))
+        raise type(error)(text) from error
+    finally:
+        for path in hidden.values():
+            _remove(path)
 
 
 def _sync_tree(path: Path) -> None:
@@ -208,6 +142,61 @@ def _sync_tree(path: Path) -> None:
     if path.is_dir():
         for child in path.iterdir():
             _sync_tree(child)
+    _sync(path)
+
+
+def _move_all(hidden: dict[Path, Path]) -> None:
+    """Rename all to their final names or none; what they replace is removed after that."""
+    moved: list[tuple[Path, Path, Path | None]] = []
+    with _interrupts_wait():
+        try:
+            for final, path in hidden.items():
+                old = _hidden(final, ".old") if os.path.lexists(final) else None
+                with output_errors(final):
+                    if old:
+                        final.rename(old)
+                    moved.append((final, path, old))
+                    path.rename(final)
+                    _sync(final.parent)
+        except OutputError:
+            _move_back(moved)
+            raise
+    for _, _, old in moved:
+        if old:
+            _remove(old)
+
+
+def _move_back(moved: list[tuple[Path, Path, Path | None]]) -> None:
+    """Undo renames, the last one first."""
+    for final, path, old in reversed(moved):
+        if os.path.lexists(final):
+            final.rename(path)
+        if old:
+            old.rename(final)
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait for a few renames: half of them are neither the old state nor the new."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if waiting:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _hidden(final: Path, suffix: str) -> Path:
+    """Name beside the final one; absolute, because workers elsewhere have folders of their own."""
+    return final.parent.resolve() / f".{final.name[:80]}.{uuid.uuid4().hex[:12]}{suffix}"
+
+
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -215,25 +204,10 @@ def _sync_tree(path: Path) -> None:
         os.close(descriptor)
 
 
-def _swap_in(hidden: Path, final: Path) -> None:
-    """Rename to the final name; what was there before is removed only after that."""
-    old = final.with_name(f".{final.name}.{uuid.uuid4().hex[:12]}.old")
-    replaced = os.path.lexists(final)
-    if replaced:
-        final.rename(old)
-    hidden.rename(final)
-    folder = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    if replaced:
-        _remove(old)
-
-
 def _remove(path: Path) -> None:
     """Remove a file or folder of our own making, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from sfxreduce.errors import SchemaError
+from sfxreduce.io.files import output_errors, write_file
 from sfxreduce.io.layout import Layout
-from sfxreduce.io.publish import output_errors, write_file
 from sfxreduce.io.readers.zarr import ZarrFrames
 from sfxreduce.io.shards import TileCodec, pack_shard
 from sfxreduce.run import FrameSource
@@ -53,13 +53,13 @@ class ShardWritten:
         Of the file, relative to the store.
     sha256 : str
         Of the bytes that were to be written.
-    unreadable : int
-        Events of which no pixel or not every pixel could be read.
+    holes : tuple of int
+        Source positions of the events of which not every pixel could be read.
     """
 
     path: str
     sha256: str
-    unreadable: int
+    holes: tuple[int, ...]
 
 
 def encode_shard(job: ShardJob) -> ShardWritten:
@@ -118,5 +118,9 @@ def _write(job: ShardJob, events: Sequence[Sequence[bytes | None]]) -> ShardWrit
     return ShardWritten(
         path=path,
         sha256=hashlib.sha256(data).hexdigest(),
-        unreadable=sum(any(tile is None for tile in event) for event in events),
+        holes=tuple(
+            position
+            for position, event in zip(job.events, events, strict=True)
+            if any(tile is None for tile in event)
+        ),
     )

@@ -15,8 +15,8 @@ import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from sfxreduce.io.files import output_errors
 from sfxreduce.io.layout import Layout
-from sfxreduce.io.publish import output_errors
 from sfxreduce.io.schema import (
     MANIFEST_GROUP,
     SCHEMA,
