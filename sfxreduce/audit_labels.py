@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -175,6 +176,11 @@ class SelectedFrames:
     def n_bytes(self) -> int:
         """Bytes of the whole source on disk."""
         return self.source.n_bytes
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Files of the whole source."""
+        return self.source.inputs
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
         """Read events by their position in the selection. See `FrameSource.read`."""

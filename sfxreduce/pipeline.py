@@ -108,7 +108,7 @@ def plan_filter(
     """
     if outputs is not None:
         outputs.check(run)
-    if threshold is not None and not abs(threshold) <= np.finfo(np.float32).max:
+    if threshold is not None and not abs(threshold) <= float(np.finfo(np.float32).max):
         raise UsageError(f"expected --threshold to be a finite number, found {threshold}")
     method = Method(
         scorer=scorer.name,
