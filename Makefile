@@ -55,6 +55,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV): about 2 GB with torch, some minutes"
 	$(PIP) -e .
 	@touch $@
 

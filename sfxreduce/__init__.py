@@ -14,6 +14,7 @@ Examples
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Load a public name when it is first asked for."""
+    if name == "__version__":
+        return version("sfxreduce")
     if name not in _HOMES:
         raise AttributeError(f"module 'sfxreduce' has no attribute '{name}'")
     home, original = _HOMES[name]

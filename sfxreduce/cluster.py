@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, Protocol, TypeVar
 
-import dask
 import dask.array as da
 from dask.core import flatten
 from dask.local import get_sync
@@ -206,20 +207,28 @@ def open_pool(
         with _connect(scheduler) as client:
             yield DaskPool(client)
     else:
-        processors = len(os.sched_getaffinity(0))
-        with (
-            dask.config.set({"distributed.scheduler.allowed-failures": 10}),
-            LocalCluster(
-                n_workers=n_workers or (1 if gpu else processors),
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                resources={"GPU": 1} if gpu else None,
-                silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        with _local_cluster(n_workers, gpu=gpu) as cluster, Client(cluster) as client:
             yield DaskPool(client)
+
+
+def _local_cluster(n_workers: int, *, gpu: bool) -> LocalCluster:
+    """Start workers on this machine that listen on 127.0.0.1 only."""
+    processors = len(os.sched_getaffinity(0))
+    # Ctrl-C reaches every process of a terminal. Workers inherit this mask and leave it to us;
+    # the resource tracker, started later, would undo it.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return LocalCluster(
+            n_workers=n_workers or (1 if gpu else processors),
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            resources={"GPU": 1} if gpu else None,
+            silence_logs=logging.CRITICAL,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _connect(address: str) -> Client:

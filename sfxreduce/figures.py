@@ -13,6 +13,7 @@ from PIL import Image
 
 from sfxreduce.decide import Decision, Decisions
 from sfxreduce.geometry import Detector
+from sfxreduce.peaks import MIN_PEAKS
 
 __all__ = ["Thumbnail", "assembled_png", "histogram_svg", "hit_rate_svg", "share_svg"]
 
@@ -47,6 +48,11 @@ class Thumbnail:
     png: str
     size: tuple[int, int]
     peaks: tuple[tuple[float, float], ...]
+
+    @property
+    def has_peaks(self) -> bool:
+        """Whether the conventional peak finder would call it a hit."""
+        return len(self.peaks) >= MIN_PEAKS
 
 
 def assembled_png(frame: NDArray[np.generic], detector: Detector) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from sfxreduce.cluster import Pool
-from sfxreduce.columns import select_events
+from sfxreduce.columns import plain_text, select_events
 from sfxreduce.decide import Decision, Decisions
 from sfxreduce.io.files import PublishJob, publish_file, sweep_partial
 from sfxreduce.io.layout import Layout
@@ -137,7 +137,7 @@ def _manifest(
     ]
     return Manifest(
         software=f"sfxreduce {version('sfxreduce')}",
-        source=plan.run.path,
+        source=plain_text(plan.run.path),
         source_events=plan.run.n_events,
         source_bytes=plan.run.source.n_bytes,
         scorer=plan.method.scorer,

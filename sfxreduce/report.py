@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sfxreduce.decide import Decision, Decisions, Reason
 from sfxreduce.figures import Thumbnail, histogram_svg, hit_rate_svg, share_svg
+from sfxreduce.peaks import MIN_PEAKS
 from sfxreduce.units import human_bytes, short_path
 
 __all__ = ["Method", "Report", "Storage", "render_html", "summarize"]
@@ -175,6 +176,7 @@ def render_html(
         hit_rate=hit_rate_svg(decisions),
         histogram=histogram_svg(decisions.score, threshold=report.threshold),
         reasons=_reason_counts(decisions),
+        min_peaks=MIN_PEAKS,
         gallery=[
             (title, [t for t in thumbnails if t.decision is decision])
             for decision, title in _GALLERY.items()

@@ -307,10 +307,10 @@ def test_a_dry_run_refuses_what_the_real_run_refuses(small_run: Path) -> None:
 
 def test_brackets_in_a_name_are_a_name(small_run: Path, tmp_path: Path) -> None:
     # They were once taken for markup, and the command failed after all was written.
-    out = tmp_path / "y[raw][/b].zarr"
+    out = tmp_path / "y[raw][bold].zarr"
     result = run("filter", "--in", small_run, "--out", out, "--scorer", "peaks", "--serial")
     assert result.exit_code == 0
-    assert "y[raw][/b].zarr" in result.stdout.replace("\n", "")
+    assert "y[raw][bold].zarr" in result.stdout.replace("\n", "")
 
 
 def test_the_version_is_told() -> None:

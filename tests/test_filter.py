@@ -309,7 +309,7 @@ def test_a_disk_that_fills_up_leaves_no_output_and_the_source_as_it_was(
 ) -> None:
     before = tree(stored)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("sfxreduce.io.writers.shards.write_file", full)

@@ -31,7 +31,8 @@ def names(folder: Path) -> list[str]:
 def test_staged_outputs_appear_whole_and_together(tmp_path: Path) -> None:
     store, page = tmp_path / "out", tmp_path / "page.html"
     with staged(stores=[store], files=[page]) as hidden:
-        write_file(hidden[store] / "a" / "b", b"1")
+        hidden[store].mkdir()
+        write_file(hidden[store] / "a" / "b", b"1", below=hidden[store])
         write_file(hidden[page], b"2")
         assert not store.exists()
         assert not page.exists()
@@ -44,6 +45,7 @@ def test_staged_outputs_appear_whole_and_together(tmp_path: Path) -> None:
 def test_an_interrupted_output_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     store, page = tmp_path / "out", tmp_path / "page.html"
     with pytest.raises(error), staged(stores=[store], files=[page]) as hidden:
+        hidden[store].mkdir()
         write_file(hidden[store] / "a", b"1")
         write_file(hidden[page], b"2")
         raise error
@@ -57,6 +59,7 @@ def test_an_interrupted_replacement_leaves_the_old_outputs(tmp_path: Path) -> No
         pytest.raises(KeyboardInterrupt),
         staged(stores=[store], files=[page], overwrite=True) as hidden,
     ):
+        hidden[store].mkdir()
         write_file(hidden[store] / "data", b"new")
         raise KeyboardInterrupt
     assert (store / "data").read_bytes() == page.read_bytes() == b"old"
@@ -81,6 +84,7 @@ def test_a_rename_that_fails_takes_the_others_back(
         pytest.raises(OutputError, match="cannot be written"),
         staged(stores=[store], files=[page], overwrite=True) as hidden,
     ):
+        hidden[store].mkdir()
         write_file(hidden[store] / "data", b"new")
         write_file(hidden[page], b"new")
     assert (store / "data").read_bytes() == page.read_bytes() == b"old"
@@ -100,6 +104,7 @@ def test_an_interrupt_while_outputs_are_renamed_waits(
 
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt), staged(stores=[store], overwrite=True) as hidden:
+        hidden[store].mkdir()
         write_file(hidden[store] / "data", b"new")
     assert (store / "data").read_bytes() == b"new"
     assert [n for n in names(tmp_path) if not n.endswith(".old")] == ["out"]
@@ -108,7 +113,7 @@ def test_an_interrupt_while_outputs_are_renamed_waits(
 def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputExists, match="already exists"):
         with staged(stores=[tmp_path / "out"]) as hidden:
-            write_file(hidden[tmp_path / "out"] / "data", b"ours")
+            make_store(hidden[tmp_path / "out"], b"ours")
             make_store(tmp_path / "out", b"theirs")
     assert (tmp_path / "out" / "data").read_bytes() == b"theirs"
 
@@ -176,8 +181,14 @@ def test_a_file_that_reads_back_differently_is_not_published(tmp_path: Path) -> 
 
 def test_a_file_may_be_written_twice_and_leftovers_are_swept(tmp_path: Path) -> None:
     for _ in range(2):
-        write_file(tmp_path / "c" / "0", b"same")
+        write_file(tmp_path / "c" / "0", b"same", below=tmp_path)
     (tmp_path / "c" / ".0.abc.partial").write_bytes(b"half")
     sweep_partial(tmp_path)
     assert names(tmp_path / "c") == ["0"]
     assert (tmp_path / "c" / "0").read_bytes() == b"same"
+
+
+def test_a_task_that_is_left_over_does_not_bring_back_a_removed_output(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_file(tmp_path / "gone" / "c" / "0", b"late", below=tmp_path / "gone")
+    assert names(tmp_path) == []

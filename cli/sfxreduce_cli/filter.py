@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["filter_"]
 
 SCORER = "How events are judged"
+PEAK_OPTIONS = ("min_peaks", "min_snr", "min_pixels")
+CNN_OPTIONS = ("model", "device")
 
 
 class ScorerName(StrEnum):
@@ -43,6 +45,7 @@ class ScorerName(StrEnum):
 
 
 def filter_(
+    ctx: typer.Context,
     in_: InRun,
     out: Out,
     cxi: Annotated[
@@ -93,7 +96,7 @@ def filter_(
     outputs.check(run)
     finder = sfxreduce.PeakFinder(min_snr=min_snr, min_pixels=min_pixels)
     counting = sfxreduce.PeakScorer(finder, min_peaks=min_peaks)
-    _check(scorer, model)
+    _check(ctx, scorer, threshold)
     gpu = scorer is ScorerName.CNN and _wants_gpu(device, serial=serial, scheduler=scheduler)
     with working_pool(serial=serial, scheduler=scheduler, workers=workers, gpu=gpu) as (pool, show):
         judge = counting if scorer is ScorerName.PEAKS else _network(model, device, pool)
@@ -117,10 +120,19 @@ class Judging(TypedDict):
     progress: Progress
 
 
-def _check(scorer: ScorerName, model: Path | None) -> None:
-    """Refuse options that contradict each other."""
-    if scorer is ScorerName.PEAKS and model is not None:
-        raise UsageError("--model is for --scorer cnn; drop one of them")
+def _check(ctx: typer.Context, scorer: ScorerName, threshold: float | None) -> None:
+    """Refuse options of the scorer that was not asked for, and a probability that is none."""
+    foreign = PEAK_OPTIONS if scorer is ScorerName.CNN else CNN_OPTIONS
+    for name in foreign:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} means nothing to --scorer {scorer.value}; drop one")
+    if scorer is ScorerName.CNN and threshold is not None and not 0 <= threshold <= 1:
+        raise UsageError(
+            f"--threshold {threshold}: the network's scores are probabilities, expected 0 to 1; "
+            "for numbers of peaks use --scorer peaks --min-peaks"
+        )
 
 
 def _wants_gpu(device: Device, *, serial: bool, scheduler: str) -> bool:

@@ -23,6 +23,8 @@ from sfxreduce_cli.verify import verify
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     no_args_is_help=True,
     invoke_without_command=True,
@@ -55,6 +57,23 @@ def main() -> None:
     """Run the command line; an error becomes one line and its exit status."""
     # A batch system ends jobs with SIGTERM: what was begun is removed, as after Ctrl-C.
     signal.signal(signal.SIGTERM, _end)
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _: object) -> NoReturn:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        _run()
+    except BaseException:
+        if not interrupts:
+            raise
+        # Compiled code and clusters turn an interrupt into errors of their own.
+        _fail("interrupted; nothing was written", INTERRUPTED)
+
+
+def _run() -> None:
     try:
         app(prog_name="sfxreduce")
     except SfxReduceError as error:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 import sfxreduce
 from sfxreduce.units import human_bytes
@@ -42,10 +41,9 @@ def print_table(title: str, facts: Mapping[str, Any]) -> None:
     # Paths may hold brackets, which are not markup.
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(title, style="bold")
-    table = Table.grid(padding=(0, 2))
+    width = max((len(name) for name in facts), default=0)
     for name, value in facts.items():
-        table.add_row(f"  {name}", str(value))
-    console.print(table)
+        console.print(f"  {name:<{width}}  {value}")
 
 
 def print_filter_plan(plan: FilterPlan, *, as_json: bool) -> None:
@@ -71,7 +69,9 @@ def print_filter_plan(plan: FilterPlan, *, as_json: bool) -> None:
 
 
 def print_filter_report(report: Report, *, as_json: bool) -> None:
-    """Print the numbers of a filter run."""
+    """Print the numbers of a filter run, and what deserves a second look."""
+    if report.events and not report.kept:
+        say("sfxreduce: warning: every event was rejected; look at some before you trust this")
     if as_json:
         print_json(report.to_json())
         return
@@ -96,15 +96,18 @@ def print_evaluation(found: Evaluation) -> None:
     """Print how a model did, rows being the truth."""
     counts = found.labelled.counts
     left_open = f"{found.n_unlabelled:,} of {found.n_events:,} events have no label"
-    print_table(
-        f"On the labelled events ({left_open})",
-        _ratios(counts) | {"ROC AUC": f"{found.labelled.roc_auc:.4f}"},
-    )
-    sys.stdout.write("\n" + counts.table() + "\n")
     if found.all_events is not None:
-        print_table("\nOn all events, by their truth", _ratios(found.all_events.counts))
+        print_table("On all events, by their truth", _ratios(found.all_events.counts))
         for kind, (kept, lost) in found.by_kind.items():
             sys.stdout.write(f"  {kind:<10} {kept:>8,} kept {lost:>8,} rejected\n")
+        sys.stdout.write("\n")
+    print_table(
+        f"On the events labelled by their peak counts ({left_open})",
+        _ratios(counts)
+        | {"ROC AUC": f"{found.labelled.roc_auc:.4f}", "threshold": f"{found.threshold:.4g}"},
+    )
+    table = counts.table().replace("true hit ", "peaks    ").replace("true miss", "no peaks ")
+    sys.stdout.write("\n" + table + "\n")
 
 
 def _ratios(counts: Confusion) -> dict[str, str]:

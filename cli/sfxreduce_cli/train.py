@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import sfxreduce
+from sfxreduce.errors import UsageError
 from sfxreduce_cli.options import (
     AsJson,
     HitAtLeast,
@@ -49,6 +50,8 @@ def train(
 
     Example: sfxreduce train --in run1.zarr run2.zarr --out model/
     """
+    if len({path.resolve() for path in in_}) < len(in_):
+        raise UsageError("--in: a run is given twice; the last run is held out and must be its own")
     sfxreduce.check_model_path(out, overwrite=overwrite)
     runs = [sfxreduce.open_run(path) for path in in_]
     labelling = sfxreduce.PeakLabelling(miss_at_most=miss_at_most, hit_at_least=hit_at_least)

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import os
 import shutil
+import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ __all__ = [
     "PARTIAL",
     "PublishJob",
     "disk_bytes",
+    "interrupts_wait",
     "output_errors",
     "publish_file",
     "sha256_file",
@@ -52,17 +55,45 @@ def output_errors(path: Path) -> Iterator[None]:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def write_file(path: Path, data: bytes) -> None:
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait for something short that must not be done by halves: a few renames, or what
+    a library writes from threads of its own, which would go on after we have cleaned up.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if waiting:
+        signal.raise_signal(signal.SIGINT)
+
+
+def write_file(path: Path, data: bytes, *, below: Path | None = None) -> None:
     """Write a file whole and bring it to the disk; the same file may be written again.
 
     A task may run twice, on two workers at once: each writes a file of its own and renames it.
+
+    Parameters
+    ----------
+    path : Path
+    data : bytes
+    below : Path, optional
+        Folders between this one and the file are made; the file's own folder if not given. It has
+        to be there: a task that is left over must not bring back an output that was removed.
 
     Raises
     ------
     OSError
         If not every byte could be written; see `output_errors`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if below is not None:
+        for parent in reversed(path.relative_to(below).parents[:-1]):
+            (below / parent).mkdir(exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
     try:
         with partial.open("xb") as file:

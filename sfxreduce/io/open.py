@@ -19,12 +19,12 @@ IMAGE_SUFFIXES = (".cbf", ".tif", ".tiff", ".edf")
 PACKING_SUFFIXES = (".bz2", ".gz")
 
 
-def open_run(paths: Path | Sequence[Path], *, data_path: str = "") -> Run:
+def open_run(paths: Path | str | Sequence[Path], *, data_path: str = "") -> Run:
     """Open a run where it lies; only metadata is read.
 
     Parameters
     ----------
-    paths : Path or sequence of Path
+    paths : Path, str or sequence of Path
         A Zarr store, CXI or HDF5 files of one frame shape and dtype, or image files of one event
         each.
     data_path : str
@@ -42,7 +42,8 @@ def open_run(paths: Path | Sequence[Path], *, data_path: str = "") -> Run:
         If several paths are given that are neither images nor HDF5 files.
     """
     # Workers of a pool elsewhere have a working directory of their own.
-    files = [path.absolute() for path in ([paths] if isinstance(paths, Path) else paths)]
+    named = [paths] if isinstance(paths, str | Path) else paths
+    files = [Path(path).absolute() for path in named]
     for file in files:
         _look_for(file)
     if files and all(_suffix(file) in IMAGE_SUFFIXES for file in files):

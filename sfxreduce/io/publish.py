@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from sfxreduce.errors import OutputError, OutputExists, UsageError
-from sfxreduce.io.files import PARTIAL, output_errors
+from sfxreduce.io.files import PARTIAL, interrupts_wait, output_errors
 from sfxreduce.io.schema import SCHEMA
 
 __all__ = ["check_outputs", "staged"]
+
+REMOVE_ATTEMPTS = 6
 
 
 def check_outputs(
@@ -148,7 +149,7 @@ def _sync_tree(path: Path) -> None:
 def _move_all(hidden: dict[Path, Path]) -> None:
     """Rename all to their final names or none; what they replace is removed after that."""
     moved: list[tuple[Path, Path, Path | None]] = []
-    with _interrupts_wait():
+    with interrupts_wait():
         try:
             for final, path in hidden.items():
                 old = _hidden(final, ".old") if os.path.lexists(final) else None
@@ -175,22 +176,6 @@ def _move_back(moved: list[tuple[Path, Path, Path | None]]) -> None:
             old.rename(final)
 
 
-@contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Let Ctrl-C wait for a few renames: half of them are neither the old state nor the new."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    waiting: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if waiting:
-        signal.raise_signal(signal.SIGINT)
-
-
 def _hidden(final: Path, suffix: str) -> Path:
     """Name beside the final one; absolute, because workers elsewhere have folders of their own."""
     return final.parent.resolve() / f".{final.name[:80]}.{uuid.uuid4().hex[:12]}{suffix}"
@@ -205,9 +190,15 @@ def _sync(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or folder of our own making, if it is there."""
-    with suppress(FileNotFoundError):
+    """Remove a file or folder of our own making, if it is there.
+
+    Tasks that were under way when a run was stopped may still be adding files to it.
+    """
+    for attempt in range(REMOVE_ATTEMPTS):
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=attempt + 1 < REMOVE_ATTEMPTS)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
+        if not os.path.lexists(path):
+            return
+        time.sleep(0.05 * 2**attempt)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import OutputError, OutputExists
 from sfxreduce.geometry import Detector, Panel
+from sfxreduce.io.schema import illegal_value
 from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable
 
 __all__ = ["write_cxi"]
@@ -170,8 +171,10 @@ def _write_frames(file: h5py.File, content: CxiContent) -> int:
     source, slab = content.source, content.slab_shape
     n = source.n_events
     # A chunk may not be larger than the dataset, so an empty one goes without.
-    packing = _packing((1, *slab)) if n else {"track_times": False}
-    data = file.create_dataset(f"{DETECTOR}/data", shape=(n, *slab), dtype=source.dtype, **packing)
+    packing: dict[str, Any] = _packing((1, *slab)) if n else {"track_times": False}
+    # A frame that is left out reads as what no detector delivers, never as zeros.
+    packing |= {"fillvalue": illegal_value(source.dtype), "dtype": source.dtype}
+    data = file.create_dataset(f"{DETECTOR}/data", shape=(n, *slab), **packing)
     data.attrs["axes"] = "experiment_identifier:y:x"
     step = max(1, BLOCK_BYTES // (math.prod(slab) * source.dtype.itemsize))
     left_out = 0

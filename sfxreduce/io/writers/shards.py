@@ -113,8 +113,9 @@ def _write(job: ShardJob, events: Sequence[Sequence[bytes | None]]) -> ShardWrit
     tiles = [tile for event in events for tile in event]
     data = pack_shard([*tiles, *[None] * (short * job.layout.tiles_per_event)])
     path = f"frames/{job.layout.shard_key(job.shard)}"
-    with output_errors(Path(job.store)):
-        write_file(Path(job.store) / path, data)
+    store = Path(job.store)
+    with output_errors(store):
+        write_file(store / path, data, below=store)
     return ShardWritten(
         path=path,
         sha256=hashlib.sha256(data).hexdigest(),

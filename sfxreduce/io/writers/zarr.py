@@ -15,7 +15,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from sfxreduce.io.files import output_errors
+from sfxreduce.io.files import interrupts_wait, output_errors
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.schema import (
     MANIFEST_GROUP,
@@ -58,7 +58,7 @@ def create_store(
     dtype = np.dtype(run.source.dtype)
     codec = TileCodec(dtype=dtype, tile=layout.tile)
     serializer, compressors = codec.zarr_codecs()
-    with output_errors(path):
+    with interrupts_wait(), output_errors(path):
         root = zarr.create_group(
             str(path),
             attributes={
@@ -109,7 +109,7 @@ def write_table(
     attributes : mapping, optional
         JSON attributes of the group besides the dataset's own.
     """
-    with output_errors(path):
+    with interrupts_wait(), output_errors(path):
         root = zarr.open_group(str(path), mode="r+", zarr_format=3)
         child = root.create_group(group, attributes=_plain({**table.attrs, **(attributes or {})}))
         _write_columns(child, table)
@@ -124,7 +124,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         Of the store.
     manifest : Manifest
     """
-    with output_errors(path):
+    with interrupts_wait(), output_errors(path):
         root = zarr.open_group(str(path), mode="r+", zarr_format=3)
         root.create_group(MANIFEST_GROUP, attributes=manifest_to_json(manifest))
 
