@@ -5,6 +5,7 @@ Run by ``make wheel-test`` in a folder of its own, with the wheel on the path.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -21,6 +22,10 @@ def main() -> None:
     for package in (sfxreduce, sfxreduce_cli):
         assert package.__file__ is not None
         assert SITE in Path(package.__file__).parents, f"not the wheel: {package.__file__}"
+    # The working tree is on the path of an editable installation; the wheel must do without.
+    root = Path(__file__).resolve().parents[1]
+    sys.path[:] = [p for p in sys.path if Path(p).resolve() not in (root, root / "cli")]
+    importlib.invalidate_caches()
     assert importlib.util.find_spec("cli") is None, "a package called 'cli' was installed"
     assert (SITE / "sfxreduce" / "py.typed").exists()
     command = [sys.executable, "-m", "sfxreduce_cli"]
