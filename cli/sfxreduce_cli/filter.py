@@ -34,7 +34,7 @@ __all__ = ["filter_"]
 
 SCORER = "How events are judged"
 PEAK_OPTIONS = ("min_peaks", "min_snr", "min_pixels")
-CNN_OPTIONS = ("model", "device")
+CNN_OPTIONS = ("model",)
 
 
 class ScorerName(StrEnum):

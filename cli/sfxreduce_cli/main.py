@@ -70,7 +70,7 @@ def main() -> None:
         if not interrupts:
             raise
         # Compiled code and clusters turn an interrupt into errors of their own.
-        _fail("interrupted; nothing was written", INTERRUPTED)
+        _fail("interrupted; no output was left half-written", INTERRUPTED)
 
 
 def _run() -> None:
