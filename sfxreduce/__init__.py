@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sfxreduce.errors import SfxReduceError
     from sfxreduce.geometry import Detector, Panel, Window
     from sfxreduce.ingest import store_run
+    from sfxreduce.io.labels import write_labels
     from sfxreduce.io.open import open_run
     from sfxreduce.peaks import PeakFinder
     from sfxreduce.pipeline import Outputs, plan_filter, run_filter
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from sfxreduce.scorers.weights import check_model_path, default_model, write_model
     from sfxreduce.simulate.run import simulated_run
     from sfxreduce.train.evaluate import evaluate as evaluate_scorer
-    from sfxreduce.train.labelling import PeakLabelling
+    from sfxreduce.train.label_files import FileLabelling, StreamLabelling
+    from sfxreduce.train.labelling import PeakLabelling, TruthLabelling
     from sfxreduce.train.loop import train as train_model
     from sfxreduce.train.recipe import RECIPES
     from sfxreduce.verify import verify_reduced
@@ -46,6 +48,7 @@ __all__ = [
     "Decision",
     "Decisions",
     "Detector",
+    "FileLabelling",
     "Outputs",
     "Panel",
     "PeakFinder",
@@ -56,6 +59,8 @@ __all__ = [
     "Run",
     "Scorer",
     "SfxReduceError",
+    "StreamLabelling",
+    "TruthLabelling",
     "Window",
     "check_model_path",
     "cuda_available",
@@ -70,6 +75,7 @@ __all__ = [
     "store_run",
     "train_model",
     "verify_reduced",
+    "write_labels",
     "write_model",
 ]
 
@@ -78,6 +84,7 @@ _HOMES = {
     "Decision": ("decide", "Decision"),
     "Decisions": ("decide", "Decisions"),
     "Detector": ("geometry", "Detector"),
+    "FileLabelling": ("train.label_files", "FileLabelling"),
     "Outputs": ("pipeline", "Outputs"),
     "Panel": ("geometry", "Panel"),
     "PeakFinder": ("peaks", "PeakFinder"),
@@ -89,6 +96,8 @@ _HOMES = {
     "Run": ("run", "Run"),
     "Scorer": ("score", "Scorer"),
     "SfxReduceError": ("errors", "SfxReduceError"),
+    "StreamLabelling": ("train.label_files", "StreamLabelling"),
+    "TruthLabelling": ("train.labelling", "TruthLabelling"),
     "Window": ("geometry", "Window"),
     "check_model_path": ("scorers.weights", "check_model_path"),
     "cuda_available": ("scorers.cnn", "cuda_available"),
@@ -103,6 +112,7 @@ _HOMES = {
     "store_run": ("ingest", "store_run"),
     "train_model": ("train.loop", "train"),
     "verify_reduced": ("verify", "verify_reduced"),
+    "write_labels": ("io.labels", "write_labels"),
     "write_model": ("scorers.weights", "write_model"),
 }
 

@@ -12,10 +12,12 @@ from sfxreduce_cli.options import (
     AsJson,
     HitAtLeast,
     InRuns,
+    LabelFiles,
     MissAtMost,
     SchedulerAddress,
     Serial,
     Workers,
+    labelling_of,
     working_pool,
 )
 from sfxreduce_cli.output import print_evaluation, print_json
@@ -31,6 +33,7 @@ def evaluate(
     threshold: Annotated[
         float | None, typer.Option(help="Smallest score of a hit; the model's own else.")
     ] = None,
+    labels: LabelFiles = None,
     miss_at_most: MissAtMost = None,
     hit_at_least: HitAtLeast = None,
     serial: Serial = False,
@@ -44,7 +47,7 @@ def evaluate(
     """
     runs = [sfxreduce.open_run(path) for path in in_]
     scorer = sfxreduce.CnnScorer(model or sfxreduce.default_model())
-    labelling = sfxreduce.PeakLabelling(miss_at_most=miss_at_most, hit_at_least=hit_at_least)
+    labelling = labelling_of(runs, labels, miss_at_most, hit_at_least)
     with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
         found = sfxreduce.evaluate_scorer(
             scorer, runs, threshold=threshold, labelling=labelling, pool=pool, progress=progress

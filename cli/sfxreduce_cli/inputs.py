@@ -36,7 +36,7 @@ class ManyInputs(typer.core.TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Spread the inputs, then parse as always."""
-        return super().parse_args(ctx, spread_inputs(args))
+        return super().parse_args(ctx, spread_inputs(spread_inputs(args), option="--labels"))
 
 
 class OneInput(typer.core.TyperCommand):

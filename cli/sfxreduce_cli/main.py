@@ -16,6 +16,7 @@ from sfxreduce_cli.filter import filter_
 from sfxreduce_cli.info import info
 from sfxreduce_cli.ingest import ingest
 from sfxreduce_cli.inputs import ManyInputs, OneInput
+from sfxreduce_cli.label import label
 from sfxreduce_cli.output import print_json, say
 from sfxreduce_cli.simulate import simulate
 from sfxreduce_cli.train import train
@@ -36,6 +37,7 @@ app.command("verify", cls=OneInput)(verify)
 app.command("info")(info)
 app.command("simulate")(simulate)
 app.command("ingest", cls=ManyInputs)(ingest)
+app.command("label", cls=OneInput)(label)
 app.command("train", cls=ManyInputs)(train)
 app.command("evaluate", cls=ManyInputs)(evaluate)
 app.add_typer(audit, name="audit")

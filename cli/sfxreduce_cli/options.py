@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import sfxreduce
+from sfxreduce.errors import UsageError
 from sfxreduce_cli.output import ProgressDisplay, say
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
+    from sfxreduce.run import Run
+    from sfxreduce.train.labelling import Labelling
 
 __all__ = [
     "AsJson",
@@ -24,12 +27,14 @@ __all__ = [
     "HitAtLeast",
     "InRun",
     "InRuns",
+    "LabelFiles",
     "MissAtMost",
     "Out",
     "Overwrite",
     "SchedulerAddress",
     "Serial",
     "Workers",
+    "labelling_of",
     "scheduler_of_environment",
     "working_pool",
 ]
@@ -65,6 +70,10 @@ MissAtMost = Annotated[
 HitAtLeast = Annotated[
     float | None,
     typer.Option("--hit-at-least", help="Fewest peaks of a hit; the run's upper quartile else."),
+]
+LabelFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--labels", help="CSV of 'sfxreduce label', one a run in the order of --in."),
 ]
 Serial = Annotated[
     bool, typer.Option("--serial", help="Work in this process.", rich_help_panel=POOL)
@@ -105,3 +114,17 @@ def working_pool(
 def scheduler_of_environment() -> str:
     """Address that the environment names, as Dask itself does."""
     return os.environ.get("DASK_SCHEDULER_ADDRESS", "")
+
+
+def labelling_of(
+    runs: Sequence[Run],
+    labels: Sequence[Path] | None,
+    miss_at_most: float | None,
+    hit_at_least: float | None,
+) -> Labelling:
+    """Labels from files if there are any, by peak counts otherwise."""
+    if not labels:
+        return sfxreduce.PeakLabelling(miss_at_most=miss_at_most, hit_at_least=hit_at_least)
+    if miss_at_most is not None or hit_at_least is not None:
+        raise UsageError("--labels: the files say it all; leave --miss-at-most and --hit-at-least")
+    return sfxreduce.FileLabelling.of(runs, labels)

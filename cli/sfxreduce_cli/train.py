@@ -14,11 +14,13 @@ from sfxreduce_cli.options import (
     AsJson,
     HitAtLeast,
     InRuns,
+    LabelFiles,
     MissAtMost,
     Overwrite,
     SchedulerAddress,
     Serial,
     Workers,
+    labelling_of,
     working_pool,
 )
 from sfxreduce_cli.output import print_json, print_table
@@ -38,6 +40,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Model folder to write.")],
     recipe: Annotated[RecipeName, typer.Option(help="How it is trained.")] = RecipeName.MODERN,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
+    labels: LabelFiles = None,
     miss_at_most: MissAtMost = None,
     hit_at_least: HitAtLeast = None,
     overwrite: Overwrite = False,
@@ -54,7 +57,7 @@ def train(
         raise UsageError("--in: a run is given twice; the last run is held out and must be its own")
     sfxreduce.check_model_path(out, overwrite=overwrite)
     runs = [sfxreduce.open_run(path) for path in in_]
-    labelling = sfxreduce.PeakLabelling(miss_at_most=miss_at_most, hit_at_least=hit_at_least)
+    labelling = labelling_of(runs, labels, miss_at_most, hit_at_least)
     with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
         model = sfxreduce.train_model(
             runs,
