@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sfxreduce.calibrate import Promise
     from sfxreduce.cluster import open_pool
     from sfxreduce.decide import Decision, Decisions, Reason
     from sfxreduce.describe import describe_run
@@ -54,6 +55,7 @@ __all__ = [
     "PeakFinder",
     "PeakLabelling",
     "PeakScorer",
+    "Promise",
     "Reason",
     "Report",
     "Run",
@@ -90,6 +92,7 @@ _HOMES = {
     "PeakFinder": ("peaks", "PeakFinder"),
     "PeakLabelling": ("train.labelling", "PeakLabelling"),
     "PeakScorer": ("scorers.peaks", "PeakScorer"),
+    "Promise": ("calibrate", "Promise"),
     "RECIPES": ("train.recipe", "RECIPES"),
     "Reason": ("decide", "Reason"),
     "Report": ("report", "Report"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
+from sfxreduce.conditions import Conditioned, conditions_of_run
 from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.run import Run
-from sfxreduce.score import EVENTS_PER_BATCH, SCORE_DTYPE, Scorer, score
+from sfxreduce.score import EVENTS_PER_BATCH, SCORE_DTYPE, SOURCE_LOST, Scorer, score
 
 __all__ = ["collect_scores"]
 
@@ -17,6 +20,8 @@ def collect_scores(
     run: Run, scorer: Scorer, *, pool: Pool, stage: str = "score", progress: Progress = silent
 ) -> NDArray[np.void]:
     """Score every event of a run; the scores are computed here, batch by batch.
+
+    A scorer that adapts sees the run's own gain and hot pixels, measured on a few frames first.
 
     Parameters
     ----------
@@ -33,9 +38,20 @@ def collect_scores(
         Shape (event,), dtype `SCORE_DTYPE`.
     """
     rows = np.zeros(run.n_events, SCORE_DTYPE)
-    scores = score(run, scorer)
+    scores = score(_as_seen(run, scorer), scorer)
     blocks = pool.blocks(scores, needs_gpu=scorer.needs_gpu)
     for block, values in tracked(blocks, stage=stage, total=scores.npartitions, progress=progress):
         start = block * EVENTS_PER_BATCH
         rows[start : start + len(values)] = values
     return rows
+
+
+def _as_seen(run: Run, scorer: Scorer) -> Run:
+    """The run with its own gain and hot pixels, for scorers to which they matter."""
+    if not scorer.adapts:
+        return run
+    try:
+        found = conditions_of_run(run)
+    except SOURCE_LOST:
+        return run  # every event will say so for itself
+    return replace(run, source=Conditioned(source=run.source, found=found))

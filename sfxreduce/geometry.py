@@ -313,6 +313,32 @@ class Window:
         origin = ((rows - tile_shape[0]) // 2, (columns - tile_shape[1]) // 2)
         return cls(name="centre", tile_shape=tile_shape, origins=(origin,))
 
+    @classmethod
+    def tiled(cls, detector: Detector, *, tile_shape: tuple[int, int] = CENTRE_TILE) -> Window:
+        """Return tiles that cover the whole assembled picture, the nearest to the middle first.
+
+        One of them is the tile of `centre`; those without a source pixel are left out.
+
+        Examples
+        --------
+        >>> Window.tiled(Detector.centred("camera", (1750, 1750))).origins[:2]
+        ((700, 700), (350, 700))
+        """
+        picture = _assembly(detector)
+        middle = cls.centre(detector, tile_shape=tile_shape).origins[0]
+        axes = [
+            range(m - tile * math.ceil(m / tile), size, tile)
+            for m, tile, size in zip(middle, tile_shape, picture.shape, strict=True)
+        ]
+        origins = [
+            (row, column)
+            for row in axes[0]
+            for column in axes[1]
+            if np.any(_part(picture, row, column, tile_shape) >= 0)
+        ]
+        origins.sort(key=lambda at: math.dist(at, middle))
+        return cls(name="full", tile_shape=tile_shape, origins=tuple(origins))
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape (tile, row, column) of what one event shows in this window."""
@@ -329,10 +355,9 @@ class Window:
         picture = _assembly(detector)
         index = np.full(self.shape, -1, np.int64)
         for tile, (row, column) in zip(index, self.origins, strict=True):
-            r0, c0 = max(row, 0), max(column, 0)
-            part = picture[r0 : row + tile.shape[0], c0 : column + tile.shape[1]]
+            part = _part(picture, row, column, self.tile_shape)
             if part.size:
-                r, c = r0 - row, c0 - column
+                r, c = max(-row, 0), max(-column, 0)
                 tile[r : r + part.shape[0], c : c + part.shape[1]] = part
         return index
 
@@ -363,6 +388,14 @@ class Window:
                 )
                 found[box] = None
         return tuple(found)
+
+
+def _part(
+    picture: NDArray[np.int64], row: int, column: int, shape: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Cut what a tile shows of the assembled picture; it may hang over the edge."""
+    rows = slice(max(row, 0), max(row + shape[0], 0))
+    return picture[rows, max(column, 0) : max(column + shape[1], 0)]
 
 
 @lru_cache(maxsize=4)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sfxreduce.calibrate import Promise, binomial_threshold, given_threshold
 from sfxreduce.cluster import Pool
 from sfxreduce.collect import collect_scores
 from sfxreduce.decide import decide
@@ -79,6 +80,7 @@ def plan_filter(
     scorer: Scorer,
     pool: Pool,
     threshold: float | None = None,
+    promise: Promise | None = None,
     outputs: Outputs | None = None,
     progress: Progress = silent,
 ) -> FilterPlan:
@@ -92,7 +94,9 @@ def plan_filter(
     scorer : Scorer
     pool : Pool
     threshold : float, optional
-        Smallest score of a hit; the scorer's own if not given.
+        Smallest score of a hit; the scorer's own if not given. It voids the promise.
+    promise : Promise, optional
+        What share of hits may be lost, with what confidence: 1 % and 95 % if not given.
     outputs : Outputs, optional
         Where the results will go.
     progress : Progress
@@ -110,12 +114,7 @@ def plan_filter(
         outputs.check(run)
     if threshold is not None and not abs(threshold) <= float(np.finfo(np.float32).max):
         raise UsageError(f"expected --threshold to be a finite number, found {threshold}")
-    method = Method(
-        scorer=scorer.name,
-        settings=scorer.settings,
-        threshold=float(scorer.threshold if threshold is None else threshold),
-        model_sha256=scorer.model_sha256,
-    )
+    method = _method(run, scorer, threshold, promise or Promise())
     rows = collect_scores(run, scorer, pool=pool, progress=progress)
     decisions = decide(rows["score"], rows["reason"], threshold=method.threshold)
     own = run.source.layout if isinstance(run.source, ZarrFrames) else None
@@ -142,6 +141,7 @@ def run_filter(
     scorer: Scorer,
     pool: Pool,
     threshold: float | None = None,
+    promise: Promise | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Keep the hits of a run, bit for bit, and account for every event.
@@ -155,7 +155,9 @@ def run_filter(
     scorer : Scorer
     pool : Pool
     threshold : float, optional
-        Smallest score of a hit; the scorer's own if not given.
+        Smallest score of a hit; the scorer's own if not given. It voids the promise.
+    promise : Promise, optional
+        What share of hits may be lost, with what confidence: 1 % and 95 % if not given.
     progress : Progress
 
     Returns
@@ -173,7 +175,13 @@ def run_filter(
     """
     started = time.perf_counter()
     plan = plan_filter(
-        run, scorer=scorer, pool=pool, threshold=threshold, outputs=outputs, progress=progress
+        run,
+        scorer=scorer,
+        pool=pool,
+        threshold=threshold,
+        promise=promise,
+        outputs=outputs,
+        progress=progress,
     )
     with staged(stores=[outputs.store], files=outputs.files, overwrite=outputs.overwrite) as hidden:
         store = hidden[outputs.store]
@@ -210,3 +218,26 @@ def run_filter(
             with output_errors(outputs.report):
                 write_file(hidden[outputs.report], page.encode())
     return report
+
+
+def _method(run: Run, scorer: Scorer, threshold: float | None, promise: Promise) -> Method:
+    """How events will be judged: the threshold given, or the one that keeps the promise."""
+    hits = scorer.hit_scores
+    if threshold is not None or not hits.size:
+        value = float(scorer.threshold if threshold is None else threshold)
+        claim = given_threshold(value, hits, promise=promise) if hits.size else None
+    else:
+        claim = binomial_threshold(hits, promise=promise)
+        # Where nothing can be promised every event is kept: no score is below zero.
+        value = max(claim.value, 0.0)
+    window = scorer.window(run.detector)
+    return Method(
+        scorer=scorer.name,
+        settings=scorer.settings,
+        threshold=value,
+        model_sha256=scorer.model_sha256,
+        claim=claim,
+        hit=scorer.hit,
+        window_tiles=None if window is None else len(window.origins),
+        tiles_total=None if window is None else len(Window.tiled(run.detector).origins),
+    )

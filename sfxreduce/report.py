@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from sfxreduce.bounds import share_upper
+from sfxreduce.calibrate import Promise, Threshold
 from sfxreduce.decide import Decision, Decisions, Reason
 from sfxreduce.figures import Thumbnail, histogram_svg, hit_rate_svg, share_svg
 from sfxreduce.peaks import MIN_PEAKS
@@ -43,6 +45,18 @@ class Report:
         Path of the reduced store.
     cxi, report : str or None
         Paths of the other outputs, if they were asked for.
+    max_loss, confidence : float
+        What was asked of the threshold.
+    certified : bool
+        Whether the threshold keeps that promise for hits like those the scorer was calibrated on.
+    loss_upper95 : float or None
+        Bound on the share of such hits below the threshold, with 95 % confidence; None if none
+        are known.
+    window_tiles, tiles_total : int or None
+        Tiles of the assembled picture that were looked at, and all there are; None for a scorer
+        that looks at source frames.
+    drift : str
+        What is known of the run being like those calibrated on.
     """
 
     events: int
@@ -61,6 +75,13 @@ class Report:
     out: str
     cxi: str | None = None
     report: str | None = None
+    max_loss: float = 0.01
+    confidence: float = 0.95
+    certified: bool = False
+    loss_upper95: float | None = None
+    window_tiles: int | None = None
+    tiles_total: int | None = None
+    drift: str = "not measured"
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
@@ -78,12 +99,39 @@ class Method:
         Of the scorer, in words.
     threshold : float
     model_sha256 : str or None
+    claim : Threshold, optional
+        What the threshold promises.
+    hit : str
+        What counts as a hit in it.
+    window_tiles, tiles_total : int or None
+        Tiles looked at, and all there are; None for whole source frames.
     """
 
     scorer: str
     settings: str
     threshold: float
     model_sha256: str | None
+    claim: Threshold | None = None
+    hit: str = "what the labels call one"
+    window_tiles: int | None = None
+    tiles_total: int | None = None
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """What is promised and what was looked at, by the names of `Report`."""
+        promise = self.claim.promise if self.claim else Promise()
+        known = self.claim if self.claim and self.claim.n_hits else None
+        return {
+            "max_loss": promise.max_loss,
+            "confidence": promise.confidence,
+            "certified": bool(known and known.certified),
+            "loss_upper95": share_upper(known.n_lost, known.n_hits, confidence=0.95)
+            if known
+            else None,
+            "window_tiles": self.window_tiles,
+            "tiles_total": self.tiles_total,
+            "drift": "not measured",
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +184,7 @@ def summarize(
         out=str(storage.out),
         cxi=str(storage.cxi) if storage.cxi else None,
         report=str(storage.report) if storage.report else None,
+        **method.claims,
     )
 
 

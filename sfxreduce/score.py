@@ -55,6 +55,21 @@ class Scorer(Protocol):
         ...
 
     @property
+    def hit_scores(self) -> NDArray[np.float32]:
+        """Scores of labelled hits it has not learned from, shape (hit,); none if it has none."""
+        ...
+
+    @property
+    def hit(self) -> str:
+        """What those hits are, in words: "an event with ..."."""
+        ...
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the run's gain and hot pixels are to be measured for it before scoring."""
+        ...
+
+    @property
     def needs_gpu(self) -> bool:
         """Whether it can only run on a worker with a GPU."""
         ...

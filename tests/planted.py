@@ -56,7 +56,13 @@ class BrightestPixel:
     threshold: float = 500.0
     model_sha256: str | None = None
     needs_gpu: bool = False
+    adapts: bool = False
+    hit: str = "a bright event"
     tile: int = 0
+
+    @property
+    def hit_scores(self) -> np.ndarray:
+        return np.zeros(0, np.float32)
 
     def window(self, detector: Detector) -> Window | None:
         return Window.centre(detector, tile_shape=(self.tile, self.tile)) if self.tile else None

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +62,12 @@ def test_commands_on_the_independent_data_keep_what_they_should(
         kept = hits.source_index.values
         assert set((n_peaks >= 10).nonzero()[0]) <= set(kept)
         assert "blank" not in truth.kind.values
+    with (
+        xr.open_zarr(tmp_path / "dev_cnn.zarr", consolidated=False) as hits,
+        xr.open_zarr(tmp_path / "dev_cnn.zarr", group="truth", consolidated=False) as truth,
+    ):
+        assert set((n_peaks >= 10).nonzero()[0]) <= set(hits.source_index.values)
+        assert np.count_nonzero(truth.kind.values == "blank") <= 1
 
 
 def test_every_link_of_the_pages_leads_somewhere() -> None:

@@ -101,3 +101,12 @@ def test_a_frame_of_more_pixels_than_any_camera_has_is_refused() -> None:
     """Its mask alone would not have fitted into memory."""
     with pytest.raises(SchemaError, match=r"at most 2147483648 pixels in a frame, found"):
         Detector.centred("d", (2**16, 2**16))
+
+
+@pytest.mark.parametrize("shape", [(1750, 1750), (1920, 1700), (350, 350), (100, 900)])
+def test_tiles_cover_the_picture_once_and_begin_with_the_centre(shape: tuple[int, int]) -> None:
+    detector = Detector.centred("camera", shape)
+    window = Window.tiled(detector)
+    index = window.gather(detector)
+    np.testing.assert_array_equal(np.sort(index[index >= 0]), np.arange(shape[0] * shape[1]))
+    assert window.origins[0] == Window.centre(detector).origins[0]

@@ -12,11 +12,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from sfxreduce.errors import ClusterError, ModelError
-from sfxreduce.geometry import Detector, PixelFlag
+from sfxreduce.calibrate import Promise
+from sfxreduce.cluster import Pool
+from sfxreduce.errors import ClusterError, ModelError, UsageError
+from sfxreduce.geometry import Detector, PixelFlag, Window
+from sfxreduce.pipeline import plan_filter
+from sfxreduce.run import Run
 from sfxreduce.score import Scorer
 from sfxreduce.scorers.cnn import CnnScorer, cuda_available
 from sfxreduce.scorers.network import HitNetwork
+from sfxreduce.scorers.patches import PatchNetwork
 from sfxreduce.scorers.weights import Model, ModelConfig, write_model
 
 CAMERA = Detector.centred("camera", (350, 350), adu_per_photon=20.0)
@@ -145,3 +150,60 @@ def test_a_model_that_was_replaced_is_read_again(tmp_path: Path, folder: Path) -
 def test_naming_a_scorer_does_not_load_torch() -> None:
     code = "import sys, sfxreduce.scorers.cnn; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A patch network with random weights, and hits its threshold rests on."""
+    torch.manual_seed(0)
+    weights = {name: value.numpy() for name, value in PatchNetwork().state_dict().items()}
+    weights["calibration.hit_scores"] = np.linspace(0.5, 0.9, 400, dtype=np.float32)
+    config = ModelConfig(architecture="patches", window="full", threshold=0.5)
+    path = tmp_path_factory.mktemp("models") / "patches"
+    write_model(path, Model(config=config, weights=weights))
+    return path
+
+
+WIDE = Detector.centred("wide", (700, 350), adu_per_photon=20.0)
+
+
+def _wide(n: int) -> NDArray[np.int16]:
+    return np.concatenate([_events(n)] * len(Window.tiled(WIDE).origins), axis=1)
+
+
+def test_patches_are_scored_event_by_event(patches: Path) -> None:
+    scorer: Scorer = CnnScorer(patches)
+    pixels = _wide(5)
+    together = scorer(pixels, WIDE)
+    alone = np.concatenate([scorer(pixels[i : i + 1], WIDE) for i in range(5)])
+    np.testing.assert_array_equal(together, alone)
+    assert together.dtype == np.float32
+    assert ((together >= 0) & (together <= 1)).all()
+    assert scorer(_wide(0), WIDE).shape == (0,)
+    assert scorer.adapts
+    assert not CnnScorer(patches, looks_at="centre").hit_scores.size
+
+
+def test_the_window_can_be_chosen_and_a_foreign_one_is_refused(patches: Path, folder: Path) -> None:
+    assert len(CnnScorer(patches).window(WIDE).origins) == 3
+    assert len(CnnScorer(patches, looks_at="centre").window(WIDE).origins) == 1
+    with pytest.raises(UsageError, match=r"--window full: expected auto or one of \('centre',\)"):
+        CnnScorer(folder, looks_at="full")
+
+
+def test_the_threshold_keeps_the_promise_or_keeps_everything(
+    patches: Path, run: Run, serial: Pool
+) -> None:
+    scorer = CnnScorer(patches)
+    kept = plan_filter(run, scorer=scorer, pool=serial).method
+    assert kept.threshold == pytest.approx(0.5)
+    assert kept.claims["certified"]
+    assert kept.claims["loss_upper95"] < 0.01
+    assert (kept.window_tiles, kept.tiles_total) == (1, 1)
+    strict = plan_filter(run, scorer=scorer, pool=serial, promise=Promise(max_loss=0.001))
+    assert strict.method.threshold == 0.0
+    assert not strict.method.claims["certified"]
+    assert strict.reduction.kept.size == run.n_events
+    given = plan_filter(run, scorer=scorer, pool=serial, threshold=0.7).method
+    assert not given.claims["certified"]
+    assert given.claims["loss_upper95"] > 0.4

@@ -16,6 +16,7 @@ from sfxreduce_cli.options import (
     MissAtMost,
     SchedulerAddress,
     Serial,
+    WindowName,
     Workers,
     labelling_of,
     working_pool,
@@ -33,6 +34,9 @@ def evaluate(
     threshold: Annotated[
         float | None, typer.Option(help="Smallest score of a hit; the model's own else.")
     ] = None,
+    window: Annotated[
+        WindowName, typer.Option(help="Pixels the network looks at.")
+    ] = WindowName.AUTO,
     labels: LabelFiles = None,
     miss_at_most: MissAtMost = None,
     hit_at_least: HitAtLeast = None,
@@ -46,7 +50,7 @@ def evaluate(
     Example: sfxreduce evaluate --model model/ --in run3.zarr
     """
     runs = [sfxreduce.open_run(path) for path in in_]
-    scorer = sfxreduce.CnnScorer(model or sfxreduce.default_model())
+    scorer = sfxreduce.CnnScorer(model or sfxreduce.default_model(), looks_at=window.value)
     labelling = labelling_of(runs, labels, miss_at_most, hit_at_least)
     with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
         found = sfxreduce.evaluate_scorer(

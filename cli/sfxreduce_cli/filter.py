@@ -19,6 +19,7 @@ from sfxreduce_cli.options import (
     Overwrite,
     SchedulerAddress,
     Serial,
+    WindowName,
     Workers,
     scheduler_of_environment,
     working_pool,
@@ -26,6 +27,7 @@ from sfxreduce_cli.options import (
 from sfxreduce_cli.output import print_filter_plan, print_filter_report
 
 if TYPE_CHECKING:
+    from sfxreduce.calibrate import Promise
     from sfxreduce.cluster import Pool
     from sfxreduce.progress import Progress
     from sfxreduce.score import Scorer
@@ -34,7 +36,7 @@ __all__ = ["filter_"]
 
 SCORER = "How events are judged"
 PEAK_OPTIONS = ("min_peaks", "min_snr", "min_pixels")
-CNN_OPTIONS = ("model",)
+CNN_OPTIONS = ("model", "max_loss", "confidence", "window")
 
 
 class ScorerName(StrEnum):
@@ -65,6 +67,18 @@ def filter_(
             help="Smallest score of a hit; the model's if not given.", rich_help_panel=SCORER
         ),
     ] = None,
+    max_loss: Annotated[
+        float,
+        typer.Option(help="Share of hits that may be lost.", rich_help_panel=SCORER),
+    ] = 0.01,
+    confidence: Annotated[
+        float,
+        typer.Option(help="Confidence that no more are.", rich_help_panel=SCORER),
+    ] = 0.95,
+    window: Annotated[
+        WindowName,
+        typer.Option(help="Pixels the network looks at.", rich_help_panel=SCORER),
+    ] = WindowName.AUTO,
     min_peaks: Annotated[
         int, typer.Option(min=1, help="Fewest peaks of a hit, for peaks.", rich_help_panel=SCORER)
     ] = 8,
@@ -99,8 +113,9 @@ def filter_(
     _check(ctx, scorer, threshold)
     gpu = scorer is ScorerName.CNN and _wants_gpu(device, serial=serial, scheduler=scheduler)
     with working_pool(serial=serial, scheduler=scheduler, workers=workers, gpu=gpu) as (pool, show):
-        judge = counting if scorer is ScorerName.PEAKS else _network(model, device, pool)
-        how = Judging(scorer=judge, pool=pool, threshold=threshold, progress=show)
+        judge = counting if scorer is ScorerName.PEAKS else _network(model, device, window, pool)
+        promise = sfxreduce.Promise(max_loss=max_loss, confidence=confidence)
+        how = Judging(scorer=judge, pool=pool, threshold=threshold, promise=promise, progress=show)
         if dry_run:
             plan = sfxreduce.plan_filter(run, **how)
         else:
@@ -117,6 +132,7 @@ class Judging(TypedDict):
     scorer: Scorer
     pool: Pool
     threshold: float | None
+    promise: Promise
     progress: Progress
 
 
@@ -142,8 +158,9 @@ def _wants_gpu(device: Device, *, serial: bool, scheduler: str) -> bool:
     return device is Device.CUDA or sfxreduce.cuda_available()
 
 
-def _network(model: Path | None, device: Device, pool: Pool) -> Scorer:
+def _network(model: Path | None, device: Device, window: WindowName, pool: Pool) -> Scorer:
     """Scorer of the model that was asked for, on what the pool's workers have."""
     folder = model or sfxreduce.default_model()
     on_gpu = device is Device.CUDA or (device is Device.AUTO and pool.has_gpu)
-    return sfxreduce.CnnScorer(folder, device="cuda" if on_gpu else "cpu")
+    kind = "cuda" if on_gpu else "cpu"
+    return sfxreduce.CnnScorer(folder, device=kind, looks_at=window.value)

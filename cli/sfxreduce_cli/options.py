@@ -33,6 +33,7 @@ __all__ = [
     "Overwrite",
     "SchedulerAddress",
     "Serial",
+    "WindowName",
     "Workers",
     "labelling_of",
     "scheduler_of_environment",
@@ -48,6 +49,14 @@ class Device(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
+
+
+class WindowName(StrEnum):
+    """What part of a frame the network looks at."""
+
+    AUTO = "auto"
+    CENTRE = "centre"
+    FULL = "full"
 
 
 InRun = Annotated[

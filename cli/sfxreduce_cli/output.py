@@ -61,6 +61,7 @@ def print_filter_plan(plan: FilterPlan, *, as_json: bool) -> None:
         "model_sha256": plan.method.model_sha256,
         "shards": plan.reduction.n_shards,
         "copies_tiles": plan.reduction.copies_tiles,
+        **plan.method.claims,
     }
     if as_json:
         print_json(facts)
@@ -83,6 +84,7 @@ def print_filter_report(report: Report, *, as_json: bool) -> None:
             "undecided, kept": f"{report.undecided:,}",
             "rejected": f"{report.rejected:,}",
             "scorer": f"{report.scorer}, threshold {report.threshold:.4g}",
+            "hit loss": _promised(report),
             "saved": f"{human_bytes(report.bytes_saved)}, {report.reduction_factor:.3g} x smaller",
             "time": f"{report.wall_seconds:.1f} s",
             "hits are in": report.out,
@@ -90,6 +92,16 @@ def print_filter_report(report: Report, *, as_json: bool) -> None:
         | ({"for CrystFEL": report.cxi} if report.cxi else {})
         | ({"report": report.report} if report.report else {}),
     )
+
+
+def _promised(report: Report) -> str:
+    """What the threshold promises, in a few words."""
+    if report.loss_upper95 is None:
+        return "not known: no labelled hits stand behind the threshold"
+    bound = (
+        f"below {report.loss_upper95:.2%} with 95 % confidence, for hits like the simulated ones"
+    )
+    return bound if report.certified else f"{bound}; not certified"
 
 
 def print_evaluation(found: Evaluation) -> None:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.errors import ModelError
+from sfxreduce.errors import ModelError, UsageError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.scorers.normalise import normalise
-from sfxreduce.scorers.weights import Model, read_model
+from sfxreduce.scorers.weights import ARCHITECTURES, Model, read_model
 
 if TYPE_CHECKING:
     from sfxreduce.scorers.network import HitNetwork
+    from sfxreduce.scorers.patches import PatchNetwork
 
 __all__ = ["CnnScorer", "cuda_available"]
 
@@ -36,9 +37,14 @@ class CnnScorer:
         Model folder; kept as an absolute path.
     device : str
         "cpu", "cuda" or "cuda:N".
+    looks_at : str
+        "auto" for the window stored with the model, "centre" or "full" for another; the model's
+        threshold was chosen for its own.
 
     Raises
     ------
+    UsageError
+        If the network cannot look at that window.
     ModelError
         If the folder holds no model this version can use.
 
@@ -51,10 +57,17 @@ class CnnScorer:
 
     model: Path | str
     device: str = field(default="cpu", kw_only=True)
+    looks_at: str = field(default="auto", kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", Path(self.model).resolve())
-        self._read()
+        config = self._read().config
+        if self.looks_at not in ("auto", *ARCHITECTURES[config.architecture]):
+            raise UsageError(
+                f"--window {self.looks_at}: expected auto or one of "
+                f"{ARCHITECTURES[config.architecture]}, the windows of a {config.architecture} "
+                "network; train another model or leave --window out"
+            )
 
     @property
     def name(self) -> str:
@@ -66,7 +79,12 @@ class CnnScorer:
         """How the model looks at an event, in words."""
         config = self._read().config
         recipe = config.provenance.recipe.get("name", "unknown")
-        return f"network {config.architecture}, window {config.window}, recipe {recipe}"
+        return f"network {config.architecture}, window {self._window}, recipe {recipe}"
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the run's gain and hot pixels matter to it."""
+        return self._read().config.architecture == "patches"
 
     @property
     def needs_gpu(self) -> bool:
@@ -83,14 +101,26 @@ class CnnScorer:
         """SHA-256 of the weights in hexadecimal."""
         return self._read().sha256
 
+    @property
+    def hit_scores(self) -> NDArray[np.float32]:
+        """Scores of the hits the threshold rests on; none where they were of another window."""
+        model = self._read()
+        same = self._window == model.config.window
+        return model.hit_scores if same else model.hit_scores[:0]
+
+    @property
+    def hit(self) -> str:
+        """What those hits are, in words."""
+        return self._read().config.hit
+
     def window(self, detector: Detector) -> Window:
-        """Pixels the model looks at: the tile in the middle of the assembled picture.
+        """Pixels the model looks at, in tiles of the assembled picture.
 
         Parameters
         ----------
         detector : Detector
         """
-        return Window.centre(detector, tile_shape=self._read().config.tile_shape)
+        return _window(detector, self._window, self._read().config.tile_shape)
 
     def __call__(self, pixels: NDArray[np.generic], detector: Detector) -> NDArray[np.float32]:
         """Score events.
@@ -122,18 +152,55 @@ class CnnScorer:
                 f"{self.model}: expected pixels of shape {('event', *good.shape)}, found "
                 f"{pixels.shape}; read them with the window of this model"
             )
-        if good.mean() < _LEAST_GOOD_SHARE:
+        if not _enough(self.window(detector), detector):
             return np.full(len(pixels), np.nan, np.float32)
-        from sfxreduce.scorers import inference  # loads torch, which takes seconds
-
+        judge = _by_patches if model.config.architecture == "patches" else _by_tiles
         network = _network(self.model, _stamp(self.model), self.device)
-        how = model.config.normalisation
-        seen = normalise(pixels, good, adu_per_photon=detector.adu_per_photon, how=how)
-        return inference.hit_probability(network, seen, device=self.device)
+        return judge(network, model, pixels, good, detector.adu_per_photon, self.device)
+
+    @property
+    def _window(self) -> str:
+        return self._read().config.window if self.looks_at == "auto" else self.looks_at
 
     def _read(self) -> Model:
         """Read the model, once per process as long as its file stays the same."""
         return _model(self.model, _stamp(self.model))
+
+
+def _by_tiles(
+    network: Any,
+    model: Model,
+    pixels: NDArray[np.generic],
+    good: NDArray[np.bool_],
+    gain: float,
+    device: str,
+) -> NDArray[np.float32]:
+    """Hit probability by the poster's network."""
+    from sfxreduce.scorers import inference  # loads torch, which takes seconds
+
+    seen = normalise(pixels, good, adu_per_photon=gain, how=model.config.normalisation)
+    return inference.hit_probability(network, seen, device=device)
+
+
+def _by_patches(
+    network: Any,
+    model: Model,
+    pixels: NDArray[np.generic],
+    good: NDArray[np.bool_],
+    gain: float,
+    device: str,
+) -> NDArray[np.float32]:
+    """Hit probability by the patch network."""
+    from sfxreduce.scorers import patches  # loads torch, which takes seconds
+
+    return patches.hit_probability(
+        network,
+        model.config.candidates(pixels, good, adu_per_photon=gain),
+        n_events=len(pixels),
+        n_tiles=len(good),
+        pooling=model.config.pooling,
+        device=device,
+    )
 
 
 def cuda_available() -> bool:
@@ -161,7 +228,7 @@ def _model(folder: Path | str, stamp: Any) -> Model:  # noqa: ARG001 - the stamp
 
 
 @lru_cache(maxsize=4)
-def _network(folder: Path | str, stamp: Any, device: str) -> HitNetwork:
+def _network(folder: Path | str, stamp: Any, device: str) -> HitNetwork | PatchNetwork:
     """Build a model's network once per process and device."""
     from sfxreduce.scorers import inference  # loads torch, which takes seconds
 
@@ -172,3 +239,18 @@ def _network(folder: Path | str, stamp: Any, device: str) -> HitNetwork:
 def _good(window: Window, detector: Detector) -> NDArray[np.bool_]:
     """Pixels of a window that can be trusted, worked out once per detector."""
     return window.good(detector)
+
+
+@lru_cache(maxsize=4)
+def _window(detector: Detector, name: str, tile_shape: tuple[int, int]) -> Window:
+    """Window of a name, worked out once per detector."""
+    make = Window.centre if name == "centre" else Window.tiled
+    return make(detector, tile_shape=tile_shape)
+
+
+@lru_cache(maxsize=4)
+def _enough(window: Window, detector: Detector) -> bool:
+    """Whether half of the window's pixels can be trusted; of several tiles, of those that exist."""
+    exists = window.gather(detector) >= 0
+    base = exists.size if len(window.origins) == 1 else np.count_nonzero(exists)
+    return bool(_good(window, detector).sum() >= _LEAST_GOOD_SHARE * base)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import ClusterError, ModelError
 from sfxreduce.scorers.network import HitNetwork
-from sfxreduce.scorers.weights import Model
+from sfxreduce.scorers.patches import PatchNetwork
+from sfxreduce.scorers.weights import CALIBRATION, Model
 
 __all__ = ["hit_probability", "load_network"]
 
@@ -18,7 +19,7 @@ __all__ = ["hit_probability", "load_network"]
 _TILES_AT_ONCE = {"cpu": 8, "cuda": 64}
 
 
-def load_network(model: Model, *, device: str = "cpu") -> HitNetwork:
+def load_network(model: Model, *, device: str = "cpu") -> HitNetwork | PatchNetwork:
     """Build the network of a model, ready to score.
 
     Sets torch to one thread in this process: workers share a machine process by process.
@@ -38,8 +39,12 @@ def load_network(model: Model, *, device: str = "cpu") -> HitNetwork:
     """
     _check_device(device)
     torch.set_num_threads(1)
-    network = HitNetwork()
-    weights = {name: torch.from_numpy(array.copy()) for name, array in model.weights.items()}
+    network = PatchNetwork() if model.config.architecture == "patches" else HitNetwork()
+    weights = {
+        name: torch.from_numpy(array.copy())
+        for name, array in model.weights.items()
+        if not name.startswith(CALIBRATION)
+    }
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

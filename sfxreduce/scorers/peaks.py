@@ -66,6 +66,21 @@ class PeakScorer:
         return None
 
     @property
+    def hit_scores(self) -> NDArray[np.float32]:
+        """None: a count of peaks knows no labelled hits."""
+        return np.zeros(0, np.float32)
+
+    @property
+    def hit(self) -> str:
+        """What a hit is."""
+        return f"an event with at least {self.min_peaks} peaks"
+
+    @property
+    def adapts(self) -> bool:
+        """No: it is set by hand, and sees the detector as the file describes it."""
+        return False
+
+    @property
     def needs_gpu(self) -> bool:
         """False: the peak finder runs on any worker."""
         return False

@@ -22,9 +22,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from sfxreduce.errors import ModelError, OutputError, OutputExists
+from sfxreduce.scorers.candidates import CandidateFinder
 from sfxreduce.scorers.normalise import Normalisation
+from sfxreduce.scorers.pooling import Pooling
 
 __all__ = [
+    "ARCHITECTURES",
+    "CALIBRATION",
     "SCHEMA",
     "Model",
     "ModelConfig",
@@ -36,8 +40,14 @@ __all__ = [
     "write_model",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the configuration's layout."""
+
+ARCHITECTURES = {"poster": ("centre",), "patches": ("centre", "full")}
+"""Networks by name, and the windows each can look at."""
+
+CALIBRATION = "calibration."
+"""Beginning of the names of arrays that are no weights: what the threshold rests on."""
 
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
@@ -100,14 +110,20 @@ class ModelConfig:
     Parameters
     ----------
     architecture : str
-        "poster", the only one there is.
+        One of `ARCHITECTURES`.
     window : str
-        "centre", the only one there is.
+        "centre" for the middle tile of the assembled picture, "full" for all of its tiles.
     tile_shape : tuple of int
         (y, x) pixels of a tile of the window.
     threshold : float
         Smallest hit probability of a hit.
+    hit : str
+        What was a hit when the threshold was chosen: "an event with ...".
     normalisation : Normalisation
+        For the poster's network.
+    candidates : CandidateFinder
+    pooling : Pooling
+        For the patch network.
     provenance : Provenance
     """
 
@@ -115,15 +131,19 @@ class ModelConfig:
     window: str = "centre"
     tile_shape: tuple[int, int] = (350, 350)
     threshold: float = 0.5
+    hit: str = "what the labels call one"
     normalisation: Normalisation = field(default_factory=Normalisation)
+    candidates: CandidateFinder = field(default_factory=CandidateFinder)
+    pooling: Pooling = field(default_factory=Pooling)
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
-        known = (self.architecture, self.window, self.tile_shape)
-        if known != ("poster", "centre", (350, 350)):
+        windows = ARCHITECTURES.get(self.architecture, ())
+        if self.window not in windows or self.tile_shape != (350, 350):
             raise ModelError(
-                "model: expected architecture 'poster' and window 'centre' of (350, 350) pixels, "
-                f"found {known}; a newer sfxreduce may know them"
+                f"model: expected an architecture with its window of {ARCHITECTURES} and tiles of "
+                f"(350, 350) pixels, found {(self.architecture, self.window, self.tile_shape)}; a "
+                "newer sfxreduce may know them"
             )
         if not 0.0 <= self.threshold <= 1.0:
             raise ModelError(
@@ -159,6 +179,12 @@ class Model:
     def sha256(self) -> str:
         """SHA-256 of ``model.safetensors`` in hexadecimal: the model's name in every output."""
         return hashlib.sha256(self.encoded).hexdigest()
+
+    @property
+    def hit_scores(self) -> NDArray[np.float32]:
+        """Scores of the labelled hits the threshold rests on; none if it rests on no count."""
+        none = np.zeros(0, np.float32)
+        return self.weights.get(f"{CALIBRATION}hit_scores", none)
 
 
 def default_model() -> Path:
@@ -312,6 +338,8 @@ def _config(values: dict[str, Any], folder: Path) -> ModelConfig:
             | {
                 "tile_shape": tuple(values["tile_shape"]),
                 "normalisation": _build(Normalisation, values["normalisation"]),
+                "candidates": _build(CandidateFinder, values["candidates"]),
+                "pooling": _build(Pooling, values["pooling"]),
                 "provenance": _build(Provenance, provenance),
             },
         )

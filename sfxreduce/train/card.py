@@ -10,6 +10,14 @@ from sfxreduce.train.evaluate import AXES, Evaluation, Figures
 
 __all__ = ["model_card"]
 
+_LIMITS_OF_PATCHES = (
+    "It has learned from simulated crystals, jets and detectors alone, and its threshold rests on "
+    "simulated hits. The promise holds for hits like these: audit a run of your own.",
+    "Streaks, ice and salt are mostly kept.",
+    "An event with fewer than 10 peaks is no hit by the definition the threshold was chosen with, "
+    "and may be rejected.",
+    "With fewer than 20 frames the run's hot pixels are not known, and may pass for peaks.",
+)
 _LIMITS = (
     "It sees the central 350 x 350 pixels only. An event whose centre shows no Bragg peak looks "
     "like a miss to it; for small unit cells or near detectors that can be most of the hits.",
@@ -43,12 +51,14 @@ def model_card(
         for r in made.runs
     )
     settings = ", ".join(f"{name} {value}" for name, value in made.recipe.items())
-    limits = "\n".join(f"- {limit}" for limit in _LIMITS)
+    whole = config.architecture == "patches"
+    limits = "\n".join(f"- {limit}" for limit in (_LIMITS_OF_PATCHES if whole else _LIMITS))
+    seen = config.candidates if whole else config.normalisation
     versions = ", ".join(f"{name} {number}" for name, number in sorted(made.versions.items()))
     return f"""# {title}
 
 Gives every event the probability that its frame shows Bragg diffraction.
-Network: {config.architecture} on the {config.window} tile of {n_y} x {n_x} pixels.
+Network: {config.architecture}, window {config.window}, tiles of {n_y} x {n_x} pixels.
 An event is a hit from {config.threshold:.6g} on.
 
 ## How well it does
@@ -64,7 +74,7 @@ An event is a hit from {config.threshold:.6g} on.
 - Labels: {made.labels}.
 - Threshold: {made.threshold}.
 - Recipe: {settings}; seed {made.seed}.
-- Normalisation: {config.normalisation}.
+- Pixels: {seen}.
 - Versions: {versions}.
 
 | experiment | run | role | events | hits | misses | left open |

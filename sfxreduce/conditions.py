@@ -1,0 +1,269 @@
+"""What a run says about its own detector: the gain, and pixels that are always bright.
+
+Both come from a bounded sample of frames without labels. Gain is the slope of a photon-transfer
+curve [1]_: photons arrive at random, so that the variance of a patch grows with its mean by one
+gain's worth a photon. A pixel that stands out in frame after frame is hot: Bragg peaks move from
+crystal to crystal, and within one frame nothing tells a hot pixel from a sharp peak.
+
+References
+----------
+.. [1] J. R. Janesick, Photon Transfer (2007), SPIE Press. doi:10.1117/3.725073
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.geometry import Detector, PixelFlag, Window
+from sfxreduce.run import FrameSource, Reading, Run
+
+__all__ = ["Conditioned", "Conditions", "conditions_of_run", "estimate_gain", "hot_pixels"]
+
+SAMPLE_FRAMES = 24
+"""Most frames that are looked at, whatever the run's length."""
+
+FEWEST_FRAMES_FOR_HOT = 20
+"""With fewer, a crystal that is hit twice in one place would pass for a hot pixel."""
+
+_CELL = 16
+_BINS = 24
+_HOT_SIGMA = 4.5
+_HOT_SHARE = 0.2
+_BRIGHT_SIGMA = 1.25
+_MOST_HOT = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What was found.
+
+    Parameters
+    ----------
+    adu_per_photon : float
+        Gain in ADU: the detector's own where it is known, the estimate else, NaN if neither.
+    hot : bytes
+        Flat indices of the hot pixels in a frame, as int64.
+    frames : int
+        Frames looked at.
+    """
+
+    adu_per_photon: float = math.nan
+    hot: bytes = field(default=b"", repr=False)
+    frames: int = 0
+
+    @property
+    def hot_index(self) -> NDArray[np.int64]:
+        """Flat indices of the hot pixels in a frame."""
+        return np.frombuffer(self.hot, np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditioned:
+    """A source of frames whose detector knows what was found: see `sfxreduce.run.FrameSource`.
+
+    Parameters
+    ----------
+    source : FrameSource
+    found : Conditions
+    """
+
+    source: FrameSource
+    found: Conditions
+
+    @property
+    def path(self) -> str:
+        """Where the frames lie, for messages."""
+        return self.source.path
+
+    @property
+    def n_events(self) -> int:
+        """Number of events."""
+        return self.source.n_events
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Dtype of a pixel."""
+        return self.source.dtype
+
+    @property
+    def detector(self) -> Detector:
+        """Geometry and mask, hot pixels masked and the gain filled in."""
+        return _amended(self.source.detector, self.found)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes the source occupies on disk."""
+        return self.source.n_bytes
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Every file and folder that frames are read from."""
+        return self.source.inputs
+
+    def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
+        """Read events; the pixels are the source's own."""
+        return self.source.read(events, window)
+
+
+def conditions_of_run(run: Run, *, most_frames: int = SAMPLE_FRAMES) -> Conditions:
+    """Look at frames spread evenly over a run; those that cannot be read do not count.
+
+    Parameters
+    ----------
+    run : Run
+    most_frames : int
+    """
+    detector = run.detector
+    n = min(run.n_events, most_frames)
+    events = np.unique(np.linspace(0, run.n_events - 1, n).astype(int)) if n else np.zeros(0, int)
+    reading = run.source.read(events.tolist())
+    frames = reading.pixels[reading.reasons == 0]
+    good = detector.good()
+    known = math.isfinite(detector.adu_per_photon) and detector.adu_per_photon > 0
+    gain = detector.adu_per_photon if known else estimate_gain(frames, good)
+    hot = hot_pixels(frames, good, adu_per_photon=gain)
+    return Conditions(adu_per_photon=gain, hot=np.flatnonzero(hot).tobytes(), frames=len(frames))
+
+
+def estimate_gain(frames: NDArray[np.generic], good: NDArray[np.bool_]) -> float:
+    """Gain from mean and variance of small squares of many frames.
+
+    Parameters
+    ----------
+    frames : ndarray
+        Shape (event, y, x) or (event, panel, y, x), in ADU.
+    good : ndarray of bool
+        Shape of a frame.
+
+    Returns
+    -------
+    float
+        ADU per photon; NaN if the variance does not follow the mean.
+
+    Examples
+    --------
+    >>> photons = np.random.default_rng(0).poisson(np.linspace(1, 9, 128), (4, 128, 128))
+    >>> round(estimate_gain(20 * photons, np.ones((128, 128), bool)))
+    20
+    """
+    moments = [_cell_moments(frame, good) for frame in frames]
+    mean = np.concatenate([m for m, _ in moments]) if moments else np.zeros(0)
+    variance = np.concatenate([v for _, v in moments]) if moments else np.zeros(0)
+    whole = np.isfinite(mean) & np.isfinite(variance)
+    mean, variance = mean[whole], variance[whole]
+    if mean.size < 2 * _BINS:
+        return math.nan
+    bins = np.array_split(np.argsort(mean), _BINS)
+    x = np.array([np.median(mean[b]) for b in bins])
+    y = np.array([np.median(variance[b]) for b in bins])
+    return _slope(x, y)
+
+
+def hot_pixels(
+    frames: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float = math.nan
+) -> NDArray[np.bool_]:
+    """Good pixels that stand out of their surroundings in frame after frame.
+
+    Parameters
+    ----------
+    frames : ndarray
+        Shape (event, y, x) or (event, panel, y, x), in ADU.
+    good : ndarray of bool
+        Shape of a frame.
+    adu_per_photon : float
+        Half a photon is the least noise; one ADU if it is not known.
+
+    Returns
+    -------
+    ndarray of bool
+        Shape of a frame. None at all if there are too few frames, or if more than 1 % of the
+        pixels would be hot: then it is not the detector that stands still, but the crystal.
+    """
+    none = np.zeros(good.shape, np.bool_)
+    if len(frames) < FEWEST_FRAMES_FOR_HOT:
+        return none
+    floor = 0.5 * (adu_per_photon if math.isfinite(adu_per_photon) else 1.0)
+    often = np.zeros(good.shape, np.int32)
+    noise = np.zeros(good.shape, np.float32)
+    for frame in frames:
+        mean, sigma = _moments_of_pixels(frame, good, floor)
+        often += frame.astype(np.float32) - mean > _HOT_SIGMA * sigma
+        noise += sigma / np.float32(len(frames))
+    usual = np.median(frames.astype(np.float32, copy=False), axis=0)
+    excess = usual - _moments_of_pixels(usual, good, floor)[0]
+    hot = good & ((often > _HOT_SHARE * len(frames)) | (excess > _BRIGHT_SIGMA * noise))
+    return hot if np.count_nonzero(hot) <= _MOST_HOT * good.sum() else none
+
+
+def _cell_moments(
+    frame: NDArray[np.generic], good: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance of every whole cell with hardly a bad pixel."""
+    count, total, squares, level = _cell_sums(frame, good)
+    whole = count >= 0.9 * _CELL * _CELL
+    mean = total[whole] / count[whole]
+    spread = (squares[whole] - count[whole] * mean**2) / (count[whole] - 1)
+    return mean + level, spread
+
+
+def _moments_of_pixels(
+    frame: NDArray[np.generic], good: NDArray[np.bool_], floor: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and sigma of the cell of every pixel; sigma is infinite where nothing can be told."""
+    mean, sigma = np.zeros(good.shape, np.float32), np.full(good.shape, np.inf, np.float32)
+    count, total, squares, level = _cell_sums(frame, good)
+    known = count >= _CELL
+    n = np.maximum(count, 1)
+    middle = total / n + level
+    spread = np.sqrt(np.maximum(squares / n - (total / n) ** 2, floor**2))
+    spread[~known] = np.inf
+    y, x = (side // _CELL * _CELL for side in good.shape[-2:])
+    for field_, cells in ((mean, middle), (sigma, spread)):
+        grown = cells.repeat(_CELL, axis=-2).repeat(_CELL, axis=-1)
+        field_[..., :y, :x] = grown.reshape(*good.shape[:-2], y, x)
+    return mean, sigma
+
+
+def _cell_sums(
+    frame: NDArray[np.generic], good: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]:
+    """Count, sum and sum of squares of every whole cell, about a level near the values."""
+    y, x = (side // _CELL * _CELL for side in good.shape[-2:])
+    use = good[..., :y, :x] & np.isfinite(frame[..., :y, :x])
+    level = float(np.median(frame[..., :y, :x][use])) if use.any() else 0.0
+    value = np.where(use, frame[..., :y, :x].astype(np.float64) - level, 0.0)
+
+    def sums(of: NDArray[np.generic]) -> NDArray[np.float64]:
+        cells = of.reshape(*of.shape[:-2], y // _CELL, _CELL, x // _CELL, _CELL)
+        summed: NDArray[np.float64] = cells.sum(axis=(-3, -1), dtype=np.float64)
+        return summed
+
+    return sums(use), sums(value), sums(value * value), level
+
+
+def _slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Slope of y over x, weighted for a scatter that grows with y; NaN if y does not follow x."""
+    weight = 1.0 / np.maximum(y, 1e-3 * np.median(y) + 1e-12) ** 2
+    centre_x, centre_y = (np.average(of, weights=weight) for of in (x, y))
+    spread = np.sum(weight * (x - centre_x) ** 2)
+    if not spread > 0:
+        return math.nan
+    slope = float(np.sum(weight * (x - centre_x) * (y - centre_y)) / spread)
+    left = np.sum(weight * (y - centre_y - slope * (x - centre_x)) ** 2)
+    follows = left < 0.5 * np.sum(weight * (y - centre_y) ** 2)
+    return slope if slope > 0 and follows else math.nan
+
+
+@lru_cache(maxsize=4)
+def _amended(detector: Detector, found: Conditions) -> Detector:
+    """The detector with what was found, made once per process."""
+    mask = detector.mask.copy()
+    mask.reshape(-1)[found.hot_index] |= np.uint32(PixelFlag.HOT)
+    return replace(detector, mask=mask, adu_per_photon=found.adu_per_photon)

@@ -1,0 +1,153 @@
+"""Candidates of simulated runs, told into Bragg peaks and others by the simulator's truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from sfxreduce.errors import LabelError
+from sfxreduce.geometry import Detector, Window
+from sfxreduce.run import Run
+from sfxreduce.scorers.candidates import CandidateFinder, Candidates
+
+__all__ = ["PatchSet", "read_patches", "varied"]
+
+# A candidate's highest pixel may lie beside the centre of a faint peak.
+_NEAR_PX = 2.0
+_EVENTS_AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PatchSet:
+    """Candidates of one run.
+
+    Parameters
+    ----------
+    found : Candidates
+        Of all events; tiles are numbered as there.
+    snr : ndarray of float32
+        Signal to noise of the true peak at each candidate; 0 where there is none.
+    n_events, n_tiles : int
+    """
+
+    found: Candidates
+    snr: NDArray[np.float32]
+    n_events: int
+    n_tiles: int
+
+
+def read_patches(
+    run: Run,
+    *,
+    finder: CandidateFinder,
+    events: Sequence[int] | None = None,
+    vary_seed: int | None = None,
+) -> PatchSet:
+    """Find the candidates of a simulated run on the whole picture.
+
+    Parameters
+    ----------
+    run : Run
+        With a truth that lists its peaks.
+    finder : CandidateFinder
+    events : sequence of int, optional
+        All of the run if not given.
+    vary_seed : int, optional
+        Show the events through another detector, in more background: see `varied`.
+
+    Raises
+    ------
+    LabelError
+        If the run does not list its true peaks.
+    """
+    if run.truth is None or "peak_snr" not in run.truth:
+        raise LabelError(
+            f"{run.path}: expected a truth that lists peaks, found none; the patch network learns "
+            "from runs of 'sfxreduce simulate'"
+        )
+    chosen = list(range(run.n_events)) if events is None else list(events)
+    window = Window.tiled(run.detector)
+    index, good = window.gather(run.detector), window.good(run.detector)
+    rng = None if vary_seed is None else np.random.default_rng(vary_seed)
+    parts, snr = [], []
+    for start in range(0, len(chosen), _EVENTS_AT_ONCE):
+        group = chosen[start : start + _EVENTS_AT_ONCE]
+        pixels = run.source.read(group, window).pixels
+        for number, (event, frame) in enumerate(zip(group, pixels, strict=True), start):
+            seen, gain = frame[np.newaxis], run.detector.adu_per_photon
+            if rng is not None:
+                seen, gain = varied(seen, gain, rng=rng)
+            found = finder(seen, good, adu_per_photon=gain)
+            source = index[found.tile, found.y, found.x]
+            snr.append(_true_snr(source, event, run.truth, run.detector))
+            parts.append((number * len(good) + found.tile, found))
+    return PatchSet(
+        found=_joined(parts),
+        snr=np.concatenate(snr),
+        n_events=len(chosen),
+        n_tiles=len(good),
+    )
+
+
+def varied(
+    pixels: NDArray[np.generic], gain: float, *, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], float]:
+    """The same events with more background, another gain and more readout noise.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        In ADU.
+    gain : float
+        ADU per photon.
+    rng : Generator
+
+    Returns
+    -------
+    pixels : ndarray of float32
+        Whole numbers, as a detector gives them.
+    gain : float
+        The new one; NaN in one of ten events, which must do without.
+    """
+    photons = 10.0 ** rng.uniform(-1.5, 1.3)
+    # A fifth of the pixels is drawn and shown five times: chance at a distance is not seen twice.
+    added = np.resize(rng.poisson(photons, pixels.size // 5 + 1), pixels.shape)
+    seen = pixels.astype(np.float32) + np.float32(gain) * added.astype(np.float32)
+    if gain > 3.0:  # an integrating detector; a counter has neither
+        if rng.random() < 0.5:
+            noise = rng.normal(0.0, rng.uniform(0.0, 0.5) * gain, pixels.shape)
+            seen += noise.astype(np.float32)
+        factor = 10.0 ** rng.uniform(-0.5, 0.5)
+        seen, gain = seen * np.float32(factor), gain * factor
+    return np.rint(seen), gain if rng.random() < 0.9 else math.nan
+
+
+def _true_snr(
+    source: NDArray[np.int64], event: int, truth: xr.Dataset, detector: Detector
+) -> NDArray[np.float32]:
+    """Signal to noise of the strongest true peak at every candidate."""
+    of_event = truth.peak_event.values == event
+    shape = (len(detector.panels), *detector.panel_shape)
+    panel, y, x = (part[:, np.newaxis] for part in np.unravel_index(source, shape))
+    true = {n: truth[f"peak_{n}"].values[of_event] for n in ("panel", "y", "x", "snr")}
+    distance = np.maximum(np.abs(y - true["y"]), np.abs(x - true["x"]))
+    at = (distance <= _NEAR_PX) & (panel == true["panel"])
+    found: NDArray[np.float32] = np.where(at, true["snr"], 0).max(axis=1, initial=0)
+    return found.astype(np.float32)
+
+
+def _joined(parts: Sequence[tuple[NDArray[np.integer], Candidates]]) -> Candidates:
+    """Candidates of single events as those of one run."""
+
+    def column(name: str) -> NDArray[np.generic]:
+        return np.concatenate([getattr(found, name) for _, found in parts])
+
+    names: Iterator[str] = iter(("y", "x", "prominence", "noise_photons", "patch"))
+    columns = {name: column(name) for name in names}
+    tile = np.concatenate([tile for tile, _ in parts]).astype(np.int32)
+    return Candidates(tile=tile, **columns)  # type: ignore[arg-type]
