@@ -114,12 +114,11 @@ def print_evaluation(found: Evaluation) -> None:
             sys.stdout.write(f"  {kind:<10} {kept:>8,} kept {lost:>8,} rejected\n")
         sys.stdout.write("\n")
     print_table(
-        f"On the events labelled by their peak counts ({left_open})",
+        f"On the labelled events ({left_open})",
         _ratios(counts)
         | {"ROC AUC": f"{found.labelled.roc_auc:.4f}", "threshold": f"{found.threshold:.4g}"},
     )
-    table = counts.table().replace("true hit ", "peaks    ").replace("true miss", "no peaks ")
-    sys.stdout.write("\n" + table + "\n")
+    sys.stdout.write(f"\n{counts.table()}\n\n{found.labels}\n")
 
 
 def _ratios(counts: Confusion) -> dict[str, str]:
