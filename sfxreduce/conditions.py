@@ -3,7 +3,9 @@
 Both come from a bounded sample of frames without labels. Gain is the slope of a photon-transfer
 curve [1]_: photons arrive at random, so that the variance of a patch grows with its mean by one
 gain's worth a photon. A pixel that stands out in frame after frame is hot: Bragg peaks move from
-crystal to crystal, and within one frame nothing tells a hot pixel from a sharp peak.
+crystal to crystal, and within one frame nothing tells a hot pixel from a sharp peak. Nor does one
+frame tell a short row of larger pixels, as sensors have along their seams, from a streaky peak:
+straight lines of pixels that are brighter than the lines beside them count as hot too.
 
 References
 ----------
@@ -37,7 +39,13 @@ _BINS = 24
 _HOT_SIGMA = 4.5
 _HOT_SHARE = 0.2
 _BRIGHT_SIGMA = 1.25
+_LINE_PX = 32
+_LINE_BESIDE_PX = 3
+_LINE_SIGMA = 8.0
+# So far one frame may pull a line: a Bragg peak on it is no larger pixel.
+_PULL_SIGMA = 3.0
 _MOST_HOT = 0.01
+_MOST_IN_LINES = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,22 +192,63 @@ def hot_pixels(
     -------
     ndarray of bool
         Shape of a frame. None at all if there are too few frames, or if more than 1 % of the
-        pixels would be hot: then it is not the detector that stands still, but the crystal.
+        pixels (3 % in lines) would be hot: then it is not the detector that stands still, but the
+        crystal.
     """
     none = np.zeros(good.shape, np.bool_)
     if len(frames) < FEWEST_FRAMES_FOR_HOT:
         return none
     floor = 0.5 * (adu_per_photon if math.isfinite(adu_per_photon) else 1.0)
     often = np.zeros(good.shape, np.int32)
-    noise = np.zeros(good.shape, np.float32)
+    noise, level = np.zeros((2, *good.shape), np.float32)
     for frame in frames:
         mean, sigma = _moments_of_pixels(frame, good, floor)
-        often += frame.astype(np.float32) - mean > _HOT_SIGMA * sigma
+        out = (frame.astype(np.float32) - mean) / sigma
+        often += out > _HOT_SIGMA
         noise += sigma / np.float32(len(frames))
+        sigma[~np.isfinite(sigma)] = 0
+        level += mean + np.clip(np.nan_to_num(out), -_PULL_SIGMA, _PULL_SIGMA) * sigma
     usual = np.median(frames.astype(np.float32, copy=False), axis=0)
     excess = usual - _moments_of_pixels(usual, good, floor)[0]
-    hot = good & ((often > _HOT_SHARE * len(frames)) | (excess > _BRIGHT_SIGMA * noise))
-    return hot if np.count_nonzero(hot) <= _MOST_HOT * good.sum() else none
+    level /= np.float32(len(frames))
+    single = (often > _HOT_SHARE * len(frames)) | (excess > _BRIGHT_SIGMA * noise)
+    alike, error = good & ~single, noise / np.float32(math.sqrt(len(frames)))
+    lines = _bright_lines(level, error, alike)
+    lines |= _bright_lines(level.mT, error.mT, alike.mT).mT
+    hot = none
+    for bright, most in ((single & ~lines, _MOST_HOT), (lines, _MOST_IN_LINES)):
+        if np.count_nonzero(good & bright) <= most * good.sum():
+            hot = hot | (good & bright)
+    return hot
+
+
+def _bright_lines(
+    level: NDArray[np.float32], error: NDArray[np.float32], good: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Pixels of stretches of a row that are brighter than the rows on both sides.
+
+    `level` is what a pixel usually reads and `error` how well that is known.
+    """
+    starts = np.arange(0, good.shape[-1], _LINE_PX)
+
+    def stretches(of: NDArray[np.float32]) -> NDArray[np.float64]:
+        summed: NDArray[np.float64] = np.add.reduceat(
+            np.where(good, of, 0), starts, axis=-1, dtype=np.float64
+        )
+        return summed
+
+    count = np.add.reduceat(good, starts, axis=-1, dtype=np.int32)
+    n = np.where(count >= _LINE_PX // 2, count, np.nan)
+    mean, variance = stretches(level) / n, stretches(error * error) / n**2
+    bright = np.zeros(mean.shape, np.bool_)
+    if mean.shape[-2] > 2 * _LINE_BESIDE_PX:
+        here = np.s_[..., _LINE_BESIDE_PX:-_LINE_BESIDE_PX, :]
+        before, after = np.s_[..., : -2 * _LINE_BESIDE_PX, :], np.s_[..., 2 * _LINE_BESIDE_PX :, :]
+        excess = mean[here] - (mean[before] + mean[after]) / 2
+        sigma = np.sqrt(variance[here] + (variance[before] + variance[after]) / 4)
+        bright[here] = excess > _LINE_SIGMA * sigma
+    lines: NDArray[np.bool_] = bright.repeat(_LINE_PX, axis=-1)[..., : good.shape[-1]] & good
+    return lines
 
 
 def _cell_moments(

@@ -64,6 +64,16 @@ def test_hot_pixels_are_found_and_moving_peaks_are_not() -> None:
     assert found.sum() <= 3 + 5
 
 
+def test_a_seam_of_larger_pixels_is_found_and_a_slope_is_not() -> None:
+    rng = np.random.default_rng(5)
+    level = np.broadcast_to(np.linspace(0.2, 6.0, 160), (160, 160)).copy()
+    level[79:81] *= 2
+    frames = np.rint(20.0 * rng.poisson(level, (24, 160, 160))).astype(np.int32)
+    found = hot_pixels(frames, GOOD, adu_per_photon=20.0)
+    assert found[79:81].mean() > 0.9
+    assert np.delete(found, [79, 80], axis=0).mean() < 0.005
+
+
 def test_few_frames_accuse_no_pixel() -> None:
     frames = _frames(19)
     frames[:, 50, 50] += 5000
