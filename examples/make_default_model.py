@@ -176,9 +176,14 @@ def leave_one_out(material: list[Material]) -> tuple[str, dict[str, NDArray[np.f
 
 
 def limit_for(hits: list[NDArray[np.float64]]) -> float:
-    """One threshold that keeps the promise over the pooled hits."""
-    found = binomial_threshold(np.concatenate(hits), promise=Promise())
+    """One threshold that keeps the promise over the pooled hits, and in each experiment."""
+    found = binomial_threshold(np.concatenate(hits), promise=Promise(), groups=groups_of(hits))
     return found.value
+
+
+def groups_of(hits: list[NDArray[np.float64]]) -> NDArray[np.int32]:
+    """Number of the experiment of every hit."""
+    return np.repeat(np.arange(len(hits), dtype=np.int32), [len(scores) for scores in hits])
 
 
 def learn(material: list[Material], evidence: dict[str, NDArray[np.float64]]) -> Model:
@@ -189,8 +194,9 @@ def learn(material: list[Material], evidence: dict[str, NDArray[np.float64]]) ->
     pooling = fitted(ModelConfig().pooling, np.concatenate(blanks), np.concatenate(hits))
     scores = pooling.probability(np.concatenate(hits))
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
-    weights[f"{CALIBRATION}hit_scores"] = np.sort(scores)
-    chosen = binomial_threshold(scores, promise=Promise())
+    weights[f"{CALIBRATION}hit_scores"] = scores
+    weights[f"{CALIBRATION}hit_groups"] = groups_of(hits)
+    chosen = binomial_threshold(scores, promise=Promise(), groups=groups_of(hits))
     packages = ("numpy", "sfxreduce", "torch")
     config = ModelConfig(
         architecture="patches",

@@ -199,7 +199,9 @@ def hits_needed(*, promise: Promise, lost: int = 0) -> int:
     return lost + 1 + bisect_left(range(lost + 1, most), True, key=enough)
 
 
-def binomial_threshold(hit_scores: ArrayLike, *, promise: Promise) -> Threshold:
+def binomial_threshold(
+    hit_scores: ArrayLike, *, promise: Promise, groups: ArrayLike | None = None
+) -> Threshold:
     """Highest threshold that keeps the promise for hits like these.
 
     With `k` of `losses_allowed`, the (k + 1)-th smallest score. For any distribution of scores the
@@ -213,6 +215,10 @@ def binomial_threshold(hit_scores: ArrayLike, *, promise: Promise) -> Threshold:
         Scores of the labelled hits, shape (hit,). A hit without a score (NaN) is kept whatever the
         threshold is.
     promise : Promise
+    groups : array_like, optional
+        Shape (hit,): the experiment each hit is of. No experiment then loses a larger share of its
+        own hits than promised of all: the threshold can only become lower, and what is promised
+        still holds.
 
     Returns
     -------
@@ -230,6 +236,10 @@ def binomial_threshold(hit_scores: ArrayLike, *, promise: Promise) -> Threshold:
     scores = _ascending(hit_scores)
     allowed = losses_allowed(scores.size, promise=promise)
     value = _tolerated(scores, allowed)
+    if groups is not None:
+        own = np.asarray(groups)
+        parts = [np.asarray(hit_scores)[own == group] for group in np.unique(own)]
+        value = min(value, _lowest_of_runs([_ascending(part) for part in parts], promise))
     return Threshold(
         value=value,
         rule=Rule.BINOMIAL,
@@ -275,9 +285,7 @@ def worst_run_threshold(hit_scores: Sequence[ArrayLike], *, promise: Promise) ->
     enough = 1.0 / (len(runs) + 1) <= promise.risk
     value = -math.inf
     if enough:
-        # In whole hits: a run of n may lose floor(max_loss * n) and still keep the promise.
-        own = [_tolerated(scores, _whole(promise.max_loss * scores.size)) for scores in runs]
-        value = min(own)
+        value = _lowest_of_runs(runs, promise)
     return Threshold(
         value=value,
         rule=Rule.WORST_RUN,
@@ -339,6 +347,16 @@ def _tolerated(ascending: NDArray[np.floating], allowed: int) -> float:
     # Above the highest score nothing is known, however many hits are kept without one.
     finite = ascending[np.isfinite(ascending)]
     return float(finite[min(allowed, finite.size - 1)]) if finite.size else -math.inf
+
+
+def _lowest_of_runs(ascending: Sequence[NDArray[np.floating]], promise: Promise) -> float:
+    """Highest threshold at which each run loses no more than the promised share of its own hits.
+
+    In whole hits: a run of n may lose floor(max_loss * n) of them.
+    """
+    allowed = (_whole(promise.max_loss * scores.size) for scores in ascending)
+    own = (_tolerated(scores, most) for scores, most in zip(ascending, allowed, strict=True))
+    return min(own, default=math.inf)
 
 
 def _whole(number: float) -> int:

@@ -227,7 +227,7 @@ def _method(run: Run, scorer: Scorer, threshold: float | None, promise: Promise)
         value = float(scorer.threshold if threshold is None else threshold)
         claim = given_threshold(value, hits, promise=promise) if hits.size else None
     else:
-        claim = binomial_threshold(hits, promise=promise)
+        claim = binomial_threshold(hits, promise=promise, groups=scorer.hit_groups)
         # Where nothing can be promised every event is kept: no score is below zero.
         value = max(claim.value, 0.0)
     window = scorer.window(run.detector)

@@ -60,6 +60,11 @@ class Scorer(Protocol):
         ...
 
     @property
+    def hit_groups(self) -> NDArray[np.int32]:
+        """Experiment of each of these hits, shape (hit,)."""
+        ...
+
+    @property
     def hit(self) -> str:
         """What those hits are, in words: "an event with ..."."""
         ...

@@ -64,6 +64,10 @@ class BrightestPixel:
     def hit_scores(self) -> np.ndarray:
         return np.zeros(0, np.float32)
 
+    @property
+    def hit_groups(self) -> np.ndarray:
+        return np.zeros(0, np.int32)
+
     def window(self, detector: Detector) -> Window | None:
         return Window.centre(detector, tile_shape=(self.tile, self.tile)) if self.tile else None
 

@@ -67,6 +67,18 @@ def test_the_losses_allowed_are_as_many_as_chance_permits_and_no_more(
     assert binom.cdf(allowed + 1, n_hits, promise.max_loss) > promise.risk
 
 
+def test_no_experiment_loses_more_of_its_own_than_is_promised_of_all() -> None:
+    strong, weak = np.linspace(5, 9, 900), np.linspace(1, 3, 100)
+    groups = np.repeat([0, 1], [900, 100])
+    both = np.concatenate([strong, weak])
+    pooled = binomial_threshold(both, promise=Promise())
+    apart = binomial_threshold(both, promise=Promise(), groups=groups)
+    assert np.count_nonzero(weak < pooled.value) == 4
+    assert np.count_nonzero(weak < apart.value) == apart.n_lost == 1
+    assert apart.loss_upper == pooled.loss_upper
+    assert binomial_threshold(strong[:50], promise=Promise(), groups=groups[:50]).value == -np.inf
+
+
 @given(hit_scores=scores, promise=promises)
 def test_a_threshold_rejects_no_more_hits_than_are_allowed(
     hit_scores: np.ndarray, promise: Promise

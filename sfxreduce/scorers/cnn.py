@@ -109,6 +109,11 @@ class CnnScorer:
         return model.hit_scores if same else model.hit_scores[:0]
 
     @property
+    def hit_groups(self) -> NDArray[np.int32]:
+        """Experiment of each of these hits, shape (hit,)."""
+        return self._read().hit_groups[: self.hit_scores.size]
+
+    @property
     def hit(self) -> str:
         """What those hits are, in words."""
         return self._read().config.hit

@@ -71,6 +71,11 @@ class PeakScorer:
         return np.zeros(0, np.float32)
 
     @property
+    def hit_groups(self) -> NDArray[np.int32]:
+        """None, as there are no labelled hits."""
+        return np.zeros(0, np.int32)
+
+    @property
     def hit(self) -> str:
         """What a hit is."""
         return f"an event with at least {self.min_peaks} peaks"

@@ -186,6 +186,12 @@ class Model:
         none = np.zeros(0, np.float32)
         return self.weights.get(f"{CALIBRATION}hit_scores", none)
 
+    @property
+    def hit_groups(self) -> NDArray[np.int32]:
+        """Experiment of each of these hits; one and the same where they are not told apart."""
+        alike = np.zeros(self.hit_scores.size, np.int32)
+        return np.asarray(self.weights.get(f"{CALIBRATION}hit_groups", alike), np.int32)
+
 
 def default_model() -> Path:
     """Folder of the model that comes with the package."""
