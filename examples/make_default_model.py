@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from sfxreduce.bounds import share_upper
 from sfxreduce.calibrate import Promise, binomial_threshold
 from sfxreduce.conditions import Conditioned, conditions_of_run
+from sfxreduce.drift import envelope_of, frame_statistics, usual_shape
 from sfxreduce.run import Run
 from sfxreduce.scorers.patches import PatchNetwork, patch_logits
 from sfxreduce.scorers.pooling import Pooling
@@ -46,6 +47,7 @@ SEED = 20
 HIT_PEAKS = 10
 HIT = f"a crystal with {HIT_PEAKS} or more true peaks of signal to noise 5 on the frame"
 LEARNED, DRAWN = 140, 700
+LOOKED_AT = 64
 JUDGED_HITS, JUDGED_WEAK, JUDGED_BLANKS = 80, 40, 80
 
 
@@ -86,8 +88,9 @@ def main() -> None:
     with ProcessPoolExecutor(options.processes) as pool:
         jobs = [(name, options.scale, options.work) for name in EXPERIMENTS]
         material = list(pool.map(gather, jobs))
+        statistics = list(pool.map(look, jobs))
     table, evidence = leave_one_out(material)
-    model = learn(material, evidence)
+    model = learn(material, evidence, np.concatenate(statistics))
     card = model_card(model.config, title="Shipped hit finder: whole frame")
     measured = f"## How well it does\n\n{table}\n\n## Where it fails"
     head, _, rest = card.partition("## How well it does")
@@ -107,6 +110,28 @@ def gather(job: tuple[str, float, Path]) -> Material:
         path.with_suffix(".partial").rename(path)
     loaded: Material = pickle.loads(path.read_bytes())
     return loaded
+
+
+def look(job: tuple[str, float, Path]) -> NDArray[np.float64]:
+    """Measure frames of one experiment for the envelope, or take them from the folder."""
+    name, scale, work = job
+    path = work / f"{name}-{scale:g}.npy"
+    if not path.exists():
+        run = as_seen(
+            simulated_run(name, n_events=round(scale * LOOKED_AT), hit_rate=0.5, seed=SEED + 2)
+        )
+        rows = [
+            frame_statistics(
+                run.source.read([event]).pixels,
+                run.detector.good(),
+                adu_per_photon=run.detector.adu_per_photon,
+                saturation_adu=run.detector.saturation_adu,
+            )
+            for event in range(run.n_events)
+        ]
+        np.save(path, np.concatenate(rows))
+    measured: NDArray[np.float64] = np.load(path)
+    return measured
 
 
 def simulate(name: str, scale: float) -> Material:
@@ -186,7 +211,11 @@ def groups_of(hits: list[NDArray[np.float64]]) -> NDArray[np.int32]:
     return np.repeat(np.arange(len(hits), dtype=np.int32), [len(scores) for scores in hits])
 
 
-def learn(material: list[Material], evidence: dict[str, NDArray[np.float64]]) -> Model:
+def learn(
+    material: list[Material],
+    evidence: dict[str, NDArray[np.float64]],
+    statistics: NDArray[np.float64],
+) -> Model:
     """The model that ships: it learns from all experiments; its threshold rests on the left-out."""
     network = train_patches([s for one in material for s in one.learned], seed=SEED)
     hits = [evidence[one.name][one.is_hit] for one in material]
@@ -196,6 +225,11 @@ def learn(material: list[Material], evidence: dict[str, NDArray[np.float64]]) ->
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     weights[f"{CALIBRATION}hit_scores"] = scores
     weights[f"{CALIBRATION}hit_groups"] = groups_of(hits)
+    seen_hits, seen_blanks = ([pooling.probability(e) for e in of] for of in (hits, blanks))
+    weights[f"{CALIBRATION}blank_scores"] = np.concatenate(seen_blanks)
+    usual = usual_shape(seen_hits, seen_blanks)
+    weights[f"{CALIBRATION}usual_shape"] = np.float32([usual])
+    weights[f"{CALIBRATION}envelope"] = envelope_of(statistics).astype(np.float32)
     chosen = binomial_threshold(scores, promise=Promise(), groups=groups_of(hits))
     packages = ("numpy", "sfxreduce", "torch")
     config = ModelConfig(

@@ -13,7 +13,7 @@ from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.run import Run
 from sfxreduce.score import EVENTS_PER_BATCH, SCORE_DTYPE, SOURCE_LOST, Scorer, score
 
-__all__ = ["collect_scores"]
+__all__ = ["as_seen", "collect_scores"]
 
 
 def collect_scores(
@@ -38,7 +38,7 @@ def collect_scores(
         Shape (event,), dtype `SCORE_DTYPE`.
     """
     rows = np.zeros(run.n_events, SCORE_DTYPE)
-    scores = score(_as_seen(run, scorer), scorer)
+    scores = score(as_seen(run, scorer), scorer)
     blocks = pool.blocks(scores, needs_gpu=scorer.needs_gpu)
     for block, values in tracked(blocks, stage=stage, total=scores.npartitions, progress=progress):
         start = block * EVENTS_PER_BATCH
@@ -46,9 +46,16 @@ def collect_scores(
     return rows
 
 
-def _as_seen(run: Run, scorer: Scorer) -> Run:
-    """The run with its own gain and hot pixels, for scorers to which they matter."""
-    if not scorer.adapts:
+def as_seen(run: Run, scorer: Scorer) -> Run:
+    """Give the run its own gain and hot pixels, once, for scorers to which they matter.
+
+    Parameters
+    ----------
+    run : Run
+        Some of its frames are read; none if this was done before.
+    scorer : Scorer
+    """
+    if not scorer.adapts or isinstance(run.source, Conditioned):
         return run
     try:
         found = conditions_of_run(run)

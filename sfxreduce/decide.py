@@ -32,6 +32,7 @@ class Reason(IntFlag):
     SATURATED = 1 << 9
     SCHEMA = 1 << 10
     SCORE_INVALID = 1 << 11
+    DRIFT = 1 << 17
 
 
 UNSAFE = Reason(0)

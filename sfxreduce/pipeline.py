@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from sfxreduce.calibrate import Promise, binomial_threshold, given_threshold
 from sfxreduce.cluster import Pool
-from sfxreduce.collect import collect_scores
+from sfxreduce.collect import as_seen, collect_scores
 from sfxreduce.decide import decide
 from sfxreduce.errors import UsageError
 from sfxreduce.export import crystfel_paths, export_crystfel
 from sfxreduce.gallery import make_thumbnails
+from sfxreduce.gate import check_drift, fall_back
 from sfxreduce.geometry import Window
 from sfxreduce.io.files import disk_bytes, output_errors, write_file
 from sfxreduce.io.layout import choose_layout
@@ -81,6 +82,7 @@ def plan_filter(
     pool: Pool,
     threshold: float | None = None,
     promise: Promise | None = None,
+    drift: bool = True,
     outputs: Outputs | None = None,
     progress: Progress = silent,
 ) -> FilterPlan:
@@ -97,6 +99,8 @@ def plan_filter(
         Smallest score of a hit; the scorer's own if not given. It voids the promise.
     promise : Promise, optional
         What share of hits may be lost, with what confidence: 1 % and 95 % if not given.
+    drift : bool
+        Whether to compare the run with what the scorer was calibrated on; the promise needs it.
     outputs : Outputs, optional
         Where the results will go.
     progress : Progress
@@ -115,8 +119,13 @@ def plan_filter(
     if threshold is not None and not abs(threshold) <= float(np.finfo(np.float32).max):
         raise UsageError(f"expected --threshold to be a finite number, found {threshold}")
     method = _method(run, scorer, threshold, promise or Promise())
-    rows = collect_scores(run, scorer, pool=pool, progress=progress)
+    seen = as_seen(run, scorer)
+    rows = collect_scores(seen, scorer, pool=pool, progress=progress)
     decisions = decide(rows["score"], rows["reason"], threshold=method.threshold)
+    if drift:
+        method = replace(method, drift=check_drift(seen, scorer, decisions, pool=pool))
+    if method.drift.alarms:
+        decisions = fall_back(seen, decisions, pool=pool, progress=progress)
     own = run.source.layout if isinstance(run.source, ZarrFrames) else None
     layout = own or choose_layout(
         run.detector.frame_shape,
@@ -142,6 +151,7 @@ def run_filter(
     pool: Pool,
     threshold: float | None = None,
     promise: Promise | None = None,
+    drift: bool = True,
     progress: Progress = silent,
 ) -> Report:
     """Keep the hits of a run, bit for bit, and account for every event.
@@ -158,6 +168,8 @@ def run_filter(
         Smallest score of a hit; the scorer's own if not given. It voids the promise.
     promise : Promise, optional
         What share of hits may be lost, with what confidence: 1 % and 95 % if not given.
+    drift : bool
+        Whether to compare the run with what the scorer was calibrated on; the promise needs it.
     progress : Progress
 
     Returns
@@ -180,6 +192,7 @@ def run_filter(
         pool=pool,
         threshold=threshold,
         promise=promise,
+        drift=drift,
         outputs=outputs,
         progress=progress,
     )

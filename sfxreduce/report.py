@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sfxreduce.bounds import share_upper
 from sfxreduce.calibrate import Promise, Threshold
 from sfxreduce.decide import Decision, Decisions, Reason
+from sfxreduce.drift import Drift
 from sfxreduce.figures import Thumbnail, histogram_svg, hit_rate_svg, share_svg
 from sfxreduce.peaks import MIN_PEAKS
 from sfxreduce.units import human_bytes, short_path
@@ -55,8 +56,8 @@ class Report:
     window_tiles, tiles_total : int or None
         Tiles of the assembled picture that were looked at, and all there are; None for a scorer
         that looks at source frames.
-    drift : str
-        What is known of the run being like those calibrated on.
+    drift : mapping
+        Whether the run is like those calibrated on: a `sfxreduce.drift.Drift`.
     """
 
     events: int
@@ -81,7 +82,7 @@ class Report:
     loss_upper95: float | None = None
     window_tiles: int | None = None
     tiles_total: int | None = None
-    drift: str = "not measured"
+    drift: Mapping[str, Any] = field(default_factory=lambda: Drift().to_json())
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
@@ -105,6 +106,9 @@ class Method:
         What counts as a hit in it.
     window_tiles, tiles_total : int or None
         Tiles looked at, and all there are; None for whole source frames.
+    drift : Drift
+        Whether the run is like those the scorer was calibrated on. Without that, nothing is
+        promised.
     """
 
     scorer: str
@@ -115,6 +119,7 @@ class Method:
     hit: str = "what the labels call one"
     window_tiles: int | None = None
     tiles_total: int | None = None
+    drift: Drift = field(default_factory=Drift)
 
     @property
     def claims(self) -> dict[str, Any]:
@@ -124,13 +129,13 @@ class Method:
         return {
             "max_loss": promise.max_loss,
             "confidence": promise.confidence,
-            "certified": bool(known and known.certified),
+            "certified": bool(known and known.certified and self.drift.passed),
             "loss_upper95": share_upper(known.n_lost, known.n_hits, confidence=0.95)
             if known
             else None,
             "window_tiles": self.window_tiles,
             "tiles_total": self.tiles_total,
-            "drift": "not measured",
+            "drift": self.drift.to_json(),
         }
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.condition import inspect_pixels
 from sfxreduce.decide import Reason
+from sfxreduce.drift import Reference
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.run import FrameSource, Run, block_sizes
@@ -67,6 +68,11 @@ class Scorer(Protocol):
     @property
     def hit(self) -> str:
         """What those hits are, in words: "an event with ..."."""
+        ...
+
+    @property
+    def reference(self) -> Reference | None:
+        """What it was calibrated on, as far as that is known; None for a scorer without a model."""
         ...
 
     @property

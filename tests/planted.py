@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from sfxreduce.columns import event_columns
+from sfxreduce.drift import Reference
 from sfxreduce.geometry import Detector, Panel, PixelFlag, Window
 from sfxreduce.run import Reading, Run
 
@@ -67,6 +68,10 @@ class BrightestPixel:
     @property
     def hit_groups(self) -> np.ndarray:
         return np.zeros(0, np.int32)
+
+    @property
+    def reference(self) -> Reference | None:
+        return None
 
     def window(self, detector: Detector) -> Window | None:
         return Window.centre(detector, tile_shape=(self.tile, self.tile)) if self.tile else None

@@ -36,7 +36,7 @@ __all__ = ["filter_"]
 
 SCORER = "How events are judged"
 PEAK_OPTIONS = ("min_peaks", "min_snr", "min_pixels")
-CNN_OPTIONS = ("model", "max_loss", "confidence", "window")
+CNN_OPTIONS = ("model", "max_loss", "confidence", "window", "drift")
 
 
 class ScorerName(StrEnum):
@@ -44,6 +44,13 @@ class ScorerName(StrEnum):
 
     CNN = "cnn"
     PEAKS = "peaks"
+
+
+class OnOff(StrEnum):
+    """Whether something is done."""
+
+    ON = "on"
+    OFF = "off"
 
 
 def filter_(
@@ -91,6 +98,13 @@ def filter_(
     device: Annotated[
         Device, typer.Option(help="What the network runs on.", rich_help_panel=SCORER)
     ] = Device.AUTO,
+    drift: Annotated[
+        OnOff,
+        typer.Option(
+            help="Compare the run with what the model knows; without it nothing is promised.",
+            rich_help_panel=SCORER,
+        ),
+    ] = OnOff.ON,
     data_path: DataPath = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Score and decide, print the plan, write nothing.")
@@ -115,7 +129,14 @@ def filter_(
     with working_pool(serial=serial, scheduler=scheduler, workers=workers, gpu=gpu) as (pool, show):
         judge = counting if scorer is ScorerName.PEAKS else _network(model, device, window, pool)
         promise = sfxreduce.Promise(max_loss=max_loss, confidence=confidence)
-        how = Judging(scorer=judge, pool=pool, threshold=threshold, promise=promise, progress=show)
+        how = Judging(
+            scorer=judge,
+            pool=pool,
+            threshold=threshold,
+            promise=promise,
+            drift=drift is OnOff.ON,
+            progress=show,
+        )
         if dry_run:
             plan = sfxreduce.plan_filter(run, **how)
         else:
@@ -133,6 +154,7 @@ class Judging(TypedDict):
     pool: Pool
     threshold: float | None
     promise: Promise
+    drift: bool
     progress: Progress
 
 

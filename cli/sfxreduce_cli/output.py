@@ -66,7 +66,8 @@ def print_filter_plan(plan: FilterPlan, *, as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
-        print_table("Nothing was written; this is the plan", facts)
+        told = facts | {"drift": _drifted(plan.method.claims["drift"])}
+        print_table("Nothing was written; this is the plan", told)
 
 
 def print_filter_report(report: Report, *, as_json: bool) -> None:
@@ -85,6 +86,7 @@ def print_filter_report(report: Report, *, as_json: bool) -> None:
             "rejected": f"{report.rejected:,}",
             "scorer": f"{report.scorer}, threshold {report.threshold:.4g}",
             "hit loss": _promised(report),
+            "drift": _drifted(report.drift),
             "saved": f"{human_bytes(report.bytes_saved)}, {report.reduction_factor:.3g} x smaller",
             "time": f"{report.wall_seconds:.1f} s",
             "hits are in": report.out,
@@ -102,6 +104,15 @@ def _promised(report: Report) -> str:
         f"below {report.loss_upper95:.2%} with 95 % confidence, for hits like the simulated ones"
     )
     return bound if report.certified else f"{bound}; not certified"
+
+
+def _drifted(drift: Mapping[str, Any]) -> str:
+    """What the drift gate found, in a few words."""
+    if not drift["checked"]:
+        return "not checked"
+    if drift["alarms"]:
+        return f"alarm, rejects seen by the peak finder are kept: {'; '.join(drift['alarms'])}"
+    return f"none seen on {drift['frames']} frames"
 
 
 def print_evaluation(found: Evaluation) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxreduce.drift import Reference
 from sfxreduce.errors import ModelError, UsageError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.scorers.normalise import normalise
@@ -117,6 +118,12 @@ class CnnScorer:
     def hit(self) -> str:
         """What those hits are, in words."""
         return self._read().config.hit
+
+    @property
+    def reference(self) -> Reference:
+        """What the model was calibrated on; no scores where they were of another window."""
+        found = self._read().reference
+        return found if self.hit_scores.size else Reference(envelope=found.envelope)
 
     def window(self, detector: Detector) -> Window:
         """Pixels the model looks at, in tiles of the assembled picture.

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxreduce.drift import Reference
 from sfxreduce.errors import UsageError
 from sfxreduce.geometry import Detector, Panel, Window
 from sfxreduce.peaks import MIN_PEAKS, PeakFinder
@@ -79,6 +80,11 @@ class PeakScorer:
     def hit(self) -> str:
         """What a hit is."""
         return f"an event with at least {self.min_peaks} peaks"
+
+    @property
+    def reference(self) -> Reference | None:
+        """None: a count of peaks was calibrated on nothing."""
+        return None
 
     @property
     def adapts(self) -> bool:

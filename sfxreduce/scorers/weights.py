@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from sfxreduce.drift import Reference
 from sfxreduce.errors import ModelError, OutputError, OutputExists
 from sfxreduce.scorers.candidates import CandidateFinder
 from sfxreduce.scorers.normalise import Normalisation
@@ -191,6 +192,20 @@ class Model:
         """Experiment of each of these hits; one and the same where they are not told apart."""
         alike = np.zeros(self.hit_scores.size, np.int32)
         return np.asarray(self.weights.get(f"{CALIBRATION}hit_groups", alike), np.int32)
+
+    @property
+    def reference(self) -> Reference:
+        """What a run is compared with; a part that is not stored with the model is empty."""
+
+        def stored(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+            return self.weights.get(f"{CALIBRATION}{name}", np.zeros(shape, np.float32))
+
+        return Reference(
+            hit_scores=self.hit_scores,
+            blank_scores=stored("blank_scores", (0,)),
+            envelope=stored("envelope", (0, 2)).astype(np.float64),
+            usual_shape=float(stored("usual_shape", (1,))[0]),
+        )
 
 
 def default_model() -> Path:

@@ -1,0 +1,154 @@
+"""The drift gate of a filter run: look at a few frames; on alarm, ask the peak finder as well.
+
+The gate can only veto: it turns rejects into undecided events, which are kept, and never the other
+way round. `sfxreduce.drift` says what is an alarm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.cluster import Pool
+from sfxreduce.decide import Decision, Decisions, Reason
+from sfxreduce.drift import (
+    QUANTITIES,
+    Drift,
+    Sample,
+    frame_statistics,
+    judge_drift,
+    sampled_events,
+)
+from sfxreduce.progress import Progress, silent, tracked
+from sfxreduce.run import FrameSource, Run
+from sfxreduce.score import SOURCE_LOST, Scorer
+from sfxreduce.scorers.peaks import PeakScorer
+
+__all__ = ["check_drift", "fall_back"]
+
+_FRAMES_PER_TASK = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """Some whole frames to look at."""
+
+    source: FrameSource
+    events: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Seen:
+    """What was seen on them: statistics and hits of the peak finder mean nothing with a reason."""
+
+    reasons: NDArray[np.uint32]
+    statistics: NDArray[np.float64]
+    is_hit: NDArray[np.bool_]
+
+
+def check_drift(run: Run, scorer: Scorer, decisions: Decisions, *, pool: Pool) -> Drift:
+    """Compare a run with what its scorer was calibrated on; at most 32 frames are read, once.
+
+    Parameters
+    ----------
+    run : Run
+        As the scorer sees it, with its own gain and hot pixels.
+    scorer : Scorer
+    decisions : Decisions
+        Of the scorer alone.
+    pool : Pool
+
+    Returns
+    -------
+    Drift
+        Not checked where the scorer has nothing that could drift.
+    """
+    reference = scorer.reference
+    if reference is None or not run.n_events:
+        return Drift()
+    events = sampled_events(run.n_events)
+    seen = _look(run, events, pool=pool)
+    read = seen.reasons == 0
+    rejected = decisions.decision[events] == Decision.REJECT
+    sample = Sample(
+        statistics=seen.statistics[read],
+        n_disagreeing=int(np.count_nonzero(read & seen.is_hit & rejected)),
+        adu_per_photon=run.detector.adu_per_photon,
+    )
+    judged = decisions.score[decisions.reason == 0]
+    return judge_drift(reference, judged, sample)
+
+
+def fall_back(
+    run: Run, decisions: Decisions, *, pool: Pool, progress: Progress = silent
+) -> Decisions:
+    """Reject only what the peak finder, on the whole frame, does not call a hit either.
+
+    Parameters
+    ----------
+    run : Run
+        As the scorer sees it.
+    decisions : Decisions
+        Of the scorer alone.
+    pool : Pool
+    progress : Progress
+
+    Returns
+    -------
+    Decisions
+        With `Reason.DRIFT` on every event that is kept for this.
+    """
+    events = np.flatnonzero(decisions.decision == Decision.REJECT)
+    seen = _look(run, events.tolist(), pool=pool, progress=progress)
+    doubted = seen.is_hit | (seen.reasons != 0)
+    decision, reason = decisions.decision.copy(), decisions.reason.copy()
+    decision[events[doubted]] = Decision.UNDECIDED
+    reason[events[doubted]] |= seen.reasons[doubted] | np.uint32(Reason.DRIFT)
+    return Decisions(decision=decision, reason=reason, score=decisions.score)
+
+
+def _look(run: Run, events: list[int], *, pool: Pool, progress: Progress = silent) -> _Seen:
+    """Look at whole frames, a few in each task, and put what was seen in order."""
+    groups = [
+        _Look(source=run.source, events=tuple(events[start : start + _FRAMES_PER_TASK]))
+        for start in range(0, len(events), _FRAMES_PER_TASK)
+    ]
+    work = pool.map("drift", _look_at, groups)
+    found = dict(tracked(work, stage="drift", total=len(groups), progress=progress))
+    parts = [found[number] for number in range(len(groups))] or [_blind(0, 0)]
+    return _Seen(
+        reasons=np.concatenate([part.reasons for part in parts]),
+        statistics=np.concatenate([part.statistics for part in parts]),
+        is_hit=np.concatenate([part.is_hit for part in parts]),
+    )
+
+
+def _look_at(look: _Look) -> _Seen:
+    """Read some frames once; measure them, and let the peak finder judge them."""
+    try:
+        detector = look.source.detector
+        reading = look.source.read(look.events)
+    except SOURCE_LOST:
+        return _blind(len(look.events), int(Reason.FILE_UNREADABLE))
+    seen, read = _blind(len(look.events), 0), reading.reasons == 0
+    seen.reasons[:] = reading.reasons
+    frames, finder = reading.pixels[read], PeakScorer()
+    seen.is_hit[read] = finder(frames, detector) >= finder.threshold
+    seen.statistics[read] = frame_statistics(
+        frames,
+        detector.good(),
+        adu_per_photon=detector.adu_per_photon,
+        saturation_adu=detector.saturation_adu,
+    )
+    return seen
+
+
+def _blind(n_events: int, reason: int) -> _Seen:
+    """Nothing seen of some events, for a reason."""
+    return _Seen(
+        reasons=np.full(n_events, reason, np.uint32),
+        statistics=np.full((n_events, len(QUANTITIES)), np.nan),
+        is_hit=np.zeros(n_events, np.bool_),
+    )
