@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from sfxreduce.bounds import share_upper
 from sfxreduce.calibrate import Promise, binomial_threshold
 from sfxreduce.conditions import Conditioned, conditions_of_run
 from sfxreduce.drift import envelope_of, frame_statistics, usual_shape
+from sfxreduce.level import LevelRule, level_rule
 from sfxreduce.run import Run
 from sfxreduce.scorers.patches import PatchNetwork, patch_logits
 from sfxreduce.scorers.pooling import Pooling
@@ -173,14 +175,16 @@ def leave_one_out(material: list[Material]) -> tuple[str, dict[str, NDArray[np.f
     pooling = ModelConfig().pooling
     evidence = {}
     for one in material:
-        others = [s for other in material if other is not one for s in other.learned]
-        evidence[one.name] = one.evidence(train_patches(others, seed=SEED), pooling)
+        sets = [s for other in material if other is not one for s in other.learned]
+        evidence[one.name] = one.evidence(train_patches(sets, seed=SEED), pooling)
         print(f"{one.name}: judged", flush=True)
+    raw = {name: pooling.probability(of) for name, of in evidence.items()}
     rows = []
     for one in material:
-        others_hits = [evidence[o.name][o.is_hit] for o in material if o is not one]
-        limit = limit_for(others_hits)
-        score, hit = evidence[one.name], one.is_hit
+        others = [other for other in material if other is not one]
+        rule = level_rule([raw[other.name] for other in others])
+        limit = limit_for([reduced(rule, raw[other.name])[other.is_hit] for other in others])
+        score, hit = reduced(rule, raw[one.name]), one.is_hit
         weak = ~hit & ~one.is_blank & (one.n_peaks >= 5)
         lost = int(np.count_nonzero(score[hit] < limit))
         upper = share_upper(lost, int(hit.sum()), confidence=0.95)
@@ -200,13 +204,18 @@ def leave_one_out(material: list[Material]) -> tuple[str, dict[str, NDArray[np.f
     return head + "\n".join(rows), evidence
 
 
-def limit_for(hits: list[NDArray[np.float64]]) -> float:
+def reduced(rule: LevelRule, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores of an experiment less its own level."""
+    return rule.reduced(scores, rule.move(scores))
+
+
+def limit_for(hits: list[NDArray[np.float32]]) -> float:
     """One threshold that keeps the promise over the pooled hits, and in each experiment."""
     found = binomial_threshold(np.concatenate(hits), promise=Promise(), groups=groups_of(hits))
     return found.value
 
 
-def groups_of(hits: list[NDArray[np.float64]]) -> NDArray[np.int32]:
+def groups_of(hits: Sequence[NDArray[np.floating]]) -> NDArray[np.int32]:
     """Number of the experiment of every hit."""
     return np.repeat(np.arange(len(hits), dtype=np.int32), [len(scores) for scores in hits])
 
@@ -221,11 +230,14 @@ def learn(
     hits = [evidence[one.name][one.is_hit] for one in material]
     blanks = [evidence[one.name][one.is_blank] for one in material]
     pooling = fitted(ModelConfig().pooling, np.concatenate(blanks), np.concatenate(hits))
-    scores = pooling.probability(np.concatenate(hits))
+    raw = {name: pooling.probability(of) for name, of in evidence.items()}
+    rule = level_rule(list(raw.values()))
+    seen_hits = [reduced(rule, raw[one.name])[one.is_hit] for one in material]
+    seen_blanks = [reduced(rule, raw[one.name])[one.is_blank] for one in material]
+    scores = np.concatenate(seen_hits)
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     weights[f"{CALIBRATION}hit_scores"] = scores
     weights[f"{CALIBRATION}hit_groups"] = groups_of(hits)
-    seen_hits, seen_blanks = ([pooling.probability(e) for e in of] for of in (hits, blanks))
     weights[f"{CALIBRATION}blank_scores"] = np.concatenate(seen_blanks)
     usual = usual_shape(seen_hits, seen_blanks)
     weights[f"{CALIBRATION}usual_shape"] = np.float32([usual])
@@ -238,6 +250,7 @@ def learn(
         threshold=max(chosen.value, 0.0),
         hit=HIT,
         pooling=pooling,
+        level=rule,
         provenance=Provenance(
             recipe=PATCHES.to_json(),
             seed=SEED,

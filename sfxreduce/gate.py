@@ -77,7 +77,8 @@ def check_drift(run: Run, scorer: Scorer, decisions: Decisions, *, pool: Pool) -
         n_disagreeing=int(np.count_nonzero(read & seen.is_hit & rejected)),
         adu_per_photon=run.detector.adu_per_photon,
     )
-    judged = decisions.score[decisions.reason == 0]
+    move = scorer.level.move(decisions.score)
+    judged = scorer.level.reduced(decisions.score[decisions.reason == 0], move)
     return judge_drift(reference, judged, sample)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sfxreduce.calibrate import Promise, binomial_threshold, given_threshold
 from sfxreduce.cluster import Pool
 from sfxreduce.collect import as_seen, collect_scores
+from sfxreduce.conditions import Conditioned
 from sfxreduce.decide import decide
 from sfxreduce.errors import UsageError
 from sfxreduce.export import crystfel_paths, export_crystfel
@@ -118,9 +121,9 @@ def plan_filter(
         outputs.check(run)
     if threshold is not None and not abs(threshold) <= float(np.finfo(np.float32).max):
         raise UsageError(f"expected --threshold to be a finite number, found {threshold}")
-    method = _method(run, scorer, threshold, promise or Promise())
     seen = as_seen(run, scorer)
     rows = collect_scores(seen, scorer, pool=pool, progress=progress)
+    method = _method(seen, scorer, threshold, promise or Promise(), scores=rows["score"])
     decisions = decide(rows["score"], rows["reason"], threshold=method.threshold)
     if drift:
         method = replace(method, drift=check_drift(seen, scorer, decisions, pool=pool))
@@ -233,20 +236,32 @@ def run_filter(
     return report
 
 
-def _method(run: Run, scorer: Scorer, threshold: float | None, promise: Promise) -> Method:
+def _method(
+    run: Run,
+    scorer: Scorer,
+    threshold: float | None,
+    promise: Promise,
+    *,
+    scores: NDArray[np.float32],
+) -> Method:
     """How events will be judged: the threshold given, or the one that keeps the promise."""
-    hits = scorer.hit_scores
-    if threshold is not None or not hits.size:
-        value = float(scorer.threshold if threshold is None else threshold)
-        claim = given_threshold(value, hits, promise=promise) if hits.size else None
-    else:
+    hits, move = scorer.hit_scores, scorer.level.move(scores)
+    if threshold is not None:
+        value = float(threshold)
+        known = scorer.level.threshold(value, -move)
+        claim = given_threshold(known, hits, promise=promise) if hits.size else None
+    elif hits.size:
         claim = binomial_threshold(hits, promise=promise, groups=scorer.hit_groups)
         # Where nothing can be promised every event is kept: no score is below zero.
-        value = max(claim.value, 0.0)
+        value = scorer.level.threshold(max(claim.value, 0.0), move)
+    else:
+        claim, value = None, scorer.level.threshold(scorer.threshold, move)
+    if claim and claim.value > -math.inf:
+        claim = replace(claim, value=value)
     window = scorer.window(run.detector)
     return Method(
         scorer=scorer.name,
-        settings=scorer.settings,
+        settings=", ".join([scorer.settings, *_own_conditions(run, move)]),
         threshold=value,
         model_sha256=scorer.model_sha256,
         claim=claim,
@@ -254,3 +269,17 @@ def _method(run: Run, scorer: Scorer, threshold: float | None, promise: Promise)
         window_tiles=None if window is None else len(window.origins),
         tiles_total=None if window is None else len(Window.tiled(run.detector).origins),
     )
+
+
+def _own_conditions(run: Run, move: float) -> list[str]:
+    """What was measured on the run itself before its events were judged, in words."""
+    words = []
+    if isinstance(run.source, Conditioned):
+        found = run.source.found
+        words += [
+            f"gain {found.adu_per_photon:.4g} ADU a photon",
+            f"{found.hot_index.size} hot pixels on {found.frames} frames",
+        ]
+    if move:
+        words.append(f"threshold moved up by {move:.3g} (logit) with the run's blanks")
+    return words

@@ -14,6 +14,7 @@ from sfxreduce.decide import Reason
 from sfxreduce.drift import Reference
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import Detector, Window
+from sfxreduce.level import LevelRule
 from sfxreduce.run import FrameSource, Run, block_sizes
 
 __all__ = ["EVENTS_PER_BATCH", "SCORE_DTYPE", "Scorer", "score"]
@@ -73,6 +74,11 @@ class Scorer(Protocol):
     @property
     def reference(self) -> Reference | None:
         """What it was calibrated on, as far as that is known; None for a scorer without a model."""
+        ...
+
+    @property
+    def level(self) -> LevelRule:
+        """How its threshold follows the level of a run's own scores."""
         ...
 
     @property

@@ -12,6 +12,7 @@ import xarray as xr
 from sfxreduce.columns import event_columns
 from sfxreduce.drift import Reference
 from sfxreduce.geometry import Detector, Panel, PixelFlag, Window
+from sfxreduce.level import LevelRule
 from sfxreduce.run import Reading, Run
 
 
@@ -60,6 +61,10 @@ class BrightestPixel:
     adapts: bool = False
     hit: str = "a bright event"
     tile: int = 0
+
+    @property
+    def level(self) -> LevelRule:
+        return LevelRule()
 
     @property
     def hit_scores(self) -> np.ndarray:

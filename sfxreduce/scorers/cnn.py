@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sfxreduce.drift import Reference
 from sfxreduce.errors import ModelError, UsageError
 from sfxreduce.geometry import Detector, Window
+from sfxreduce.level import LevelRule
 from sfxreduce.scorers.normalise import normalise
 from sfxreduce.scorers.weights import ARCHITECTURES, Model, read_model
 
@@ -113,6 +114,11 @@ class CnnScorer:
     def hit_groups(self) -> NDArray[np.int32]:
         """Experiment of each of these hits, shape (hit,)."""
         return self._read().hit_groups[: self.hit_scores.size]
+
+    @property
+    def level(self) -> LevelRule:
+        """How the threshold follows a run; not at all for a window it was not calibrated on."""
+        return self._read().config.level if self.hit_scores.size else LevelRule()
 
     @property
     def hit(self) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sfxreduce.drift import Reference
 from sfxreduce.errors import UsageError
 from sfxreduce.geometry import Detector, Panel, Window
+from sfxreduce.level import LevelRule
 from sfxreduce.peaks import MIN_PEAKS, PeakFinder
 
 __all__ = ["PeakScorer"]
@@ -70,6 +71,11 @@ class PeakScorer:
     def hit_scores(self) -> NDArray[np.float32]:
         """None: a count of peaks knows no labelled hits."""
         return np.zeros(0, np.float32)
+
+    @property
+    def level(self) -> LevelRule:
+        """None to follow: a number of peaks is one on every run."""
+        return LevelRule()
 
     @property
     def hit_groups(self) -> NDArray[np.int32]:

@@ -23,6 +23,7 @@ from safetensors.numpy import load, save
 
 from sfxreduce.drift import Reference
 from sfxreduce.errors import ModelError, OutputError, OutputExists
+from sfxreduce.level import LevelRule
 from sfxreduce.scorers.candidates import CandidateFinder
 from sfxreduce.scorers.normalise import Normalisation
 from sfxreduce.scorers.pooling import Pooling
@@ -117,7 +118,7 @@ class ModelConfig:
     tile_shape : tuple of int
         (y, x) pixels of a tile of the window.
     threshold : float
-        Smallest hit probability of a hit.
+        Smallest hit probability of a hit, in a run of the lowest level.
     hit : str
         What was a hit when the threshold was chosen: "an event with ...".
     normalisation : Normalisation
@@ -125,6 +126,8 @@ class ModelConfig:
     candidates : CandidateFinder
     pooling : Pooling
         For the patch network.
+    level : LevelRule
+        How the threshold follows the level of a run's own scores.
     provenance : Provenance
     """
 
@@ -136,6 +139,7 @@ class ModelConfig:
     normalisation: Normalisation = field(default_factory=Normalisation)
     candidates: CandidateFinder = field(default_factory=CandidateFinder)
     pooling: Pooling = field(default_factory=Pooling)
+    level: LevelRule = field(default_factory=LevelRule)
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
@@ -361,6 +365,7 @@ def _config(values: dict[str, Any], folder: Path) -> ModelConfig:
                 "normalisation": _build(Normalisation, values["normalisation"]),
                 "candidates": _build(CandidateFinder, values["candidates"]),
                 "pooling": _build(Pooling, values["pooling"]),
+                "level": _build(LevelRule, values["level"]),
                 "provenance": _build(Provenance, provenance),
             },
         )

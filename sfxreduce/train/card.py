@@ -54,12 +54,13 @@ def model_card(
     whole = config.architecture == "patches"
     limits = "\n".join(f"- {limit}" for limit in (_LIMITS_OF_PATCHES if whole else _LIMITS))
     seen = config.candidates if whole else config.normalisation
+    follows = " in a quiet run, and from more on where its blanks score more" if whole else ""
     versions = ", ".join(f"{name} {number}" for name, number in sorted(made.versions.items()))
     return f"""# {title}
 
 Gives every event the probability that its frame shows Bragg diffraction.
 Network: {config.architecture}, window {config.window}, tiles of {n_y} x {n_x} pixels.
-An event is a hit from {config.threshold:.6g} on.
+An event is a hit from {config.threshold:.6g} on{follows}.
 
 ## How well it does
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.errors import LabelError
 from sfxreduce.labels import Label
+from sfxreduce.level import LevelRule
 from sfxreduce.metrics import Confusion, confusion, roc_auc
 from sfxreduce.progress import Progress, silent
 from sfxreduce.run import Run
@@ -153,9 +154,12 @@ def evaluate(
     rule = PeakLabelling() if labelling is None else labelling
     where = pool or SerialPool()
     limit = scorer.threshold if threshold is None else threshold
+    follow = LevelRule() if threshold is not None else scorer.level
     columns = [
         _Columns(
-            score=safe_scores(run, scorer, pool=where, progress=progress, stage="score"),
+            score=_at_lowest_level(
+                safe_scores(run, scorer, pool=where, progress=progress, stage="score"), follow
+            ),
             label=rule(run, pool=where, progress=progress).label,
             is_hit=true_hits(run),
             kind=true_kinds(run),
@@ -174,6 +178,11 @@ def evaluate(
         n_unlabelled=int(np.count_nonzero(~clear)),
         labels=rule.sentence,
     )
+
+
+def _at_lowest_level(score: NDArray[np.float32], rule: LevelRule) -> NDArray[np.float32]:
+    """Scores of a run as one threshold for all runs judges them."""
+    return rule.reduced(score, rule.move(score))
 
 
 def _figures(score: NDArray[np.float32], is_hit: NDArray[np.bool_], threshold: float) -> Figures:
