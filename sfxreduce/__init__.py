@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sfxreduce.audit_sample import mean_of_run
     from sfxreduce.calibrate import Promise
     from sfxreduce.cluster import open_pool
     from sfxreduce.decide import Decision, Decisions, Reason
@@ -69,6 +70,7 @@ __all__ = [
     "default_model",
     "describe_run",
     "evaluate_scorer",
+    "mean_of_run",
     "open_pool",
     "open_run",
     "plan_filter",
@@ -108,6 +110,7 @@ _HOMES = {
     "describe_run": ("describe", "describe_run"),
     "evaluate_scorer": ("train.evaluate", "evaluate"),
     "open_pool": ("cluster", "open_pool"),
+    "mean_of_run": ("audit_sample", "mean_of_run"),
     "open_run": ("io.open", "open_run"),
     "plan_filter": ("pipeline", "plan_filter"),
     "run_filter": ("pipeline", "run_filter"),

@@ -32,13 +32,14 @@ class Reason(IntFlag):
     SATURATED = 1 << 9
     SCHEMA = 1 << 10
     SCORE_INVALID = 1 << 11
+    AUDIT_SAMPLE = 1 << 16
     DRIFT = 1 << 17
 
 
 UNSAFE = Reason(0)
 """Reasons that forbid a reject: the event was not seen as the scorer was made to see it."""
 for _reason in Reason:
-    if _reason is not Reason.NONFINITE_FEW:
+    if _reason not in (Reason.NONFINITE_FEW, Reason.AUDIT_SAMPLE):
         UNSAFE |= _reason
 del _reason
 
@@ -74,8 +75,27 @@ class Decisions:
         events : ndarray of int64
             Positions of the events; those with a reason already keep it as it is.
         """
+        own = self.reason[events] & ~np.uint32(Reason.AUDIT_SAMPLE)
+        return self._with(Reason.READ_ERROR, events[own == 0])
+
+    def with_sample(self, events: NDArray[np.int64]) -> Decisions:
+        """Return the same with `Reason.AUDIT_SAMPLE` on these events; no decision changes.
+
+        Parameters
+        ----------
+        events : ndarray of int64
+            Positions of rejected events.
+        """
+        return self._with(Reason.AUDIT_SAMPLE, events)
+
+    @property
+    def sample(self) -> NDArray[np.int64]:
+        """Positions of the rejected events that are kept for an audit, ascending."""
+        return np.flatnonzero(self.reason & np.uint32(Reason.AUDIT_SAMPLE)).astype(np.int64)
+
+    def _with(self, why: Reason, events: NDArray[np.int64]) -> Decisions:
         reason = self.reason.copy()
-        reason[events] = np.where(reason[events] == 0, Reason.READ_ERROR, reason[events])
+        reason[events] |= np.uint32(why)
         return Decisions(decision=self.decision, reason=reason, score=self.score)
 
     def count(self, decision: Decision) -> int:

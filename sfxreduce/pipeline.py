@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sfxreduce.calibrate import Promise, binomial_threshold, given_threshold
+from sfxreduce.audit_sample import AUDIT_SHARE, check_share, draw_sample
+from sfxreduce.calibrate import Promise
 from sfxreduce.cluster import Pool
 from sfxreduce.collect import as_seen, collect_scores
-from sfxreduce.conditions import Conditioned
 from sfxreduce.decide import decide
 from sfxreduce.errors import UsageError
 from sfxreduce.export import crystfel_paths, export_crystfel
@@ -24,10 +22,11 @@ from sfxreduce.io.files import disk_bytes, output_errors, write_file
 from sfxreduce.io.layout import choose_layout
 from sfxreduce.io.publish import check_outputs, staged
 from sfxreduce.io.readers.zarr import ZarrFrames
+from sfxreduce.judging import method_for
 from sfxreduce.plan import plan_reduction
 from sfxreduce.progress import Progress, silent
 from sfxreduce.reduce import FilterPlan, kept_columns, write_reduced
-from sfxreduce.report import Method, Report, Storage, render_html, summarize
+from sfxreduce.report import Report, Storage, render_html, summarize
 from sfxreduce.run import Run
 from sfxreduce.score import Scorer
 
@@ -86,6 +85,7 @@ def plan_filter(
     threshold: float | None = None,
     promise: Promise | None = None,
     drift: bool = True,
+    audit_share: float = AUDIT_SHARE,
     outputs: Outputs | None = None,
     progress: Progress = silent,
 ) -> FilterPlan:
@@ -104,6 +104,8 @@ def plan_filter(
         What share of hits may be lost, with what confidence: 1 % and 95 % if not given.
     drift : bool
         Whether to compare the run with what the scorer was calibrated on; the promise needs it.
+    audit_share : float
+        Share of the rejected events that is kept beside the hits, drawn at random.
     outputs : Outputs, optional
         Where the results will go.
     progress : Progress
@@ -111,7 +113,7 @@ def plan_filter(
     Raises
     ------
     UsageError
-        If the threshold is not a finite number, or outputs and inputs overlap.
+        If the threshold or the share is no such number, or outputs and inputs overlap.
     OutputExists
         If an output is already there.
     SfxReduceError
@@ -119,30 +121,41 @@ def plan_filter(
     """
     if outputs is not None:
         outputs.check(run)
+    check_share(audit_share)
     if threshold is not None and not abs(threshold) <= float(np.finfo(np.float32).max):
         raise UsageError(f"expected --threshold to be a finite number, found {threshold}")
     seen = as_seen(run, scorer)
     rows = collect_scores(seen, scorer, pool=pool, progress=progress)
-    method = _method(seen, scorer, threshold, promise or Promise(), scores=rows["score"])
+    method = method_for(seen, scorer, threshold, promise or Promise(), scores=rows["score"])
     decisions = decide(rows["score"], rows["reason"], threshold=method.threshold)
     if drift:
         method = replace(method, drift=check_drift(seen, scorer, decisions, pool=pool))
     if method.drift.alarms:
         decisions = fall_back(seen, decisions, pool=pool, progress=progress)
+    judge = method.model_sha256 or f"{method.scorer}, {scorer.settings}"
+    sample = draw_sample(decisions, share=audit_share, judge=judge)
     own = run.source.layout if isinstance(run.source, ZarrFrames) else None
     layout = own or choose_layout(
         run.detector.frame_shape,
         dtype=np.dtype(run.source.dtype),
         boxes=Window.centre(run.detector).boxes(run.detector),
     )
-    reduction = plan_reduction(
-        decisions.kept,
-        n_events=run.n_events,
-        events_per_shard=layout.events_per_shard,
-        copies_tiles=own is not None,
+    reduction, audit = (
+        plan_reduction(
+            events,
+            n_events=run.n_events,
+            events_per_shard=layout.events_per_shard,
+            copies_tiles=own is not None,
+        )
+        for events in (decisions.kept, sample)
     )
     return FilterPlan(
-        run=run, method=method, decisions=decisions, layout=layout, reduction=reduction
+        run=run,
+        method=method,
+        decisions=decisions.with_sample(sample),
+        layout=layout,
+        reduction=reduction,
+        audit=audit,
     )
 
 
@@ -155,6 +168,7 @@ def run_filter(
     threshold: float | None = None,
     promise: Promise | None = None,
     drift: bool = True,
+    audit_share: float = AUDIT_SHARE,
     progress: Progress = silent,
 ) -> Report:
     """Keep the hits of a run, bit for bit, and account for every event.
@@ -173,6 +187,8 @@ def run_filter(
         What share of hits may be lost, with what confidence: 1 % and 95 % if not given.
     drift : bool
         Whether to compare the run with what the scorer was calibrated on; the promise needs it.
+    audit_share : float
+        Share of the rejected events that is kept beside the hits, drawn at random.
     progress : Progress
 
     Returns
@@ -196,6 +212,7 @@ def run_filter(
         threshold=threshold,
         promise=promise,
         drift=drift,
+        audit_share=audit_share,
         outputs=outputs,
         progress=progress,
     )
@@ -234,52 +251,3 @@ def run_filter(
             with output_errors(outputs.report):
                 write_file(hidden[outputs.report], page.encode())
     return report
-
-
-def _method(
-    run: Run,
-    scorer: Scorer,
-    threshold: float | None,
-    promise: Promise,
-    *,
-    scores: NDArray[np.float32],
-) -> Method:
-    """How events will be judged: the threshold given, or the one that keeps the promise."""
-    hits, move = scorer.hit_scores, scorer.level.move(scores)
-    if threshold is not None:
-        value = float(threshold)
-        known = scorer.level.threshold(value, -move)
-        claim = given_threshold(known, hits, promise=promise) if hits.size else None
-    elif hits.size:
-        claim = binomial_threshold(hits, promise=promise, groups=scorer.hit_groups)
-        # Where nothing can be promised every event is kept: no score is below zero.
-        value = scorer.level.threshold(max(claim.value, 0.0), move)
-    else:
-        claim, value = None, scorer.level.threshold(scorer.threshold, move)
-    if claim and claim.value > -math.inf:
-        claim = replace(claim, value=value)
-    window = scorer.window(run.detector)
-    return Method(
-        scorer=scorer.name,
-        settings=", ".join([scorer.settings, *_own_conditions(run, move)]),
-        threshold=value,
-        model_sha256=scorer.model_sha256,
-        claim=claim,
-        hit=scorer.hit,
-        window_tiles=None if window is None else len(window.origins),
-        tiles_total=None if window is None else len(Window.tiled(run.detector).origins),
-    )
-
-
-def _own_conditions(run: Run, move: float) -> list[str]:
-    """What was measured on the run itself before its events were judged, in words."""
-    words = []
-    if isinstance(run.source, Conditioned):
-        found = run.source.found
-        words += [
-            f"gain {found.adu_per_photon:.4g} ADU a photon",
-            f"{found.hot_index.size} hot pixels on {found.frames} frames",
-        ]
-    if move:
-        words.append(f"threshold moved up by {move:.3g} (logit) with the run's blanks")
-    return words

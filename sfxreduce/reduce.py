@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
 from sfxreduce.columns import plain_text, select_events
 from sfxreduce.decide import Decision, Decisions
 from sfxreduce.io.files import PublishJob, publish_file, sweep_partial
 from sfxreduce.io.layout import Layout
-from sfxreduce.io.schema import LEDGER_GROUP
+from sfxreduce.io.schema import AUDIT_GROUP, LEDGER_GROUP
 from sfxreduce.io.writers.shards import ShardJob, ShardWritten, copy_shard, encode_shard
 from sfxreduce.io.writers.zarr import create_store, write_manifest, write_table
 from sfxreduce.ledger import ledger_table
@@ -24,7 +25,7 @@ from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.report import Method
 from sfxreduce.run import Run
 
-__all__ = ["FilterPlan", "kept_columns", "write_reduced"]
+__all__ = ["FilterPlan", "audit_columns", "kept_columns", "write_reduced"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,6 +42,8 @@ class FilterPlan:
         Of the reduced store.
     reduction : ReductionPlan
         Which event goes where.
+    audit : ReductionPlan
+        The same for the sample of rejected events.
     """
 
     run: Run
@@ -48,9 +51,10 @@ class FilterPlan:
     decisions: Decisions
     layout: Layout
     reduction: ReductionPlan
+    audit: ReductionPlan
 
     def jobs(self, store: Path) -> list[ShardJob]:
-        """One job for each shard of the reduced store."""
+        """One job for each shard of the reduced store, those of the sample last."""
         return [
             ShardJob(
                 source=self.run.source,
@@ -58,23 +62,41 @@ class FilterPlan:
                 layout=self.layout,
                 shard=shard.shard,
                 events=shard.source_index,
+                group=group,
             )
-            for shard in self.reduction.shards()
+            for group, part in (("", self.reduction), (AUDIT_GROUP, self.audit))
+            for shard in part.shards()
         ]
 
 
 def kept_columns(plan: FilterPlan) -> xr.Dataset:
     """Per-event columns of the kept events, with their score and where they came from."""
-    kept = plan.reduction.kept
-    columns = select_events(plan.run.columns, kept)
+    return _columns(plan, plan.reduction.kept)
+
+
+def audit_columns(plan: FilterPlan) -> xr.Dataset:
+    """The same of the sampled rejects, with their chance to be in the sample."""
+    sample = plan.audit.kept
+    columns = _columns(plan, sample)
+    chance = sample.size / max(plan.decisions.count(Decision.REJECT), 1)
+    columns["probability"] = (
+        "event",
+        np.full(sample.size, chance),
+        {"long_name": "chance of a rejected event to be in the sample", "units": "1"},
+    )
+    return columns
+
+
+def _columns(plan: FilterPlan, events: NDArray[np.int64]) -> xr.Dataset:
+    columns = select_events(plan.run.columns, events)
     columns["score"] = (
         "event",
-        plan.decisions.score[kept],
+        plan.decisions.score[events],
         {"long_name": "score of the event", "units": "1"},
     )
     columns["source_index"] = (
         "event",
-        kept,
+        events,
         {"long_name": "position in the source run", "units": "1"},
     )
     return columns
@@ -106,9 +128,9 @@ def write_reduced(
     VerificationError
         If a file does not read back as it was written.
     """
-    run, columns = plan.run, kept_columns(plan)
-    truth = None if run.truth is None else select_events(run.truth, plan.reduction.kept)
-    create_store(store, run=run, layout=plan.layout, columns=columns, truth=truth)
+    _create(plan, store, columns=kept_columns(plan), events=plan.reduction.kept)
+    if plan.audit.kept.size:
+        _create(plan, store / AUDIT_GROUP, columns=audit_columns(plan), events=plan.audit.kept)
     jobs = plan.jobs(store)
     work = pool.map("reduce", copy_shard if plan.reduction.copies_tiles else encode_shard, jobs)
     written = [
@@ -119,6 +141,14 @@ def write_reduced(
     write_table(store, LEDGER_GROUP, ledger_table(decisions))
     write_manifest(store, _manifest(plan, store, written, pool=pool, progress=progress))
     return decisions
+
+
+def _create(
+    plan: FilterPlan, store: Path, *, columns: xr.Dataset, events: NDArray[np.int64]
+) -> None:
+    """Write all of a store but its frames; the sample is a run store within the store."""
+    truth = None if plan.run.truth is None else select_events(plan.run.truth, events)
+    create_store(store, run=plan.run, layout=plan.layout, columns=columns, truth=truth)
 
 
 def _manifest(

@@ -58,6 +58,8 @@ class Report:
         that looks at source frames.
     drift : mapping
         Whether the run is like those calibrated on: a `sfxreduce.drift.Drift`.
+    audit_sample : int
+        Rejected events that are kept for an audit, beside the others and not counted as kept.
     """
 
     events: int
@@ -83,6 +85,7 @@ class Report:
     window_tiles: int | None = None
     tiles_total: int | None = None
     drift: Mapping[str, Any] = field(default_factory=lambda: Drift().to_json())
+    audit_sample: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
@@ -189,6 +192,7 @@ def summarize(
         out=str(storage.out),
         cxi=str(storage.cxi) if storage.cxi else None,
         report=str(storage.report) if storage.report else None,
+        audit_sample=decisions.sample.size,
         **method.claims,
     )
 
@@ -253,5 +257,6 @@ def _reason_counts(decisions: Decisions) -> list[tuple[str, int]]:
             int(np.count_nonzero(decisions.reason & reason)),
         )
         for reason in Reason
+        if reason is not Reason.AUDIT_SAMPLE  # there is nothing odd about it
     ]
     return [(name, n) for name, n in counts if n]

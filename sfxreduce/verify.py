@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
+from sfxreduce.decide import Decision, Decisions
 from sfxreduce.errors import RunNotFound, SfxReduceError
 from sfxreduce.io.files import sha256_file
 from sfxreduce.io.readers.zarr import ZarrFrames, open_table, read_manifest
-from sfxreduce.io.schema import LEDGER_GROUP, MANIFEST_GROUP
+from sfxreduce.io.schema import AUDIT_GROUP, LEDGER_GROUP, MANIFEST_GROUP
 from sfxreduce.ledger import read_ledger
 from sfxreduce.manifest import Manifest
 from sfxreduce.progress import Progress, silent, tracked
@@ -33,7 +34,7 @@ class Verification:
     Parameters
     ----------
     checked : int
-        Kept events that were compared.
+        Events that were compared: those kept, and the sample of the rejected.
     mismatched : int
         Of these, the events that differ or could not be compared.
     damaged_files : tuple of str
@@ -104,8 +105,7 @@ def verify_reduced(
         raise RunNotFound(f"{path}: no such file or folder; check the path given to --in")
     problems: list[str] = []
     damaged: list[str] = []
-    index = np.zeros(0, np.int64)
-    mismatched: list[int] = []
+    checked, mismatched = 0, 0
     with _noted(problems):
         manifest = read_manifest(path)
         damaged = _damaged_files(path, manifest)
@@ -115,19 +115,28 @@ def verify_reduced(
                 f"{against.n_events}; is it the right run?"
             )
     with _noted(problems):
-        index = _kept_events(path, against, problems)
-        work = _compare(ZarrFrames(path=str(path)), against.source, index, pool=pool)
-        total = -(-index.size // EVENTS_PER_TASK)
-        for _, found in tracked(work, stage="verify", total=total, progress=progress):
-            mismatched.extend(found)
-    if mismatched:
-        problems.append(
-            f"{path}: event {min(mismatched)} of the output differs from event "
-            f"{int(index[min(mismatched)])} of {against.path}"
-        )
+        decisions = read_ledger(open_table(path, LEDGER_GROUP), where=str(path))
+        _check_ledger(path, decisions, against, problems)
+        parts = {path: decisions.kept}
+        if decisions.sample.size or (path / AUDIT_GROUP).exists():
+            parts[path / AUDIT_GROUP] = decisions.sample
+        for part, index in parts.items():
+            checked += index.size
+            with _noted(problems):
+                _check_columns(part, index, problems)
+                work = _compare(ZarrFrames(path=str(part)), against.source, index, pool=pool)
+                total = -(-index.size // EVENTS_PER_TASK)
+                done = tracked(work, stage="verify", total=total, progress=progress)
+                wrong = [place for _, found in done for place in found]
+                mismatched += len(wrong)
+                if wrong:
+                    problems.append(
+                        f"{part}: event {min(wrong)} of the output differs from event "
+                        f"{int(index[min(wrong)])} of {against.path}"
+                    )
     return Verification(
-        checked=int(index.size),
-        mismatched=len(mismatched),
+        checked=checked,
+        mismatched=mismatched,
         damaged_files=tuple(damaged),
         problems=tuple(problems),
     )
@@ -142,20 +151,23 @@ def _noted(problems: list[str]) -> Iterator[None]:
         problems.append(str(error))
 
 
-def _kept_events(path: Path, against: Run, problems: list[str]) -> NDArray[np.int64]:
-    """Source positions of the kept events by the ledger, compared with the output's own column."""
-    decisions = read_ledger(open_table(path, LEDGER_GROUP), where=str(path))
+def _check_ledger(path: Path, decisions: Decisions, against: Run, problems: list[str]) -> None:
+    """Compare the ledger with the source's number of events, and with its own sample."""
     if decisions.score.size != against.n_events:
         problems.append(
             f"{path}/ledger: {decisions.score.size} rows for {against.n_events} source events"
         )
+    if np.any(decisions.decision[decisions.sample] != Decision.REJECT):
+        problems.append(f"{path}/ledger: its audit sample holds events that were not rejected")
+
+
+def _check_columns(part: Path, index: NDArray[np.int64], problems: list[str]) -> None:
+    """Compare the events of a store with those that its ledger puts there."""
     with _noted(problems):
-        columns = open_table(path)
-        if not np.array_equal(columns.get("source_index", ()), decisions.kept):
-            problems.append(f"{path}: its events are not those that its ledger keeps")
-    if ZarrFrames(path=str(path)).n_events != decisions.kept.size:
-        problems.append(f"{path}: its frames are not as many as its ledger keeps")
-    return decisions.kept
+        if not np.array_equal(open_table(part).get("source_index", ()), index):
+            problems.append(f"{part}: its events are not those that its ledger keeps")
+    if ZarrFrames(path=str(part)).n_events != index.size:
+        problems.append(f"{part}: its frames are not as many as its ledger keeps")
 
 
 def _compare(

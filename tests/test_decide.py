@@ -60,5 +60,6 @@ def test_reason_bits_never_change_their_meaning() -> None:
         "SATURATED": 512,
         "SCHEMA": 1024,
         "SCORE_INVALID": 2048,
+        "AUDIT_SAMPLE": 65536,
         "DRIFT": 131072,
     }

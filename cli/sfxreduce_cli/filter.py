@@ -105,6 +105,10 @@ def filter_(
             rich_help_panel=SCORER,
         ),
     ] = OnOff.ON,
+    audit_share: Annotated[
+        float,
+        typer.Option(help="Share of the rejected events to keep, drawn at random, for an audit."),
+    ] = 0.01,
     data_path: DataPath = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Score and decide, print the plan, write nothing.")
@@ -135,6 +139,7 @@ def filter_(
             threshold=threshold,
             promise=promise,
             drift=drift is OnOff.ON,
+            audit_share=audit_share,
             progress=show,
         )
         if dry_run:
@@ -155,6 +160,7 @@ class Judging(TypedDict):
     threshold: float | None
     promise: Promise
     drift: bool
+    audit_share: float
     progress: Progress
 
 

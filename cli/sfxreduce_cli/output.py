@@ -59,6 +59,7 @@ def print_filter_plan(plan: FilterPlan, *, as_json: bool) -> None:
         "threshold": plan.method.threshold,
         "scorer": plan.method.scorer,
         "model_sha256": plan.method.model_sha256,
+        "audit_sample": int(plan.audit.kept.size),
         "shards": plan.reduction.n_shards,
         "copies_tiles": plan.reduction.copies_tiles,
         **plan.method.claims,
@@ -83,7 +84,7 @@ def print_filter_report(report: Report, *, as_json: bool) -> None:
         {
             "hits": f"{report.hits:,}",
             "undecided, kept": f"{report.undecided:,}",
-            "rejected": f"{report.rejected:,}",
+            "rejected": f"{report.rejected:,}, {report.audit_sample:,} of them kept to audit",
             "scorer": f"{report.scorer}, threshold {report.threshold:.4g}",
             "hit loss": _promised(report),
             "drift": _drifted(report.drift),

@@ -13,6 +13,7 @@ from sfxreduce.errors import SchemaError
 from sfxreduce.geometry import Detector, Panel
 
 __all__ = [
+    "AUDIT_GROUP",
     "LEDGER_GROUP",
     "MANIFEST_GROUP",
     "SCHEMA",
@@ -24,6 +25,7 @@ __all__ = [
 
 SCHEMA = "sfxreduce.run"
 SCHEMA_VERSION = 1
+AUDIT_GROUP = "audit"
 LEDGER_GROUP = "ledger"
 MANIFEST_GROUP = "manifest"
 

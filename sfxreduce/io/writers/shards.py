@@ -34,6 +34,8 @@ class ShardJob:
         Number of the shard.
     events : tuple of int
         Positions in the source, in the order in which they are written.
+    group : str
+        Of the store, if not its root.
     """
 
     source: FrameSource
@@ -41,6 +43,7 @@ class ShardJob:
     layout: Layout
     shard: int
     events: tuple[int, ...]
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +115,8 @@ def _write(job: ShardJob, events: Sequence[Sequence[bytes | None]]) -> ShardWrit
     short = job.layout.events_per_shard - len(events)
     tiles = [tile for event in events for tile in event]
     data = pack_shard([*tiles, *[None] * (short * job.layout.tiles_per_event)])
-    path = f"frames/{job.layout.shard_key(job.shard)}"
+    folder = f"{job.group}/frames" if job.group else "frames"
+    path = f"{folder}/{job.layout.shard_key(job.shard)}"
     store = Path(job.store)
     with output_errors(store):
         write_file(store / path, data, below=store)
