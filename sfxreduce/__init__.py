@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from sfxreduce.score import Scorer
     from sfxreduce.scorers.cnn import CnnScorer, cuda_available
     from sfxreduce.scorers.peaks import PeakScorer
-    from sfxreduce.scorers.weights import check_model_path, default_model, write_model
+    from sfxreduce.scorers.weights import check_model_path, default_model, read_model, write_model
     from sfxreduce.simulate.run import simulated_run
+    from sfxreduce.train.adapt import adapt as adapt_model
+    from sfxreduce.train.crossval import cross_validate
     from sfxreduce.train.evaluate import evaluate as evaluate_scorer
     from sfxreduce.train.label_files import FileLabelling, StreamLabelling
     from sfxreduce.train.labelling import PeakLabelling, TruthLabelling
@@ -65,7 +67,9 @@ __all__ = [
     "StreamLabelling",
     "TruthLabelling",
     "Window",
+    "adapt_model",
     "check_model_path",
+    "cross_validate",
     "cuda_available",
     "default_model",
     "describe_run",
@@ -74,6 +78,7 @@ __all__ = [
     "open_pool",
     "open_run",
     "plan_filter",
+    "read_model",
     "run_filter",
     "simulated_run",
     "store_run",
@@ -104,7 +109,9 @@ _HOMES = {
     "StreamLabelling": ("train.label_files", "StreamLabelling"),
     "TruthLabelling": ("train.labelling", "TruthLabelling"),
     "Window": ("geometry", "Window"),
+    "adapt_model": ("train.adapt", "adapt"),
     "check_model_path": ("scorers.weights", "check_model_path"),
+    "cross_validate": ("train.crossval", "cross_validate"),
     "cuda_available": ("scorers.cnn", "cuda_available"),
     "default_model": ("scorers.weights", "default_model"),
     "describe_run": ("describe", "describe_run"),
@@ -113,6 +120,7 @@ _HOMES = {
     "mean_of_run": ("audit_sample", "mean_of_run"),
     "open_run": ("io.open", "open_run"),
     "plan_filter": ("pipeline", "plan_filter"),
+    "read_model": ("scorers.weights", "read_model"),
     "run_filter": ("pipeline", "run_filter"),
     "simulated_run": ("simulate.run", "simulated_run"),
     "store_run": ("ingest", "store_run"),

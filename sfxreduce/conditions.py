@@ -22,11 +22,19 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, label
 
 from sfxreduce.geometry import Detector, PixelFlag, Window
 from sfxreduce.run import FrameSource, Reading, Run
 
-__all__ = ["Conditioned", "Conditions", "conditions_of_run", "estimate_gain", "hot_pixels"]
+__all__ = [
+    "Conditioned",
+    "Conditions",
+    "conditions_of_run",
+    "empty_pixels",
+    "estimate_gain",
+    "hot_pixels",
+]
 
 SAMPLE_FRAMES = 24
 """Most frames that are looked at, whatever the run's length."""
@@ -35,6 +43,7 @@ FEWEST_FRAMES_FOR_HOT = 20
 """With fewer, a crystal that is hit twice in one place would pass for a hot pixel."""
 
 _CELL = 16
+_CELLS_OF_AN_AREA = 64
 _BINS = 24
 _HOT_SIGMA = 4.5
 _HOT_SHARE = 0.2
@@ -58,12 +67,15 @@ class Conditions:
         Gain in ADU: the detector's own where it is known, the estimate else, NaN if neither.
     hot : bytes
         Flat indices of the hot pixels in a frame, as int64.
+    empty : bytes
+        The same of pixels that no sensor stands behind: see `empty_pixels`.
     frames : int
         Frames looked at.
     """
 
     adu_per_photon: float = math.nan
     hot: bytes = field(default=b"", repr=False)
+    empty: bytes = field(default=b"", repr=False)
     frames: int = 0
 
     @property
@@ -137,7 +149,15 @@ def conditions_of_run(run: Run, *, most_frames: int = SAMPLE_FRAMES) -> Conditio
     known = math.isfinite(detector.adu_per_photon) and detector.adu_per_photon > 0
     gain = detector.adu_per_photon if known else estimate_gain(frames, good)
     hot = hot_pixels(frames, good, adu_per_photon=gain)
-    return Conditions(adu_per_photon=gain, hot=np.flatnonzero(hot).tobytes(), frames=len(frames))
+    empty = (
+        np.zeros(0, np.int64) if detector.stacked else np.flatnonzero(empty_pixels(frames, good))
+    )
+    return Conditions(
+        adu_per_photon=gain,
+        hot=np.flatnonzero(hot).tobytes(),
+        empty=empty.astype(np.int64).tobytes(),
+        frames=len(frames),
+    )
 
 
 def estimate_gain(frames: NDArray[np.generic], good: NDArray[np.bool_]) -> float:
@@ -220,6 +240,40 @@ def hot_pixels(
         if np.count_nonzero(good & bright) <= most * good.sum():
             hot = hot | (good & bright)
     return hot
+
+
+def empty_pixels(frames: NDArray[np.generic], good: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Good pixels of wide areas that never read anything but one value.
+
+    An assembled picture has corners and gaps that are zero on every frame and in no mask. They are
+    no missing panels.
+
+    Parameters
+    ----------
+    frames : ndarray
+        Shape (event, y, x), in ADU.
+    good : ndarray of bool
+        Shape of a frame.
+
+    Returns
+    -------
+    ndarray of bool
+        Shape of a frame. None at all if there are too few frames to tell.
+    """
+    if len(frames) < FEWEST_FRAMES_FOR_HOT:
+        return np.zeros(good.shape, np.bool_)
+    still = np.all(frames == frames[:1], axis=0) | ~good
+    n_y, n_x = (-(-side // _CELL) for side in good.shape)
+    padded = np.ones((n_y * _CELL, n_x * _CELL), np.bool_)
+    padded[: good.shape[0], : good.shape[1]] = still
+    cells = padded.reshape(n_y, _CELL, n_x, _CELL).all(axis=(1, 3))
+    area, _ = label(cells)
+    wide = np.flatnonzero(np.bincount(area.ravel()) >= _CELLS_OF_AN_AREA)
+    # An area ends somewhere inside the cells around it.
+    near = binary_dilation(np.isin(area, wide[wide > 0]), structure=np.ones((3, 3)))
+    empty = near.repeat(_CELL, axis=0).repeat(_CELL, axis=1)
+    found: NDArray[np.bool_] = empty[: good.shape[0], : good.shape[1]] & still & good
+    return found
 
 
 def _bright_lines(
@@ -315,4 +369,5 @@ def _amended(detector: Detector, found: Conditions) -> Detector:
     """The detector with what was found, made once per process."""
     mask = detector.mask.copy()
     mask.reshape(-1)[found.hot_index] |= np.uint32(PixelFlag.HOT)
+    mask.reshape(-1)[np.frombuffer(found.empty, np.int64)] |= np.uint32(PixelFlag.GAP)
     return replace(detector, mask=mask, adu_per_photon=found.adu_per_photon)

@@ -34,6 +34,7 @@ class Reason(IntFlag):
     SCORE_INVALID = 1 << 11
     AUDIT_SAMPLE = 1 << 16
     DRIFT = 1 << 17
+    PANEL_HOT = 1 << 18
 
 
 UNSAFE = Reason(0)

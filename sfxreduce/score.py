@@ -15,6 +15,7 @@ from sfxreduce.drift import Reference
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.level import LevelRule
+from sfxreduce.parts import inspect_parts, parts_of
 from sfxreduce.run import FrameSource, Run, block_sizes
 
 __all__ = ["EVENTS_PER_BATCH", "SCORE_DTYPE", "Scorer", "score"]
@@ -171,6 +172,8 @@ def _score_block(
         good = detector.good() if window is None else window.good(detector)
         rows["reason"][readable] |= inspect_pixels(
             pixels, good, saturation_adu=detector.saturation_adu
+        ) | inspect_parts(
+            pixels, parts_of(detector, window), saturation_adu=detector.saturation_adu
         )
         rows["score"][readable] = scorer(pixels, detector)
     return rows

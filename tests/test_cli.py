@@ -327,7 +327,8 @@ def test_a_glob_after_in_works() -> None:
 def test_every_command_has_help_with_an_example() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert sorted(commands) == [
-        "audit", "evaluate", "filter", "info", "ingest", "label", "simulate", "train", "verify",
+        "audit", "crossval", "evaluate", "filter", "info", "ingest", "label", "simulate", "train",
+        "verify",
     ]  # fmt: skip
     commands |= {f"audit {name}": c for name, c in commands.pop("audit").commands.items()}
     for name, command in commands.items():

@@ -6,14 +6,21 @@ import math
 
 import numpy as np
 import pytest
+from planted import ArrayFrames
 
+from sfxreduce.columns import event_columns
 from sfxreduce.conditions import (
     Conditioned,
     Conditions,
     conditions_of_run,
+    empty_pixels,
     estimate_gain,
     hot_pixels,
 )
+from sfxreduce.decide import Reason
+from sfxreduce.geometry import Detector
+from sfxreduce.parts import inspect_parts, parts_of
+from sfxreduce.run import Run
 from sfxreduce.simulate.run import simulated_run
 
 GOOD = np.ones((160, 160), bool)
@@ -102,3 +109,32 @@ def test_nothing_found_leaves_the_mask_as_it_is() -> None:
     seen = Conditioned(source=run.source, found=Conditions())
     np.testing.assert_array_equal(seen.detector.mask, run.detector.mask)
     assert math.isnan(seen.detector.adu_per_photon)
+
+
+def test_corners_of_an_assembled_picture_are_gaps_and_dark_places_are_not() -> None:
+    rng = np.random.default_rng(3)
+    frames = rng.poisson(0.5, (24, 400, 400)).astype(np.int16)
+    frames[:, :150, :200] = 0
+    frames[:, 300:320, 300:320] = 0  # a small area may be chance, or dead pixels
+    empty = empty_pixels(frames, np.ones((400, 400), bool))
+    assert empty[:150, :200].all()
+    assert not empty[160:].any()
+    assert not empty[:, 208:].any()
+    assert not empty_pixels(frames[:19], np.ones((400, 400), bool)).any()
+
+
+def test_a_frame_with_empty_corners_is_whole_and_one_that_loses_more_is_not() -> None:
+    rng = np.random.default_rng(4)
+    frames = rng.poisson(3, (24, 700, 700)).astype(np.int16)
+    frames[:, :350, :350] = 0
+    frames[5, 350:, 350:] = 0
+    detector = Detector.centred("camera", (700, 700))
+    run = Run(
+        source=ArrayFrames(frames=frames, detector=detector), columns=event_columns(len(frames))
+    )
+    seen = Conditioned(source=run.source, found=conditions_of_run(run))
+    before, after = (
+        inspect_parts(frames, parts_of(known, None)) for known in (detector, seen.detector)
+    )
+    assert (before == Reason.PANELS_MISSING).all()
+    assert np.flatnonzero(after).tolist() == [5]

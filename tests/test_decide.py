@@ -62,4 +62,5 @@ def test_reason_bits_never_change_their_meaning() -> None:
         "SCORE_INVALID": 2048,
         "AUDIT_SAMPLE": 65536,
         "DRIFT": 131072,
+        "PANEL_HOT": 262144,
     }

@@ -11,6 +11,7 @@ import typer
 
 from sfxreduce.errors import SfxReduceError
 from sfxreduce_cli.audit import audit
+from sfxreduce_cli.crossval import crossval
 from sfxreduce_cli.evaluate import evaluate
 from sfxreduce_cli.filter import filter_
 from sfxreduce_cli.info import info
@@ -40,6 +41,7 @@ app.command("ingest", cls=ManyInputs)(ingest)
 app.command("label", cls=OneInput)(label)
 app.command("train", cls=ManyInputs)(train)
 app.command("evaluate", cls=ManyInputs)(evaluate)
+app.command("crossval")(crossval)
 app.add_typer(audit, name="audit")
 
 

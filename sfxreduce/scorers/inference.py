@@ -39,7 +39,8 @@ def load_network(model: Model, *, device: str = "cpu") -> HitNetwork | PatchNetw
     """
     _check_device(device)
     torch.set_num_threads(1)
-    network = PatchNetwork() if model.config.architecture == "patches" else HitNetwork()
+    with torch.random.fork_rng(devices=[]):  # weights drawn here are overwritten
+        network = PatchNetwork() if model.config.architecture == "patches" else HitNetwork()
     weights = {
         name: torch.from_numpy(array.copy())
         for name, array in model.weights.items()

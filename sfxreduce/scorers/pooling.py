@@ -57,12 +57,23 @@ class Pooling:
         >>> Pooling(most_per_tile=3.0).evidence(*streak, n_events=1, n_tiles=9).tolist()
         [3.0]
         """
+        of_tiles = self.evidence_of_tiles(logits, tile, n_events=n_events, n_tiles=n_tiles)
+        evidence: NDArray[np.float64] = of_tiles.sum(axis=1)
+        return evidence
+
+    def evidence_of_tiles(
+        self,
+        logits: NDArray[np.floating],
+        tile: NDArray[np.integer],
+        *,
+        n_events: int,
+        n_tiles: int,
+    ) -> NDArray[np.float64]:
+        """Expected number of peaks of every tile, at most `most_per_tile`, shape (event, tile)."""
         of_tile = np.bincount(
             tile, weights=expit(logits - self.doubt), minlength=n_events * n_tiles
         )
-        capped = np.minimum(of_tile, self.most_per_tile).reshape(n_events, n_tiles)
-        evidence: NDArray[np.float64] = capped.sum(axis=1)
-        return evidence
+        return np.minimum(of_tile, self.most_per_tile).reshape(n_events, n_tiles)
 
     def probability(self, evidence: NDArray[np.floating]) -> NDArray[np.float32]:
         """Hit probability of events of some evidence, in peaks."""

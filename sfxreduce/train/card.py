@@ -33,6 +33,7 @@ def model_card(
     *,
     title: str = "Hit finder for serial crystallography",
     evaluations: Mapping[str, Evaluation] | None = None,
+    measured: str = "",
 ) -> str:
     """Model card in Markdown.
 
@@ -42,6 +43,8 @@ def model_card(
     title : str
     evaluations : mapping of str to Evaluation, optional
         By the name of the runs they were made on, none of which the model has learned from.
+    measured : str
+        Tables in Markdown, where they are made already.
     """
     made = config.provenance
     n_y, n_x = config.tile_shape
@@ -64,7 +67,7 @@ An event is a hit from {config.threshold:.6g} on{follows}.
 
 ## How well it does
 
-{_results(evaluations or {})}
+{measured or _results(evaluations or {})}
 
 ## Where it fails
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from sfxreduce.progress import Progress, silent
 from sfxreduce.scorers.patches import PatchNetwork
 from sfxreduce.train.patch_set import PatchSet
 
-__all__ = ["PATCHES", "PatchRecipe", "train_patches"]
+__all__ = ["ADAPT", "PATCHES", "PatchRecipe", "train_patches"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +51,16 @@ class PatchRecipe:
 PATCHES = PatchRecipe()
 """The recipe of the shipped model."""
 
+ADAPT = PatchRecipe(name="adapt", learning_rate=5e-4, epochs=2)
+"""The recipe that goes on from a model with events of one run."""
+
 
 def train_patches(
     sets: Sequence[PatchSet],
     *,
     recipe: PatchRecipe = PATCHES,
     seed: int = 0,
+    start: PatchNetwork | None = None,
     progress: Progress = silent,
 ) -> PatchNetwork:
     """Train a patch network; the same seed gives the same network on one machine.
@@ -65,6 +70,8 @@ def train_patches(
     sets : sequence of PatchSet
     recipe : PatchRecipe
     seed : int
+    start : PatchNetwork, optional
+        Network to go on from; it is not changed.
     progress : Progress
     """
     torch.set_num_threads(1)
@@ -72,7 +79,7 @@ def train_patches(
     patch, noise, is_peak = _examples(sets, recipe, rng)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = PatchNetwork()
+        network = PatchNetwork() if start is None else deepcopy(start).requires_grad_()
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate)
     steps = recipe.epochs * -(-len(is_peak) // recipe.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -80,8 +87,8 @@ def train_patches(
     )
     for epoch in range(recipe.epochs):
         order = torch.from_numpy(rng.permutation(len(is_peak)))
-        for start in range(0, len(order), recipe.batch):
-            rows = order[start : start + recipe.batch]
+        for first in range(0, len(order), recipe.batch):
+            rows = order[first : first + recipe.batch]
             seen = _turned(patch[rows].float(), int(rng.integers(8)))
             loss = binary_cross_entropy_with_logits(network(seen, noise[rows]), is_peak[rows])
             optimiser.zero_grad()

@@ -15,7 +15,7 @@ from sfxreduce.geometry import Detector, Window
 from sfxreduce.run import Run
 from sfxreduce.scorers.candidates import CandidateFinder, Candidates
 
-__all__ = ["PatchSet", "read_patches", "varied"]
+__all__ = ["PatchSet", "joined", "read_patches", "snr_near", "varied"]
 
 # A candidate's highest pixel may lie beside the centre of a faint peak.
 _NEAR_PX = 2.0
@@ -31,7 +31,8 @@ class PatchSet:
     found : Candidates
         Of all events; tiles are numbered as there.
     snr : ndarray of float32
-        Signal to noise of the true peak at each candidate; 0 where there is none.
+        Signal to noise of the peak at each candidate; 0 where there is none, NaN where it is not
+        known and nothing is to be learned.
     n_events, n_tiles : int
     """
 
@@ -87,7 +88,7 @@ def read_patches(
             snr.append(_true_snr(source, event, run.truth, run.detector))
             parts.append((number * len(good) + found.tile, found))
     return PatchSet(
-        found=_joined(parts),
+        found=joined(parts),
         snr=np.concatenate(snr),
         n_events=len(chosen),
         n_tiles=len(good),
@@ -132,17 +133,45 @@ def _true_snr(
 ) -> NDArray[np.float32]:
     """Signal to noise of the strongest true peak at every candidate."""
     of_event = truth.peak_event.values == event
+    panel, y, x, snr = (truth[f"peak_{n}"].values[of_event] for n in ("panel", "y", "x", "snr"))
+    return snr_near(source, detector, panel=panel, y=y, x=x, snr=snr)
+
+
+def snr_near(
+    source: NDArray[np.int64],
+    detector: Detector,
+    *,
+    panel: NDArray[np.integer],
+    y: NDArray[np.floating],
+    x: NDArray[np.floating],
+    snr: NDArray[np.floating],
+) -> NDArray[np.float32]:
+    """Signal to noise of the strongest peak at every candidate, 0 where there is none.
+
+    Parameters
+    ----------
+    source : ndarray of int64
+        Flat index of each candidate in its frame, shape (candidate,).
+    detector : Detector
+    panel, y, x, snr : ndarray
+        Of the peaks, shape (peak,).
+    """
     shape = (len(detector.panels), *detector.panel_shape)
-    panel, y, x = (part[:, np.newaxis] for part in np.unravel_index(source, shape))
-    true = {n: truth[f"peak_{n}"].values[of_event] for n in ("panel", "y", "x", "snr")}
-    distance = np.maximum(np.abs(y - true["y"]), np.abs(x - true["x"]))
-    at = (distance <= _NEAR_PX) & (panel == true["panel"])
-    found: NDArray[np.float32] = np.where(at, true["snr"], 0).max(axis=1, initial=0)
+    own = [part[:, np.newaxis] for part in np.unravel_index(source, shape)]
+    distance = np.maximum(np.abs(own[1] - y), np.abs(own[2] - x))
+    at = (distance <= _NEAR_PX) & (own[0] == panel)
+    found: NDArray[np.float32] = np.where(at, snr, 0).max(axis=1, initial=0)
     return found.astype(np.float32)
 
 
-def _joined(parts: Sequence[tuple[NDArray[np.integer], Candidates]]) -> Candidates:
-    """Candidates of single events as those of one run."""
+def joined(parts: Sequence[tuple[NDArray[np.integer], Candidates]]) -> Candidates:
+    """Candidates of single events as those of one run.
+
+    Parameters
+    ----------
+    parts : sequence of tuple
+        Tile of each candidate, counted over all events, and the candidates.
+    """
 
     def column(name: str) -> NDArray[np.generic]:
         return np.concatenate([getattr(found, name) for _, found in parts])

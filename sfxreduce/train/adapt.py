@@ -1,0 +1,424 @@
+"""A model that goes on learning from one run, without anybody labelling a frame.
+
+A sample of the run is labelled by the peak finder. Half of it is learned from, a quarter chooses
+how far to go from the old network to the new one, and the last quarter judges: if it finds the new
+network worse, the old one stays. Either way the threshold must then keep what is promised of the
+run's own hits too, and the run's frames belong to what the model was calibrated on.
+"""
+
+from __future__ import annotations
+
+import time
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sfxreduce.calibrate import Promise, binomial_threshold
+from sfxreduce.cluster import Pool
+from sfxreduce.conditions import Conditioned, conditions_of_run
+from sfxreduce.drift import envelope_of
+from sfxreduce.errors import LabelError, ModelError
+from sfxreduce.labels import Label
+from sfxreduce.progress import Progress, silent
+from sfxreduce.run import Run
+from sfxreduce.scorers.inference import load_network
+from sfxreduce.scorers.patches import PatchNetwork, patch_logits
+from sfxreduce.scorers.pooling import Pooling
+from sfxreduce.scorers.weights import CALIBRATION, Model, TrainingRun
+from sfxreduce.train.card import model_card
+from sfxreduce.train.patch_loop import ADAPT, train_patches
+from sfxreduce.train.peak_set import HIT_AT_LEAST, MISS_AT_MOST, SeenEvents, see_events
+
+__all__ = ["SAMPLE", "Adapted", "Judged", "adapt"]
+
+SAMPLE = 400
+"""Events of the run that are looked at, unless the user says otherwise."""
+
+_SHARES = (0.25, 0.5, 1.0)
+_FEWEST = 5
+_WORTH_IT = 0.1
+# A peak of the peak finder is not learned if the old network gives it less than this logit.
+_UNLIKELY = -2.0
+_ENVELOPE_FRAMES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """How a model does on the events of the run that it has not learned from.
+
+    Parameters
+    ----------
+    threshold : float
+    hits, lost : int
+        Labelled hits, and those below the threshold.
+    blanks, rejected : int
+        Labelled misses, and those below the threshold.
+    lost_at_equal_specificity : int
+        Hits lost if the threshold rejected as many misses as that of the old model.
+    """
+
+    threshold: float
+    hits: int
+    lost: int
+    blanks: int
+    rejected: int
+    lost_at_equal_specificity: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts, and the ratios made of them."""
+        return asdict(self) | {
+            "loss": self.lost / self.hits,
+            "specificity": self.rejected / self.blanks,
+            "loss_at_equal_specificity": self.lost_at_equal_specificity / self.hits,
+            "labels": "peak finder",
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Adapted:
+    """The new model, and what became better.
+
+    Parameters
+    ----------
+    model : Model
+    share : float
+        How far it went from the old network (0) to the one that learned from the run (1).
+    before, after : Judged
+    n_hits, n_misses, n_maybe : int
+        Of the sample.
+    cpu_seconds : float
+        Of this process and the workers.
+    """
+
+    model: Model
+    share: float
+    before: Judged
+    after: Judged
+    n_hits: int
+    n_misses: int
+    n_maybe: int
+    cpu_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the numbers of the network."""
+        return {
+            "adapted": self.share > 0,
+            "share": self.share,
+            "events_labelled": self.n_hits + self.n_misses,
+            "hits": self.n_hits,
+            "misses": self.n_misses,
+            "maybe": self.n_maybe,
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+            "cpu_seconds": round(self.cpu_seconds, 1),
+        }
+
+
+def adapt(
+    run: Run,
+    *,
+    start: Model,
+    sample: int | None = None,
+    seed: int = 0,
+    pool: Pool,
+    progress: Progress = silent,
+) -> Adapted:
+    """Let a model go on learning from a run, and choose its threshold anew.
+
+    Parameters
+    ----------
+    run : Run
+    start : Model
+        With the patch network.
+    sample : int, optional
+        Events to look at, spread evenly over the run; `SAMPLE` if not given.
+    seed : int
+    pool : Pool
+        Where frames are looked at.
+    progress : Progress
+
+    Raises
+    ------
+    ModelError
+        If the model has another network.
+    LabelError
+        If the sample has too few clear hits or misses.
+    """
+    _check(start)
+    started = time.process_time()
+    own = replace(run, source=Conditioned(source=run.source, found=conditions_of_run(run)))
+    events = np.unique(
+        np.linspace(0, run.n_events - 1, min(sample or SAMPLE, run.n_events)).astype(int)
+    )
+    seen = see_events(
+        own,
+        events.tolist(),
+        candidates=start.config.candidates,
+        pooling=start.config.pooling,
+        pool=pool,
+        progress=progress,
+    )
+    parts = _parts(seen, run)
+    network = cast("PatchNetwork", load_network(start))
+    old = _Tried.of(network, start.config.pooling, seen, start)
+    agreed = _agreed(old, seen, start.config.threshold)
+    new = _learned(old.network, agreed, parts["learn"], seed=seed, progress=progress)
+    best = _best(old, new, agreed, parts["choose"], start)
+    judge = parts["judge"]
+    rejected = old.n_rejected(seen, judge, start.config.threshold)
+    more_lost = best.lost_at(seen, judge, rejected) > old.lost_at(seen, judge, rejected)
+    if more_lost or _margin(best, seen, judge) < _margin(old, seen, judge):
+        best = old
+    model = _recalibrated(start, best, seen, parts, run)
+    n_of = {label: int(np.count_nonzero(seen.label == label)) for label in Label}
+    return Adapted(
+        model=model,
+        share=best.share,
+        before=old.judged(seen, judge, start.config.threshold, rejected),
+        after=best.judged(seen, judge, model.config.threshold, rejected),
+        n_hits=n_of[Label.HIT],
+        n_misses=n_of[Label.MISS],
+        n_maybe=n_of[Label.MAYBE],
+        cpu_seconds=time.process_time() - started + seen.worker_seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Tried:
+    """A network, how its answers are pooled, and what it makes of the events that were seen."""
+
+    network: PatchNetwork
+    pooling: Pooling
+    share: float
+    evidence: NDArray[np.float64]
+    score: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls,
+        network: PatchNetwork,
+        pooling: Pooling,
+        seen: SeenEvents,
+        start: Model,
+        *,
+        share: float = 0.0,
+    ) -> _Tried:
+        """Score what was seen, less the level of the run."""
+        found = seen.patches
+        evidence = pooling.evidence(
+            patch_logits(network, found.found),
+            found.found.tile,
+            n_events=found.n_events,
+            n_tiles=found.n_tiles,
+        )
+        raw, rule = pooling.probability(evidence), start.config.level
+        score = rule.reduced(raw, rule.move(raw))
+        return cls(network=network, pooling=pooling, share=share, evidence=evidence, score=score)
+
+    def split(
+        self, seen: SeenEvents, events: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Scores of the hits and of the misses among some events."""
+        label, score = seen.label[events], self.score[events]
+        return score[label == Label.HIT], score[label == Label.MISS]
+
+    def n_rejected(self, seen: SeenEvents, events: NDArray[np.int64], threshold: float) -> int:
+        """Count the misses below a threshold."""
+        return int(np.count_nonzero(self.split(seen, events)[1] < threshold))
+
+    def lost_at(self, seen: SeenEvents, events: NDArray[np.int64], rejected: int) -> int:
+        """Hits lost by the threshold that rejects so many misses, and no more."""
+        hits, misses = self.split(seen, events)
+        limit = 0.0 if rejected == 0 else np.nextafter(np.sort(misses)[rejected - 1], np.float32(2))
+        return int(np.count_nonzero(hits < limit))
+
+    def judged(
+        self, seen: SeenEvents, events: NDArray[np.int64], threshold: float, rejected: int
+    ) -> Judged:
+        """Count what it does at its own threshold, and at another's specificity."""
+        hits, misses = self.split(seen, events)
+        return Judged(
+            threshold=threshold,
+            hits=hits.size,
+            lost=int(np.count_nonzero(hits < threshold)),
+            blanks=misses.size,
+            rejected=int(np.count_nonzero(misses < threshold)),
+            lost_at_equal_specificity=self.lost_at(seen, events, rejected),
+        )
+
+
+def _check(start: Model) -> None:
+    """Refuse a model that cannot go on learning."""
+    if start.config.architecture != "patches" or not start.hit_scores.size:
+        raise ModelError(
+            "train: expected a model with the patch network and its calibrated hits to start from, "
+            f"found architecture '{start.config.architecture}' with {start.hit_scores.size} hits; "
+            "pass --from default"
+        )
+
+
+def _parts(seen: SeenEvents, run: Run) -> dict[str, NDArray[np.int64]]:
+    """Events to learn from, to choose by and to judge by; each with clear hits and misses."""
+    parts: dict[str, list[NDArray[np.int64]]] = {"learn": [], "choose": [], "judge": []}
+    for label in Label:
+        own = np.flatnonzero(seen.label == label)
+        if label is not Label.MAYBE and own.size < 4 * _FEWEST:
+            raise LabelError(
+                f"{run.path}: expected at least {4 * _FEWEST} clear hits and as many misses by the "
+                f"peak finder, found {own.size} of {label.name.lower()} in {seen.label.size} "
+                "events; pass a larger --sample, or another run"
+            )
+        turn = np.arange(own.size) % 4
+        parts["learn"].append(own[turn % 2 == 0])
+        parts["choose"].append(own[turn == 1])
+        parts["judge"].append(own[turn == 3])
+    return {name: np.concatenate(of_label) for name, of_label in parts.items()}
+
+
+def _agreed(old: _Tried, seen: SeenEvents, threshold: float) -> SeenEvents:
+    """Hits on which the peak finder and the old network agree, and whatever the network rejects.
+
+    The peak finder takes rings for crystals. It must not teach that, and a new network that falls
+    for what the old one rejects must not be chosen.
+    """
+    rejected = old.score < threshold
+    label = np.where(rejected, Label.MISS, Label.MAYBE)
+    label[~rejected & (seen.label == Label.HIT)] = Label.HIT
+    snr = seen.patches.snr.copy()
+    snr[(label != seen.label)[seen.event_of_candidate]] = np.nan
+    doubtful = patch_logits(old.network, seen.patches.found) < _UNLIKELY
+    snr[(snr > 0) & doubtful] = np.nan
+    return replace(seen, patches=replace(seen.patches, snr=snr), label=label.astype(np.int8))
+
+
+def _learned(
+    network: PatchNetwork,
+    seen: SeenEvents,
+    events: NDArray[np.int64],
+    *,
+    seed: int,
+    progress: Progress,
+) -> PatchNetwork:
+    """Network that has gone on learning from some of the events."""
+    own = np.isin(seen.event_of_candidate, events)
+    taught = np.where(own, seen.patches.snr, np.float32(np.nan))
+    sets = [replace(seen.patches, snr=taught)]
+    return train_patches(sets, recipe=ADAPT, seed=seed, start=network, progress=progress)
+
+
+def _best(
+    old: _Tried, new: PatchNetwork, seen: SeenEvents, events: NDArray[np.int64], start: Model
+) -> _Tried:
+    """Of the networks between old and new, the one that tells hits and misses apart best."""
+    best, most = old, _margin(old, seen, events) + _WORTH_IT
+    for share in _SHARES:
+        network = _between(old.network, new, share)
+        raw = _Tried.of(network, old.pooling, seen, start, share=share)
+        margin = _margin(raw, seen, events)
+        if margin > most:  # a step further must be worth it, too
+            pooling = _matched(old, raw, seen)
+            best = _Tried.of(network, pooling, seen, start, share=share)
+            most = margin + _WORTH_IT
+    return best
+
+
+def _margin(of: _Tried, seen: SeenEvents, events: NDArray[np.int64]) -> float:
+    """How far the weakest hits lie above the strongest misses, in logarithms of evidence."""
+    log = np.log(np.maximum(of.evidence[events], 0.01))
+    label = seen.label[events]
+    hits, misses = log[label == Label.HIT], log[label == Label.MISS]
+    return float(np.quantile(hits, 0.05) - np.quantile(misses, 0.98))
+
+
+def _between(old: PatchNetwork, new: PatchNetwork, share: float) -> PatchNetwork:
+    """Network a part of the way from one to the other."""
+    network = deepcopy(old)
+    first, last = old.state_dict(), new.state_dict()
+    mixed = {name: torch.lerp(first[name], last[name], share) for name in first}
+    network.load_state_dict(mixed)
+    return network.eval().requires_grad_(requires_grad=False)
+
+
+def _matched(old: _Tried, new: _Tried, seen: SeenEvents) -> Pooling:
+    """Pooling that puts typical hits and misses of the run where they were with the old network."""
+
+    def typical(of: _Tried) -> tuple[float, float]:
+        log = np.log(np.maximum(of.evidence, 0.01))
+        return (
+            float(np.median(log[seen.label == Label.MISS])),
+            float(np.median(log[seen.label == Label.HIT])),
+        )
+
+    (miss, hit), (new_miss, new_hit) = typical(old), typical(new)
+    slope = old.pooling.slope * (hit - miss) / (new_hit - new_miss)
+    offset = old.pooling.offset + old.pooling.slope * miss - slope * new_miss
+    return replace(old.pooling, slope=slope, offset=offset)
+
+
+def _recalibrated(
+    start: Model, best: _Tried, seen: SeenEvents, parts: dict[str, NDArray[np.int64]], run: Run
+) -> Model:
+    """The model with the network that was chosen; the run's own hits count for its threshold."""
+    hits, misses = best.split(seen, parts["judge"])
+    hit_scores = np.concatenate([start.hit_scores, hits])
+    own = np.full(hits.size, start.hit_groups.max() + 1, np.int32)
+    groups = np.concatenate([start.hit_groups, own])
+    reference = start.reference
+    seen_range = envelope_of(seen.statistics[:: -(-len(seen.statistics) // _ENVELOPE_FRAMES)])
+    envelope = np.stack(
+        [
+            np.fmin(reference.envelope[:, 0], seen_range[:, 0]),
+            np.fmax(reference.envelope[:, 1], seen_range[:, 1]),
+        ],
+        axis=1,
+    )
+    stored: dict[str, NDArray[Any]] = {
+        "hit_scores": hit_scores,
+        "hit_groups": groups,
+        "blank_scores": np.concatenate([reference.blank_scores, misses]),
+        "usual_shape": np.array([reference.usual_shape], np.float32),
+        "envelope": envelope.astype(np.float32),
+    }
+    chosen = binomial_threshold(hit_scores, promise=Promise(), groups=groups)
+    hit = (
+        f"{start.config.hit}, or an event of {run.name} in which the peak finder counts "
+        f"{HIT_AT_LEAST} peaks"
+    )
+    made = start.config.provenance
+    config = replace(
+        start.config,
+        pooling=best.pooling,
+        threshold=max(chosen.value, 0.0),
+        hit=hit,
+        provenance=replace(
+            made,
+            recipe=ADAPT.to_json() | {"share": best.share},
+            labels=f"{made.labels}; in {run.name} the peak finder says: a hit from {HIT_AT_LEAST} "
+            f"peaks on, a miss up to {MISS_AT_MOST}",
+            threshold=chosen.sentence(hit=hit),
+            runs=(*made.runs, _record(run, seen)),
+        ),
+    )
+    weights = {name: value.numpy() for name, value in best.network.state_dict().items()}
+    model = Model(
+        config=config,
+        weights=weights | {f"{CALIBRATION}{name}": array for name, array in stored.items()},
+    )
+    return replace(model, card=model_card(config, title=f"Hit finder that has seen {run.name}"))
+
+
+def _record(run: Run, seen: SeenEvents) -> TrainingRun:
+    n_of = {label: int(np.count_nonzero(seen.label == label)) for label in Label}
+    return TrainingRun(
+        experiment=run.experiment,
+        name=run.name,
+        role="adaptation",
+        events=seen.label.size,
+        hits=n_of[Label.HIT],
+        misses=n_of[Label.MISS],
+        unlabelled=n_of[Label.MAYBE],
+    )

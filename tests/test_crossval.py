@@ -1,0 +1,104 @@
+"""Leave-one-out: nothing of the one left out is learned from, and nothing is made twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sfxreduce.cluster import SerialPool
+from sfxreduce.errors import UsageError
+from sfxreduce.scorers.weights import read_model
+from sfxreduce.train.across import Across, LeftOut, WindowLoss
+from sfxreduce.train.crossval import cross_validate
+from sfxreduce.train.material import stored_material
+
+THREE = ("lysozyme-8kev", "photosystem-i-8kev", "pyp-cspad")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("across")
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> Across:
+    return cross_validate(folder, experiments=THREE, scale=0.05, pool=SerialPool())
+
+
+def test_each_model_has_learned_from_the_others_alone(found: Across, folder: Path) -> None:
+    for name in THREE:
+        model = read_model(folder / "without" / name)
+        learned = {run.experiment for run in model.config.provenance.runs}
+        assert learned == set(THREE) - {name}
+        assert set(model.hit_groups.tolist()) == {0, 1}
+        assert model.encoded == found.models[name].encoded
+    shipped = read_model(folder / "model")
+    assert {run.experiment for run in shipped.config.provenance.runs} == set(THREE)
+    assert shipped.encoded == found.shipped.encoded
+    assert found.tables in shipped.card
+
+
+def test_every_judged_event_is_counted(found: Across, folder: Path) -> None:
+    assert [one.experiment for one in found.judged] == list(THREE)
+    for one in found.judged:
+        material = stored_material(one.experiment, scale=0.05, folder=folder / "material")
+        assert one.hits == material.is_hit.sum()
+        assert one.blanks == material.is_blank.sum()
+        assert 0 <= one.lost <= one.hits
+    # So few hits promise nothing: then everything is kept, and the table says so.
+    assert all(one.lost == one.rejected == 0 for one in found.judged)
+
+
+def test_material_is_made_once_and_gives_the_same_again(found: Across, folder: Path) -> None:
+    kept = sorted((folder / "material").iterdir())
+    before = [path.stat().st_mtime_ns for path in kept]
+    again = cross_validate(folder, experiments=THREE, scale=0.05, pool=SerialPool())
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert again.shipped.encoded == found.shipped.encoded
+
+
+def test_damaged_material_is_made_again(found: Across, folder: Path) -> None:
+    path = folder / "material" / "pyp-cspad-0.05.npz"
+    whole = stored_material("pyp-cspad", scale=0.05, folder=folder / "material")
+    path.write_bytes(path.read_bytes()[:5000])
+    made = stored_material("pyp-cspad", scale=0.05, folder=folder / "material")
+    np.testing.assert_array_equal(made.judged.found.patch, whole.judged.found.patch)
+    np.testing.assert_array_equal(made.statistics, whole.statistics)
+
+
+def test_two_experiments_are_too_few(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at least 3 experiments"):
+        cross_validate(tmp_path, experiments=THREE[:2] * 2, pool=SerialPool())
+    with pytest.raises(UsageError, match="is not known"):
+        cross_validate(tmp_path, experiments=(*THREE, "nothing"), pool=SerialPool())
+
+
+def _judged(lost: int, rejected: int) -> LeftOut:
+    return LeftOut(
+        experiment="x",
+        hits=100,
+        lost=lost,
+        loss_upper95=0.0,
+        weak=0,
+        weak_lost=0,
+        blanks=100,
+        rejected=rejected,
+    )
+
+
+@pytest.mark.parametrize(
+    ("judged", "keeps"),
+    [
+        ([(0, 100), (2, 95)], True),
+        ([(0, 100), (4, 100), (0, 100), (0, 100)], False),
+        ([(2, 100), (2, 100)], False),
+        ([(0, 94), (0, 100)], False),
+    ],
+)
+def test_a_window_must_keep_hits_and_reject_blanks_everywhere(
+    judged: list[tuple[int, int]], keeps: bool
+) -> None:
+    window = WindowLoss(tiles=1, judged=tuple(_judged(*one) for one in judged))
+    assert window.keeps_promise is keeps
