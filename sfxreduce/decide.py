@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, IntFlag
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["UNSAFE", "Decision", "Decisions", "Reason", "decide"]
+__all__ = ["UNSAFE", "Decision", "Decisions", "EventClass", "Reason", "decide"]
+
+
+class EventClass(IntEnum):
+    """What an event shows besides being a hit or not."""
+
+    UNKNOWN = 0
+    SINGLE = 1
+    MULTIPLE = 2
+    ARTEFACT = 3
 
 
 class Decision(IntEnum):
@@ -57,11 +66,14 @@ class Decisions:
         `Reason` bits of each event.
     score : ndarray of float32
         The scorer's value; NaN where there is none.
+    event_class : ndarray of uint8, optional
+        `EventClass` of each event, where the scorer tells one. No decision rests on it.
     """
 
     decision: NDArray[np.uint8]
     reason: NDArray[np.uint32]
     score: NDArray[np.float32]
+    event_class: NDArray[np.uint8] | None = None
 
     @property
     def kept(self) -> NDArray[np.int64]:
@@ -97,7 +109,7 @@ class Decisions:
     def _with(self, why: Reason, events: NDArray[np.int64]) -> Decisions:
         reason = self.reason.copy()
         reason[events] |= np.uint32(why)
-        return Decisions(decision=self.decision, reason=reason, score=self.score)
+        return replace(self, reason=reason)
 
     def count(self, decision: Decision) -> int:
         """Count the events with this decision."""

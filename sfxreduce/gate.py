@@ -6,7 +6,7 @@ way round. `sfxreduce.drift` says what is an alarm.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +107,7 @@ def fall_back(
     decision, reason = decisions.decision.copy(), decisions.reason.copy()
     decision[events[doubted]] = Decision.UNDECIDED
     reason[events[doubted]] |= seen.reasons[doubted] | np.uint32(Reason.DRIFT)
-    return Decisions(decision=decision, reason=reason, score=decisions.score)
+    return replace(decisions, decision=decision, reason=reason)
 
 
 def _look(run: Run, events: list[int], *, pool: Pool, progress: Progress = silent) -> _Seen:

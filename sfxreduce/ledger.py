@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import xarray as xr
 
-from sfxreduce.decide import Decision, Decisions, Reason
+from sfxreduce.decide import Decision, Decisions, EventClass, Reason
 from sfxreduce.errors import SchemaError
 
 __all__ = ["ledger_root", "ledger_table", "read_ledger"]
@@ -24,7 +24,8 @@ def ledger_table(decisions: Decisions) -> xr.Dataset:
     -------
     Dataset
         On dimension ``source``: ``source_index`` (int64), ``score`` (float32), ``decision`` (uint8,
-        with flag_values and flag_meanings), ``reason`` (uint32, with flag_masks).
+        with flag_values and flag_meanings), ``reason`` (uint32, with flag_masks), ``class`` (uint8,
+        with flag_values and flag_meanings).
 
     Examples
     --------
@@ -64,6 +65,17 @@ def ledger_table(decisions: Decisions) -> xr.Dataset:
                     "flag_meanings": " ".join(str(r.name).lower() for r in Reason),
                 },
             ),
+            "class": (
+                "source",
+                np.zeros(n_events, np.uint8)
+                if decisions.event_class is None
+                else decisions.event_class,
+                {
+                    "long_name": "what kind of event it is; no decision rests on it",
+                    "flag_values": [int(kind) for kind in EventClass],
+                    "flag_meanings": " ".join(kind.name.lower() for kind in EventClass),
+                },
+            ),
         }
     )
 
@@ -96,6 +108,7 @@ def read_ledger(table: xr.Dataset, *, where: str) -> Decisions:
         decision=table["decision"].values.astype(np.uint8),
         reason=table["reason"].values.astype(np.uint32),
         score=table["score"].values.astype(np.float32),
+        event_class=table["class"].values.astype(np.uint8) if "class" in table else None,
     )
 
 

@@ -127,7 +127,10 @@ def plan_filter(
     seen = as_seen(run, scorer)
     rows = collect_scores(seen, scorer, pool=pool, progress=progress)
     method = method_for(seen, scorer, threshold, promise or Promise(), scores=rows["score"])
-    decisions = decide(rows["score"], rows["reason"], threshold=method.threshold)
+    decisions = replace(
+        decide(rows["score"], rows["reason"], threshold=method.threshold),
+        event_class=rows["class"],
+    )
     if drift:
         method = replace(method, drift=check_drift(seen, scorer, decisions, pool=pool))
     if method.drift.alarms:

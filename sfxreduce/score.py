@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import dask.array as da
 import numpy as np
@@ -18,13 +18,13 @@ from sfxreduce.level import LevelRule
 from sfxreduce.parts import inspect_parts, parts_of
 from sfxreduce.run import FrameSource, Run, block_sizes
 
-__all__ = ["EVENTS_PER_BATCH", "SCORE_DTYPE", "Scorer", "score"]
+__all__ = ["EVENTS_PER_BATCH", "SCORE_DTYPE", "Classifier", "Scorer", "score"]
 
 EVENTS_PER_BATCH = 64
 """Events of one scoring task: large enough that a task's own cost is a few per cent of it."""
 
-SCORE_DTYPE = np.dtype([("score", "<f4"), ("reason", "<u4")])
-"""One row per event: the scorer's value and `Reason` bits."""
+SCORE_DTYPE = np.dtype([("score", "<f4"), ("reason", "<u4"), ("class", "u1")])
+"""One row per event: the scorer's value, `Reason` bits, and the class if the scorer tells one."""
 
 
 SOURCE_LOST = (RunNotFound, SchemaError, SourceError)
@@ -113,6 +113,17 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class Classifier(Protocol):
+    """A scorer that also tells what kind of event it is. Classes are told, never used to drop."""
+
+    def classify(
+        self, pixels: NDArray[np.generic], detector: Detector
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Score events, and tell the class of each; 0 where it is not known."""
+        ...
+
+
 def score(run: Run, scorer: Scorer, *, batch: int = EVENTS_PER_BATCH) -> da.Array:
     """Scores of all events of a run, lazily: one task per batch of consecutive events.
 
@@ -175,5 +186,8 @@ def _score_block(
         ) | inspect_parts(
             pixels, parts_of(detector, window), saturation_adu=detector.saturation_adu
         )
-        rows["score"][readable] = scorer(pixels, detector)
+        if isinstance(scorer, Classifier):
+            rows["score"][readable], rows["class"][readable] = scorer.classify(pixels, detector)
+        else:
+            rows["score"][readable] = scorer(pixels, detector)
     return rows

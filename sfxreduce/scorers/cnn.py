@@ -15,6 +15,7 @@ from sfxreduce.drift import Reference
 from sfxreduce.errors import ModelError, UsageError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.level import LevelRule
+from sfxreduce.scorers.classes import class_of, event_features
 from sfxreduce.scorers.normalise import normalise
 from sfxreduce.scorers.weights import ARCHITECTURES, Model, read_model
 
@@ -163,6 +164,18 @@ class CnnScorer:
         ClusterError
             If the device is not there.
         """
+        return self.classify(pixels, detector)[0]
+
+    def classify(
+        self, pixels: NDArray[np.generic], detector: Detector
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Score events and tell their class; see `__call__`.
+
+        Returns
+        -------
+        tuple of ndarray
+            Scores, and `EventClass` of each event: unknown where the model cannot tell.
+        """
         model = self._read()
         good = _good(self.window(detector), detector)
         if pixels.ndim != 4 or pixels.shape[1:] != good.shape:
@@ -170,11 +183,14 @@ class CnnScorer:
                 f"{self.model}: expected pixels of shape {('event', *good.shape)}, found "
                 f"{pixels.shape}; read them with the window of this model"
             )
+        unknown = np.zeros(len(pixels), np.uint8)
         if not _enough(self.window(detector), detector):
-            return np.full(len(pixels), np.nan, np.float32)
-        judge = _by_patches if model.config.architecture == "patches" else _by_tiles
+            return np.full(len(pixels), np.nan, np.float32), unknown
         network = _network(self.model, _stamp(self.model), self.device)
-        return judge(network, model, pixels, good, detector.adu_per_photon, self.device)
+        gain = detector.adu_per_photon
+        if model.config.architecture == "patches":
+            return _by_patches(network, model, pixels, good, gain, self.device)
+        return _by_tiles(network, model, pixels, good, gain, self.device), unknown
 
     @property
     def _window(self) -> str:
@@ -207,18 +223,20 @@ def _by_patches(
     good: NDArray[np.bool_],
     gain: float,
     device: str,
-) -> NDArray[np.float32]:
-    """Hit probability by the patch network."""
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Hit probability and class by the patch network."""
     from sfxreduce.scorers import patches  # loads torch, which takes seconds
 
-    return patches.hit_probability(
-        network,
-        model.config.candidates(pixels, good, adu_per_photon=gain),
-        n_events=len(pixels),
-        n_tiles=len(good),
-        pooling=model.config.pooling,
-        device=device,
-    )
+    n_events, n_tiles = len(pixels), len(good)
+    found = model.config.candidates(pixels, good, adu_per_photon=gain)
+    logits = patches.patch_logits(network, found, device=device)
+    pooling = model.config.pooling
+    evidence = pooling.evidence(logits, found.tile, n_events=n_events, n_tiles=n_tiles)
+    head = model.class_head
+    if head is None:
+        return pooling.probability(evidence), np.zeros(n_events, np.uint8)
+    features = event_features(logits, found, n_events=n_events, n_tiles=n_tiles)
+    return pooling.probability(evidence), class_of(features, *head)
 
 
 def cuda_available() -> bool:

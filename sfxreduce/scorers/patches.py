@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sfxreduce.scorers.candidates import Candidates
-from sfxreduce.scorers.pooling import Pooling
 
-__all__ = ["PatchNetwork", "hit_probability", "patch_logits"]
+__all__ = ["PatchNetwork", "patch_logits"]
 
 # The network always sees the same number of patches, the last group filled up with zeros: torch
 # may choose other arithmetic for another shape, and an event's score must not depend on others.
@@ -98,18 +97,3 @@ def patch_logits(
             noise[:n] = torch.from_numpy(found.noise_photons[part])
             logits[part] = network(patches.to(device), noise.to(device))[:n].cpu().numpy()
     return logits
-
-
-def hit_probability(
-    network: PatchNetwork,
-    found: Candidates,
-    *,
-    n_events: int,
-    n_tiles: int,
-    pooling: Pooling,
-    device: str = "cpu",
-) -> NDArray[np.float32]:
-    """Hit probability of events from their candidates, shape (event,)."""
-    logits = patch_logits(network, found, device=device)
-    evidence = pooling.evidence(logits, found.tile, n_events=n_events, n_tiles=n_tiles)
-    return pooling.probability(evidence)

@@ -29,7 +29,7 @@ class Pooling:
     """
 
     most_per_tile: float = 3.0
-    doubt: float = 2.5
+    doubt: float = 3.0
     offset: float = 0.0
     slope: float = 1.0
 

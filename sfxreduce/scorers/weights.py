@@ -198,6 +198,13 @@ class Model:
         return np.asarray(self.weights.get(f"{CALIBRATION}hit_groups", alike), np.int32)
 
     @property
+    def class_head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Weight and bias of `sfxreduce.scorers.classes.class_of`; None if it has no such head."""
+        weight = self.weights.get(f"{CALIBRATION}class_weight")
+        bias = self.weights.get(f"{CALIBRATION}class_bias")
+        return None if weight is None or bias is None else (weight, bias)
+
+    @property
     def reference(self) -> Reference:
         """What a run is compared with; a part that is not stored with the model is empty."""
 

@@ -20,7 +20,8 @@ from sfxreduce.calibrate import Promise, binomial_threshold
 from sfxreduce.drift import envelope_of, usual_shape
 from sfxreduce.level import level_rule
 from sfxreduce.progress import Progress, silent
-from sfxreduce.scorers.patches import PatchNetwork
+from sfxreduce.scorers.classes import event_features
+from sfxreduce.scorers.patches import PatchNetwork, patch_logits
 from sfxreduce.scorers.pooling import Pooling
 from sfxreduce.scorers.weights import (
     CALIBRATION,
@@ -30,8 +31,16 @@ from sfxreduce.scorers.weights import (
     TrainingRun,
 )
 from sfxreduce.simulate.truth import HIT_PEAKS
+from sfxreduce.train.classes import (
+    ClassHead,
+    classes_of_kinds,
+    confusion_of,
+    fit_head,
+    table_of_confusions,
+)
 from sfxreduce.train.material import SEED, Material
 from sfxreduce.train.patch_loop import PATCHES, train_patches
+from sfxreduce.train.patch_set import PatchSet
 
 __all__ = [
     "HIT",
@@ -158,6 +167,8 @@ class Across:
     judged : tuple of LeftOut
     windows : tuple of WindowLoss
         The same with fewer tiles, the fewest first; the last one has all of them.
+    confusions : tuple of ndarray
+        What the class head says of each experiment, by a model that has not seen it.
     shipped : Model
         Learned from all experiments; its threshold rests on the scores of the left-out ones.
     """
@@ -165,12 +176,15 @@ class Across:
     models: Mapping[str, Model]
     judged: tuple[LeftOut, ...]
     windows: tuple[WindowLoss, ...]
+    confusions: tuple[NDArray[np.int64], ...]
     shipped: Model
 
     @property
     def tables(self) -> str:
         """What was measured, in Markdown."""
-        return f"{table_of(self.judged)}\n\n{windows_table(self.windows)}"
+        names = [one.experiment for one in self.judged]
+        classes = table_of_confusions(names, self.confusions)
+        return f"{table_of(self.judged)}\n\n{windows_table(self.windows)}\n\n{classes}"
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the numbers of the networks."""
@@ -180,6 +194,7 @@ class Across:
             "worst_loss": self.windows[-1].worst_loss,
             "least_specificity": self.windows[-1].least_specificity,
             "windows": [one.to_json() for one in self.windows],
+            "class_confusion": [table.tolist() for table in self.confusions],
             "threshold": self.shipped.config.threshold,
             "model_sha256": self.shipped.sha256,
         }
@@ -203,13 +218,27 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
     of_tiles = {one.name: one.evidence(networks[one.name], Pooling()) for one in material}
     tried = {n: _left_out(networks, material, _sums(of_tiles, n), n) for n in WINDOWS}
     windows = tuple(WindowLoss(tiles=n, judged=judged) for n, (_, judged) in tried.items())
+    heads = {
+        one.name: _head(networks[one.name], [other for other in material if other is not one])
+        for one in material
+    }
+    heads[""] = _head(everything, material)
     chosen = 1 if windows[0].keeps_promise else 0
     models, judged = tried[chosen]
+    shipped = _calibrated(everything, material, _sums(of_tiles, chosen), tiles=chosen)
     return Across(
-        models=models,
+        models={name: with_head(model, heads[name]) for name, model in models.items()},
         judged=judged,
         windows=windows,
-        shipped=_calibrated(everything, material, _sums(of_tiles, chosen), tiles=chosen),
+        confusions=tuple(
+            confusion_of(
+                heads[one.name],
+                _features(networks[one.name], one.judged),
+                classes_of_kinds(one.judged_kind),
+            )
+            for one in material
+        ),
+        shipped=with_head(shipped, heads[""]),
     )
 
 
@@ -293,6 +322,29 @@ def windows_table(windows: Sequence[WindowLoss]) -> str:
         "|---|---|---|---|---|\n"
     )
     return head + "\n".join(rows)
+
+
+def with_head(model: Model, head: ClassHead) -> Model:
+    """The same model with a class head."""
+    arrays = {"class_weight": head.weight, "class_bias": head.bias}
+    stored = {f"{CALIBRATION}{name}": array.astype(np.float32) for name, array in arrays.items()}
+    return replace(model, weights={**model.weights, **stored})
+
+
+def _head(network: PatchNetwork, material: Sequence[Material]) -> ClassHead:
+    """Head that has learned from the events of a material as they are."""
+    features = [_features(network, one.learned[0]) for one in material]
+    classes = [classes_of_kinds(one.learned_kind) for one in material]
+    return fit_head(np.concatenate(features), np.concatenate(classes))
+
+
+def _features(network: PatchNetwork, events: PatchSet) -> NDArray[np.float64]:
+    return event_features(
+        patch_logits(network, events.found),
+        events.found,
+        n_events=events.n_events,
+        n_tiles=events.n_tiles,
+    )
 
 
 def _trained(material: Sequence[Material]) -> PatchNetwork:

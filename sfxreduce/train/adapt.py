@@ -1,16 +1,20 @@
 """A model that goes on learning from one run, without anybody labelling a frame.
 
-A sample of the run is labelled by the peak finder. Half of it is learned from, a quarter chooses
-how far to go from the old network to the new one, and the last quarter judges: if it finds the new
-network worse, the old one stays. Either way the threshold must then keep what is promised of the
-run's own hits too, and the run's frames belong to what the model was calibrated on.
+A sample of the run is labelled by the peak finder. Half of it is learned from, together with new
+simulated events of the experiments the model knows, lest it forget what streaks and rings look
+like. A quarter chooses how far to go from the old network to the new one, and the last quarter
+judges: if it finds the new network worse, the old one stays. Either way the threshold must then
+keep what is promised of the run's own hits too, and the run's frames belong to what the model was
+calibrated on.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -23,14 +27,21 @@ from sfxreduce.conditions import Conditioned, conditions_of_run
 from sfxreduce.drift import envelope_of
 from sfxreduce.errors import LabelError, ModelError
 from sfxreduce.labels import Label
-from sfxreduce.progress import Progress, silent
+from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.run import Run
+from sfxreduce.scorers.candidates import CandidateFinder
 from sfxreduce.scorers.inference import load_network
 from sfxreduce.scorers.patches import PatchNetwork, patch_logits
 from sfxreduce.scorers.pooling import Pooling
 from sfxreduce.scorers.weights import CALIBRATION, Model, TrainingRun
+from sfxreduce.simulate.experiments import EXPERIMENTS
+from sfxreduce.simulate.run import simulated_run
+from sfxreduce.train.across import with_head
 from sfxreduce.train.card import model_card
+from sfxreduce.train.classes import ClassHead
+from sfxreduce.train.material import SEED, as_seen
 from sfxreduce.train.patch_loop import ADAPT, train_patches
+from sfxreduce.train.patch_set import PatchSet, read_patches
 from sfxreduce.train.peak_set import HIT_AT_LEAST, MISS_AT_MOST, SeenEvents, see_events
 
 __all__ = ["SAMPLE", "Adapted", "Judged", "adapt"]
@@ -40,6 +51,7 @@ SAMPLE = 400
 
 _SHARES = (0.25, 0.5, 1.0)
 _FEWEST = 5
+_REHEARSED = 24
 _WORTH_IT = 0.1
 # A peak of the peak finder is not learned if the old network gives it less than this logit.
 _UNLIKELY = -2.0
@@ -166,7 +178,8 @@ def adapt(
     network = cast("PatchNetwork", load_network(start))
     old = _Tried.of(network, start.config.pooling, seen, start)
     agreed = _agreed(old, seen, start.config.threshold)
-    new = _learned(old.network, agreed, parts["learn"], seed=seed, progress=progress)
+    known, elsewhere = _rehearsal(start, pool=pool, progress=progress)
+    new = _learned(old.network, agreed, parts["learn"], known, seed=seed, progress=progress)
     best = _best(old, new, agreed, parts["choose"], start)
     judge = parts["judge"]
     rejected = old.n_rejected(seen, judge, start.config.threshold)
@@ -183,7 +196,7 @@ def adapt(
         n_hits=n_of[Label.HIT],
         n_misses=n_of[Label.MISS],
         n_maybe=n_of[Label.MAYBE],
-        cpu_seconds=time.process_time() - started + seen.worker_seconds,
+        cpu_seconds=time.process_time() - started + seen.worker_seconds + elsewhere,
     )
 
 
@@ -295,18 +308,38 @@ def _agreed(old: _Tried, seen: SeenEvents, threshold: float) -> SeenEvents:
     return replace(seen, patches=replace(seen.patches, snr=snr), label=label.astype(np.int8))
 
 
+def _rehearsal(start: Model, *, pool: Pool, progress: Progress) -> tuple[list[PatchSet], float]:
+    """Simulate new events of what a model has learned from; CPU seconds of other processes."""
+    learned = {run.experiment for run in start.config.provenance.runs}
+    names = [name for name in EXPERIMENTS if name in learned]
+    look = partial(_rehearsed, finder=start.config.candidates)
+    work = pool.map("rehearse", look, names)
+    found = dict(tracked(work, stage="rehearse", total=len(names), progress=progress))
+    seconds = sum(taken for _, taken, process in found.values() if process != os.getpid())
+    return [found[number][0] for number in sorted(found)], seconds
+
+
+def _rehearsed(name: str, *, finder: CandidateFinder) -> tuple[PatchSet, float, int]:
+    """Candidates of one experiment, and what they took: CPU seconds, and of which process."""
+    started = time.process_time()
+    run = simulated_run(name, n_events=_REHEARSED, hit_rate=0.5, seed=SEED + 3)
+    found = read_patches(as_seen(run), finder=finder)
+    return found, time.process_time() - started, os.getpid()
+
+
 def _learned(
     network: PatchNetwork,
     seen: SeenEvents,
     events: NDArray[np.int64],
+    known: list[PatchSet],
     *,
     seed: int,
     progress: Progress,
 ) -> PatchNetwork:
-    """Network that has gone on learning from some of the events."""
+    """Network that has gone on learning from some of the events and from what it knows."""
     own = np.isin(seen.event_of_candidate, events)
     taught = np.where(own, seen.patches.snr, np.float32(np.nan))
-    sets = [replace(seen.patches, snr=taught)]
+    sets = [replace(seen.patches, snr=taught), *known]
     return train_patches(sets, recipe=ADAPT, seed=seed, start=network, progress=progress)
 
 
@@ -408,6 +441,9 @@ def _recalibrated(
         config=config,
         weights=weights | {f"{CALIBRATION}{name}": array for name, array in stored.items()},
     )
+    if start.class_head is not None:
+        weight, bias = (array.astype(np.float64) for array in start.class_head)
+        model = with_head(model, ClassHead(weight=weight, bias=bias))
     return replace(model, card=model_card(config, title=f"Hit finder that has seen {run.name}"))
 
 

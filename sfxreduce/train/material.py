@@ -54,6 +54,8 @@ class Material:
         True peaks of signal to noise 5 of each judged event.
     is_blank : ndarray of bool
         Judged events without a crystal.
+    learned_kind, judged_kind : ndarray of uint8
+        `sfxreduce.simulate.truth.Kind` of the events.
     statistics : ndarray
         Shape (frame, quantity): see `sfxreduce.drift.frame_statistics`.
     """
@@ -63,6 +65,8 @@ class Material:
     judged: PatchSet
     n_peaks: NDArray[np.int32]
     is_blank: NDArray[np.bool_]
+    learned_kind: NDArray[np.uint8]
+    judged_kind: NDArray[np.uint8]
     statistics: NDArray[np.float64]
 
     @property
@@ -144,6 +148,8 @@ def material_of(name: str, *, scale: float = 1.0) -> Material:
         judged=read_patches(drawn, finder=finder, events=events.tolist()),
         n_peaks=peaks[events],
         is_blank=~crystal[events],
+        learned_kind=cast("xr.Dataset", run.truth).kind.values,
+        judged_kind=truth.kind.values[events],
         statistics=statistics_of(
             as_seen(_simulated(name, scale * LOOKED_AT, hit_rate=0.5, seed=SEED + 2))
         ),
@@ -180,6 +186,8 @@ def _arrays(made: Material) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {
         "n_peaks": made.n_peaks,
         "is_blank": made.is_blank,
+        "learned_kind": made.learned_kind,
+        "judged_kind": made.judged_kind,
         "statistics": made.statistics,
     }
     for place, one in (*_numbered(made.learned), ("judged", made.judged)):
@@ -200,6 +208,8 @@ def _read(path: Path, name: str) -> Material:
             judged=_patch_set(arrays, "judged"),
             n_peaks=arrays["n_peaks"],
             is_blank=arrays["is_blank"],
+            learned_kind=arrays["learned_kind"],
+            judged_kind=arrays["judged_kind"],
             statistics=arrays["statistics"],
         )
 

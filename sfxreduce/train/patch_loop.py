@@ -51,7 +51,7 @@ class PatchRecipe:
 PATCHES = PatchRecipe()
 """The recipe of the shipped model."""
 
-ADAPT = PatchRecipe(name="adapt", learning_rate=5e-4, epochs=2)
+ADAPT = PatchRecipe(name="adapt", learning_rate=3e-4, epochs=2)
 """The recipe that goes on from a model with events of one run."""
 
 
