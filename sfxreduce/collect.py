@@ -21,7 +21,8 @@ def collect_scores(
 ) -> NDArray[np.void]:
     """Score every event of a run; the scores are computed here, batch by batch.
 
-    A scorer that adapts sees the run's own gain and hot pixels, measured on a few frames first.
+    A scorer that adapts sees the run's own gain, hot and noisy pixels, measured on a few frames
+    first.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ def collect_scores(
 
 
 def as_seen(run: Run, scorer: Scorer) -> Run:
-    """Give the run its own gain and hot pixels, once, for scorers to which they matter.
+    """Give the run its own gain, hot and noisy pixels, once, for scorers to which they matter.
 
     Parameters
     ----------

@@ -1,11 +1,11 @@
-"""What a run says about its own detector: the gain, and pixels that are always bright.
+"""What a run says about its own detector: gain, background, and pixels that are bright or noisy.
 
-Both come from a bounded sample of frames without labels. Gain is the slope of a photon-transfer
-curve [1]_: photons arrive at random, so that the variance of a patch grows with its mean by one
-gain's worth a photon. A pixel that stands out in frame after frame is hot: Bragg peaks move from
-crystal to crystal, and within one frame nothing tells a hot pixel from a sharp peak. Nor does one
-frame tell a short row of larger pixels, as sensors have along their seams, from a streaky peak:
-straight lines of pixels that are brighter than the lines beside them count as hot too.
+All of it comes from a bounded sample of frames without labels. Gain is the slope of a
+photon-transfer curve [1]_: photons arrive at random, so that the variance of a patch grows with its
+mean by one gain's worth a photon. A pixel that stands out in frame after frame is hot: Bragg peaks
+move from crystal to crystal, and within one frame nothing tells a hot pixel from a sharp peak. Nor
+does one frame tell a short row of larger pixels, as sensors have along their seams, from a streaky
+peak: straight lines of pixels that are brighter than the lines beside them count as hot too.
 
 References
 ----------
@@ -24,7 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, label
 
+from sfxreduce.background import Background, background_of
+from sfxreduce.cells import CELL, by_pixel, cell_moments, cell_sums
 from sfxreduce.geometry import Detector, PixelFlag, Window
+from sfxreduce.noisy import noisy_pixels
 from sfxreduce.run import FrameSource, Reading, Run
 
 __all__ = [
@@ -42,7 +45,6 @@ SAMPLE_FRAMES = 24
 FEWEST_FRAMES_FOR_HOT = 20
 """With fewer, a crystal that is hit twice in one place would pass for a hot pixel."""
 
-_CELL = 16
 _CELLS_OF_AN_AREA = 64
 _BINS = 24
 _HOT_SIGMA = 4.5
@@ -67,21 +69,37 @@ class Conditions:
         Gain in ADU: the detector's own where it is known, the estimate else, NaN if neither.
     hot : bytes
         Flat indices of the hot pixels in a frame, as int64.
+    noisy : bytes
+        The same of pixels that scatter far more than their likes: see `noisy_pixels`.
     empty : bytes
         The same of pixels that no sensor stands behind: see `empty_pixels`.
+    background : Background
+        How bright it is between the peaks.
     frames : int
         Frames looked at.
     """
 
     adu_per_photon: float = math.nan
     hot: bytes = field(default=b"", repr=False)
+    noisy: bytes = field(default=b"", repr=False)
     empty: bytes = field(default=b"", repr=False)
+    background: Background = field(default_factory=Background)
     frames: int = 0
 
     @property
     def hot_index(self) -> NDArray[np.int64]:
         """Flat indices of the hot pixels in a frame."""
         return np.frombuffer(self.hot, np.int64)
+
+    @property
+    def noisy_index(self) -> NDArray[np.int64]:
+        """Flat indices of the noisy pixels in a frame; some may be hot as well."""
+        return np.frombuffer(self.noisy, np.int64)
+
+    @property
+    def background_photons(self) -> float:
+        """Background in photons a pixel; NaN where the gain or the background is unknown."""
+        return self.background.adu / self.adu_per_photon
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +132,10 @@ class Conditioned:
 
     @property
     def detector(self) -> Detector:
-        """Geometry and mask, hot pixels masked and the gain filled in."""
-        return _amended(self.source.detector, self.found)
+        """Geometry and mask, hot and noisy pixels masked and the gain filled in."""
+        found = self.found
+        gain = np.float64(found.adu_per_photon).tobytes()
+        return _amended(self.source.detector, found.hot, found.noisy, found.empty, gain)
 
     @property
     def n_bytes(self) -> int:
@@ -149,13 +169,16 @@ def conditions_of_run(run: Run, *, most_frames: int = SAMPLE_FRAMES) -> Conditio
     known = math.isfinite(detector.adu_per_photon) and detector.adu_per_photon > 0
     gain = detector.adu_per_photon if known else estimate_gain(frames, good)
     hot = hot_pixels(frames, good, adu_per_photon=gain)
+    noisy = noisy_pixels(frames, good, adu_per_photon=gain, fewest_frames=FEWEST_FRAMES_FOR_HOT)
     empty = (
         np.zeros(0, np.int64) if detector.stacked else np.flatnonzero(empty_pixels(frames, good))
     )
     return Conditions(
         adu_per_photon=gain,
-        hot=np.flatnonzero(hot).tobytes(),
+        hot=np.flatnonzero(hot).astype(np.int64).tobytes(),
+        noisy=np.flatnonzero(noisy).astype(np.int64).tobytes(),
         empty=empty.astype(np.int64).tobytes(),
+        background=background_of(frames, good & ~hot & ~noisy, radius=detector.radius()),
         frames=len(frames),
     )
 
@@ -181,9 +204,9 @@ def estimate_gain(frames: NDArray[np.generic], good: NDArray[np.bool_]) -> float
     >>> round(estimate_gain(20 * photons, np.ones((128, 128), bool)))
     20
     """
-    moments = [_cell_moments(frame, good) for frame in frames]
-    mean = np.concatenate([m for m, _ in moments]) if moments else np.zeros(0)
-    variance = np.concatenate([v for _, v in moments]) if moments else np.zeros(0)
+    moments = [cell_moments(frame, good) for frame in frames]
+    mean = np.concatenate([m.ravel() for m, _ in moments]) if moments else np.zeros(0)
+    variance = np.concatenate([v.ravel() for _, v in moments]) if moments else np.zeros(0)
     whole = np.isfinite(mean) & np.isfinite(variance)
     mean, variance = mean[whole], variance[whole]
     if mean.size < 2 * _BINS:
@@ -263,15 +286,15 @@ def empty_pixels(frames: NDArray[np.generic], good: NDArray[np.bool_]) -> NDArra
     if len(frames) < FEWEST_FRAMES_FOR_HOT:
         return np.zeros(good.shape, np.bool_)
     still = np.all(frames == frames[:1], axis=0) | ~good
-    n_y, n_x = (-(-side // _CELL) for side in good.shape)
-    padded = np.ones((n_y * _CELL, n_x * _CELL), np.bool_)
+    n_y, n_x = (-(-side // CELL) for side in good.shape)
+    padded = np.ones((n_y * CELL, n_x * CELL), np.bool_)
     padded[: good.shape[0], : good.shape[1]] = still
-    cells = padded.reshape(n_y, _CELL, n_x, _CELL).all(axis=(1, 3))
+    cells = padded.reshape(n_y, CELL, n_x, CELL).all(axis=(1, 3))
     area, _ = label(cells)
     wide = np.flatnonzero(np.bincount(area.ravel()) >= _CELLS_OF_AN_AREA)
     # An area ends somewhere inside the cells around it.
     near = binary_dilation(np.isin(area, wide[wide > 0]), structure=np.ones((3, 3)))
-    empty = near.repeat(_CELL, axis=0).repeat(_CELL, axis=1)
+    empty = near.repeat(CELL, axis=0).repeat(CELL, axis=1)
     found: NDArray[np.bool_] = empty[: good.shape[0], : good.shape[1]] & still & good
     return found
 
@@ -305,50 +328,16 @@ def _bright_lines(
     return lines
 
 
-def _cell_moments(
-    frame: NDArray[np.generic], good: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance of every whole cell with hardly a bad pixel."""
-    count, total, squares, level = _cell_sums(frame, good)
-    whole = count >= 0.9 * _CELL * _CELL
-    mean = total[whole] / count[whole]
-    spread = (squares[whole] - count[whole] * mean**2) / (count[whole] - 1)
-    return mean + level, spread
-
-
 def _moments_of_pixels(
     frame: NDArray[np.generic], good: NDArray[np.bool_], floor: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and sigma of the cell of every pixel; sigma is infinite where nothing can be told."""
-    mean, sigma = np.zeros(good.shape, np.float32), np.full(good.shape, np.inf, np.float32)
-    count, total, squares, level = _cell_sums(frame, good)
-    known = count >= _CELL
+    count, total, squares, level = cell_sums(frame, good)
     n = np.maximum(count, 1)
-    middle = total / n + level
     spread = np.sqrt(np.maximum(squares / n - (total / n) ** 2, floor**2))
-    spread[~known] = np.inf
-    y, x = (side // _CELL * _CELL for side in good.shape[-2:])
-    for field_, cells in ((mean, middle), (sigma, spread)):
-        grown = cells.repeat(_CELL, axis=-2).repeat(_CELL, axis=-1)
-        field_[..., :y, :x] = grown.reshape(*good.shape[:-2], y, x)
-    return mean, sigma
-
-
-def _cell_sums(
-    frame: NDArray[np.generic], good: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]:
-    """Count, sum and sum of squares of every whole cell, about a level near the values."""
-    y, x = (side // _CELL * _CELL for side in good.shape[-2:])
-    use = good[..., :y, :x] & np.isfinite(frame[..., :y, :x])
-    level = float(np.median(frame[..., :y, :x][use])) if use.any() else 0.0
-    value = np.where(use, frame[..., :y, :x].astype(np.float64) - level, 0.0)
-
-    def sums(of: NDArray[np.generic]) -> NDArray[np.float64]:
-        cells = of.reshape(*of.shape[:-2], y // _CELL, _CELL, x // _CELL, _CELL)
-        summed: NDArray[np.float64] = cells.sum(axis=(-3, -1), dtype=np.float64)
-        return summed
-
-    return sums(use), sums(value), sums(value * value), level
+    spread[count < CELL] = np.inf
+    mean = by_pixel(total / n + level, good.shape, outside=0)
+    return mean, by_pixel(spread, good.shape, outside=np.inf)
 
 
 def _slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
@@ -365,9 +354,14 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 
 @lru_cache(maxsize=4)
-def _amended(detector: Detector, found: Conditions) -> Detector:
-    """The detector with what was found, made once per process."""
+def _amended(detector: Detector, hot: bytes, noisy: bytes, empty: bytes, gain: bytes) -> Detector:
+    """The detector with what was found, made once per process.
+
+    All of it comes as bytes: an unknown gain is NaN, and no NaN equals the one that a worker
+    received with the task before.
+    """
     mask = detector.mask.copy()
-    mask.reshape(-1)[found.hot_index] |= np.uint32(PixelFlag.HOT)
-    mask.reshape(-1)[np.frombuffer(found.empty, np.int64)] |= np.uint32(PixelFlag.GAP)
-    return replace(detector, mask=mask, adu_per_photon=found.adu_per_photon)
+    flags = ((hot, PixelFlag.HOT), (noisy, PixelFlag.NOISY), (empty, PixelFlag.GAP))
+    for pixels, flag in flags:
+        mask.reshape(-1)[np.frombuffer(pixels, np.int64)] |= np.uint32(flag)
+    return replace(detector, mask=mask, adu_per_photon=float(np.frombuffer(gain)[0]))

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sfxreduce.errors import VerificationError
-from sfxreduce.io.readers.zarr import ZarrFrames, read_manifest
-from sfxreduce.io.schema import LEDGER_GROUP
+from sfxreduce.errors import SchemaError, VerificationError
+from sfxreduce.io.readers.zarr import ZarrFrames, open_table, read_manifest
+from sfxreduce.io.schema import CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.manifest import Manifest
 from sfxreduce.run import Run
 
@@ -45,6 +45,10 @@ class Description:
         Of the source's events; only a reduced store has them.
     source, scorer, threshold : str, str and float, or None
         Where a reduced store came from, and how its events were judged.
+    adu_per_photon, background_adu : float or None
+        Gain and background that were measured on the source before its events were scored.
+    hot_pixels, noisy_pixels : int or None
+        Pixels that were found to be bright, or to scatter too far, in the same frames.
     complete : bool or None
         Whether a reduced store has a valid manifest.
     """
@@ -69,6 +73,10 @@ class Description:
     source: str | None = None
     scorer: str | None = None
     threshold: float | None = None
+    adu_per_photon: float | None = None
+    background_adu: float | None = None
+    hot_pixels: int | None = None
+    noisy_pixels: int | None = None
     complete: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -117,6 +125,7 @@ def describe_run(run: Run) -> Description:
         truth=() if run.truth is None else tuple(sorted(map(str, run.truth))),
         complete=complete,
         **judged,
+        **_conditions(run),
     )
 
 
@@ -135,3 +144,20 @@ def _manifest(run: Run) -> tuple[Manifest | None, bool | None]:
         return read_manifest(Path(run.path)), True
     except VerificationError:
         return None, False
+
+
+def _conditions(run: Run) -> dict[str, Any]:
+    """What was measured on the source of a reduced store; nothing if nothing was or can be read."""
+    path = Path(run.path)
+    if _kind(run) != "reduced run store" or not (path / CONDITIONS_GROUP).exists():
+        return {}
+    try:
+        table = open_table(path, CONDITIONS_GROUP)
+    except SchemaError:
+        return {}
+    return {
+        "adu_per_photon": table.attrs.get("adu_per_photon"),
+        "background_adu": table.attrs.get("background_adu"),
+        "hot_pixels": table.sizes.get("hot"),
+        "noisy_pixels": table.sizes.get("noisy"),
+    }

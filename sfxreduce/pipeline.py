@@ -12,6 +12,7 @@ from sfxreduce.audit_sample import AUDIT_SHARE, check_share, draw_sample
 from sfxreduce.calibrate import Promise
 from sfxreduce.cluster import Pool
 from sfxreduce.collect import as_seen, collect_scores
+from sfxreduce.conditions import Conditioned
 from sfxreduce.decide import decide
 from sfxreduce.errors import UsageError
 from sfxreduce.export import crystfel_paths, export_crystfel
@@ -159,6 +160,7 @@ def plan_filter(
         layout=layout,
         reduction=reduction,
         audit=audit,
+        conditions=seen.source.found if isinstance(seen.source, Conditioned) else None,
     )
 
 

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
 from sfxreduce.columns import plain_text, select_events
+from sfxreduce.conditions import Conditions
+from sfxreduce.conditions_table import conditions_table
 from sfxreduce.decide import Decision, Decisions
 from sfxreduce.io.files import PublishJob, publish_file, sweep_partial
 from sfxreduce.io.layout import Layout
-from sfxreduce.io.schema import AUDIT_GROUP, LEDGER_GROUP
+from sfxreduce.io.schema import AUDIT_GROUP, CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.io.writers.shards import ShardJob, ShardWritten, copy_shard, encode_shard
 from sfxreduce.io.writers.zarr import create_store, write_manifest, write_table
 from sfxreduce.ledger import ledger_table
@@ -44,6 +46,8 @@ class FilterPlan:
         Which event goes where.
     audit : ReductionPlan
         The same for the sample of rejected events.
+    conditions : Conditions or None
+        What the run said about its detector; None if the scorer did not ask.
     """
 
     run: Run
@@ -52,6 +56,7 @@ class FilterPlan:
     layout: Layout
     reduction: ReductionPlan
     audit: ReductionPlan
+    conditions: Conditions | None = None
 
     def jobs(self, store: Path) -> list[ShardJob]:
         """One job for each shard of the reduced store, those of the sample last."""
@@ -105,7 +110,7 @@ def _columns(plan: FilterPlan, events: NDArray[np.int64]) -> xr.Dataset:
 def write_reduced(
     plan: FilterPlan, store: Path, *, pool: Pool, progress: Progress = silent
 ) -> Decisions:
-    """Write the kept events, the ledger, and the manifest last.
+    """Write the kept events, the ledger, the run's conditions, and the manifest last.
 
     Parameters
     ----------
@@ -139,6 +144,8 @@ def write_reduced(
     holes = sorted(event for shard in written for event in shard.holes)
     decisions = plan.decisions.with_damage(np.array(holes, np.int64))
     write_table(store, LEDGER_GROUP, ledger_table(decisions))
+    if plan.conditions is not None:
+        write_table(store, CONDITIONS_GROUP, conditions_table(plan.conditions))
     write_manifest(store, _manifest(plan, store, written, pool=pool, progress=progress))
     return decisions
 

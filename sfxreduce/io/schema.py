@@ -14,6 +14,7 @@ from sfxreduce.geometry import Detector, Panel
 
 __all__ = [
     "AUDIT_GROUP",
+    "CONDITIONS_GROUP",
     "LEDGER_GROUP",
     "MANIFEST_GROUP",
     "SCHEMA",
@@ -26,6 +27,7 @@ __all__ = [
 SCHEMA = "sfxreduce.run"
 SCHEMA_VERSION = 1
 AUDIT_GROUP = "audit"
+CONDITIONS_GROUP = "conditions"
 LEDGER_GROUP = "ledger"
 MANIFEST_GROUP = "manifest"
 
