@@ -166,7 +166,7 @@ def collected(name: str, models: Path, work: Path) -> Scored:
     rule = read_model(models / name).config.level
     move = rule.move(np.concatenate(list(raw.values())))
     detector = frames(name).detector
-    window = sfxreduce.Window.tiled(detector)
+    window = sfxreduce.CnnScorer(models / name).window(detector)
     return Scored(
         score={kind: rule.reduced(scores, move) for kind, scores in raw.items()},
         count=count,

@@ -102,7 +102,7 @@ def repeat(
     recipe: Recipe, training: Sequence[Run], test: Sequence[Run], rule: LabelOnce
 ) -> Evaluation:
     """Train by a recipe, then judge on the other runs."""
-    model = train(training, recipe=recipe, seed=0, labelling=rule)
+    model = train(training, recipe=recipe, seed=0, window="centre", labelling=rule)
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder) / "model", model)
         return evaluate(CnnScorer(Path(folder) / "model"), test, labelling=rule)

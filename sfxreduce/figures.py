@@ -15,7 +15,7 @@ from sfxreduce.decide import Decision, Decisions
 from sfxreduce.geometry import Detector
 from sfxreduce.peaks import MIN_PEAKS
 
-__all__ = ["Thumbnail", "assembled_png", "histogram_svg", "hit_rate_svg", "share_svg"]
+__all__ = ["Thumbnail", "assembled_png", "histogram_svg", "hit_rate_svg", "share_svg", "svg"]
 
 WIDTH, HEIGHT = 640, 170
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 34
@@ -95,27 +95,27 @@ def share_svg(hits: int, undecided: int, rejected: int) -> str:
             f"<title>{label}</title></rect>"
         )
         x += width
-    return _svg("".join(parts), height=26)
+    return svg("".join(parts), height=26)
 
 
 def hit_rate_svg(decisions: Decisions, *, n_bins: int = 60) -> str:
     """Share of kept events along the run, in blocks of consecutive events."""
     kept = (decisions.decision != Decision.REJECT).astype(float)
     if not kept.size:
-        return _svg("", height=HEIGHT)
+        return svg("", height=HEIGHT)
     edges = np.unique(np.linspace(0, kept.size, min(n_bins, kept.size) + 1).astype(int))
     rates = np.add.reduceat(kept, edges[:-1]) / np.diff(edges)
     top = min(max(float(rates.max()) * 1.15, 0.01), 1.0)
     bars = _bars(edges / kept.size, rates / top, [COLOURS[Decision.HIT]] * len(rates))
     axes = _axes("event", "kept", x_labels=("0", f"{kept.size:,}"), y_top=f"{top:.0%}")
-    return _svg("".join(bars) + axes)
+    return svg("".join(bars) + axes)
 
 
 def histogram_svg(score: NDArray[np.float32], *, threshold: float, n_bins: int = 60) -> str:
     """Histogram of the scores on a logarithmic count axis, with the threshold."""
     finite = score[np.isfinite(score)].astype(float)
     if not finite.size:
-        return _svg("", height=HEIGHT)
+        return svg("", height=HEIGHT)
     low, high = min(finite.min(), threshold), max(finite.max(), threshold)
     high = high if high > low else low + 1
     # Peak counts run from none to a thousand; the threshold lies among the small ones.
@@ -140,7 +140,7 @@ def histogram_svg(score: NDArray[np.float32], *, threshold: float, n_bins: int =
         x_labels=(f"{low:.4g}", f"{high:.4g}"),
         y_top=f"{int(counts.max()):,}",
     )
-    return _svg("".join(bars) + line + axes)
+    return svg("".join(bars) + line + axes)
 
 
 def _bars(
@@ -171,7 +171,8 @@ def _axes(x_name: str, y_name: str, *, x_labels: tuple[str, str], y_top: str) ->
     )
 
 
-def _svg(content: str, *, height: int = HEIGHT) -> str:
+def svg(content: str, *, height: int = HEIGHT) -> str:
+    """A picture of this page's width from its elements."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
         f'font-family="inherit" font-size="11" fill="{INK}">{content}</svg>'

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import SchemaError
 
-__all__ = ["Box", "Detector", "Panel", "PixelFlag", "Window"]
+__all__ = ["CENTRE_TILE", "Box", "Detector", "Panel", "PixelFlag", "Window"]
 
 CENTRE_TILE = (350, 350)
+"""(row, column) pixels of a tile."""
 
 MOST_FRAME_PIXELS = 2**31
 """Pixels of the largest frame; its mask alone takes 8 GiB, and no camera comes near it."""
@@ -314,15 +315,35 @@ class Window:
         return cls(name="centre", tile_shape=tile_shape, origins=(origin,))
 
     @classmethod
-    def tiled(cls, detector: Detector, *, tile_shape: tuple[int, int] = CENTRE_TILE) -> Window:
-        """Return tiles that cover the whole assembled picture, the nearest to the middle first.
+    def tiled(
+        cls,
+        detector: Detector,
+        *,
+        tile_shape: tuple[int, int] = CENTRE_TILE,
+        most: int = 0,
+        spread: bool = False,
+    ) -> Window:
+        """Return tiles that cover the assembled picture, the nearest to the middle first.
 
         One of them is the tile of `centre`; those without a source pixel are left out.
 
+        Parameters
+        ----------
+        detector : Detector
+        tile_shape : tuple of int
+            (row, column) pixels.
+        most : int
+            Only the first so many tiles; all of them if 0.
+        spread : bool
+            Take every other tile first, as on a chessboard.
+
         Examples
         --------
-        >>> Window.tiled(Detector.centred("camera", (1750, 1750))).origins[:2]
+        >>> camera = Detector.centred("camera", (1750, 1750))
+        >>> Window.tiled(camera).origins[:2]
         ((700, 700), (350, 700))
+        >>> Window.tiled(camera, most=3, spread=True).origins
+        ((700, 700), (350, 350), (350, 1050))
         """
         picture = _assembly(detector)
         middle = cls.centre(detector, tile_shape=tile_shape).origins[0]
@@ -336,8 +357,14 @@ class Window:
             for column in axes[1]
             if np.any(_part(picture, row, column, tile_shape) >= 0)
         ]
-        origins.sort(key=lambda at: math.dist(at, middle))
-        return cls(name="full", tile_shape=tile_shape, origins=tuple(origins))
+
+        def turn(at: tuple[int, int]) -> tuple[int, float]:
+            steps = sum((a - m) // tile for a, m, tile in zip(at, middle, tile_shape, strict=True))
+            return (steps % 2 if spread else 0, math.dist(at, middle))
+
+        origins.sort(key=turn)
+        name = "full" if most == 0 else f"{most} tiles"
+        return cls(name=name, tile_shape=tile_shape, origins=tuple(origins[: most or None]))
 
     @property
     def shape(self) -> tuple[int, int, int]:

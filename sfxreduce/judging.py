@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sfxreduce.calibrate import Promise, binomial_threshold, given_threshold
 from sfxreduce.conditions import Conditioned
 from sfxreduce.geometry import Window
+from sfxreduce.measured import Measured
 from sfxreduce.report import Method
 from sfxreduce.run import Run
 from sfxreduce.score import Scorer
@@ -52,7 +53,8 @@ def method_for(
         claim, value = None, scorer.level.threshold(scorer.threshold, move)
     if claim and claim.value > -math.inf:
         claim = replace(claim, value=value)
-    window = scorer.window(run.detector)
+    window, measured = scorer.window(run.detector), scorer.measured
+    reduced = scorer.level.reduced(scores, move)
     return Method(
         scorer=scorer.name,
         settings=", ".join([scorer.settings, *_own_conditions(run, move)]),
@@ -60,9 +62,21 @@ def method_for(
         model_sha256=scorer.model_sha256,
         claim=claim,
         hit=scorer.hit,
+        measured=measured,
+        rejected_showing=_rejected_showing(measured, reduced, scores < value),
         window_tiles=None if window is None else len(window.origins),
         tiles_total=None if window is None else len(Window.tiled(run.detector).origins),
     )
+
+
+def _rejected_showing(
+    measured: Measured, reduced: NDArray[np.float32], low: NDArray[np.bool_]
+) -> float | None:
+    """How many of the low events show diffraction, by their calibrated probabilities."""
+    if measured.calibration is None or not low.any() or low.all():
+        return None
+    likely = measured.calibration(reduced[low], hit_rate=float(np.mean(~low)))
+    return float(likely.sum())
 
 
 def _own_conditions(run: Run, move: float) -> list[str]:
@@ -72,7 +86,8 @@ def _own_conditions(run: Run, move: float) -> list[str]:
         found = run.source.found
         words += [
             f"gain {found.adu_per_photon:.4g} ADU a photon",
-            f"{found.hot_index.size} hot pixels on {found.frames} frames",
+            f"{found.hot_index.size} hot and {found.noisy_index.size} noisy pixels "
+            f"on {found.frames} frames",
         ]
     if move:
         words.append(f"threshold moved up by {move:.3g} (logit) with the run's blanks")

@@ -15,6 +15,8 @@ from sfxreduce.calibrate import Promise, Threshold
 from sfxreduce.decide import Decision, Decisions, Reason
 from sfxreduce.drift import Drift
 from sfxreduce.figures import Thumbnail, histogram_svg, hit_rate_svg, share_svg
+from sfxreduce.figures_of_models import curve_svg, reliability_svg
+from sfxreduce.measured import Measured
 from sfxreduce.peaks import MIN_PEAKS
 from sfxreduce.units import human_bytes, short_path
 
@@ -112,6 +114,10 @@ class Method:
     drift : Drift
         Whether the run is like those the scorer was calibrated on. Without that, nothing is
         promised.
+    measured : Measured
+        What is known of the scorer beside its threshold.
+    rejected_showing : float or None
+        Rejected events that show diffraction, by their calibrated probabilities.
     """
 
     scorer: str
@@ -123,6 +129,8 @@ class Method:
     window_tiles: int | None = None
     tiles_total: int | None = None
     drift: Drift = field(default_factory=Drift)
+    measured: Measured = field(default_factory=Measured)
+    rejected_showing: float | None = None
 
     @property
     def claims(self) -> dict[str, Any]:
@@ -234,6 +242,8 @@ def render_html(
         hit_rate=hit_rate_svg(decisions),
         histogram=histogram_svg(decisions.score, threshold=report.threshold),
         reasons=_reason_counts(decisions),
+        curve=curve_svg(method.measured.curve, chosen=method.measured.window),
+        reliability=reliability_svg(method.measured.reliability),
         min_peaks=MIN_PEAKS,
         gallery=[
             (title, [t for t in thumbnails if t.decision is decision])

@@ -15,6 +15,7 @@ from sfxreduce.drift import Reference
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.level import LevelRule
+from sfxreduce.measured import Measured
 from sfxreduce.parts import inspect_parts, parts_of
 from sfxreduce.run import FrameSource, Run, block_sizes
 
@@ -75,6 +76,11 @@ class Scorer(Protocol):
     @property
     def reference(self) -> Reference | None:
         """What it was calibrated on, as far as that is known; None for a scorer without a model."""
+        ...
+
+    @property
+    def measured(self) -> Measured:
+        """What is known of it beside its threshold, for reports."""
         ...
 
     @property

@@ -13,6 +13,7 @@ from sfxreduce.columns import event_columns
 from sfxreduce.drift import Reference
 from sfxreduce.geometry import Detector, Panel, PixelFlag, Window
 from sfxreduce.level import LevelRule
+from sfxreduce.measured import Measured
 from sfxreduce.run import Reading, Run
 
 
@@ -73,6 +74,10 @@ class BrightestPixel:
     @property
     def hit_groups(self) -> np.ndarray:
         return np.zeros(0, np.int32)
+
+    @property
+    def measured(self) -> Measured:
+        return Measured()
 
     @property
     def reference(self) -> Reference | None:

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import xarray as xr
+from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
 from sfxreduce.decide import EventClass, decide
+from sfxreduce.geometry import Detector, Window
 from sfxreduce.ledger import ledger_root, ledger_table, read_ledger
 from sfxreduce.pipeline import Outputs, run_filter
 from sfxreduce.scorers.candidates import Candidates
@@ -34,26 +35,48 @@ def _candidates(tile: list[int], y: list[int], x: list[int]) -> Candidates:
     )
 
 
-def test_a_streak_is_crowded_into_one_tile_and_a_crystal_is_not() -> None:
-    streak = _candidates([0] * 8, [100] * 8, list(range(100, 124, 3)))
-    crystal = _candidates([4 + t for t in range(4) for _ in range(2)], [50, 250] * 4, [20, 300] * 4)
-    both = Candidates(
-        **{
-            name: np.concatenate([getattr(streak, name), getattr(crystal, name)])
-            for name in ("tile", "y", "x", "prominence", "noise_photons", "patch")
-        }
+WINDOW = Window.tiled(Detector.centred("camera", (1050, 1050)))
+
+
+def test_a_streak_is_crowded_and_a_ring_is_a_ring() -> None:
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, 40)
+    places = {
+        "streak": np.stack([rng.uniform(-9, 9, 40), np.arange(40) * 3.0], axis=1),
+        "ring": 412 * np.stack([np.sin(angle), np.cos(angle)], axis=1),
+        "crystal": rng.uniform(-500, 500, (40, 2)),
+    }
+    parts = [_at(at, event) for event, at in enumerate(places.values())]
+    found = event_features(np.full(120, 5.0), _joined(parts), WINDOW, n_events=3)
+    assert found.shape == (3, len(FEATURES))
+    ring, crowding, sure, prominence = found.T
+    assert ring[1] > 0.9 > 0.5 > ring[2]
+    assert crowding[0] < -0.5 < crowding[2]
+    assert sure.tolist() == [1.0] * 3
+    np.testing.assert_allclose(prominence, np.log(9.0), rtol=1e-6)
+
+
+def _at(places: NDArray[np.float64], event: int) -> Candidates:
+    """Candidates at places in pixels from the middle of the picture."""
+    row, column = (places + 525).astype(int).T
+    tiles = [
+        WINDOW.origins.index((r // 350 * 350, c // 350 * 350))
+        for r, c in zip(row, column, strict=True)
+    ]
+    return _candidates(
+        [event * len(WINDOW.origins) + tile for tile in tiles],
+        (row % 350).tolist(),
+        (column % 350).tolist(),
     )
-    found = event_features(np.full(16, 5.0), both, n_events=2, n_tiles=4)
-    assert found.shape == (2, len(FEATURES))
-    peaks, fullest, tiles, *_, crowding = found.T
-    assert peaks[0] == pytest.approx(peaks[1])
-    assert fullest[0] > fullest[1]
-    assert tiles.tolist() == [0.25, 1.0]
-    assert crowding[0] > crowding[1] == 0
+
+
+def _joined(parts: list[Candidates]) -> Candidates:
+    names = ("tile", "y", "x", "prominence", "noise_photons", "patch")
+    return Candidates(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
 
 
 def test_an_event_without_candidates_has_features_too() -> None:
-    found = event_features(np.zeros(0), _candidates([], [], []), n_events=3, n_tiles=4)
+    found = event_features(np.zeros(0), _candidates([], [], []), WINDOW, n_events=3)
     assert np.isfinite(found).all()
 
 

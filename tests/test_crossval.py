@@ -10,7 +10,7 @@ import pytest
 from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import UsageError
 from sfxreduce.scorers.weights import read_model
-from sfxreduce.train.across import Across, LeftOut, WindowLoss
+from sfxreduce.train.across import Across
 from sfxreduce.train.crossval import cross_validate
 from sfxreduce.train.material import stored_material
 
@@ -73,32 +73,3 @@ def test_two_experiments_are_too_few(tmp_path: Path) -> None:
         cross_validate(tmp_path, experiments=THREE[:2] * 2, pool=SerialPool())
     with pytest.raises(UsageError, match="is not known"):
         cross_validate(tmp_path, experiments=(*THREE, "nothing"), pool=SerialPool())
-
-
-def _judged(lost: int, rejected: int) -> LeftOut:
-    return LeftOut(
-        experiment="x",
-        hits=100,
-        lost=lost,
-        loss_upper95=0.0,
-        weak=0,
-        weak_lost=0,
-        blanks=100,
-        rejected=rejected,
-    )
-
-
-@pytest.mark.parametrize(
-    ("judged", "keeps"),
-    [
-        ([(0, 100), (2, 95)], True),
-        ([(0, 100), (4, 100), (0, 100), (0, 100)], False),
-        ([(2, 100), (2, 100)], False),
-        ([(0, 94), (0, 100)], False),
-    ],
-)
-def test_a_window_must_keep_hits_and_reject_blanks_everywhere(
-    judged: list[tuple[int, int]], keeps: bool
-) -> None:
-    window = WindowLoss(tiles=1, judged=tuple(_judged(*one) for one in judged))
-    assert window.keeps_promise is keeps

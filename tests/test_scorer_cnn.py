@@ -23,6 +23,7 @@ from sfxreduce.scorers.cnn import CnnScorer, cuda_available
 from sfxreduce.scorers.network import HitNetwork
 from sfxreduce.scorers.patches import PatchNetwork
 from sfxreduce.scorers.weights import Model, ModelConfig, write_model
+from sfxreduce.window_choice import FULL
 
 CAMERA = Detector.centred("camera", (350, 350), adu_per_photon=20.0)
 
@@ -54,7 +55,6 @@ def test_scores_are_probabilities_and_know_their_model(folder: Path) -> None:
     assert (scorer.name, scorer.threshold) == ("cnn", 0.25)
     assert len(scorer.model_sha256 or "") == 64
     assert "poster" in scorer.settings
-    assert torch.get_num_threads() == 1
 
 
 def test_only_a_scorer_on_a_gpu_asks_for_one(folder: Path) -> None:
@@ -158,7 +158,7 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     weights = {name: value.numpy() for name, value in PatchNetwork().state_dict().items()}
     weights["calibration.hit_scores"] = np.linspace(0.5, 0.9, 400, dtype=np.float32)
-    config = ModelConfig(architecture="patches", window="full", threshold=0.5)
+    config = ModelConfig(architecture="patches", window=FULL, threshold=0.5)
     path = tmp_path_factory.mktemp("models") / "patches"
     write_model(path, Model(config=config, weights=weights))
     return path
@@ -184,11 +184,24 @@ def test_patches_are_scored_event_by_event(patches: Path) -> None:
     assert not CnnScorer(patches, looks_at="centre").hit_scores.size
 
 
-def test_the_window_can_be_chosen_and_a_foreign_one_is_refused(patches: Path, folder: Path) -> None:
+def test_the_window_can_be_chosen_and_an_unknown_one_is_refused(
+    patches: Path, folder: Path
+) -> None:
     assert len(CnnScorer(patches).window(WIDE).origins) == 3
     assert len(CnnScorer(patches, looks_at="centre").window(WIDE).origins) == 1
-    with pytest.raises(UsageError, match=r"--window full: expected auto or one of \('centre',\)"):
-        CnnScorer(folder, looks_at="full")
+    assert len(CnnScorer(folder, looks_at="full").window(WIDE).origins) == 3
+    with pytest.raises(UsageError, match="--window all: expected auto, centre or full"):
+        CnnScorer(folder, looks_at="all")
+
+
+def test_of_several_tiles_the_loudest_speaks(folder: Path) -> None:
+    tall = Detector.centred("tall", (1050, 350), adu_per_photon=20.0)
+    rng = np.random.default_rng(1)
+    tiles = rng.poisson(40, (70, 3, 350, 350)).astype(np.int16)
+    tiles += rng.integers(0, 500, tiles.shape, np.int16) * (rng.random(tiles.shape) < 0.001)
+    alone = [CnnScorer(folder)(tiles[:, [tile]], tall) for tile in range(3)]
+    together = CnnScorer(folder, looks_at="full")(tiles, tall)
+    np.testing.assert_allclose(together, np.max(alone, axis=0), rtol=1e-5)
 
 
 def test_the_threshold_keeps_the_promise_or_keeps_everything(

@@ -36,6 +36,8 @@ from sfxreduce.train.evaluate import Evaluation, evaluate
 from sfxreduce.train.labelling import PeakLabelling, TruthLabelling, true_hits, true_kinds
 from sfxreduce.train.loop import train
 from sfxreduce.train.recipe import MODERN, POSTER, RECIPES, Recipe
+from sfxreduce.train.windows import window_curve
+from sfxreduce.window_choice import CENTRE, FULL, smallest_window
 
 QUICK = Recipe(name="quick", optimiser="adamw", learning_rate=0.001, batch=4, epochs=6)
 CAREFUL = replace(QUICK, epochs=3, patience=2, augment=True, balance=True, hit_loss=0.1)
@@ -148,7 +150,7 @@ def test_a_model_remembers_where_it_comes_from(runs: list[Run]) -> None:
 def test_the_threshold_loses_no_more_held_out_hits_than_the_recipe_allows(runs: list[Run]) -> None:
     model = train(runs, recipe=replace(CAREFUL, epochs=1), seed=2)
     labels = PeakLabelling()(runs[-1], pool=SerialPool(), progress=silent)
-    held = read_labelled(runs[-1], labels, normalisation=Normalisation(), most_events=99)
+    held = read_labelled(runs[-1], labels, normalisation=Normalisation(), most_tiles=99)
     score = hit_probability(load_network(model), held.seen)[held.is_hit]
     assert np.mean(score < model.config.threshold) <= CAREFUL.hit_loss
     assert model.config.threshold in {0.5, *score.tolist()}
@@ -172,14 +174,14 @@ def test_labelled_events_are_read_in_order_as_the_scorer_sees_them(runs: list[Ru
     label = np.resize([Label.MISS, Label.HIT, Label.MAYBE], 24).astype(np.int8)
     labels = Labels(label=label, miss_at_most=0, hit_at_least=1)
     how = Normalisation()
-    events = read_labelled(run, labels, normalisation=how, most_events=99)
+    events = read_labelled(run, labels, normalisation=how, most_tiles=99)
     clear = np.flatnonzero(label != Label.MAYBE)
     assert events.is_hit.tolist() == (label[clear] == Label.HIT).tolist()
     frames = run.source.read(clear.tolist()).pixels[:, None]
     good = np.ones((1, 350, 350), bool)
     expected = normalise(frames, good, adu_per_photon=20.0, how=how)
     np.testing.assert_array_equal(events.seen, expected.astype(np.float16))
-    assert len(read_labelled(run, labels, normalisation=how, most_events=10)) == 10
+    assert len(read_labelled(run, labels, normalisation=how, most_tiles=10)) == 10
 
 
 def test_events_that_cannot_be_read_are_not_learned_from() -> None:
@@ -190,7 +192,7 @@ def test_events_that_cannot_be_read_are_not_learned_from() -> None:
         replace(run, source=source),
         Labels(label=label, miss_at_most=0, hit_at_least=1),
         normalisation=Normalisation(),
-        most_events=99,
+        most_tiles=99,
     )
     assert (len(events), events.n_hits) == (7, 3)
 
@@ -275,6 +277,64 @@ def test_the_json_is_flat_and_has_the_promised_names() -> None:
     assert document["tp"] == 3
     assert "rows are the truth" in document["axes"]
     assert document["all_events"]["by_kind"]["blank"] == {"kept": 0, "rejected": 6}
+
+
+def test_by_the_truth_weak_crystals_are_left_out(runs: list[Run]) -> None:
+    run = runs[0]
+    assert run.truth is not None
+    peaks = np.where(run.truth.n_crystals.values > 0, np.resize([30, 4], 24), 0)
+    run = replace(run, truth=run.truth.assign(n_peaks=("event", peaks)))
+    label = [Label.HIT, Label.MISS] * 12
+    strict = evaluate(BrightestPixel(), [run], threshold=500.0, labelling=_GivenLabels(label))
+    loose = evaluate(
+        BrightestPixel(),
+        [run],
+        threshold=500.0,
+        hit_min_peaks=4,
+        labelling=_GivenLabels(label),
+    )
+    found = [e.to_json()["true_hits"] for e in (strict, loose)]
+    n_of = [int(np.count_nonzero(peaks >= least)) for least in (10, 4)]
+    assert [f["tp"] + f["fn"] for f in found] == n_of
+    assert [f["fp"] + f["tn"] for f in found] == [12, 12]
+
+
+def _tile_run(seed: int) -> Run:
+    """Hits show their peaks in the corners of a picture of nine tiles, and never in the middle."""
+    small = _crystal_run(seed, n_events=16)
+    assert isinstance(small.source, ArrayFrames)
+    rng = np.random.default_rng(seed)
+    frames = 20 * rng.poisson(2.0, (16, 1050, 1050)).astype(np.int16)
+    for corner in (slice(0, 350), slice(700, 1050)):
+        frames[:, corner, corner] = small.source.frames
+    detector = Detector.centred("camera", (1050, 1050), adu_per_photon=20.0)
+    return replace(small, source=ArrayFrames(frames=frames, detector=detector))
+
+
+def test_the_window_is_as_small_as_the_held_out_hits_allow() -> None:
+    runs = [_tile_run(1), _tile_run(2)]
+    recipe = replace(CAREFUL, epochs=1)
+    auto = train(runs, recipe=recipe, seed=1).config
+    assert [one.tiles.name for one in auto.curve] == ["centre", "5 tiles", "full"]
+    assert auto.window == smallest_window(auto.curve)
+    assert "| centre |" in model_card(auto)
+    for name, choice in (("centre", CENTRE), ("full", FULL)):
+        config = train(runs, recipe=recipe, seed=1, window=name).config
+        assert (config.window, config.curve) == (choice, ())
+    with pytest.raises(UsageError, match="--window all: expected auto"):
+        train(runs, recipe=recipe, window="all")
+
+
+def test_the_curve_sees_that_the_middle_shows_nothing() -> None:
+    rng = np.random.default_rng(0)
+    is_hit = np.arange(400) % 2 == 0
+    of_tiles = rng.uniform(0.0, 0.4, (400, 9))
+    of_tiles[is_hit, 8] = rng.uniform(0.6, 1.0, 200)
+    curve = window_curve(of_tiles, is_hit, Detector.centred("camera", (1050, 1050)))
+    by_name = {one.tiles.name: one for one in curve}
+    assert by_name["full"].keeps_promise
+    assert not by_name["centre"].keeps_promise
+    assert smallest_window(curve).most in (0, 9)
 
 
 def test_a_ratio_without_a_base_is_null_in_json() -> None:

@@ -37,6 +37,9 @@ def evaluate(
     window: Annotated[
         WindowName, typer.Option(help="Pixels the network looks at.")
     ] = WindowName.AUTO,
+    hit_min_peaks: Annotated[
+        int, typer.Option(min=1, help="Fewest true peaks of a hit, where the truth is known.")
+    ] = 10,
     labels: LabelFiles = None,
     miss_at_most: MissAtMost = None,
     hit_at_least: HitAtLeast = None,
@@ -54,7 +57,13 @@ def evaluate(
     labelling = labelling_of(runs, labels, miss_at_most, hit_at_least)
     with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
         found = sfxreduce.evaluate_scorer(
-            scorer, runs, threshold=threshold, labelling=labelling, pool=pool, progress=progress
+            scorer,
+            runs,
+            threshold=threshold,
+            hit_min_peaks=hit_min_peaks,
+            labelling=labelling,
+            pool=pool,
+            progress=progress,
         )
     if as_json:
         print_json(found.to_json())

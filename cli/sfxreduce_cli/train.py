@@ -58,7 +58,8 @@ def train(
         RecipeName | None, typer.Option(help="How it is trained; modern if not given.")
     ] = None,
     window: Annotated[
-        WindowName, typer.Option(help="Pixels the network looks at.")
+        WindowName,
+        typer.Option(help="Pixels the network looks at; auto: as few tiles as will do."),
     ] = WindowName.AUTO,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
     labels: LabelFiles = None,
@@ -114,11 +115,6 @@ def _trained(
     pool_options: dict[str, Any],
 ) -> tuple[Model, dict[str, Any]]:
     """Model from labelled runs, and what it was made of."""
-    if window is WindowName.FULL:
-        raise UsageError(
-            "--window full: expected centre, what a network of this recipe can look at; "
-            "'sfxreduce crossval' and --from make models that look at the whole frame"
-        )
     if len({path.resolve() for path in in_}) < len(in_):
         raise UsageError("--in: a run is given twice; the last run is held out and must be its own")
     runs = [sfxreduce.open_run(path) for path in in_]
@@ -128,6 +124,7 @@ def _trained(
             runs,
             recipe=sfxreduce.RECIPES[recipe],
             seed=seed,
+            window=window.value,
             labelling=labelling,
             pool=pool,
             progress=progress,
@@ -135,6 +132,8 @@ def _trained(
     made = model.config.provenance.runs
     return model, {
         "recipe": recipe.value,
+        "window": model.config.window.name,
+        "windows": [one.to_json() for one in model.config.curve],
         "events": sum(run.events for run in made),
         "labelled_hits": sum(run.hits for run in made),
         "labelled_misses": sum(run.misses for run in made),
@@ -152,9 +151,9 @@ def _adapted(
 ) -> tuple[Model, dict[str, Any]]:
     """Model that went on learning from one run, and what became better."""
     model = sfxreduce.read_model(start)
-    if window.value not in (WindowName.AUTO, model.config.window):
+    if window.value not in (WindowName.AUTO, model.config.window.name):
         raise UsageError(
-            f"--window {window.value}: expected {model.config.window}, the window of {start}; "
+            f"--window {window.value}: expected {model.config.window.name}, the window of {start}; "
             "leave --window out"
         )
     run = sfxreduce.open_run(in_)
@@ -175,5 +174,7 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
         )
 
     return {
-        name: in_words(value) if isinstance(value, dict) else value for name, value in facts.items()
+        name: in_words(value) if isinstance(value, dict) else value
+        for name, value in facts.items()
+        if name != "windows"
     }

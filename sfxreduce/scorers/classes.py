@@ -6,33 +6,39 @@ score and never used to drop an event.
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
 from sfxreduce.decide import EventClass
+from sfxreduce.geometry import Window
 from sfxreduce.scorers.candidates import Candidates
 
 __all__ = ["FEATURES", "class_of", "event_features"]
 
 FEATURES = (
-    "peaks",
-    "peaks in the fullest tile",
-    "share of tiles with a peak",
-    "candidates that are no peaks",
-    "prominent candidates that are no peaks",
-    "prominence of the peaks",
+    "share of the peaks on one ring",
     "crowding of the peaks",
+    "share of candidates that are surely peaks",
+    "prominence of the peaks",
 )
-"""What the head looks at, in the order of its weights."""
+"""What the head looks at, in the order of its weights.
+
+None of them grows with the number of peaks or of candidates, which differ from detector to detector
+more than from class to class.
+"""
 
 _LIKELY = 0.5
-_PROMINENT = 8.0
-_FEWEST_FOR_CROWDING = 4
+_CONCEIVABLE = 0.1
+_FEWEST_FOR_SHAPE = 4
+_RING_PX = 25
 
 
 def event_features(
-    logits: NDArray[np.floating], found: Candidates, *, n_events: int, n_tiles: int
+    logits: NDArray[np.floating], found: Candidates, window: Window, *, n_events: int
 ) -> NDArray[np.float64]:
     """Describe events by their candidates, shape (event, feature); see `FEATURES`.
 
@@ -41,32 +47,27 @@ def event_features(
     logits : ndarray
         Of each candidate to be a Bragg peak, shape (candidate,).
     found : Candidates
-    n_events, n_tiles : int
+    window : Window
+        That they were found in.
+    n_events : int
     """
-    event = found.tile.astype(np.int64) // n_tiles
+    n_tiles = len(window.origins)
     likely = expit(logits)
-
-    def per_event(weight: NDArray[np.generic]) -> NDArray[np.float64]:
-        sums = np.bincount(event, weights=weight.astype(np.float64), minlength=n_events)
-        return sums.astype(np.float64)
-
-    of_tile = np.bincount(found.tile, weights=likely, minlength=n_events * n_tiles)
-    of_tile = of_tile.reshape(n_events, n_tiles)
-    peaks = per_event(likely)
-    is_peak = likely > _LIKELY
-    prominence = per_event(likely * np.log(found.prominence.astype(np.float64)))
-    return np.stack(
-        [
-            np.log1p(peaks),
-            np.log1p(of_tile.max(axis=1)),
-            (of_tile > _LIKELY).mean(axis=1),
-            np.log1p(per_event(~is_peak)),
-            np.log1p(per_event(~is_peak & (found.prominence > _PROMINENT))),
-            prominence / np.maximum(peaks, 1e-3),
-            _crowding(found, is_peak, n_events * n_tiles).reshape(n_events, n_tiles).mean(axis=1),
-        ],
-        axis=1,
-    )
+    sure = np.flatnonzero(likely > _LIKELY)
+    event, tile = np.divmod(found.tile[sure].astype(np.int64), n_tiles)
+    middle = np.add(window.origins[0], np.array(window.tile_shape) / 2)
+    at = np.array(window.origins)[tile] + np.stack([found.y[sure], found.x[sure]], axis=1) - middle
+    conceivable = np.bincount(found.tile[likely > _CONCEIVABLE] // n_tiles, minlength=n_events)
+    features = np.zeros((n_events, len(FEATURES)))
+    starts = np.searchsorted(event, np.arange(n_events + 1))
+    for number, (first, last) in enumerate(pairwise(starts)):
+        n = last - first
+        if n:
+            prominence = found.prominence[sure[first:last]].astype(np.float64)
+            features[number, 2:] = n / conceivable[number], np.median(np.log(prominence))
+        if n >= _FEWEST_FOR_SHAPE:
+            features[number, :2] = _on_one_ring(at[first:last]), _crowding(at[first:last])
+    return features
 
 
 def class_of(
@@ -83,8 +84,8 @@ def class_of(
 
     Examples
     --------
-    >>> weight, bias = np.zeros((7, 3)), np.array([0.0, 1.0, 0.0])
-    >>> EventClass(class_of(np.zeros((1, 7)), weight, bias)[0]).name
+    >>> weight, bias = np.zeros((4, 3)), np.array([0.0, 1.0, 0.0])
+    >>> EventClass(class_of(np.zeros((1, 4)), weight, bias)[0]).name
     'MULTIPLE'
     """
     best = np.argmax(features @ weight + bias, axis=1)
@@ -92,19 +93,16 @@ def class_of(
     return told
 
 
-def _crowding(found: Candidates, is_peak: NDArray[np.bool_], n_tiles: int) -> NDArray[np.float64]:
-    """How much closer than at random the peaks of each tile lie to one another, on a log scale."""
-    crowding = np.zeros(n_tiles)
-    rows = np.flatnonzero(is_peak)
-    starts = np.flatnonzero(np.diff(found.tile[rows], prepend=-1))
-    for own in np.split(rows, starts[1:]) if rows.size else ():
-        if own.size < _FEWEST_FOR_CROWDING:
-            continue
-        at = np.stack([found.y[own], found.x[own]], axis=1).astype(np.float64)
-        apart = np.hypot(*(at[:, np.newaxis] - at[np.newaxis]).transpose(2, 0, 1))
-        np.fill_diagonal(apart, np.inf)
-        expected = 175.0 / np.sqrt(own.size)
-        crowding[found.tile[own[0]]] = -np.log(
-            max(float(np.median(apart.min(axis=1))), 1.0) / expected
-        )
-    return crowding
+def _on_one_ring(at: NDArray[np.float64]) -> float:
+    """Share of peaks in the fullest ring around the middle of the picture."""
+    ring = (np.hypot(*at.T) / _RING_PX).astype(np.int64)
+    return float(np.bincount(ring).max() / len(at))
+
+
+def _crowding(at: NDArray[np.float64]) -> float:
+    """How far apart neighbours are, as a logarithm: 0 if like points thrown at random."""
+    apart = np.hypot(*(at[:, np.newaxis] - at[np.newaxis]).transpose(2, 0, 1))
+    np.fill_diagonal(apart, np.inf)
+    nearest = max(float(np.median(apart.min(axis=1))), 1.0)
+    radius = max(float(np.quantile(np.hypot(*at.T), 0.9)), 1.0)
+    return math.log(nearest / (0.5 * radius * math.sqrt(math.pi / len(at))))

@@ -15,9 +15,12 @@ from sfxreduce.drift import Reference
 from sfxreduce.errors import ModelError, UsageError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.level import LevelRule
+from sfxreduce.measured import Measured
 from sfxreduce.scorers.classes import class_of, event_features
+from sfxreduce.scorers.fused import FusedNetwork, fused_probability_of_tiles
 from sfxreduce.scorers.normalise import normalise
-from sfxreduce.scorers.weights import ARCHITECTURES, Model, read_model
+from sfxreduce.scorers.weights import Model, read_model
+from sfxreduce.window_choice import CENTRE, FULL, TileChoice
 
 if TYPE_CHECKING:
     from sfxreduce.scorers.network import HitNetwork
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["CnnScorer", "cuda_available"]
 
 _LEAST_GOOD_SHARE = 0.5
+_CHOICES = {"centre": CENTRE, "full": FULL}
+_TILES_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +46,13 @@ class CnnScorer:
     device : str
         "cpu", "cuda" or "cuda:N".
     looks_at : str
-        "auto" for the window stored with the model, "centre" or "full" for another; the model's
-        threshold was chosen for its own.
+        "auto" for the window stored with the model, "centre" for the tile in the middle or "full"
+        for all tiles; the model's threshold was chosen for its own.
 
     Raises
     ------
     UsageError
-        If the network cannot look at that window.
+        If there is no such window.
     ModelError
         If the folder holds no model this version can use.
 
@@ -64,13 +69,12 @@ class CnnScorer:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", Path(self.model).resolve())
-        config = self._read().config
-        if self.looks_at not in ("auto", *ARCHITECTURES[config.architecture]):
+        if self.looks_at not in ("auto", *_CHOICES):
             raise UsageError(
-                f"--window {self.looks_at}: expected auto or one of "
-                f"{ARCHITECTURES[config.architecture]}, the windows of a {config.architecture} "
-                "network; train another model or leave --window out"
+                f"--window {self.looks_at}: expected auto, {' or '.join(_CHOICES)}; leave it out "
+                "for the window of the model"
             )
+        self._read()
 
     @property
     def name(self) -> str:
@@ -82,7 +86,7 @@ class CnnScorer:
         """How the model looks at an event, in words."""
         config = self._read().config
         recipe = config.provenance.recipe.get("name", "unknown")
-        return f"network {config.architecture}, window {self._window}, recipe {recipe}"
+        return f"network {config.architecture}, window {self._choice.name}, recipe {recipe}"
 
     @property
     def adapts(self) -> bool:
@@ -108,13 +112,26 @@ class CnnScorer:
     def hit_scores(self) -> NDArray[np.float32]:
         """Scores of the hits the threshold rests on; none where they were of another window."""
         model = self._read()
-        same = self._window == model.config.window
+        same = self._choice == model.config.window
         return model.hit_scores if same else model.hit_scores[:0]
 
     @property
     def hit_groups(self) -> NDArray[np.int32]:
         """Experiment of each of these hits, shape (hit,)."""
         return self._read().hit_groups[: self.hit_scores.size]
+
+    @property
+    def measured(self) -> Measured:
+        """Curves stored with the model; those of scores only for the model's own window."""
+        model = self._read()
+        own = self.hit_scores.size > 0
+        return Measured(
+            window=self._choice,
+            curve=model.config.curve,
+            calibration=model.probability if own else None,
+            reliability=model.config.reliability if own else (),
+            shows=model.config.shows,
+        )
 
     @property
     def level(self) -> LevelRule:
@@ -139,7 +156,7 @@ class CnnScorer:
         ----------
         detector : Detector
         """
-        return _window(detector, self._window, self._read().config.tile_shape)
+        return _window(detector, self._choice, self._read().config.tile_shape)
 
     def __call__(self, pixels: NDArray[np.generic], detector: Detector) -> NDArray[np.float32]:
         """Score events.
@@ -189,12 +206,12 @@ class CnnScorer:
         network = _network(self.model, _stamp(self.model), self.device)
         gain = detector.adu_per_photon
         if model.config.architecture == "patches":
-            return _by_patches(network, model, pixels, good, gain, self.device)
+            return _by_patches(network, model, pixels, self.window(detector), detector, self.device)
         return _by_tiles(network, model, pixels, good, gain, self.device), unknown
 
     @property
-    def _window(self) -> str:
-        return self._read().config.window if self.looks_at == "auto" else self.looks_at
+    def _choice(self) -> TileChoice:
+        return _CHOICES.get(self.looks_at, self._read().config.window)
 
     def _read(self) -> Model:
         """Read the model, once per process as long as its file stays the same."""
@@ -210,32 +227,40 @@ def _by_tiles(
     device: str,
 ) -> NDArray[np.float32]:
     """Hit probability by the poster's network."""
-    from sfxreduce.scorers import inference  # loads torch, which takes seconds
+    probability = np.empty(len(pixels), np.float32)
+    step = max(1, _TILES_AT_ONCE // len(good))  # normalised events are large
+    for start in range(0, len(pixels), step):
+        part = slice(start, start + step)
+        seen = normalise(pixels[part], good, adu_per_photon=gain, how=model.config.normalisation)
+        if isinstance(network, FusedNetwork):
+            probability[part] = fused_probability_of_tiles(network, seen)
+        else:
+            from sfxreduce.scorers import inference  # loads torch, which takes seconds
 
-    seen = normalise(pixels, good, adu_per_photon=gain, how=model.config.normalisation)
-    return inference.hit_probability(network, seen, device=device)
+            probability[part] = inference.hit_probability(network, seen, device=device)
+    return probability
 
 
 def _by_patches(
     network: Any,
     model: Model,
     pixels: NDArray[np.generic],
-    good: NDArray[np.bool_],
-    gain: float,
+    window: Window,
+    detector: Detector,
     device: str,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Hit probability and class by the patch network."""
     from sfxreduce.scorers import patches  # loads torch, which takes seconds
 
-    n_events, n_tiles = len(pixels), len(good)
-    found = model.config.candidates(pixels, good, adu_per_photon=gain)
+    n_events, good = len(pixels), _good(window, detector)
+    found = model.config.candidates(pixels, good, adu_per_photon=detector.adu_per_photon)
     logits = patches.patch_logits(network, found, device=device)
     pooling = model.config.pooling
-    evidence = pooling.evidence(logits, found.tile, n_events=n_events, n_tiles=n_tiles)
+    evidence = pooling.evidence(logits, found.tile, n_events=n_events, n_tiles=len(good))
     head = model.class_head
     if head is None:
         return pooling.probability(evidence), np.zeros(n_events, np.uint8)
-    features = event_features(logits, found, n_events=n_events, n_tiles=n_tiles)
+    features = event_features(logits, found, window, n_events=n_events)
     return pooling.probability(evidence), class_of(features, *head)
 
 
@@ -264,11 +289,16 @@ def _model(folder: Path | str, stamp: Any) -> Model:  # noqa: ARG001 - the stamp
 
 
 @lru_cache(maxsize=4)
-def _network(folder: Path | str, stamp: Any, device: str) -> HitNetwork | PatchNetwork:
-    """Build a model's network once per process and device."""
+def _network(
+    folder: Path | str, stamp: Any, device: str
+) -> HitNetwork | PatchNetwork | FusedNetwork:
+    """Build a model's network once per process and device; on a CPU fused where it can be."""
+    model = _model(folder, stamp)
+    if device == "cpu" and model.config.architecture == "poster":
+        return FusedNetwork.of(model.weights)
     from sfxreduce.scorers import inference  # loads torch, which takes seconds
 
-    return inference.load_network(_model(folder, stamp), device=device)
+    return inference.load_network(model, device=device)
 
 
 @lru_cache(maxsize=4)
@@ -278,10 +308,9 @@ def _good(window: Window, detector: Detector) -> NDArray[np.bool_]:
 
 
 @lru_cache(maxsize=4)
-def _window(detector: Detector, name: str, tile_shape: tuple[int, int]) -> Window:
-    """Window of a name, worked out once per detector."""
-    make = Window.centre if name == "centre" else Window.tiled
-    return make(detector, tile_shape=tile_shape)
+def _window(detector: Detector, choice: TileChoice, tile_shape: tuple[int, int]) -> Window:
+    """Window of a choice, worked out once per detector."""
+    return choice.window(detector, tile_shape=tile_shape)
 
 
 @lru_cache(maxsize=4)

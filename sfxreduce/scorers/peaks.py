@@ -12,6 +12,7 @@ from sfxreduce.drift import Reference
 from sfxreduce.errors import UsageError
 from sfxreduce.geometry import Detector, Panel, Window
 from sfxreduce.level import LevelRule
+from sfxreduce.measured import Measured
 from sfxreduce.peaks import MIN_PEAKS, PeakFinder
 
 __all__ = ["PeakScorer"]
@@ -71,6 +72,11 @@ class PeakScorer:
     def hit_scores(self) -> NDArray[np.float32]:
         """None: a count of peaks knows no labelled hits."""
         return np.zeros(0, np.float32)
+
+    @property
+    def measured(self) -> Measured:
+        """Nothing: it is set by hand."""
+        return Measured()
 
     @property
     def level(self) -> LevelRule:

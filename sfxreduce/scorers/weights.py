@@ -22,11 +22,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from sfxreduce.drift import Reference
-from sfxreduce.errors import ModelError, OutputError, OutputExists
+from sfxreduce.errors import ModelError, OutputError, OutputExists, UsageError
+from sfxreduce.geometry import CENTRE_TILE
 from sfxreduce.level import LevelRule
+from sfxreduce.probability import Calibration, ReliabilityBin
 from sfxreduce.scorers.candidates import CandidateFinder
 from sfxreduce.scorers.normalise import Normalisation
 from sfxreduce.scorers.pooling import Pooling
+from sfxreduce.window_choice import CENTRE, TileChoice, WindowLoss
 
 __all__ = [
     "ARCHITECTURES",
@@ -42,11 +45,11 @@ __all__ = [
     "write_model",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the configuration's layout."""
 
-ARCHITECTURES = {"poster": ("centre",), "patches": ("centre", "full")}
-"""Networks by name, and the windows each can look at."""
+ARCHITECTURES = ("poster", "patches")
+"""Networks by name."""
 
 CALIBRATION = "calibration."
 """Beginning of the names of arrays that are no weights: what the threshold rests on."""
@@ -113,14 +116,20 @@ class ModelConfig:
     ----------
     architecture : str
         One of `ARCHITECTURES`.
-    window : str
-        "centre" for the middle tile of the assembled picture, "full" for all of its tiles.
+    window : TileChoice
+        Tiles of the assembled picture that the threshold was chosen for.
+    curve : tuple of WindowLoss
+        What was lost through other windows when this one was chosen.
     tile_shape : tuple of int
         (y, x) pixels of a tile of the window.
     threshold : float
         Smallest hit probability of a hit, in a run of the lowest level.
     hit : str
         What was a hit when the threshold was chosen: "an event with ...".
+    shows : str
+        What shows diffraction, in the words of the calibrated probability.
+    reliability : tuple of ReliabilityBin
+        Calibrated probabilities against what became true, on experiments not learned from.
     normalisation : Normalisation
         For the poster's network.
     candidates : CandidateFinder
@@ -132,10 +141,13 @@ class ModelConfig:
     """
 
     architecture: str = "poster"
-    window: str = "centre"
-    tile_shape: tuple[int, int] = (350, 350)
+    window: TileChoice = CENTRE
+    curve: tuple[WindowLoss, ...] = ()
+    tile_shape: tuple[int, int] = CENTRE_TILE
     threshold: float = 0.5
     hit: str = "what the labels call one"
+    shows: str = ""
+    reliability: tuple[ReliabilityBin, ...] = ()
     normalisation: Normalisation = field(default_factory=Normalisation)
     candidates: CandidateFinder = field(default_factory=CandidateFinder)
     pooling: Pooling = field(default_factory=Pooling)
@@ -143,12 +155,11 @@ class ModelConfig:
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
-        windows = ARCHITECTURES.get(self.architecture, ())
-        if self.window not in windows or self.tile_shape != (350, 350):
+        if self.architecture not in ARCHITECTURES or self.tile_shape != CENTRE_TILE:
             raise ModelError(
-                f"model: expected an architecture with its window of {ARCHITECTURES} and tiles of "
-                f"(350, 350) pixels, found {(self.architecture, self.window, self.tile_shape)}; a "
-                "newer sfxreduce may know them"
+                f"model: expected an architecture of {ARCHITECTURES} and tiles of {CENTRE_TILE} "
+                f"pixels, found {(self.architecture, self.tile_shape)}; a newer sfxreduce may know "
+                "them"
             )
         if not 0.0 <= self.threshold <= 1.0:
             raise ModelError(
@@ -203,6 +214,16 @@ class Model:
         weight = self.weights.get(f"{CALIBRATION}class_weight")
         bias = self.weights.get(f"{CALIBRATION}class_bias")
         return None if weight is None or bias is None else (weight, bias)
+
+    @property
+    def probability(self) -> Calibration | None:
+        """From reduced scores to calibrated probabilities; None if that was not measured."""
+        knots = self.weights.get(f"{CALIBRATION}probability")
+        if knots is None:
+            return None
+        *inner, (hit_rate, _) = knots.astype(np.float64).tolist()
+        score, probability = np.array(inner).T
+        return Calibration(score=score, probability=probability, hit_rate=hit_rate)
 
     @property
     def reference(self) -> Reference:
@@ -368,6 +389,9 @@ def _config(values: dict[str, Any], folder: Path) -> ModelConfig:
             ModelConfig,
             values
             | {
+                "window": _build(TileChoice, values["window"]),
+                "curve": tuple(map(_window_loss, values["curve"])),
+                "reliability": tuple(_build(ReliabilityBin, v) for v in values["reliability"]),
                 "tile_shape": tuple(values["tile_shape"]),
                 "normalisation": _build(Normalisation, values["normalisation"]),
                 "candidates": _build(CandidateFinder, values["candidates"]),
@@ -376,11 +400,16 @@ def _config(values: dict[str, Any], folder: Path) -> ModelConfig:
                 "provenance": _build(Provenance, provenance),
             },
         )
-    except (KeyError, TypeError, ValueError, ModelError) as error:
+    except (KeyError, TypeError, ValueError, ModelError, UsageError) as error:
         raise ModelError(
             f"{folder / _CONFIG}: not the configuration of a model ({error}); "
             "copy the model again or train a new one"
         ) from error
+
+
+def _window_loss(values: Mapping[str, Any]) -> WindowLoss:
+    """One point of the curve."""
+    return _build(WindowLoss, {**values, "tiles": _build(TileChoice, values["tiles"])})
 
 
 def _build(kind: type[_T], values: Mapping[str, Any]) -> _T:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from sfxreduce.bounds import share_upper
 from sfxreduce.calibrate import Promise, binomial_threshold
 from sfxreduce.drift import envelope_of, usual_shape
+from sfxreduce.geometry import Window
 from sfxreduce.level import level_rule
+from sfxreduce.probability import ReliabilityBin, calibrate_probability, reliability_bins
 from sfxreduce.progress import Progress, silent
 from sfxreduce.scorers.classes import event_features
 from sfxreduce.scorers.patches import PatchNetwork, patch_logits
@@ -41,28 +43,22 @@ from sfxreduce.train.classes import (
 from sfxreduce.train.material import SEED, Material
 from sfxreduce.train.patch_loop import PATCHES, train_patches
 from sfxreduce.train.patch_set import PatchSet
+from sfxreduce.train.windows import CHOICES
+from sfxreduce.window_choice import TileChoice, WindowLoss, smallest_window
 
 __all__ = [
     "HIT",
     "Across",
     "LeftOut",
-    "WindowLoss",
     "judge_left_out",
     "learn_across",
     "table_of",
-    "windows_table",
 ]
 
 HIT = f"a crystal with {HIT_PEAKS} or more true peaks of signal to noise 5 on the frame"
-WEAK_PEAKS = 5
-"""Fewest true peaks of the weak hits that are counted apart."""
-
-WINDOWS = (1, 5, 9, 25, 0)
-"""Numbers of tiles that are tried; 0 for all."""
-
-MEAN_LOSS, WORST_LOSS, LEAST_SPECIFICITY = 0.01, 0.03, 0.95
-"""What a window must keep over the experiments. Few tiles show few peaks: the threshold that keeps
-the hits then lets more blanks through."""
+SHOWS = "a crystal with 2 or more true peaks of signal to noise 5 on the frame"
+SPECIFICITY = 0.98
+"""At which the weak hits lost through different windows are compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,56 +102,6 @@ class LeftOut:
         return asdict(self) | {"loss": self.loss, "specificity": self.specificity}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowLoss:
-    """What is lost if only the tiles nearest to the centre are looked at.
-
-    Parameters
-    ----------
-    tiles : int
-        Of 350 x 350 pixels; 0 for all tiles of the picture.
-    judged : tuple of LeftOut
-        By models whose threshold was chosen for that window.
-    """
-
-    tiles: int
-    judged: tuple[LeftOut, ...]
-
-    @property
-    def mean_loss(self) -> float:
-        """Share of hits lost, averaged over the experiments."""
-        return float(np.mean([one.loss for one in self.judged]))
-
-    @property
-    def worst_loss(self) -> float:
-        """Share of hits lost of the experiment that fares worst."""
-        return max(one.loss for one in self.judged)
-
-    @property
-    def least_specificity(self) -> float:
-        """Share of blanks rejected of the experiment that fares worst."""
-        return min(one.specificity for one in self.judged)
-
-    @property
-    def keeps_promise(self) -> bool:
-        """Whether it loses little of every experiment and rejects blanks of every experiment."""
-        return (
-            self.mean_loss <= MEAN_LOSS
-            and self.worst_loss <= WORST_LOSS
-            and self.least_specificity >= LEAST_SPECIFICITY
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Ratios by name."""
-        return {
-            "tiles": self.tiles,
-            "mean_loss": self.mean_loss,
-            "worst_loss": self.worst_loss,
-            "least_specificity": self.least_specificity,
-            "keeps_promise": self.keeps_promise,
-        }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Across:
     """What leaving out one experiment at a time gave.
@@ -166,7 +112,7 @@ class Across:
         By the experiment it has not seen.
     judged : tuple of LeftOut
     windows : tuple of WindowLoss
-        The same with fewer tiles, the fewest first; the last one has all of them.
+        What fewer tiles would lose, the fewest first; the last one has all of them.
     confusions : tuple of ndarray
         What the class head says of each experiment, by a model that has not seen it.
     shipped : Model
@@ -184,15 +130,16 @@ class Across:
         """What was measured, in Markdown."""
         names = [one.experiment for one in self.judged]
         classes = table_of_confusions(names, self.confusions)
-        return f"{table_of(self.judged)}\n\n{windows_table(self.windows)}\n\n{classes}"
+        return f"{table_of(self.judged)}\n\n{classes}"
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the numbers of the networks."""
         return {
             "experiments": [one.to_json() for one in self.judged],
-            "mean_loss": self.windows[-1].mean_loss,
-            "worst_loss": self.windows[-1].worst_loss,
-            "least_specificity": self.windows[-1].least_specificity,
+            "mean_loss": float(np.mean([one.loss for one in self.judged])),
+            "worst_loss": max(one.loss for one in self.judged),
+            "least_specificity": min(one.specificity for one in self.judged),
+            "window": self.shipped.config.window.name,
             "windows": [one.to_json() for one in self.windows],
             "class_confusion": [table.tolist() for table in self.confusions],
             "threshold": self.shipped.config.threshold,
@@ -216,50 +163,114 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
     everything = _trained(material)
     progress("leave out", len(material) + 1, len(material) + 1)
     of_tiles = {one.name: one.evidence(networks[one.name], Pooling()) for one in material}
-    tried = {n: _left_out(networks, material, _sums(of_tiles, n), n) for n in WINDOWS}
-    windows = tuple(WindowLoss(tiles=n, judged=judged) for n, (_, judged) in tried.items())
+    columns = {
+        one.name: {tried: tried.columns(one.detector) for tried in CHOICES} for one in material
+    }
+
+    def through(tried: TileChoice) -> dict[str, NDArray[np.float64]]:
+        return {name: of[:, columns[name][tried]].sum(axis=1) for name, of in of_tiles.items()}
+
+    tried = {window: _left_out(networks, material, through(window), window) for window in CHOICES}
+    curve = tuple(
+        _window_loss(window, judged, _weak_loss(models, material, through(window)))
+        for window, (models, judged) in tried.items()
+    )
+    window = smallest_window(curve)
+    models, judged = tried[window]
+    shipped = _calibrated(everything, material, through(window), window=window)
+    parts = {one.name: _Described.of(one, window) for one in material}
     heads = {
-        one.name: _head(networks[one.name], [other for other in material if other is not one])
+        one.name: _head(networks[one.name], [parts[m.name] for m in material if m is not one])
         for one in material
     }
-    heads[""] = _head(everything, material)
-    chosen = 1 if windows[0].keeps_promise else 0
-    models, judged = tried[chosen]
-    shipped = _calibrated(everything, material, _sums(of_tiles, chosen), tiles=chosen)
+    shipped = replace(
+        shipped,
+        config=replace(
+            shipped.config,
+            curve=curve,
+            shows=SHOWS,
+            reliability=_reliability(models, material, through(window)),
+        ),
+    )
     return Across(
         models={name: with_head(model, heads[name]) for name, model in models.items()},
         judged=judged,
-        windows=windows,
+        windows=curve,
         confusions=tuple(
             confusion_of(
                 heads[one.name],
-                _features(networks[one.name], one.judged),
+                _features(networks[one.name], parts[one.name].judged, parts[one.name].window),
                 classes_of_kinds(one.judged_kind),
             )
             for one in material
         ),
-        shipped=with_head(shipped, heads[""]),
+        shipped=with_head(shipped, _head(everything, list(parts.values()))),
     )
 
 
-def _sums(of_tiles: Mapping[str, NDArray[np.float64]], n: int) -> dict[str, NDArray[np.float64]]:
-    """Evidence of events in the `n` tiles nearest to the centre; in all if `n` is 0."""
-    return {name: of[:, : n or None].sum(axis=1) for name, of in of_tiles.items()}
+def _window_loss(window: TileChoice, judged: Sequence[LeftOut], weak_loss: float) -> WindowLoss:
+    """What is lost through a window over all experiments."""
+    return WindowLoss(
+        tiles=window,
+        mean_loss=float(np.mean([one.loss for one in judged])),
+        worst_loss=max(one.loss for one in judged),
+        weak_loss=weak_loss,
+        least_specificity=min(one.specificity for one in judged),
+    )
+
+
+def _weak_loss(
+    models: Mapping[str, Model],
+    material: Sequence[Material],
+    evidence: Mapping[str, NDArray[np.float64]],
+) -> float:
+    """Share of the weak hits lost where as many blanks of all experiments pass for every window.
+
+    At the windows' own thresholds they could not be compared: the lowest hit decides about these.
+    """
+    reduced = {one.name: _reduced(models[one.name], evidence[one.name]) for one in material}
+    blanks = np.concatenate([reduced[one.name][one.is_blank] for one in material])
+    weak = np.concatenate([reduced[one.name][one.is_weak] for one in material])
+    return float(np.mean(weak <= np.quantile(blanks, SPECIFICITY))) if weak.size else 0.0
+
+
+def _reduced(model: Model, evidence: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Scores of an experiment's events, less the level of its run."""
+    config = model.config
+    raw = config.pooling.probability(evidence)
+    return config.level.reduced(raw, config.level.move(raw))
 
 
 def _left_out(
     networks: Mapping[str, PatchNetwork],
     material: Sequence[Material],
     evidence: Mapping[str, NDArray[np.float64]],
-    tiles: int,
+    window: TileChoice,
 ) -> tuple[dict[str, Model], tuple[LeftOut, ...]]:
     """Models by the experiment they have not seen, and how each of these fared."""
     models = {}
     for one in material:
         others = [other for other in material if other is not one]
-        models[one.name] = _calibrated(networks[one.name], others, evidence, tiles=tiles)
+        models[one.name] = _calibrated(networks[one.name], others, evidence, window=window)
     judged = tuple(judge_left_out(models[m.name], m, evidence[m.name]) for m in material)
     return models, judged
+
+
+def _reliability(
+    models: Mapping[str, Model],
+    material: Sequence[Material],
+    evidence: Mapping[str, NDArray[np.float64]],
+) -> tuple[ReliabilityBin, ...]:
+    """Probabilities of every experiment, by a model and a calibration that have not seen it."""
+    told, truth = [], []
+    for one in material:
+        calibration = models[one.name].probability
+        if calibration is not None:
+            told.append(calibration(_reduced(models[one.name], evidence[one.name])))
+            truth.append(~one.is_blank)
+    return tuple(
+        b for b in reliability_bins(np.concatenate(told), np.concatenate(truth)) if b.n_events
+    )
 
 
 def judge_left_out(model: Model, one: Material, evidence: NDArray[np.float64]) -> LeftOut:
@@ -272,10 +283,8 @@ def judge_left_out(model: Model, one: Material, evidence: NDArray[np.float64]) -
     evidence : ndarray
         Of the model's network, shape (event,).
     """
-    config = model.config
-    raw = config.pooling.probability(evidence)
-    low = config.level.reduced(raw, config.level.move(raw)) < config.threshold
-    weak = ~one.is_hit & ~one.is_blank & (one.n_peaks >= WEAK_PEAKS)
+    low = _reduced(model, evidence) < model.config.threshold
+    weak = one.is_weak
     lost, hits = int(np.count_nonzero(low & one.is_hit)), int(one.is_hit.sum())
     return LeftOut(
         experiment=one.name,
@@ -306,24 +315,6 @@ def table_of(judged: Sequence[LeftOut]) -> str:
     return head + "\n".join(rows)
 
 
-def windows_table(windows: Sequence[WindowLoss]) -> str:
-    """Table in Markdown: what fewer tiles would lose."""
-    rows = [
-        f"| {one.tiles or 'all'} | {one.mean_loss:.1%} | {one.worst_loss:.1%} | "
-        f"{one.least_specificity:.3f} | {'yes' if one.keeps_promise else 'no'} |"
-        for one in windows
-    ]
-    head = (
-        "The same with fewer tiles of 350 x 350 pixels, those nearest to the centre, and a\n"
-        "threshold chosen for them; a model looks at one tile or at all. Wanted: on average at\n"
-        f"most {MEAN_LOSS:.0%} of the hits lost, of no experiment more than {WORST_LOSS:.0%}, and "
-        f"{LEAST_SPECIFICITY:.0%} of the blanks of each rejected.\n\n"
-        "| tiles | hits lost | of the worst experiment | least specificity | kept |\n"
-        "|---|---|---|---|---|\n"
-    )
-    return head + "\n".join(rows)
-
-
 def with_head(model: Model, head: ClassHead) -> Model:
     """The same model with a class head."""
     arrays = {"class_weight": head.weight, "class_bias": head.bias}
@@ -331,20 +322,34 @@ def with_head(model: Model, head: ClassHead) -> Model:
     return replace(model, weights={**model.weights, **stored})
 
 
-def _head(network: PatchNetwork, material: Sequence[Material]) -> ClassHead:
-    """Head that has learned from the events of a material as they are."""
-    features = [_features(network, one.learned[0]) for one in material]
-    classes = [classes_of_kinds(one.learned_kind) for one in material]
-    return fit_head(np.concatenate(features), np.concatenate(classes))
+class _Described(NamedTuple):
+    """Events of an experiment within a window, and what they are."""
+
+    window: Window
+    learned: PatchSet
+    judged: PatchSet
+    learned_class: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, one: Material, choice: TileChoice) -> _Described:
+        columns = choice.columns(one.detector)
+        return cls(
+            window=choice.window(one.detector),
+            learned=one.learned[0].within(columns),
+            judged=one.judged.within(columns),
+            learned_class=classes_of_kinds(one.learned_kind),
+        )
 
 
-def _features(network: PatchNetwork, events: PatchSet) -> NDArray[np.float64]:
-    return event_features(
-        patch_logits(network, events.found),
-        events.found,
-        n_events=events.n_events,
-        n_tiles=events.n_tiles,
-    )
+def _head(network: PatchNetwork, parts: Sequence[_Described]) -> ClassHead:
+    """Head that has learned from the events of some experiments as they are."""
+    features = [_features(network, one.learned, one.window) for one in parts]
+    return fit_head(np.concatenate(features), np.concatenate([one.learned_class for one in parts]))
+
+
+def _features(network: PatchNetwork, events: PatchSet, window: Window) -> NDArray[np.float64]:
+    logits = patch_logits(network, events.found)
+    return event_features(logits, events.found, window, n_events=events.n_events)
 
 
 def _trained(material: Sequence[Material]) -> PatchNetwork:
@@ -356,7 +361,7 @@ def _calibrated(
     material: Sequence[Material],
     evidence: Mapping[str, NDArray[np.float64]],
     *,
-    tiles: int,
+    window: TileChoice,
 ) -> Model:
     """A network with a threshold that keeps the promise on every experiment of the material."""
     hits = [evidence[one.name][one.is_hit] for one in material]
@@ -365,6 +370,9 @@ def _calibrated(
     raw = {one.name: pooling.probability(evidence[one.name]) for one in material}
     rule = level_rule(list(raw.values()))
     seen = {name: rule.reduced(scores, rule.move(scores)) for name, scores in raw.items()}
+    shown = np.concatenate([~one.is_blank for one in material])
+    known = calibrate_probability(np.concatenate(list(seen.values())), shown)
+    knots = [*zip(known.score, known.probability, strict=True), (known.hit_rate, 0.0)]
     hit_scores = [seen[one.name][one.is_hit] for one in material]
     blank_scores = [seen[one.name][one.is_blank] for one in material]
     groups = np.repeat(np.arange(len(hits), dtype=np.int32), [len(scores) for scores in hits])
@@ -375,12 +383,13 @@ def _calibrated(
         "blank_scores": np.concatenate(blank_scores),
         "usual_shape": np.array([usual_shape(hit_scores, blank_scores)], np.float32),
         "envelope": envelope.astype(np.float32),
+        "probability": np.array(knots, np.float32),
     }
     chosen = binomial_threshold(stored["hit_scores"], promise=Promise(), groups=groups)
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     config = ModelConfig(
         architecture="patches",
-        window="centre" if tiles == 1 else "full",
+        window=window,
         threshold=max(chosen.value, 0.0),
         hit=HIT,
         pooling=pooling,

@@ -174,6 +174,7 @@ def adapt(
         pool=pool,
         progress=progress,
     )
+    seen = replace(seen, patches=seen.patches.within(start.config.window.columns(own.detector)))
     parts = _parts(seen, run)
     network = cast("PatchNetwork", load_network(start))
     old = _Tried.of(network, start.config.pooling, seen, start)
@@ -427,6 +428,7 @@ def _recalibrated(
         pooling=best.pooling,
         threshold=max(chosen.value, 0.0),
         hit=hit,
+        reliability=(),  # measured on other scores
         provenance=replace(
             made,
             recipe=ADAPT.to_json() | {"share": best.share},

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from sfxreduce.scorers.weights import ModelConfig
 from sfxreduce.train.evaluate import AXES, Evaluation, Figures
+from sfxreduce.window_choice import CENTRE, windows_table
 
 __all__ = ["model_card"]
 
@@ -18,9 +19,11 @@ _LIMITS_OF_PATCHES = (
     "and may be rejected.",
     "With fewer than 20 frames the run's hot pixels are not known, and may pass for peaks.",
 )
-_LIMITS = (
+_CENTRE_ONLY = (
     "It sees the central 350 x 350 pixels only. An event whose centre shows no Bragg peak looks "
     "like a miss to it; for small unit cells or near detectors that can be most of the hits.",
+)
+_LIMITS = (
     "Its threshold is carried over from the runs below. Other backgrounds or crystals shift the "
     "scores: check the hit loss on labelled events of your own with `sfxreduce evaluate`.",
     "Accuracy on labelled events leaves out the middle of the peak counts, where the weak hits "
@@ -55,19 +58,21 @@ def model_card(
     )
     settings = ", ".join(f"{name} {value}" for name, value in made.recipe.items())
     whole = config.architecture == "patches"
-    limits = "\n".join(f"- {limit}" for limit in (_LIMITS_OF_PATCHES if whole else _LIMITS))
+    centre = _CENTRE_ONLY if config.window == CENTRE else ()
+    limits = "\n".join(f"- {x}" for x in (*centre, *(_LIMITS_OF_PATCHES if whole else _LIMITS)))
     seen = config.candidates if whole else config.normalisation
     follows = " in a quiet run, and from more on where its blanks score more" if whole else ""
     versions = ", ".join(f"{name} {number}" for name, number in sorted(made.versions.items()))
     return f"""# {title}
 
 Gives every event the probability that its frame shows Bragg diffraction.
-Network: {config.architecture}, window {config.window}, tiles of {n_y} x {n_x} pixels.
+Network: {config.architecture}, window {config.window.name}, tiles of {n_y} x {n_x} pixels.
 An event is a hit from {config.threshold:.6g} on{follows}.
 
 ## How well it does
 
 {measured or _results(evaluations or {})}
+{_windows(config)}
 
 ## Where it fails
 
@@ -85,6 +90,13 @@ An event is a hit from {config.threshold:.6g} on{follows}.
 |---|---|---|---|---|---|---|
 {runs}
 """
+
+
+def _windows(config: ModelConfig) -> str:
+    """The curve that the window was chosen by, if there is one."""
+    if not config.curve:
+        return ""
+    return f"\n## Which tiles it looks at\n\n{windows_table(config.curve, config.window)}\n"
 
 
 def _results(evaluations: Mapping[str, Evaluation]) -> str:

@@ -24,7 +24,7 @@ _CLASS_OF_KIND = {
 }
 _N_CLASSES = len(EventClass) - 1
 _ROUNDS = 200
-_WEIGHT_DECAY = 1e-3
+_WEIGHT_DECAY = 1e-2
 
 
 class ClassHead(NamedTuple):

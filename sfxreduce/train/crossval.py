@@ -72,7 +72,7 @@ def cross_validate(
         card = model_card(model.config, title=f"Hit finder that has not seen {name}")
         write_model(folder / "without" / name, replace(model, card=card), overwrite=True)
     config = found.shipped.config
-    card = model_card(config, title="Shipped hit finder: whole frame", measured=found.tables)
+    card = model_card(config, title="Shipped hit finder", measured=found.tables)
     found = replace(found, shipped=replace(found.shipped, card=card))
     write_model(folder / "model", found.shipped, overwrite=True)
     return found

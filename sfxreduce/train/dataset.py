@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.errors import LabelError
-from sfxreduce.geometry import Window
 from sfxreduce.labels import Label, Labels
 from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.run import Run
 from sfxreduce.scorers.normalise import Normalisation, normalise
+from sfxreduce.window_choice import CENTRE, TileChoice
 
-__all__ = ["EventSet", "read_labelled", "split_events"]
+__all__ = ["EventSet", "gather", "read_labelled", "split_events"]
 
-_EVENTS_AT_ONCE = 32
+_TILES_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,7 +50,8 @@ def read_labelled(
     labels: Labels,
     *,
     normalisation: Normalisation,
-    most_events: int,
+    most_tiles: int,
+    tiles: TileChoice = CENTRE,
     seed: int = 0,
     progress: Progress = silent,
 ) -> EventSet:
@@ -61,9 +62,11 @@ def read_labelled(
     run : Run
     labels : Labels
     normalisation : Normalisation
-    most_events : int
-        Of more labelled events a random sample is taken: memory is finite, and a network of this
-        size learns little from more.
+    most_tiles : int
+        If the labelled events have more, a random sample of events is taken: memory is finite, and
+        a network of this size learns little from more.
+    tiles : TileChoice
+        What is read of each event.
     seed : int
         Of that sample.
     progress : Progress
@@ -74,16 +77,18 @@ def read_labelled(
         If no hit or no miss of the run can be read.
     """
     chosen = np.flatnonzero(labels.label != Label.MAYBE)
+    detector = run.detector
+    window = tiles.window(detector)
+    most_events = max(most_tiles // len(window.origins), 1)
     if chosen.size > most_events:
         chosen = np.sort(np.random.default_rng(seed).permutation(chosen)[:most_events])
-    detector = run.detector
-    window = Window.centre(detector)
     good = window.good(detector)
     seen = np.empty((chosen.size, *window.shape), np.float16)
     readable = np.zeros(chosen.size, np.bool_)
-    starts = range(0, chosen.size, _EVENTS_AT_ONCE)
+    step = max(_TILES_AT_ONCE // len(window.origins), 1)
+    starts = range(0, chosen.size, step)
     for start in tracked(starts, stage="read", total=len(starts), progress=progress):
-        part = slice(start, start + _EVENTS_AT_ONCE)
+        part = slice(start, start + step)
         reading = run.source.read(chosen[part].tolist(), window)
         readable[part] = reading.reasons == 0
         seen[part] = normalise(
@@ -128,6 +133,21 @@ def split_events(events: EventSet, *, every: int) -> tuple[EventSet, EventSet]:
     return rest, held
 
 
-def gather(sets: Sequence[EventSet], rows: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
-    """Copy events, named by set and row, into one array (event, tile, y, x)."""
-    return np.stack([sets[s].seen[row] for s, row in rows]).astype(np.float32)
+def gather(
+    sets: Sequence[EventSet],
+    rows: Sequence[tuple[int, int]],
+    *,
+    most_tiles: int,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Copy events, named by set and row, into one array (event, tile, y, x).
+
+    Of events with more tiles than `most_tiles`, or than the other sets have, some are drawn.
+    """
+    n_tiles = [events.seen.shape[1] for events in sets]
+    shown = min(most_tiles, *n_tiles)
+
+    def some(s: int) -> slice | NDArray[np.int64]:
+        return slice(None) if n_tiles[s] == shown else rng.permutation(n_tiles[s])[:shown]
+
+    return np.stack([sets[s].seen[row][some(s)] for s, row in rows]).astype(np.float32)

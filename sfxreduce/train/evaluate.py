@@ -18,12 +18,14 @@ from sfxreduce.metrics import Confusion, confusion, roc_auc
 from sfxreduce.progress import Progress, silent
 from sfxreduce.run import Run
 from sfxreduce.score import Scorer
+from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.labelling import (
     Labelling,
     PeakLabelling,
     safe_scores,
     true_hits,
     true_kinds,
+    true_peaks,
 )
 
 __all__ = ["AXES", "Evaluation", "Figures", "evaluate"]
@@ -73,6 +75,10 @@ class Evaluation:
         On the labelled events: the clear cases.
     all_events : Figures, optional
         On every event of the runs whose truth is known; a hit has at least one crystal.
+    true_hits : Figures, optional
+        Of the same runs, on events with at least `hit_min_peaks` true peaks, which are hits, and
+        on those without a crystal. Crystals with fewer peaks are left out.
+    hit_min_peaks : int
     by_kind : mapping
         Numbers of events kept and rejected by their true kind.
     threshold : float
@@ -84,6 +90,8 @@ class Evaluation:
 
     labelled: Figures
     all_events: Figures | None
+    true_hits: Figures | None = None
+    hit_min_peaks: int = HIT_PEAKS
     by_kind: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     threshold: float
     n_events: int
@@ -106,6 +114,8 @@ class Evaluation:
             "labels": self.labels,
             "axes": AXES,
             "all_events": everything,
+            "hit_min_peaks": self.hit_min_peaks,
+            "true_hits": None if self.true_hits is None else self.true_hits.to_json(),
         }
 
 
@@ -117,6 +127,7 @@ class _Columns:
     label: NDArray[np.int8]
     is_hit: NDArray[np.bool_] | None
     kind: NDArray[np.str_] | None
+    n_peaks: NDArray[np.integer] | None
 
 
 def evaluate(
@@ -124,6 +135,7 @@ def evaluate(
     runs: Sequence[Run],
     *,
     threshold: float | None = None,
+    hit_min_peaks: int = HIT_PEAKS,
     labelling: Labelling | None = None,
     pool: Pool | None = None,
     progress: Progress = silent,
@@ -138,6 +150,8 @@ def evaluate(
         None of which the model has learned from.
     threshold : float, optional
         Smallest score of a hit; the scorer's own if not given.
+    hit_min_peaks : int
+        Fewest true peaks of a hit, where the truth lists them.
     labelling : Labelling, optional
         The quartiles of the peak counts if not given.
     pool : Pool, optional
@@ -163,6 +177,7 @@ def evaluate(
             label=rule(run, pool=where, progress=progress).label,
             is_hit=true_hits(run),
             kind=true_kinds(run),
+            n_peaks=true_peaks(run),
         )
         for run in runs
     ]
@@ -172,6 +187,8 @@ def evaluate(
     return Evaluation(
         labelled=_figures(score[clear], label[clear] == Label.HIT, limit),
         all_events=_on_all_events(columns, limit),
+        true_hits=_on_true_hits(columns, limit, hit_min_peaks),
+        hit_min_peaks=hit_min_peaks,
         by_kind=_by_kind(columns, limit),
         threshold=limit,
         n_events=score.size,
@@ -199,6 +216,18 @@ def _on_all_events(columns: Sequence[_Columns], threshold: float) -> Figures | N
         return None
     score, is_hit = (np.concatenate(parts) for parts in zip(*known, strict=True))
     return _figures(score, is_hit, threshold)
+
+
+def _on_true_hits(columns: Sequence[_Columns], threshold: float, least: int) -> Figures | None:
+    """Figures on clear hits and blanks by the truth, if any run lists its peaks."""
+    score, is_hit = [], []
+    for column in columns:
+        if column.is_hit is None or column.n_peaks is None:
+            continue
+        clear = ~column.is_hit | (column.n_peaks >= least)
+        score.append(column.score[clear])
+        is_hit.append(column.is_hit[clear])
+    return _figures(np.concatenate(score), np.concatenate(is_hit), threshold) if score else None
 
 
 def _by_kind(columns: Sequence[_Columns], threshold: float) -> dict[str, tuple[int, int]]:

@@ -26,6 +26,7 @@ __all__ = [
     "safe_scores",
     "true_hits",
     "true_kinds",
+    "true_peaks",
 ]
 
 _HIT_KINDS = ("hit", "weak", "multi")
@@ -166,6 +167,14 @@ def true_kinds(run: Run) -> NDArray[np.str_] | None:
     order = np.argsort(values)
     found: NDArray[np.str_] = names[order[np.searchsorted(values, kind.values, sorter=order)]]
     return found
+
+
+def true_peaks(run: Run) -> NDArray[np.integer] | None:
+    """Number of true peaks of signal to noise 5 on every frame; None if it is not known."""
+    for name in ("n_peaks", "n_peaks_snr5"):
+        if run.truth is not None and name in run.truth:
+            return np.asarray(run.truth[name].values)
+    return None
 
 
 def true_hits(run: Run) -> NDArray[np.bool_] | None:

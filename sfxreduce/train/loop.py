@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
 from sfxreduce.cluster import Pool, SerialPool
-from sfxreduce.errors import LabelError
+from sfxreduce.errors import LabelError, UsageError
+from sfxreduce.geometry import Detector
 from sfxreduce.labels import Label, Labels
 from sfxreduce.progress import Progress, silent
 from sfxreduce.run import Run
@@ -26,11 +27,15 @@ from sfxreduce.train.card import model_card
 from sfxreduce.train.dataset import EventSet, gather, read_labelled, split_events
 from sfxreduce.train.labelling import Labelling, PeakLabelling
 from sfxreduce.train.recipe import MODERN, Recipe
+from sfxreduce.train.windows import low_quantile, window_curve
+from sfxreduce.window_choice import CENTRE, FULL, TileChoice, WindowLoss, smallest_window
 
 __all__ = ["train"]
 
-# 16,384 events of one tile in half precision take 4 GB.
-_MOST_EVENTS = 16_384
+# 16,384 tiles in half precision take 4 GB.
+_MOST_TILES = 16_384
+# Tiles of an event that are learned from at a time: all 25 of a frame would take 8 times as long.
+_TILES_SHOWN = 3
 _HELD_OUT_SHARE = 5
 # Gradients are summed over parts of a batch: eight tiles fit the cache of a core, a hundred do not.
 _PART = 10
@@ -42,6 +47,7 @@ def train(
     *,
     recipe: Recipe = MODERN,
     seed: int = 0,
+    window: str = "auto",
     labelling: Labelling | None = None,
     pool: Pool | None = None,
     progress: Progress = silent,
@@ -58,6 +64,9 @@ def train(
     recipe : Recipe
     seed : int
         Of the network's first weights, the order of events and their variations.
+    window : {"auto", "centre", "full"}
+        Tiles it learns from and looks at: the one in the middle, or all. "auto" learns from all and
+        then takes the fewest that keep the held-out hits; without held-out events, the middle one.
     labelling : Labelling, optional
         The quartiles of the peak counts if not given.
     pool : Pool, optional
@@ -72,7 +81,10 @@ def train(
     ------
     LabelError
         If there are no runs, or one whose events cannot be told into hits and misses.
+    UsageError
+        If there is no such window.
     """
+    tiles = _tiles_to_read(window, recipe)
     if not runs:
         raise LabelError("train: expected at least one run, found none; pass --in RUN")
     rule = PeakLabelling() if labelling is None else labelling
@@ -81,11 +93,12 @@ def train(
     reader = _Reader(
         runs=runs,
         labels=labels,
-        most_events=_share(recipe, len(runs)),
+        most_tiles=_share(recipe, len(runs)),
+        tiles=tiles,
         seed=seed,
         progress=progress,
     )
-    learner = _Learner(recipe, seed, progress)
+    learner = _Learner(recipe, seed, progress, tiles=tiles)
     n_held = min(recipe.held_out_runs, len(runs) - 1) if recipe.patience else 0
     training = range(len(runs) - n_held)
     if recipe.run_after_run:
@@ -93,7 +106,11 @@ def train(
             learner.learn([reader.read(number)])
     else:
         sets = [reader.read(number) for number in range(len(runs))]
-        learner.learn(*_hold_out(sets, n_held, recipe))
+        rest, held = _hold_out(sets, n_held, recipe)
+        learner.learn(rest, held)
+        if held:
+            held_run = runs[-1]  # the recipes hold out one run, or part of a single one
+            learner.settle(held, held_run.detector, choose=window == "auto")
     records = tuple(
         _record(run, label, role="training" if number in training else "stopping")
         for number, (run, label) in enumerate(zip(runs, labels, strict=True))
@@ -107,7 +124,8 @@ class _Reader:
 
     runs: Sequence[Run]
     labels: Sequence[Labels]
-    most_events: int
+    most_tiles: int
+    tiles: TileChoice
     seed: int
     progress: Progress
 
@@ -116,7 +134,8 @@ class _Reader:
             self.runs[number],
             self.labels[number],
             normalisation=Normalisation(),
-            most_events=self.most_events,
+            most_tiles=self.most_tiles,
+            tiles=self.tiles,
             seed=self.seed,
             progress=self.progress,
         )
@@ -125,7 +144,7 @@ class _Reader:
 class _Learner:
     """A network on its way through a recipe."""
 
-    def __init__(self, recipe: Recipe, seed: int, progress: Progress) -> None:
+    def __init__(self, recipe: Recipe, seed: int, progress: Progress, *, tiles: TileChoice) -> None:
         self._recipe = recipe
         self._seed = seed
         self._progress = progress
@@ -135,6 +154,8 @@ class _Learner:
             self._network = HitNetwork()
         self._optimiser = _optimiser(self._network, recipe)
         self._threshold = 0.5
+        self._window = tiles
+        self._curve: tuple[WindowLoss, ...] = ()
 
     def learn(self, sets: Sequence[EventSet], held: Sequence[EventSet] = ()) -> None:
         """All epochs on some sets; back to the best one if there are held-out events."""
@@ -152,8 +173,26 @@ class _Learner:
                 break
         if best is not None:
             self._network.load_state_dict(best)
-            if self._recipe.hit_loss:
-                self._threshold = self._threshold_for(held)
+
+    def settle(self, held: Sequence[EventSet], detector: Detector, *, choose: bool) -> None:
+        """Take the fewest tiles that do, if there is a choice, and a threshold for them."""
+        of_tiles = np.concatenate([self._of_tiles(events) for events in held])
+        is_hit = np.concatenate([events.is_hit for events in held])
+        if choose and of_tiles.shape[1] > 1:
+            self._curve = window_curve(of_tiles, is_hit, detector)
+            self._window = smallest_window(self._curve)
+        elif choose:
+            self._window = CENTRE
+        columns = self._window.columns(detector) if of_tiles.shape[1] > 1 else [0]
+        if self._recipe.hit_loss:
+            hits = of_tiles[is_hit][:, columns].max(axis=1)
+            self._threshold = float(min(0.5, low_quantile(hits, self._recipe.hit_loss)))
+
+    def _of_tiles(self, events: EventSet) -> NDArray[np.float32]:
+        """Hit probability of every tile alone, shape (event, tile)."""
+        self._network.eval()
+        alone = events.seen.reshape(-1, 1, *events.seen.shape[2:])
+        return hit_probability(self._network, alone).reshape(events.seen.shape[:2])
 
     def model(self, runs: tuple[TrainingRun, ...], *, labels: str) -> Model:
         """Return what was learned."""
@@ -171,7 +210,12 @@ class _Learner:
             runs=runs,
             versions={package: version(package) for package in _PACKAGES},
         )
-        config = ModelConfig(threshold=self._threshold, provenance=provenance)
+        config = ModelConfig(
+            threshold=self._threshold,
+            window=self._window,
+            curve=self._curve,
+            provenance=provenance,
+        )
         weights = {name: value.numpy() for name, value in self._network.state_dict().items()}
         return Model(config=config, weights=weights, card=model_card(config))
 
@@ -185,7 +229,7 @@ class _Learner:
             batch = [rows[i] for i in order[start : start + self._recipe.batch]]
             self._optimiser.zero_grad()
             for part in (batch[i : i + _PART] for i in range(0, len(batch), _PART)):
-                seen = gather(sets, part)
+                seen = gather(sets, part, most_tiles=_TILES_SHOWN, rng=self._rng)
                 if self._recipe.augment:
                     seen = vary(seen, normalisation=Normalisation(), rng=self._rng)
                 is_hit = np.array([sets[s].is_hit[row] for s, row in part])
@@ -208,15 +252,18 @@ class _Learner:
         surprise = -np.log(np.maximum(np.where(is_hit, score, 1 - score), 1e-12))
         return float(np.mean(weights[is_hit.astype(np.int64)] * surprise))
 
-    def _threshold_for(self, held: Sequence[EventSet]) -> float:
-        """Largest threshold up to one half that loses few of the held-out hits."""
-        scores = self._probability(held)[np.concatenate([e.is_hit for e in held])]
-        return min(0.5, float(np.quantile(scores, self._recipe.hit_loss, method="lower")))
+
+def _tiles_to_read(window: str, recipe: Recipe) -> TileChoice:
+    """Tiles that have to be learned from for a window."""
+    choices = {"centre": CENTRE, "full": FULL, "auto": FULL if recipe.patience else CENTRE}
+    if window not in choices:
+        raise UsageError(f"--window {window}: expected auto, centre or full")
+    return choices[window]
 
 
 def _share(recipe: Recipe, n_runs: int) -> int:
-    """Most events of one run that memory has room for."""
-    return _MOST_EVENTS if recipe.run_after_run else max(_MOST_EVENTS // n_runs, 1)
+    """Most tiles of one run that memory has room for."""
+    return _MOST_TILES if recipe.run_after_run else max(_MOST_TILES // n_runs, 1)
 
 
 def _hold_out(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sfxreduce.conditions import Conditioned, conditions_of_run
 from sfxreduce.drift import frame_statistics
 from sfxreduce.errors import OutputError
+from sfxreduce.geometry import Detector
 from sfxreduce.run import Run
 from sfxreduce.scorers.candidates import CandidateFinder, Candidates
 from sfxreduce.scorers.patches import PatchNetwork, patch_logits
@@ -35,6 +36,8 @@ SEED = 20
 
 LEARNED, DRAWN, LOOKED_AT = 140, 700, 64
 JUDGED_HITS, JUDGED_WEAK, JUDGED_BLANKS = 80, 40, 80
+WEAK_PEAKS = 5
+"""Fewest true peaks of the weak hits that are counted apart."""
 _FEWEST = 4
 
 
@@ -73,6 +76,16 @@ class Material:
     def is_hit(self) -> NDArray[np.bool_]:
         """Judged events with a crystal and enough true peaks."""
         return ~self.is_blank & (self.n_peaks >= HIT_PEAKS)
+
+    @property
+    def is_weak(self) -> NDArray[np.bool_]:
+        """Judged events with a crystal and nearly enough true peaks."""
+        return ~self.is_blank & (self.n_peaks >= WEAK_PEAKS) & (self.n_peaks < HIT_PEAKS)
+
+    @property
+    def detector(self) -> Detector:
+        """Of the experiment."""
+        return simulated_run(self.name, n_events=1).detector
 
     def evidence(self, network: PatchNetwork, pooling: Pooling) -> NDArray[np.float64]:
         """Expected number of peaks in every tile of the judged events, shape (event, tile)."""

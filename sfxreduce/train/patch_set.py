@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import xarray as xr
@@ -40,6 +40,28 @@ class PatchSet:
     snr: NDArray[np.float32]
     n_events: int
     n_tiles: int
+
+    def within(self, columns: NDArray[np.integer]) -> PatchSet:
+        """Candidates of some of the tiles alone, in the order of these tiles.
+
+        Parameters
+        ----------
+        columns : ndarray of int
+            Number of each tile that stays, shape (tile,).
+        """
+        place = np.full(self.n_tiles, -1, np.int64)
+        place[columns] = np.arange(len(columns))
+        event, own = np.divmod(self.found.tile.astype(np.int64), self.n_tiles)
+        tile = event * len(columns) + place[own]
+        rows = np.flatnonzero(place[own] >= 0)
+        rows = rows[np.argsort(tile[rows], kind="stable")]
+        columns_of = {f.name: getattr(self.found, f.name)[rows] for f in fields(Candidates)}
+        return PatchSet(
+            found=Candidates(**columns_of | {"tile": tile[rows].astype(np.int32)}),
+            snr=self.snr[rows],
+            n_events=self.n_events,
+            n_tiles=len(columns),
+        )
 
 
 def read_patches(
