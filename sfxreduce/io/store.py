@@ -141,13 +141,15 @@ def _detector(
 ) -> Detector:
     """Geometry as stored; without one, the beam is at the frame's centre."""
     shape = tuple(int(n) for n in array.shape[1:])
-    stored = group.get("mask")
     mask = np.zeros(shape, np.uint32)
-    if isinstance(stored, zarr.Array):
-        try:
+    try:
+        stored = group.get("mask")
+        if isinstance(stored, zarr.Array):
             mask = np.asarray(stored[...])
-        except ZARR_ERRORS as error:
-            raise SourceError(f"{path}/mask: cannot be read ({error})") from error
+    except ZARR_ERRORS as error:
+        raise SourceError(
+            f"{path}/mask: expected a readable mask, found damage ({error}); restore it from a copy"
+        ) from error
     if "detector" in attributes:
         return detector_from_json(attributes["detector"], mask=mask, where=path)
     return Detector.unplaced(Path(path).stem, shape).with_mask((mask != 0).astype(np.uint32))
