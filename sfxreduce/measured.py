@@ -10,7 +10,7 @@ from sfxreduce.window_choice import TileChoice, WindowLoss
 __all__ = ["Measured"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """Curves of a scorer. A part that was not measured is empty.
 

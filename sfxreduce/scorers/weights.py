@@ -414,6 +414,8 @@ def _window_loss(values: Mapping[str, Any]) -> WindowLoss:
 
 def _build(kind: type[_T], values: Mapping[str, Any]) -> _T:
     """Build a dataclass from exactly its fields: a misspelt or absent one is an error."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{kind.__name__}: expected its entries, found {values!r}")
     wanted = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     if set(values) != wanted:
         odd = sorted(wanted.symmetric_difference(values))
