@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from sfxreduce.scorers.fused import (
     FusedNetwork,
-    fused_hit_probability,
     fused_probability_of_pixels,
     fused_probability_of_tiles,
 )
@@ -150,7 +149,9 @@ def main() -> None:
             raise SystemExit(f"{name}: expected the probabilities of torch, found others")
     # What normalisation adds to whichever runtime; it has other numbers, so no answer to compare.
     actions["normalise alone"] = lambda: normalise(pixels, good, how=how)
-    actions["normalise + fused"] = lambda: fused_hit_probability(fused, pixels, good, how=how)
+    actions["normalise + fused"] = lambda: fused_probability_of_tiles(
+        fused, normalise(pixels, good, how=how)
+    )
     taken = cpu_ms(actions, options.repeats)
     if "onnxruntime, batch 32" not in taken:
         taken |= dict.fromkeys(("onnxruntime, batch 1", "onnxruntime, batch 32"), float("nan"))

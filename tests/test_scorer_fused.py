@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from typing import Any
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 from sfxreduce.errors import ModelError
 from sfxreduce.scorers.fused import (
     FusedNetwork,
-    fused_hit_probability,
     fused_probability_of_pixels,
     fused_probability_of_tiles,
 )
@@ -24,6 +24,19 @@ from sfxreduce.scorers.network import TILE_SHAPE, HitNetwork
 from sfxreduce.scorers.normalise import Normalisation, normalise
 
 DTYPES = st.sampled_from(["uint16", "int16", "int32", "float32"])
+
+
+def _scored(
+    network: FusedNetwork,
+    pixels: NDArray[np.generic],
+    good: NDArray[np.bool_],
+    *,
+    adu_per_photon: float = math.nan,
+    how: Normalisation,
+) -> NDArray[np.float32]:
+    """Probability of detector pixels, normalised as the scorer does."""
+    seen = normalise(pixels, good, adu_per_photon=adu_per_photon, how=how)
+    return fused_probability_of_tiles(network, seen)
 
 
 def _network(seed: int, loudness: float = 1.0) -> tuple[HitNetwork, FusedNetwork]:
@@ -72,7 +85,7 @@ def test_detector_pixels_get_the_networks_probability(
     good = np.random.default_rng(seed).random(pixels.shape[1:]) >= masked
     how = Normalisation()
     seen = normalise(pixels, good, adu_per_photon=gain, how=how)
-    found = fused_hit_probability(fused, pixels, good, adu_per_photon=gain, how=how)
+    found = _scored(fused, pixels, good, adu_per_photon=gain, how=how)
     assert found.dtype == np.float32
     assert found.shape == (2,)
     np.testing.assert_allclose(found, _probability(network, seen), rtol=1e-4)
@@ -110,14 +123,12 @@ def test_an_events_score_does_not_depend_on_its_neighbours(n_tiles: int) -> None
     pixels = _pixels(1, 11, n_tiles)
     good = np.random.default_rng(2).random(pixels.shape[1:]) >= 0.1
     how = Normalisation()
-    together = fused_hit_probability(fused, pixels, good, how=how)
+    together = _scored(fused, pixels, good, how=how)
     assert len(set(together.tolist())) == 11
-    alone = [fused_hit_probability(fused, pixels[i : i + 1], good, how=how) for i in range(11)]
+    alone = [_scored(fused, pixels[i : i + 1], good, how=how) for i in range(11)]
     np.testing.assert_array_equal(together, np.concatenate(alone))
     order = np.random.default_rng(3).permutation(11)
-    np.testing.assert_array_equal(
-        fused_hit_probability(fused, pixels[order], good, how=how), together[order]
-    )
+    np.testing.assert_array_equal(_scored(fused, pixels[order], good, how=how), together[order])
 
 
 def test_a_pixel_counts_where_the_network_looks_and_nowhere_else() -> None:

@@ -100,8 +100,14 @@ class CnnScorer:
 
     @property
     def threshold(self) -> float:
-        """Smallest hit probability of a hit, as stored with the model."""
-        return self._read().config.threshold
+        """Smallest hit probability of a hit, as stored with the model.
+
+        Zero, so that everything is kept, for a window that the calibrated threshold was not chosen
+        for: fewer tiles show fewer peaks, and hits would be lost by the dozen.
+        """
+        model = self._read()
+        foreign = model.hit_scores.size > 0 and not self.hit_scores.size
+        return 0.0 if foreign else model.config.threshold
 
     @property
     def model_sha256(self) -> str:

@@ -7,7 +7,6 @@ way. An event's score is the same to the last bit whatever is scored beside it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,11 +15,9 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import ModelError
 from sfxreduce.scorers import _fused
-from sfxreduce.scorers.normalise import Normalisation, normalise
 
 __all__ = [
     "FusedNetwork",
-    "fused_hit_probability",
     "fused_probability_of_pixels",
     "fused_probability_of_tiles",
 ]
@@ -34,9 +31,6 @@ _LAYERS = {
     "trunk.9": (16, _fused.FEATURES),
     "trunk.11": (2, 16),
 }
-
-# Normalised tiles are large: no more of them at once.
-_TILES_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -142,46 +136,6 @@ class FusedNetwork:
             out.reshape(-1, 2),
         )
         return out
-
-
-def fused_hit_probability(
-    network: FusedNetwork,
-    pixels: NDArray[np.generic],
-    good: NDArray[np.bool_],
-    *,
-    adu_per_photon: float = math.nan,
-    how: Normalisation,
-) -> NDArray[np.float32]:
-    """Hit probability of events as the detector gave them.
-
-    Parameters
-    ----------
-    network : FusedNetwork
-    pixels : ndarray
-        Shape (event, tile, 350, 350), in ADU, of any integer or floating dtype.
-    good : ndarray of bool
-        Shape (tile, 350, 350); false pixels do not count.
-    adu_per_photon : float
-        Gain in ADU; NaN if unknown.
-    how : Normalisation
-
-    Returns
-    -------
-    ndarray of float32
-        Shape (event,), between 0 and 1.
-
-    Raises
-    ------
-    ModelError
-        If the pixels are not tiles of 350 x 350, or the mask is not that of one event.
-    """
-    probability = np.empty(len(pixels), np.float32)
-    step = max(1, _TILES_AT_ONCE // max(1, len(good)))
-    for start in range(0, len(pixels), step):
-        part = slice(start, start + step)
-        seen = normalise(pixels[part], good, adu_per_photon=adu_per_photon, how=how)
-        probability[part] = fused_probability_of_tiles(network, seen)
-    return probability
 
 
 def fused_probability_of_tiles(
