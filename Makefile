@@ -1,6 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Both install into .venv first.
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
@@ -8,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test test-slow check wheel-test docs poster poster-smoke model clean
+.PHONY: demo test test-slow check wheel-test docs poster poster-smoke peers model clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -45,11 +46,14 @@ poster: $(VENV)/.installed
 poster-smoke: $(VENV)/.installed
 	$(BIN)/python examples/reproduce_poster.py --scale 0.1
 
+# The peak finders that the benchmarks compare with, away from what sfxreduce needs.
+peers: $(PEERS)/.installed
+
 model: $(VENV)/.installed
 	$(BIN)/python examples/make_default_model.py
 
 clean:
-	rm -rf $(VENV) build dist demo docs/_build
+	rm -rf $(VENV) $(PEERS) build dist demo docs/_build
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -65,4 +69,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-docs: $(VENV)/.installed-dev
 	$(PIP) -e ".[dev,docs]"
+	@touch $@
+
+# Without what they depend on: Kerberos and MPI would have to be built, and the search uses neither.
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r $<
 	@touch $@
