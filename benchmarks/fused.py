@@ -1,9 +1,9 @@
-"""The fused scorer against torch and onnxruntime: CPU milliseconds per event, one thread.
+"""The fused scorers against torch and onnxruntime: CPU time per event or candidate, one thread.
 
 All see the same random weights and the same tiles in one process, turn by turn, so that what else
 the machine does meets all of them; medians of several rounds. Random weights say nothing about
-accuracy, only that all give the same answer. Quote the ratios: the milliseconds are this machine's.
-Without onnxruntime and onnx its row shows dashes.
+accuracy, only that all give the same answer. Quote the ratios: the times are this machine's.
+Without onnxruntime and onnx there is no row of theirs.
 
     python benchmarks/fused.py
 """
@@ -16,6 +16,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))  # before torch loads
@@ -23,14 +25,18 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))  #
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rows import Row
 
+from sfxreduce.scorers.candidates import PATCH, Candidates
 from sfxreduce.scorers.fused import (
     FusedNetwork,
     fused_probability_of_pixels,
     fused_probability_of_tiles,
 )
+from sfxreduce.scorers.fused_patches import FusedPatchNetwork
 from sfxreduce.scorers.network import TILE_SHAPE, HitNetwork
 from sfxreduce.scorers.normalise import Normalisation, normalise
+from sfxreduce.scorers.patches import PatchNetwork, patch_logits
 
 Action = Callable[[], NDArray[np.float32]]
 SCALE, OFFSET = 0.1, -0.5
@@ -118,14 +124,74 @@ def cpu_ms(actions: dict[str, Action], repeats: int) -> dict[str, float]:
     return {name: 1e3 * statistics.median(times) for name, times in taken.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--events", type=int, default=32)
-    options = parser.parse_args()
+def patch_actions(n: int) -> dict[str, Action]:
+    """The patch network on `n` candidates, many or few a call; all give the same logits."""
+    network = PatchNetwork().eval().requires_grad_(requires_grad=False)
+    fused = FusedPatchNetwork.of({k: v.numpy() for k, v in network.state_dict().items()})
+    rng = np.random.default_rng(0)
+    patch = rng.normal(0, 2, (n, PATCH, PATCH)).clip(-4, 16).astype(np.float16)
+    noise, nowhere = rng.lognormal(0, 1, n).astype(np.float32), np.zeros(n, np.int16)
+
+    def action(logits: Callable[[Candidates], NDArray[np.float32]], size: int) -> Action:
+        parts = [
+            Candidates(
+                tile=nowhere[i : i + size].astype(np.int32),
+                y=nowhere[i : i + size],
+                x=nowhere[i : i + size],
+                prominence=noise[i : i + size],
+                noise_photons=noise[i : i + size],
+                patch=patch[i : i + size],
+            )
+            for i in range(0, n, size)
+        ]
+        return lambda: np.concatenate([logits(part) for part in parts])
+
+    actions = {
+        "fused, 512 a call": action(fused.logits, 512),
+        "fused, 5 a call": action(fused.logits, 5),
+        "torch eager, 512 a call": action(partial(patch_logits, network), 512),
+        "torch eager, 5 a call": action(partial(patch_logits, network), 5),
+    }
+    expected = actions["torch eager, 512 a call"]()
+    for name, logits in actions.items():
+        if not np.allclose(logits(), expected, rtol=1e-4, atol=1e-5):
+            raise SystemExit(f"{name}: expected the logits of torch, found others")
+    return actions
+
+
+def measure(*, n_events: int = 32, repeats: int = 7) -> list[Row]:
+    """Time the poster's network in every runtime; see `end_to_end` for what normalising adds.
+
+    Parameters
+    ----------
+    n_events : int
+        Of one tile each.
+    repeats : int
+    """
+    taken = cpu_ms(poster_actions(n_events), repeats)
+    per_candidate = cpu_ms(patch_actions(5 * 512), repeats)
+    base = taken["fused, uint16 pixels in"]
+    section, ours = "the networks alone", "the poster's network, fused"
+    rows = [Row(section=section, name=ours, cpu_ms=base / n_events)]
+    wanted = {"torch eager, batch 32": "at least 10", "onnxruntime, batch 32": "at least 4"}
+    for name, spent in taken.items():
+        if name.startswith(("torch", "onnx")):
+            row = Row(section=section, name=name, cpu_ms=spent / n_events, against=ours)
+            rows.append(replace(row, ratio=spent / base, wanted=wanted.get(name, "")))
+    if not any(row.name.startswith("onnx") for row in rows):
+        rows.append(Row(section=section, name="onnxruntime", cpu_ms=None, note="not installed"))
+    fused = per_candidate["fused, 512 a call"]
+    for name, spent in per_candidate.items():
+        row = Row(section=section, name=f"patch network, {name}", cpu_ms=spent / 5)
+        note = "512 candidates, about as many as a whole frame has"
+        rows.append(replace(row, against="patch network, fused", ratio=spent / fused, note=note))
+    return rows
+
+
+def poster_actions(n: int) -> dict[str, Action]:
+    """The poster's network on `n` tiles in every runtime; all give the same probabilities."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    n = options.events
     trunk = HitNetwork().eval().trunk
     weights = {f"trunk.{name}": value.numpy() for name, value in trunk.state_dict().items()}
     fused, good = FusedNetwork.of(weights), np.ones((1, *TILE_SHAPE), bool)
@@ -152,16 +218,16 @@ def main() -> None:
     actions["normalise + fused"] = lambda: fused_probability_of_tiles(
         fused, normalise(pixels, good, how=how)
     )
-    taken = cpu_ms(actions, options.repeats)
-    if "onnxruntime, batch 32" not in taken:
-        taken |= dict.fromkeys(("onnxruntime, batch 1", "onnxruntime, batch 32"), float("nan"))
-    print(f"{'one tile an event, one thread':<32}{'CPU-ms per event':>18}{'of fused':>10}")
-    for name, spent in taken.items():
-        ratio = spent / taken["fused, uint16 pixels in"]
-        print(
-            f"{name:<32}"
-            + (f"{spent / n:>18.2f}{ratio:>9.1f}x" if spent > 0 else f"{'-':>18}{'-':>10}")
-        )
+    return actions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--events", type=int, default=32)
+    options = parser.parse_args()
+    for row in measure(n_events=options.events, repeats=options.repeats):
+        print(row.line)
 
 
 if __name__ == "__main__":

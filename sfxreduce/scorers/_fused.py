@@ -91,7 +91,7 @@ class Packed(NamedTuple):
     last_bias: Floats
 
 
-class _Writer:
+class Writer:
     """Writes instructions on vectors of `LANES` numbers."""
 
     def __init__(self, context: Any, builder: Any) -> None:
@@ -148,7 +148,7 @@ class _Writer:
 
 
 def _add_taps(
-    writer: _Writer, corner: Any, rows: list[Any], weights: Any, channels: range, total: list[Any]
+    writer: Writer, corner: Any, rows: list[Any], weights: Any, channels: range, total: list[Any]
 ) -> list[Any]:
     """Add what one map in gives to five rows of some maps out; `corner` is its first pixel.
 
@@ -177,7 +177,7 @@ def _strip(
     """
 
     def write(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        writer = _Writer(context, builder)
+        writer = Writer(context, builder)
         n, side, start, at, step = (values[i] for i in (1, 2, 3, 6, 7))
         maps, weights, out = (writer.data(signature.args[i], values[i]) for i in (0, 4, 5))
         rows = [builder.mul(side, side.type(y)) for y in range(KERNEL + POOL - 1)]
@@ -208,7 +208,7 @@ def _weighted_sums(_: Any, values: Any, n: Any, weights: Any, start: Any, out: A
     """Sum `n` inputs into `OUTPUTS_AT_ONCE` outputs of `LANES` tiles, each on its own."""
 
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        writer = _Writer(context, builder)
+        writer = Writer(context, builder)
         n, start, at = (arguments[i] for i in (1, 3, 5))
         values, weights, out = (writer.data(signature.args[i], arguments[i]) for i in (0, 2, 4))
         places = writer.sums(OUTPUTS_AT_ONCE)

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sfxreduce.scorers.candidates import Candidates
+from sfxreduce.scorers.fused_patches import NOISE_FLOOR, PATCH_SCALE
 
 __all__ = ["PatchNetwork", "patch_logits"]
 
 # The network always sees the same number of patches, the last group filled up with zeros: torch
 # may choose other arithmetic for another shape, and an event's score must not depend on others.
 _PATCHES_AT_ONCE = 512
-_NOISE_FLOOR = 1e-3
-_PATCH_SCALE = 0.25
 
 
 class PatchNetwork(nn.Module):
@@ -63,8 +62,8 @@ class PatchNetwork(nn.Module):
         Tensor
             Shape (patch,).
         """
-        seen = self.trunk((patches * _PATCH_SCALE).unsqueeze(1)).flatten(1)
-        level = noise.clamp_min(_NOISE_FLOOR).log().unsqueeze(1)
+        seen = self.trunk((patches * PATCH_SCALE).unsqueeze(1)).flatten(1)
+        level = noise.clamp_min(NOISE_FLOOR).log().unsqueeze(1)
         logits: torch.Tensor = self.head(torch.cat([seen, level], dim=1))
         return logits[:, 0]
 
