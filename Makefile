@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test test-slow check wheel-test docs poster poster-smoke peers model clean
+.PHONY: demo test test-slow check wheel-test docs poster poster-smoke peers bench model clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -49,6 +49,10 @@ poster-smoke: $(VENV)/.installed
 # The peak finders that the benchmarks compare with, away from what sfxreduce needs.
 peers: $(PEERS)/.installed
 
+# All speed benchmarks, of our own and of the peers; about twenty minutes on a quiet machine.
+bench: $(VENV)/.installed-bench peers
+	$(BIN)/python benchmarks/run.py --out docs/results/speed
+
 model: $(VENV)/.installed
 	$(BIN)/python examples/make_default_model.py
 
@@ -65,6 +69,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(PIP) -e ".[dev,bench]"
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed-dev

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sfxreduce.pipeline import Outputs, plan_filter, run_filter
     from sfxreduce.report import Report
     from sfxreduce.run import Run
-    from sfxreduce.score import Scorer
+    from sfxreduce.scorer import Scorer
     from sfxreduce.scorers.cnn import CnnScorer, cuda_available
     from sfxreduce.scorers.peaks import PeakScorer
     from sfxreduce.scorers.weights import check_model_path, default_model, read_model, write_model
@@ -104,7 +104,7 @@ _HOMES = {
     "Reason": ("decide", "Reason"),
     "Report": ("report", "Report"),
     "Run": ("run", "Run"),
-    "Scorer": ("score", "Scorer"),
+    "Scorer": ("scorer", "Scorer"),
     "SfxReduceError": ("errors", "SfxReduceError"),
     "StreamLabelling": ("train.label_files", "StreamLabelling"),
     "TruthLabelling": ("train.labelling", "TruthLabelling"),

@@ -6,18 +6,30 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count, islice
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import dask.array as da
 from dask.core import flatten
 from dask.local import get_sync
 from dask.optimization import cull
-from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, futures_of
-from distributed.client import FutureCancelledError
+from distributed import (
+    Client,
+    Future,
+    KilledWorker,
+    LocalCluster,
+    Nanny,
+    Scheduler,
+    SpecCluster,
+    as_completed,
+)
+from distributed.client import ClosedClientError, FutureCancelledError
 from distributed.comm.core import CommClosedError
+from distributed.system import MEMORY_LIMIT
 from numpy.typing import NDArray
 
 from sfxreduce.errors import ClusterError, UsageError
@@ -29,6 +41,13 @@ Result = TypeVar("Result")
 
 CONNECT_SECONDS = 10
 RETRIES = 2
+
+TASKS_PER_THREAD = 4
+"""Tasks under way for each thread of a pool: one at work, and some to go on with."""
+
+BLOCKS_AT_ONCE = 512
+"""Blocks that are planned and submitted together. A task that is known to the scheduler costs it
+and its client some 13 kB; a long run would fill gigabytes if all of its blocks were."""
 
 
 class Pool(Protocol):
@@ -63,9 +82,16 @@ class Pool(Protocol):
         ...
 
     def map(
-        self, name: str, function: Callable[[Item], Result], items: Sequence[Item]
+        self, name: str, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Iterator[tuple[int, Result]]:
         """Call a function on each item, as tasks of this name, and give results as they come.
+
+        Parameters
+        ----------
+        name : str
+        function : callable
+        items : iterable
+            Taken as tasks are submitted: a few for each thread ahead of the results.
 
         Yields
         ------
@@ -87,16 +113,19 @@ class SerialPool:
         """Compute blocks in order. See `Pool.blocks`."""
         if needs_gpu:
             raise UsageError("--serial has no GPU workers; drop --serial or use --device cpu")
-        graph = dict(array.__dask_graph__())
-        for number, key in enumerate(flatten(array.__dask_keys__())):
+        keys = flatten(array.__dask_keys__())
+        numbers = count()
+        while part := list(islice(keys, BLOCKS_AT_ONCE)):
+            graph = _tasks(array, part)
             # Each block with its own tasks only: a whole graph for each would cost its square.
-            yield number, get_sync(cull(graph, key)[0], key)
+            for key in part:
+                yield next(numbers), get_sync(cull(graph, key)[0], key)
 
     def map(
         self,
         name: str,  # noqa: ARG002 - tasks of this process have no names
         function: Callable[[Item], Result],
-        items: Sequence[Item],
+        items: Iterable[Item],
     ) -> Iterator[tuple[int, Result]]:
         """Call in order. See `Pool.map`."""
         yield from enumerate(map(function, items))
@@ -136,34 +165,71 @@ class DaskPool:
                 "expected a worker that offers the resource GPU, found none; start one with "
                 "--resources GPU=1, or use --device cpu"
             )
-        with _cluster_errors():
-            stored = self._client.persist(
-                array, optimize_graph=False, resources=resources, retries=RETRIES
+
+        def submit(keys: list[Any]) -> list[Future[Any]]:
+            futures: list[Future[Any]] = self._client.get(
+                _tasks(array, keys), keys, sync=False, resources=resources, retries=RETRIES
             )
-            for future in self._finished(futures_of(stored)):
-                yield _number(future), future.result()
+            return futures
+
+        keys = flatten(array.__dask_keys__())
+        yield from self._results(keys, submit, at_least=BLOCKS_AT_ONCE)
 
     def map(
-        self, name: str, function: Callable[[Item], Result], items: Sequence[Item]
+        self, name: str, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Iterator[tuple[int, Result]]:
         """Submit one task per item. See `Pool.map`."""
         token = uuid.uuid4().hex
-        with _cluster_errors():
-            futures = [
-                self._client.submit(
-                    function, item, key=(f"{name}-{token}", number), pure=False, retries=RETRIES
-                )
-                for number, item in enumerate(items)
-            ]
-            for future in self._finished(futures):
-                yield _number(future), future.result()
 
-    def _finished(self, futures: Sequence[Future[Any]]) -> Iterator[Future[Any]]:
-        """Futures as they finish; what is still under way is cancelled if the caller stops."""
-        try:
-            yield from as_completed(futures)
-        finally:
-            self._client.cancel([future for future in futures if not future.done()])
+        def submit(part: list[tuple[int, Item]]) -> list[Future[Any]]:
+            numbers, chosen = zip(*part, strict=True)
+            keys = [(f"{name}-{token}", number) for number in numbers]
+            futures: list[Future[Any]] = self._client.map(
+                function, chosen, key=keys, pure=False, retries=RETRIES
+            )
+            return futures
+
+        yield from self._results(enumerate(items), submit)
+
+    def _results(
+        self,
+        tasks: Iterator[Item],
+        submit: Callable[[list[Item]], list[Future[Any]]],
+        *,
+        at_least: int = 1,
+    ) -> Iterator[tuple[int, Any]]:
+        """Give numbers and results of tasks as they are done, and submit more when few are left.
+
+        What is still under way is cancelled if the caller stops.
+        """
+        done = as_completed(loop=self._client.loop)
+        under_way: set[Future[Any]] = set()
+        window = 0
+        with _cluster_errors():
+            try:
+                while True:
+                    if len(under_way) <= window // 2:
+                        # Workers come and go while a run is under way.
+                        threads = sum(self._client.nthreads().values())
+                        window = max(at_least, TASKS_PER_THREAD * threads)
+                        part = list(islice(tasks, window - len(under_way)))
+                        futures = submit(part) if part else []
+                        under_way.update(futures)
+                        done.update(futures)
+                    if not under_way:
+                        return
+                    batch = done.next_batch()
+                    under_way.difference_update(batch)
+                    # One request for all that is done: one each is a fifth of a task's cost.
+                    yield from zip(map(_number, batch), self._client.gather(batch), strict=True)
+            finally:
+                self._client.cancel([future for future in under_way if not future.done()])
+
+
+def _tasks(array: da.Array, keys: list[Any]) -> dict[Any, Any]:
+    """Those tasks of an array that some of its blocks need."""
+    # Of the layers, not of their tasks: the whole graph of a long run is never made.
+    return dict(array.dask.cull(keys))
 
 
 def _number(future: Future[Any]) -> int:
@@ -211,7 +277,7 @@ def open_pool(
             yield DaskPool(client)
 
 
-def _local_cluster(n_workers: int, *, gpu: bool) -> LocalCluster:
+def _local_cluster(n_workers: int, *, gpu: bool) -> SpecCluster:
     """Start workers on this machine that listen on 127.0.0.1 only."""
     processors = len(os.sched_getaffinity(0))
     # Ctrl-C reaches every process of a terminal. Workers inherit this mask and leave it to us;
@@ -219,16 +285,51 @@ def _local_cluster(n_workers: int, *, gpu: bool) -> LocalCluster:
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
+        if gpu:
+            return _gpu_cluster(n_workers, visible_cards())
         return LocalCluster(
-            n_workers=n_workers or (1 if gpu else processors),
+            n_workers=n_workers or processors,
             threads_per_worker=1,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
-            resources={"GPU": 1} if gpu else None,
             silence_logs=logging.CRITICAL,
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def visible_cards() -> list[str]:
+    """Graphics cards that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [card.strip() for card in named.split(",")]
+    # The driver lists its cards; torch would open all of them to count them.
+    cards = Path("/proc/driver/nvidia/gpus")
+    return [str(i) for i in range(len(list(cards.iterdir())))] if cards.is_dir() else []
+
+
+def _gpu_cluster(n_workers: int, cards: Sequence[str]) -> SpecCluster:
+    """Workers that see one card each; more workers than cards share them in turn."""
+    cards = cards or ["0"]
+    n_workers = n_workers or len(cards)
+    local = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    workers = {
+        number: {
+            "cls": Nanny,
+            "options": {
+                "host": "127.0.0.1",
+                "nthreads": 1,
+                "resources": {"GPU": 1},
+                "memory_limit": MEMORY_LIMIT // n_workers,  # by itself, one thread's share
+                "silence_logs": logging.CRITICAL,
+                # Set before the worker starts: CUDA reads it once per process.
+                "env": {"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]},
+            },
+        }
+        for number in range(n_workers)
+    }
+    scheduler = {"cls": Scheduler, "options": {**local, "port": 0}}
+    return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL)
 
 
 def _connect(address: str) -> Client:
@@ -260,7 +361,7 @@ def _cluster_errors() -> Iterator[None]:
             f"a task ended its worker again and again ({error.task}); look into the workers' "
             "memory limit, or try --serial"
         ) from error
-    except (CommClosedError, FutureCancelledError) as error:
+    except (ClosedClientError, CommClosedError, FutureCancelledError) as error:
         raise ClusterError(
             "the scheduler went away while work was under way; nothing was published, start again"
         ) from error

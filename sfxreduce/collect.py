@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,15 +10,23 @@ from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
 from sfxreduce.conditions import Conditioned, conditions_of_run
+from sfxreduce.look import SCORE_DTYPE, SOURCE_LOST
 from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.run import Run
-from sfxreduce.score import EVENTS_PER_BATCH, SCORE_DTYPE, SOURCE_LOST, Scorer, score
+from sfxreduce.score import events_per_batch, score
+from sfxreduce.scorer import Scorer
 
 __all__ = ["as_seen", "collect_scores"]
 
 
 def collect_scores(
-    run: Run, scorer: Scorer, *, pool: Pool, stage: str = "score", progress: Progress = silent
+    run: Run,
+    scorer: Scorer,
+    *,
+    pool: Pool,
+    closed_from: float = math.inf,
+    stage: str = "score",
+    progress: Progress = silent,
 ) -> NDArray[np.void]:
     """Score every event of a run; the scores are computed here, batch by batch.
 
@@ -29,6 +38,8 @@ def collect_scores(
     run : Run
     scorer : Scorer
     pool : Pool
+    closed_from : float
+        An event with such a score is a hit whatever its other tiles show: see `score`.
     stage : str
         What the progress is called.
     progress : Progress
@@ -39,10 +50,10 @@ def collect_scores(
         Shape (event,), dtype `SCORE_DTYPE`.
     """
     rows = np.zeros(run.n_events, SCORE_DTYPE)
-    scores = score(as_seen(run, scorer), scorer)
+    scores = score(as_seen(run, scorer), scorer, closed_from=closed_from)
     blocks = pool.blocks(scores, needs_gpu=scorer.needs_gpu)
     for block, values in tracked(blocks, stage=stage, total=scores.npartitions, progress=progress):
-        start = block * EVENTS_PER_BATCH
+        start = block * events_per_batch(scorer)
         rows[start : start + len(values)] = values
     return rows
 

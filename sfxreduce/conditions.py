@@ -28,7 +28,7 @@ from sfxreduce.background import Background, background_of
 from sfxreduce.cells import CELL, by_pixel, cell_moments, cell_sums
 from sfxreduce.geometry import Detector, PixelFlag, Window
 from sfxreduce.noisy import noisy_pixels
-from sfxreduce.run import FrameSource, Reading, Run
+from sfxreduce.run import FrameSource, Reading, Run, read_into
 
 __all__ = [
     "Conditioned",
@@ -150,6 +150,12 @@ class Conditioned:
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
         """Read events; the pixels are the source's own."""
         return self.source.read(events, window)
+
+    def read_into(
+        self, events: Sequence[int], window: Window | None, pixels: NDArray[np.generic]
+    ) -> NDArray[np.uint32]:
+        """Read events into an array. See `sfxreduce.run.ReadsInto`."""
+        return read_into(self.source, events, window, pixels)
 
 
 def conditions_of_run(run: Run, *, most_frames: int = SAMPLE_FRAMES) -> Conditions:

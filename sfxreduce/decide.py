@@ -68,12 +68,21 @@ class Decisions:
         The scorer's value; NaN where there is none.
     event_class : ndarray of uint8, optional
         `EventClass` of each event, where the scorer tells one. No decision rests on it.
+    tiles : ndarray of uint16, optional
+        Tiles of the window that each score rests on; 0 for scores of whole source frames.
     """
 
     decision: NDArray[np.uint8]
     reason: NDArray[np.uint32]
     score: NDArray[np.float32]
     event_class: NDArray[np.uint8] | None = None
+    tiles: NDArray[np.uint16] | None = None
+
+    @property
+    def tiles_per_event(self) -> float | None:
+        """Tiles that a score rests on, on average; None for scores of whole frames, or of none."""
+        seen = np.zeros(0) if self.tiles is None else self.tiles[self.tiles > 0]
+        return float(seen.mean()) if seen.size else None
 
     @property
     def kept(self) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -112,6 +112,14 @@ class Reference:
     blank_scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     envelope: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
     usual_shape: float = 0.0
+
+    def up_to(self, highest: float) -> Reference:
+        """Return the same with every higher score taken for this one."""
+        return replace(
+            self,
+            hit_scores=np.minimum(self.hit_scores, np.float32(highest)),
+            blank_scores=np.minimum(self.blank_scores, np.float32(highest)),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -66,6 +66,7 @@ def export_crystfel(
     store: Path,
     cxi: Path,
     *,
+    cxi_filter: str,
     columns: xr.Dataset,
     staged: Mapping[Path, Path],
     pool: Pool,
@@ -79,6 +80,8 @@ def export_crystfel(
         Of the reduced store; it need not be published yet.
     cxi : Path
         Under which CrystFEL will open the file.
+    cxi_filter : str
+        How frames are packed, see `CxiContent`.
     columns : Dataset
         Per-event columns of the store.
     staged : mapping of Path to Path
@@ -107,7 +110,8 @@ def export_crystfel(
     found = dict(tracked(work, stage="peaks", total=len(jobs), progress=progress))
     peaks = PeakTable.of([peaks for number in sorted(found) for peaks in found[number]])
     data, geometry, event_list = crystfel_paths(cxi)
-    write_cxi_in_subprocess(staged[data], CxiContent(source=source, columns=columns, peaks=peaks))
+    content = CxiContent(source=source, columns=columns, peaks=peaks, cxi_filter=cxi_filter)
+    write_cxi_in_subprocess(staged[data], content)
     energies = columns["photon_energy_ev"].values
     known = energies[np.isfinite(energies)]
     # With an energy for every event CrystFEL takes each one's own; otherwise one for all.

@@ -6,6 +6,7 @@ way round. `sfxreduce.drift` says what is an alarm.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,14 +22,23 @@ from sfxreduce.drift import (
     judge_drift,
     sampled_events,
 )
+from sfxreduce.look import SOURCE_LOST
 from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.run import FrameSource, Run
-from sfxreduce.score import SOURCE_LOST, Scorer
+from sfxreduce.scorer import Scorer
 from sfxreduce.scorers.peaks import PeakScorer
 
 __all__ = ["check_drift", "fall_back"]
 
 _FRAMES_PER_TASK = 4
+
+
+def _any_closed(run: Run, scorer: Scorer, decisions: Decisions) -> bool:
+    """Whether any event was called a hit before all of its window was seen."""
+    window, tiles = scorer.window(run.detector), decisions.tiles
+    if window is None or tiles is None:
+        return False
+    return bool(np.any((tiles > 0) & (tiles < len(window.origins))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +58,9 @@ class _Seen:
     is_hit: NDArray[np.bool_]
 
 
-def check_drift(run: Run, scorer: Scorer, decisions: Decisions, *, pool: Pool) -> Drift:
+def check_drift(
+    run: Run, scorer: Scorer, decisions: Decisions, *, closed_from: float = math.inf, pool: Pool
+) -> Drift:
     """Compare a run with what its scorer was calibrated on; at most 32 frames are read, once.
 
     Parameters
@@ -58,6 +70,8 @@ def check_drift(run: Run, scorer: Scorer, decisions: Decisions, *, pool: Pool) -
     scorer : Scorer
     decisions : Decisions
         Of the scorer alone.
+    closed_from : float
+        Scores from there on say no more than that: their events were not looked at any further.
     pool : Pool
 
     Returns
@@ -79,6 +93,9 @@ def check_drift(run: Run, scorer: Scorer, decisions: Decisions, *, pool: Pool) -
     )
     move = scorer.level.move(decisions.score)
     judged = scorer.level.reduced(decisions.score[decisions.reason == 0], move)
+    if _any_closed(run, scorer, decisions):
+        highest = float(scorer.level.reduced([closed_from], move)[0])
+        reference, judged = reference.up_to(highest), np.minimum(judged, highest)
     return judge_drift(reference, judged, sample)
 
 

@@ -366,6 +366,12 @@ class Window:
         name = "full" if most == 0 else f"{most} tiles"
         return cls(name=name, tile_shape=tile_shape, origins=tuple(origins[: most or None]))
 
+    def part(self, tiles: slice) -> Window:
+        """Return some of its tiles, in the same order."""
+        first, stop, _ = tiles.indices(len(self.origins))
+        name = f"{self.name}, tiles {first} to {stop - 1}"
+        return replace(self, name=name, origins=self.origins[tiles])
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape (tile, row, column) of what one event shows in this window."""
@@ -394,9 +400,11 @@ class Window:
         return np.where(index >= 0, frame.reshape(-1)[index], frame.dtype.type(0))
 
     def good(self, detector: Detector) -> NDArray[np.bool_]:
-        """Pixels of the window that exist and can be trusted, shape (tile, row, column)."""
-        index = self.gather(detector)
-        return (index >= 0) & detector.good().ravel()[index]
+        """Pixels of the window that exist and can be trusted, shape (tile, row, column).
+
+        Worked out once and kept: do not write into it.
+        """
+        return _good(self, detector)
 
     def boxes(self, detector: Detector) -> tuple[Box, ...]:
         """Source rectangles that hold the window's pixels, at most one for each tile and panel."""
@@ -429,3 +437,11 @@ def _part(
 def _assembly(detector: Detector) -> NDArray[np.int64]:
     """Assembled picture of a detector, kept because every window of a run asks for it."""
     return detector.assembly()
+
+
+@lru_cache(maxsize=8)
+def _good(window: Window, detector: Detector) -> NDArray[np.bool_]:
+    """Trusted pixels of a window, kept because every batch of a run asks for them."""
+    index = window.gather(detector)
+    good: NDArray[np.bool_] = (index >= 0) & detector.good().ravel()[index]
+    return good

@@ -12,7 +12,8 @@ from sfxreduce.geometry import Window
 from sfxreduce.io.files import disk_bytes, sweep_partial
 from sfxreduce.io.layout import Layout, choose_layout
 from sfxreduce.io.publish import check_outputs, staged
-from sfxreduce.io.writers.shards import ShardJob, encode_shard
+from sfxreduce.io.readers.cxi import CxiFrames
+from sfxreduce.io.writers.shards import ShardJob, copy_shard, encode_shard
 from sfxreduce.io.writers.zarr import create_store
 from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.run import Run
@@ -32,6 +33,9 @@ class IngestSummary:
         Events of the run, and how many of them could not be read; they stay in the store as holes.
     bytes_in, bytes_out : int
         Bytes of the source and of the store.
+    rewrapped : bool
+        Whether the source's chunks were taken over as they are; otherwise they were decoded, and
+        encoded in tiles for the scorer's window.
     """
 
     out: str
@@ -39,22 +43,35 @@ class IngestSummary:
     unreadable: int
     bytes_in: int
     bytes_out: int
+    rewrapped: bool
 
 
 def store_run(
-    run: Run, *, out: Path, pool: Pool, overwrite: bool = False, progress: Progress = silent
+    run: Run,
+    *,
+    out: Path,
+    pool: Pool,
+    retile: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
 ) -> IngestSummary:
-    """Write a run as a run store whose tiles suit the scorer's window.
+    """Write a run as a run store.
 
     Frames keep their dtype and every bit. The store appears under its name complete, or not at
-    all.
+    all. One HDF5 file whose chunks are whole panels packed by Blosc alone is not decoded: its
+    chunks become the tiles. Such a chunk that is missing, or whose header does not fit, is a hole;
+    one that is damaged behind its header is taken over as it is, because Blosc in HDF5 keeps no
+    checksum that would tell. Of any other run the tiles suit the scorer's window.
 
     Parameters
     ----------
     run : Run
     out : Path
     pool : Pool
-        Where shards are encoded.
+        Where shards are made.
+    retile : bool
+        Decode in any case, and encode in tiles for the scorer's window. It pays where that window
+        is a small part of the frame.
     overwrite : bool
         Replace what lies at `out`.
     progress : Progress
@@ -67,7 +84,8 @@ def store_run(
         If the disk is full or the path cannot be written.
     """
     check_outputs(stores=[out], inputs=run.inputs, overwrite=overwrite)
-    layout = choose_layout(
+    stored = run.source.layout if isinstance(run.source, CxiFrames) and not retile else None
+    layout = stored or choose_layout(
         run.detector.frame_shape,
         dtype=np.dtype(run.source.dtype),
         boxes=Window.centre(run.detector).boxes(run.detector),
@@ -83,10 +101,11 @@ def store_run(
                 layout=layout,
                 shard=shard,
                 events=_events_of(shard, layout, run.n_events),
+                hashed=False,
             )
             for shard in range(n_shards)
         ]
-        done = pool.map("store", encode_shard, jobs)
+        done = pool.map("store", copy_shard if stored else encode_shard, jobs)
         unreadable = sum(
             len(shard.holes)
             for _, shard in tracked(done, stage="store", total=n_shards, progress=progress)
@@ -98,6 +117,7 @@ def store_run(
         unreadable=unreadable,
         bytes_in=run.source.n_bytes,
         bytes_out=disk_bytes(out),
+        rewrapped=stored is not None,
     )
 
 

@@ -14,9 +14,28 @@ from sfxreduce.geometry import Window
 from sfxreduce.measured import Measured
 from sfxreduce.report import Method
 from sfxreduce.run import Run
-from sfxreduce.score import Scorer
+from sfxreduce.scorer import Scorer
 
-__all__ = ["method_for"]
+__all__ = ["closed_from", "method_for"]
+
+
+def closed_from(scorer: Scorer, threshold: float | None, promise: Promise) -> float:
+    """Score from which an event is a hit, whatever level the scores of its run will have.
+
+    Parameters
+    ----------
+    scorer : Scorer
+    threshold : float or None
+        It does not move with the run.
+    promise : Promise
+    """
+    if threshold is not None:
+        return float(threshold)
+    value, hits = scorer.threshold, scorer.hit_scores
+    if hits.size:
+        claim = binomial_threshold(hits, promise=promise, groups=scorer.hit_groups)
+        value = max(claim.value, 0.0)
+    return scorer.level.threshold(value, scorer.level.most)
 
 
 def method_for(

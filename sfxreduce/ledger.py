@@ -24,8 +24,8 @@ def ledger_table(decisions: Decisions) -> xr.Dataset:
     -------
     Dataset
         On dimension ``source``: ``source_index`` (int64), ``score`` (float32), ``decision`` (uint8,
-        with flag_values and flag_meanings), ``reason`` (uint32, with flag_masks), ``class`` (uint8,
-        with flag_values and flag_meanings).
+        with flag_values and flag_meanings), ``reason`` (uint32, with flag_masks), ``tiles``
+        (uint16), ``class`` (uint8, with flag_values and flag_meanings).
 
     Examples
     --------
@@ -63,6 +63,14 @@ def ledger_table(decisions: Decisions) -> xr.Dataset:
                     "long_name": "what is odd about the event",
                     "flag_masks": [int(r) for r in Reason],
                     "flag_meanings": " ".join(str(r.name).lower() for r in Reason),
+                },
+            ),
+            "tiles": (
+                "source",
+                np.zeros(n_events, np.uint16) if decisions.tiles is None else decisions.tiles,
+                {
+                    "long_name": "tiles of the window that the score rests on; 0 for whole frames",
+                    "units": "1",
                 },
             ),
             "class": (
@@ -109,6 +117,7 @@ def read_ledger(table: xr.Dataset, *, where: str) -> Decisions:
         reason=table["reason"].values.astype(np.uint32),
         score=table["score"].values.astype(np.float32),
         event_class=table["class"].values.astype(np.uint8) if "class" in table else None,
+        tiles=table["tiles"].values.astype(np.uint16) if "tiles" in table else None,
     )
 
 

@@ -47,6 +47,11 @@ class LevelRule:
     lowest: float = 0.0
     highest: float = 0.0
 
+    @property
+    def most(self) -> float:
+        """Farthest that the threshold moves for any run, as a difference of logits."""
+        return self.power * (self.highest - self.lowest)
+
     def move(self, scores: ArrayLike) -> float:
         """How far the threshold moves for a run, as a difference of logits.
 

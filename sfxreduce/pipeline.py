@@ -23,13 +23,14 @@ from sfxreduce.io.files import disk_bytes, output_errors, write_file
 from sfxreduce.io.layout import choose_layout
 from sfxreduce.io.publish import check_outputs, staged
 from sfxreduce.io.readers.zarr import ZarrFrames
-from sfxreduce.judging import method_for
+from sfxreduce.io.writers.cxi_content import check_cxi_filter
+from sfxreduce.judging import closed_from, method_for
 from sfxreduce.plan import plan_reduction
 from sfxreduce.progress import Progress, silent
 from sfxreduce.reduce import FilterPlan, kept_columns, write_reduced
 from sfxreduce.report import Report, Storage, render_html, summarize
 from sfxreduce.run import Run
-from sfxreduce.score import Scorer
+from sfxreduce.scorer import Scorer
 
 __all__ = ["Outputs", "plan_filter", "run_filter"]
 
@@ -46,14 +47,26 @@ class Outputs:
         The same hits for CrystFEL; a geometry and an event list are written beside it.
     report : Path, optional
         One HTML page.
+    cxi_filter : str
+        How the frames of `cxi` are packed: ``gzip``, which every HDF5 library unpacks, or
+        ``blosc``, for which stored tiles are copied.
     overwrite : bool
         Replace what lies there.
+
+    Raises
+    ------
+    UsageError
+        If there is no such filter.
     """
 
     store: Path
     cxi: Path | None = None
     report: Path | None = None
+    cxi_filter: str = "gzip"
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_cxi_filter(self.cxi_filter)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -125,15 +138,18 @@ def plan_filter(
     check_share(audit_share)
     if threshold is not None and not abs(threshold) <= float(np.finfo(np.float32).max):
         raise UsageError(f"expected --threshold to be a finite number, found {threshold}")
-    seen = as_seen(run, scorer)
-    rows = collect_scores(seen, scorer, pool=pool, progress=progress)
-    method = method_for(seen, scorer, threshold, promise or Promise(), scores=rows["score"])
+    seen, promise = as_seen(run, scorer), promise or Promise()
+    closed = closed_from(scorer, threshold, promise)
+    rows = collect_scores(seen, scorer, pool=pool, closed_from=closed, progress=progress)
+    method = method_for(seen, scorer, threshold, promise, scores=rows["score"])
     decisions = replace(
         decide(rows["score"], rows["reason"], threshold=method.threshold),
         event_class=rows["class"],
+        tiles=rows["tiles"],
     )
     if drift:
-        method = replace(method, drift=check_drift(seen, scorer, decisions, pool=pool))
+        found = check_drift(seen, scorer, decisions, closed_from=closed, pool=pool)
+        method = replace(method, drift=found)
     if method.drift.alarms:
         decisions = fall_back(seen, decisions, pool=pool, progress=progress)
     judge = method.model_sha256 or f"{method.scorer}, {scorer.settings}"
@@ -228,6 +244,7 @@ def run_filter(
             export_crystfel(
                 store,
                 outputs.cxi,
+                cxi_filter=outputs.cxi_filter,
                 columns=kept_columns(plan),
                 staged=hidden,
                 pool=pool,

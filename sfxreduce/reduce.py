@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -58,20 +59,26 @@ class FilterPlan:
     audit: ReductionPlan
     conditions: Conditions | None = None
 
-    def jobs(self, store: Path) -> list[ShardJob]:
-        """One job for each shard of the reduced store, those of the sample last."""
-        return [
-            ShardJob(
-                source=self.run.source,
-                store=str(store),
-                layout=self.layout,
-                shard=shard.shard,
-                events=shard.source_index,
-                group=group,
-            )
-            for group, part in (("", self.reduction), (AUDIT_GROUP, self.audit))
-            for shard in part.shards()
-        ]
+    @property
+    def n_shards(self) -> int:
+        """Number of shards of the reduced store, those of the sample included."""
+        return self.reduction.n_shards + self.audit.n_shards
+
+    def jobs(self, store: Path) -> Iterator[ShardJob]:
+        """One job for each shard of the reduced store, those of the sample last.
+
+        Made one after the other: five times the bytes of its positions are in memory otherwise.
+        """
+        for group, part in (("", self.reduction), (AUDIT_GROUP, self.audit)):
+            for shard in part.shards():
+                yield ShardJob(
+                    source=self.run.source,
+                    store=str(store),
+                    layout=self.layout,
+                    shard=shard.shard,
+                    events=shard.source_index,
+                    group=group,
+                )
 
 
 def kept_columns(plan: FilterPlan) -> xr.Dataset:
@@ -136,10 +143,10 @@ def write_reduced(
     _create(plan, store, columns=kept_columns(plan), events=plan.reduction.kept)
     if plan.audit.kept.size:
         _create(plan, store / AUDIT_GROUP, columns=audit_columns(plan), events=plan.audit.kept)
-    jobs = plan.jobs(store)
-    work = pool.map("reduce", copy_shard if plan.reduction.copies_tiles else encode_shard, jobs)
+    write = copy_shard if plan.reduction.copies_tiles else encode_shard
+    work = pool.map("reduce", write, plan.jobs(store))
     written = [
-        shard for _, shard in tracked(work, stage="reduce", total=len(jobs), progress=progress)
+        shard for _, shard in tracked(work, stage="reduce", total=plan.n_shards, progress=progress)
     ]
     holes = sorted(event for shard in written for event in shard.holes)
     decisions = plan.decisions.with_damage(np.array(holes, np.int64))

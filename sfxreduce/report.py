@@ -58,6 +58,9 @@ class Report:
     window_tiles, tiles_total : int or None
         Tiles of the assembled picture that were looked at, and all there are; None for a scorer
         that looks at source frames.
+    tiles_per_event : float or None
+        Tiles that were read for scoring, on average over the events that could be read: hits that
+        are sure after a few tiles are not looked at any further. None for whole source frames.
     drift : mapping
         Whether the run is like those calibrated on: a `sfxreduce.drift.Drift`.
     audit_sample : int
@@ -86,6 +89,7 @@ class Report:
     loss_upper95: float | None = None
     window_tiles: int | None = None
     tiles_total: int | None = None
+    tiles_per_event: float | None = None
     drift: Mapping[str, Any] = field(default_factory=lambda: Drift().to_json())
     audit_sample: int = 0
 
@@ -201,6 +205,7 @@ def summarize(
         cxi=str(storage.cxi) if storage.cxi else None,
         report=str(storage.report) if storage.report else None,
         audit_sample=decisions.sample.size,
+        tiles_per_event=decisions.tiles_per_event,
         **method.claims,
     )
 

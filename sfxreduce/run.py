@@ -6,7 +6,7 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import dask.array as da
 import numpy as np
@@ -18,7 +18,7 @@ from sfxreduce.columns import EVENT_COLUMNS
 from sfxreduce.errors import SchemaError, SourceError
 from sfxreduce.geometry import Detector, Window
 
-__all__ = ["FrameSource", "Reading", "Run", "block_sizes"]
+__all__ = ["FrameSource", "Reading", "ReadsInto", "Run", "block_sizes", "read_into"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +83,41 @@ class FrameSource(Protocol):
             pixel; without it whole frames, shape (event, frame axes).
         """
         ...
+
+
+@runtime_checkable
+class ReadsInto(Protocol):
+    """A source that can read into an array that is there already."""
+
+    def read_into(
+        self, events: Sequence[int], window: Window | None, pixels: NDArray[np.generic]
+    ) -> NDArray[np.uint32]:
+        """Read events; see `FrameSource.read`.
+
+        Parameters
+        ----------
+        events : sequence of int
+        window : Window or None
+        pixels : ndarray
+            Shape (event, ...) of the reading, zero everywhere.
+
+        Returns
+        -------
+        ndarray of uint32
+            Reasons of the reading.
+        """
+        ...
+
+
+def read_into(
+    source: FrameSource, events: Sequence[int], window: Window | None, pixels: NDArray[np.generic]
+) -> NDArray[np.uint32]:
+    """Read events into an array, by whatever way the source has; see `ReadsInto`."""
+    if isinstance(source, ReadsInto):
+        return source.read_into(events, window, pixels)
+    reading = source.read(events, window)
+    pixels[...] = reading.pixels
+    return reading.reasons
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

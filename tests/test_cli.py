@@ -366,3 +366,23 @@ def test_main_turns_errors_into_a_line_and_a_status(
         main()
     assert told.value.code == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_ingest_says_whether_chunks_were_taken_over_as_they_are(tmp_path: Path) -> None:
+    import h5py
+    import hdf5plugin
+
+    with h5py.File(tmp_path / "run.h5", "w") as file:
+        file.create_dataset(
+            "/entry/data/data",
+            data=np.arange(4 * 300, dtype="i2").reshape(4, 15, 20),
+            chunks=(1, 15, 20),
+            **hdf5plugin.Blosc(),
+        )
+    for options, expected in (((), True), (("--retile",), False)):
+        result = run(
+            "ingest", "--in", tmp_path / "run.h5", "--out", tmp_path / "run.zarr", "--overwrite",
+            "--serial", "--json", *options,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["rewrapped"] is expected

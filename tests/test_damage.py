@@ -22,7 +22,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.parts import inspect_parts, parts_of
 from sfxreduce.pipeline import plan_filter
 from sfxreduce.run import Run
-from sfxreduce.score import Scorer
+from sfxreduce.scorer import Scorer
 from sfxreduce.scorers.cnn import CnnScorer
 from sfxreduce.scorers.peaks import PeakScorer
 from sfxreduce.scorers.weights import default_model

@@ -229,10 +229,10 @@ def test_scoring_reads_only_the_window_and_copying_decodes_nothing(
 
     decoded = 0
 
-    def counting(self: shards.TileCodec, encoded: bytes) -> np.ndarray:
+    def counting(self: shards.TileCodec, encoded: bytes, *spans: Any) -> np.ndarray:
         nonlocal decoded
         decoded += 1
-        return decode(self, encoded)
+        return decode(self, encoded, *spans)
 
     source = open_run(stored)
     scorer = BrightestPixel(tile=10)

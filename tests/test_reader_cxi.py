@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 from pathlib import Path
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -661,3 +663,143 @@ def test_without_a_mask_pixels_that_are_sentinels_in_all_frames_are_masked(tmp_p
     assert np.argwhere(detector.mask).tolist() == [[1, 1]]
     one = np.full((1, 12, 10), -1, "i2")
     assert not open_cxi(write(tmp_path / "one.cxi", one)).detector.mask.any()
+
+
+FILTERS: dict[str, dict[str, object]] = {
+    "none": {},
+    "gzip": {"compression": "gzip"},
+    "shuffle and gzip": {"compression": "gzip", "shuffle": True},
+    "blosc": dict(hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=hdf5plugin.Blosc.BITSHUFFLE)),
+    "blosc and checksum": {**hdf5plugin.Blosc(), "fletcher32": True},
+    "checksum": {"fletcher32": True},
+}
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    packing=st.sampled_from(sorted(FILTERS)),
+    libver=st.sampled_from(["earliest", "latest"]),
+    dtype=st.sampled_from(["<i2", ">i2", "u1", "<f4"]),
+    kind=st.sampled_from(["frames", "panels", "slabs"]),
+    before=st.sampled_from([0, 512]),
+    holes=st.sets(st.integers(0, 6), max_size=2),
+    draw=st.data(),
+)
+def test_a_window_is_the_same_however_the_file_keeps_its_frames(
+    tmp_path_factory: pytest.TempPathFactory,
+    packing: str,
+    libver: str,
+    dtype: str,
+    kind: str,
+    before: int,
+    holes: set[int],
+    draw: st.DataObject,
+) -> None:
+    frames = frames_of(7, (4, 9, 10) if kind == "panels" else (36, 10), "i2").astype(dtype)
+    sides = [st.sampled_from([max(1, n // 4), n // 2, n]) for n in frames.shape[1:]]
+    options = st.none() if packing == "none" else st.nothing()
+    chunks = draw.draw(options | st.tuples(st.sampled_from([1, 2, 7]), *sides))
+    path = tmp_path_factory.mktemp("cxi") / "run.cxi"
+    with h5py.File(path, "w", libver=libver, userblock_size=before) as file:
+        data = file.create_dataset(DATA, frames.shape, dtype, chunks=chunks, **FILTERS[packing])
+        for event in set(range(7)) - (holes if chunks and chunks[0] == 1 else set()):
+            data[event] = frames[event]
+        if kind == "slabs":
+            file[f"{DETECTOR}/module_identifier"] = ["a", "b", "c", "d"]
+            file[f"{DETECTOR}/x_pixel_size"] = 1e-4
+            file[f"{DETECTOR}/corner_position"] = [[0, i * 1e-3, 0] for i in range(4)]
+    run = open_cxi(path)
+    may_be_holes = chunks is not None and chunks[0] == 1
+    origin = st.tuples(st.integers(-3, 36), st.integers(-3, 9))
+    window = Window(
+        name="tiles",
+        tile_shape=draw.draw(st.tuples(st.integers(1, 20), st.integers(1, 9))),
+        origins=tuple(draw.draw(st.lists(origin, min_size=1, max_size=3))),
+    )
+    events = draw.draw(st.lists(st.integers(0, 6), min_size=1, max_size=9))
+    whole, part = run.source.read(events), run.source.read(events, window)
+    np.testing.assert_array_equal(whole.reasons, part.reasons)
+    assert part.pixels.dtype == whole.pixels.dtype == run.source.dtype
+    for event, reason, one, other in zip(
+        events, whole.reasons, whole.pixels, part.pixels, strict=True
+    ):
+        assert (reason == Reason.DATA_HOLE) == (may_be_holes and event in holes)
+        if not reason:
+            np.testing.assert_array_equal(one, frames[event].reshape(run.detector.frame_shape))
+            np.testing.assert_array_equal(other, window.take(one, run.detector))
+
+
+@pytest.mark.parametrize("chunks", [None, (1, 1750, 1750), (2, 1750, 1750), (1, 350, 350)])
+@pytest.mark.parametrize("packing", ["none", "blosc"])
+def test_the_centre_window_costs_only_what_holds_it(
+    tmp_path: Path,
+    packing: str,
+    chunks: tuple[int, ...] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if packing == "blosc" and chunks is None:
+        chunks = (1, 250, 1750)
+    frames = np.random.default_rng(0).poisson(3, (2, 1750, 1750)).astype("i2")
+    with h5py.File(tmp_path / "run.cxi", "w") as file:
+        file.create_dataset(DATA, data=frames, chunks=chunks, **FILTERS[packing])
+        file["/entry_1/data_1/mask"] = np.zeros((1750, 1750), np.uint8)
+    run = open_cxi(tmp_path / "run.cxi")
+    window = Window.centre(run.detector)
+    n_fetched, preadv = 0, os.preadv
+
+    def fetching(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        nonlocal n_fetched
+        found = preadv(descriptor, buffers, offset)
+        n_fetched += found
+        return found
+
+    def refusing(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("sfxreduce.io.ranges.os.preadv", fetching)
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", refusing)
+    pixels = run.source.read([0, 1], window).pixels
+    np.testing.assert_array_equal(pixels[:, 0], frames[:, 700:1050, 700:1050])
+    rows = (349 * 1750 + 350) * 2
+    if packing == "none":
+        assert n_fetched == 2 * (rows if chunks != (1, 350, 350) else 350 * 350 * 2)
+    else:
+        # A third of the whole, packed: the rows, and the blocks at their ends.
+        assert n_fetched < 2 * 1750 * 1750 * 2 / 3 / 3
+
+
+def test_what_cannot_be_fetched_in_parts_is_left_to_hdf5(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = frames_of(4)
+    run = open_cxi(write(tmp_path / "run.cxi", frames))
+
+    def failing(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("sfxreduce.io.ranges.os.preadv", failing)
+    window = Window.centre(run.detector, tile_shape=(4, 4))
+    reading = run.source.read(range(4), window)
+    assert not reading.reasons.any()
+    np.testing.assert_array_equal(reading.pixels[:, 0], frames[:, 4:8, 3:7])
+
+
+def test_numbers_of_odd_width_are_left_to_hdf5(tmp_path: Path) -> None:
+    """Twelve bits in two bytes, the first four left out, are no NumPy integers as they lie."""
+    frames = np.arange(4 * 120, dtype="u2").reshape(4, 12, 10)
+    path = write(tmp_path / "run.cxi")
+    with h5py.File(path, "a") as file:
+        kind = h5py.h5t.STD_U16LE.copy()
+        kind.set_precision(12)
+        kind.set_offset(4)
+        space = h5py.h5s.create_simple(frames.shape)
+        created = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+        created.set_create_intermediate_group(True)
+        made = h5py.h5d.create(file.id, DATA.encode(), kind, space, lcpl=created)
+        made.write(h5py.h5s.ALL, h5py.h5s.ALL, frames)
+    run = open_cxi(path)
+    window = Window.centre(run.detector, tile_shape=(4, 4))
+    pixels = run.source.read(range(4), window).pixels
+    np.testing.assert_array_equal(pixels[:, 0], frames[:, 4:8, 3:7])

@@ -171,6 +171,35 @@ def test_other_peoples_zarr_is_read_where_it_lies(tmp_path: Path) -> None:
     assert (run.columns.timestamp_ns.values == MISSING_TIME).all()
 
 
+def test_ingest_reads_neighbours_together_but_few_frames_at_a_time(
+    tmp_path: Path, serial: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frame by frame, every event of a chunk of several opened and decoded it anew."""
+    run = planted_run(n_events=11)
+    asked: list[list[int]] = []
+    read = ArrayFrames.read
+
+    def noting(self: ArrayFrames, events: list[int], window: Window | None = None) -> object:
+        asked.append(list(events))
+        return read(self, events, window)
+
+    monkeypatch.setattr(ArrayFrames, "read", noting)
+    monkeypatch.setattr("sfxreduce.io.writers.shards.READ_BYTES", 4 * 130 * 150 * 2 + 1)
+    store_run(run, out=tmp_path / "run.zarr", pool=serial)
+    assert asked == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+
+
+def test_tiles_of_single_bytes_are_our_own_too(tmp_path: Path, serial: Pool) -> None:
+    """Zarr names no byte order for them, and so their chain was taken for somebody else's."""
+    planted = planted_run(n_events=3)
+    frames = planted.source.read(range(3)).pixels.astype("uint8")
+    source = ArrayFrames(frames=frames, detector=planted.detector)
+    store_run(Run(source=source, columns=planted.columns), out=tmp_path / "run.zarr", pool=serial)
+    stored = ZarrFrames(path=str(tmp_path / "run.zarr"))
+    assert stored.layout is not None
+    np.testing.assert_array_equal(stored.read(range(3)).pixels, frames)
+
+
 def test_a_replaced_store_is_not_served_from_memory(tmp_path: Path, serial: Pool) -> None:
     path = tmp_path / "run.zarr"
     store_run(planted_run(n_events=3), out=path, pool=serial)

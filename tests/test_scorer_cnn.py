@@ -18,7 +18,7 @@ from sfxreduce.errors import ClusterError, ModelError, UsageError
 from sfxreduce.geometry import Detector, PixelFlag, Window
 from sfxreduce.pipeline import plan_filter
 from sfxreduce.run import Run
-from sfxreduce.score import Scorer
+from sfxreduce.scorer import Scorer
 from sfxreduce.scorers.cnn import CnnScorer, cuda_available
 from sfxreduce.scorers.network import HitNetwork
 from sfxreduce.scorers.patches import PatchNetwork

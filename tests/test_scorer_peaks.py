@@ -14,7 +14,7 @@ from sfxreduce.peaks import MIN_PEAKS, PeakFinder
 from sfxreduce.scorers.peaks import PeakScorer
 
 if TYPE_CHECKING:
-    from sfxreduce.score import Scorer
+    from sfxreduce.scorer import Scorer
 
 
 def two_panels() -> Detector:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sfxreduce.errors import SourceError
-from sfxreduce.io.shards import ABSENT, ShardFile, TileCodec, pack_shard
+from sfxreduce.io.shards import ABSENT, ShardFile, TileCodec, shard_parts
 
 DTYPES = st.sampled_from(["int16", "uint16", "int32", "uint8", "float32", ">i2"])
 
@@ -51,7 +51,7 @@ def test_a_shard_gives_back_the_tiles_it_was_packed_from(
 ) -> None:
     tiles = [None if n is None else bytes([i % 251]) * n for i, n in enumerate(sizes)]
     path = tmp_path_factory.mktemp("shard") / "0"
-    path.write_bytes(pack_shard(tiles))
+    path.write_bytes(b"".join(shard_parts(tiles)))
     with ShardFile(path, n_tiles=len(tiles)) as shard:
         assert [shard.read(i) for i in range(len(tiles))] == tiles
         assert shard.holds(range(len(tiles))).tolist() == [t is not None for t in tiles]
@@ -61,7 +61,7 @@ def test_a_shard_gives_back_the_tiles_it_was_packed_from(
 def test_every_flipped_bit_of_an_index_is_noticed(
     position: int, bit: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    data = bytearray(pack_shard([b"abc", b"defg", None]))
+    data = bytearray(b"".join(shard_parts([b"abc", b"defg", None])))
     index_bytes = 3 * 16 + 4
     data[len(data) - 1 - position % index_bytes] ^= 1 << bit
     path = tmp_path_factory.mktemp("shard") / "0"
@@ -72,7 +72,7 @@ def test_every_flipped_bit_of_an_index_is_noticed(
 
 @pytest.mark.parametrize("keep", [0, 3, 30, 54])
 def test_a_shortened_shard_is_refused(keep: int, tmp_path: Path) -> None:
-    data = pack_shard([b"abc", b"defg", None])
+    data = b"".join(shard_parts([b"abc", b"defg", None]))
     (tmp_path / "0").write_bytes(data[:keep])
     with pytest.raises(SourceError, match=r"expected a shard|crc32c"):
         ShardFile(tmp_path / "0", n_tiles=3)
@@ -113,7 +113,7 @@ def test_zarr_itself_reads_what_is_packed_here(tmp_path: Path) -> None:
     ]
     file = tmp_path / "a" / "c" / "0" / "0" / "0"
     file.parent.mkdir(parents=True)
-    file.write_bytes(pack_shard(tiles))
+    file.write_bytes(b"".join(shard_parts(tiles)))
     np.testing.assert_array_equal(array[...], frames)
 
 

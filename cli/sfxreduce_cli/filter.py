@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sfxreduce.calibrate import Promise
     from sfxreduce.cluster import Pool
     from sfxreduce.progress import Progress
-    from sfxreduce.score import Scorer
+    from sfxreduce.scorer import Scorer
 
 __all__ = ["filter_"]
 
@@ -44,6 +44,13 @@ class ScorerName(StrEnum):
 
     CNN = "cnn"
     PEAKS = "peaks"
+
+
+class CxiFilter(StrEnum):
+    """How the frames of a CXI file are packed."""
+
+    GZIP = "gzip"
+    BLOSC = "blosc"
 
 
 class OnOff(StrEnum):
@@ -60,6 +67,10 @@ def filter_(
     cxi: Annotated[
         Path | None, typer.Option(help="Also write the hits as CXI, with .geom and .lst beside it.")
     ] = None,
+    cxi_filter: Annotated[
+        CxiFilter,
+        typer.Option(help="How its frames are packed; every HDF5 library unpacks gzip."),
+    ] = CxiFilter.GZIP,
     report: Annotated[Path | None, typer.Option(help="Also write an HTML page.")] = None,
     scorer: Annotated[
         ScorerName, typer.Option(help="Network, or peak count.", rich_help_panel=SCORER)
@@ -124,7 +135,9 @@ def filter_(
     Example: sfxreduce filter --in run.zarr --out hits.zarr --report report.html
     """
     run = sfxreduce.open_run(in_, data_path=data_path)
-    outputs = sfxreduce.Outputs(store=out, cxi=cxi, report=report, overwrite=overwrite)
+    outputs = sfxreduce.Outputs(
+        store=out, cxi=cxi, cxi_filter=cxi_filter.value, report=report, overwrite=overwrite
+    )
     outputs.check(run)
     finder = sfxreduce.PeakFinder(min_snr=min_snr, min_pixels=min_pixels)
     counting = sfxreduce.PeakScorer(finder, min_peaks=min_peaks)
@@ -165,11 +178,12 @@ class Judging(TypedDict):
 
 
 def _check(ctx: typer.Context, scorer: ScorerName, threshold: float | None) -> None:
-    """Refuse options of the scorer that was not asked for, and a probability that is none."""
+    """Refuse options of what was not asked for, and a probability that is none."""
+    if _given(ctx, "cxi_filter") and ctx.params["cxi"] is None:
+        raise UsageError("--cxi-filter means nothing without --cxi; add it or drop --cxi-filter")
     foreign = PEAK_OPTIONS if scorer is ScorerName.CNN else CNN_OPTIONS
     for name in foreign:
-        source = ctx.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if _given(ctx, name):
             option = name.replace("_", "-")
             raise UsageError(f"--{option} means nothing to --scorer {scorer.value}; drop one")
     if scorer is ScorerName.CNN and threshold is not None and not 0 <= threshold <= 1:
@@ -177,6 +191,12 @@ def _check(ctx: typer.Context, scorer: ScorerName, threshold: float | None) -> N
             f"--threshold {threshold}: the network's scores are probabilities, expected 0 to 1; "
             "for numbers of peaks use --scorer peaks --min-peaks"
         )
+
+
+def _given(ctx: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _wants_gpu(device: Device, *, serial: bool, scheduler: str) -> bool:

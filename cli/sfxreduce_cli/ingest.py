@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
+
+import typer
 
 import sfxreduce
 from sfxreduce_cli.options import (
@@ -20,11 +23,20 @@ from sfxreduce_cli.output import print_json, print_table
 
 __all__ = ["ingest"]
 
+Retile = Annotated[
+    bool,
+    typer.Option(
+        "--retile",
+        help="Decode blosc-compressed HDF5 too, and cut it into tiles for the centre window.",
+    ),
+]
+
 
 def ingest(
     in_: InRuns,
     out: Out,
     data_path: DataPath = "",
+    retile: Retile = False,
     overwrite: Overwrite = False,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
@@ -38,7 +50,7 @@ def ingest(
     run = sfxreduce.open_run(in_, data_path=data_path)
     with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
         stored = sfxreduce.store_run(
-            run, out=out, pool=pool, overwrite=overwrite, progress=progress
+            run, out=out, pool=pool, retile=retile, overwrite=overwrite, progress=progress
         )
     if as_json:
         print_json(asdict(stored))

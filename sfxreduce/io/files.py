@@ -73,7 +73,7 @@ def interrupts_wait() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-def write_file(path: Path, data: bytes, *, below: Path | None = None) -> None:
+def write_file(path: Path, *data: bytes, below: Path | None = None) -> None:
     """Write a file whole and bring it to the disk; the same file may be written again.
 
     A task may run twice, on two workers at once: each writes a file of its own and renames it.
@@ -81,7 +81,8 @@ def write_file(path: Path, data: bytes, *, below: Path | None = None) -> None:
     Parameters
     ----------
     path : Path
-    data : bytes
+    *data : bytes
+        One after the other.
     below : Path, optional
         Folders between this one and the file are made; the file's own folder if not given. It has
         to be there: a task that is left over must not bring back an output that was removed.
@@ -97,7 +98,7 @@ def write_file(path: Path, data: bytes, *, below: Path | None = None) -> None:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
     try:
         with partial.open("xb") as file:
-            file.write(data)
+            file.writelines(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

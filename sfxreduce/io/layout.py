@@ -1,4 +1,4 @@
-"""How a run store is cut: tiles, shards, and the places of tiles within them. Integers only."""
+"""How a run store is cut: tiles, shards, and the places of tiles within them. Nothing is read."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import SchemaError
 from sfxreduce.geometry import Box
+from sfxreduce.io.packing import USUAL_PACKING, Packing
 
-__all__ = ["TARGET_SHARD_BYTES", "Layout", "choose_layout"]
+__all__ = ["TARGET_SHARD_BYTES", "Layout", "choose_layout", "events_per_shard"]
 
 TARGET_SHARD_BYTES = 200_000_000
 """Uncompressed bytes of one shard: 32 frames of 1750 x 1750 pixels of 16 bits."""
@@ -28,10 +29,11 @@ MAX_EVENTS_PER_SHARD = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Tile grid and shard size of a ``frames`` array.
+    """Tile grid and shard size of a ``frames`` array, and how its tiles are packed.
 
     One shard holds whole frames of consecutive events; inside it every event is cut into tiles,
     each encoded by itself. A tile is the unit that is read, a shard the unit that is written.
+    Tiles move as they are between arrays of equal layouts.
 
     Parameters
     ----------
@@ -40,6 +42,8 @@ class Layout:
     tile : tuple of int
         (y, x) pixels of a tile; a tile never spans two panels.
     events_per_shard : int
+    packing : Packing
+        How tiles are packed; bitshuffle and zstd level 1 if not given.
 
     Examples
     --------
@@ -53,6 +57,7 @@ class Layout:
     frame_shape: tuple[int, ...]
     tile: tuple[int, int]
     events_per_shard: int
+    packing: Packing = USUAL_PACKING
 
     def __post_init__(self) -> None:
         if (
@@ -161,8 +166,9 @@ def choose_layout(
     Examples
     --------
     >>> centre = [Box(panel=0, y0=700, y1=1050, x0=700, x1=1050)]
-    >>> choose_layout((1750, 1750), dtype=np.dtype("int16"), boxes=centre)
-    Layout(frame_shape=(1750, 1750), tile=(350, 350), events_per_shard=32)
+    >>> layout = choose_layout((1750, 1750), dtype=np.dtype("int16"), boxes=centre)
+    >>> layout.tile, layout.events_per_shard
+    ((350, 350), 32)
     """
     frame_shape = tuple(int(n) for n in frame_shape)
     n_y, n_x = frame_shape[-2:]
@@ -175,12 +181,35 @@ def choose_layout(
     cost[tiles > MAX_TILES_PER_PANEL] = np.iinfo(np.int64).max
     best_cost = np.flatnonzero(cost == cost.min())
     best = best_cost[np.lexsort((-(best_cost // n_x), tiles.ravel()[best_cost]))[0]]
-    frame_bytes = math.prod(frame_shape) * dtype.itemsize
     return Layout(
         frame_shape=frame_shape,
         tile=(int(heights[best // n_x]), int(widths[best % n_x])),
-        events_per_shard=_power_of_two_below(target_shard_bytes / frame_bytes),
+        events_per_shard=events_per_shard(
+            frame_shape, dtype=dtype, target_shard_bytes=target_shard_bytes
+        ),
     )
+
+
+def events_per_shard(
+    frame_shape: Sequence[int],
+    *,
+    dtype: np.dtype[np.generic],
+    target_shard_bytes: int = TARGET_SHARD_BYTES,
+) -> int:
+    """Power of two of events whose frames come nearest to a shard's target size from below.
+
+    Parameters
+    ----------
+    frame_shape, dtype, target_shard_bytes
+        See `choose_layout`.
+
+    Examples
+    --------
+    >>> events_per_shard((1750, 1750), dtype=np.dtype("int16"))
+    32
+    """
+    frames = target_shard_bytes / (math.prod(frame_shape) * dtype.itemsize)
+    return int(min(2 ** max(math.floor(math.log2(max(frames, 1))), 0), MAX_EVENTS_PER_SHARD))
 
 
 def _tiles_touched(sides: NDArray[np.int64], spans: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
@@ -188,8 +217,3 @@ def _tiles_touched(sides: NDArray[np.int64], spans: Sequence[tuple[int, int]]) -
     start = np.array([a for a, _ in spans], np.int64)
     stop = np.array([b for _, b in spans], np.int64)
     return (stop - 1) // sides[:, None] - start // sides[:, None] + 1
-
-
-def _power_of_two_below(value: float) -> int:
-    """Largest power of two not above a value, between 1 and the largest shard."""
-    return int(min(2 ** max(math.floor(math.log2(max(value, 1))), 0), MAX_EVENTS_PER_SHARD))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,18 +20,21 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from sfxreduce.errors import SourceError
+from sfxreduce.io.packing import SHUFFLES, USUAL_PACKING, Packing
+from sfxreduce.io.partial import unpack_spans
+from sfxreduce.io.ranges import MemoryRange
 
-__all__ = ["ABSENT", "ShardFile", "TileCodec", "check_crc", "pack_shard"]
+__all__ = ["ABSENT", "ShardFile", "TileCodec", "check_crc", "shard_parts", "with_crc"]
 
 ABSENT = np.iinfo(np.uint64).max
-BLOCK_BYTES = 32 * 1024
-BLOSC_HEADER_BYTES = 16
 CRC_BYTES = 4
+CRC_RESIDUE = 0x48674BC7
+"""The crc32c of anything followed by its own crc32c."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileCodec:
-    """Turns a tile into stored bytes and back: bitshuffle, zstd level 1, crc32c.
+    """Turns a tile into stored bytes and back: Blosc, then crc32c.
 
     Parameters
     ----------
@@ -39,6 +42,8 @@ class TileCodec:
         Of a pixel.
     tile : tuple of int
         (y, x) pixels of a tile.
+    packing : Packing
+        How tiles are packed; bitshuffle and zstd level 1 if not given.
 
     Examples
     --------
@@ -50,17 +55,14 @@ class TileCodec:
 
     dtype: np.dtype[np.generic]
     tile: tuple[int, int]
+    packing: Packing = USUAL_PACKING
 
     def zarr_codecs(self) -> tuple[BytesCodec, list[BloscCodec | Crc32cCodec]]:
         """Return the same chain as Zarr names it: serializer and compressors."""
-        packing = BloscCodec(
-            cname="zstd",
-            clevel=1,
-            shuffle="bitshuffle",
-            blocksize=BLOCK_BYTES,
-            typesize=self.dtype.itemsize,
-        )
-        return BytesCodec(), [packing, Crc32cCodec()]
+        packing = BloscCodec(**asdict(self.packing), typesize=self.dtype.itemsize)
+        # Zarr gives single bytes no order, and does not know the chain again if we do.
+        serializer = BytesCodec() if self.dtype.itemsize > 1 else BytesCodec(endian=None)
+        return serializer, [packing, Crc32cCodec()]
 
     def encode(self, pixels: NDArray[np.generic]) -> bytes:
         """Encode one tile; one that is cut by the frame's edge is filled up with zeros."""
@@ -69,11 +71,22 @@ class TileCodec:
             whole[: pixels.shape[0], : pixels.shape[1]] = pixels
             pixels = whole
         little = np.ascontiguousarray(pixels, self.dtype.newbyteorder("<"))
-        packed: bytes = _blosc().encode(little)
-        return packed + _crc(packed)
+        return with_crc(_packer(self.packing).encode(little))
 
-    def decode(self, encoded: bytes) -> NDArray[np.generic]:
+    def decode(self, encoded: bytes, spans: NDArray[np.int64] | None = None) -> NDArray[np.generic]:
         """Decode one tile after checking its crc32c.
+
+        Parameters
+        ----------
+        encoded : bytes
+        spans : ndarray of int64, optional
+            Shape (span, 2): ranges of flat places of the pixels that are wanted, and unpacked; all
+            if not given.
+
+        Returns
+        -------
+        ndarray
+            Shape of a tile; outside of the spans it means nothing.
 
         Raises
         ------
@@ -81,17 +94,13 @@ class TileCodec:
             If the bytes are damaged or hold another number of pixels.
         """
         check_crc(encoded)
-        packed = encoded[:-CRC_BYTES]
-        n_bytes = self.tile[0] * self.tile[1] * self.dtype.itemsize
-        # The header is read before anything is unpacked, so that no tile can outgrow its shape.
-        found = int.from_bytes(packed[4:8], "little") if len(packed) >= BLOSC_HEADER_BYTES else 0
-        if found != n_bytes:
-            raise SourceError(f"tile: expected {n_bytes} bytes of pixels, found {found}")
-        try:
-            plain = _blosc().decode(packed)
-        except (RuntimeError, ValueError) as error:
-            raise SourceError(f"tile: cannot be unpacked ({error})") from error
-        little = np.frombuffer(plain, self.dtype.newbyteorder("<"))
+        itemsize = self.dtype.itemsize
+        plain = unpack_spans(
+            MemoryRange(data=memoryview(encoded)[:-CRC_BYTES]),
+            self.tile[0] * self.tile[1] * itemsize,
+            None if spans is None else spans * itemsize,
+        )
+        little = plain.view(self.dtype.newbyteorder("<"))
         return little.astype(self.dtype, copy=False).reshape(self.tile)
 
 
@@ -173,20 +182,27 @@ class ShardFile:
         return index
 
 
-def pack_shard(tiles: Iterable[bytes | None]) -> bytes:
-    """Shard file of encoded tiles in grid order; None stands for an absent tile."""
-    body: list[bytes] = []
+def shard_parts(tiles: Iterable[bytes | None]) -> list[bytes]:
+    """Shard file of encoded tiles in grid order, in parts; None stands for an absent tile.
+
+    They are not put together here: that would copy every tile once more.
+    """
+    parts: list[bytes] = []
     pairs: list[tuple[int, int]] = []
     offset = 0
     for tile in tiles:
         if tile is None:
             pairs.append((ABSENT, ABSENT))
             continue
-        body.append(tile)
+        parts.append(tile)
         pairs.append((offset, len(tile)))
         offset += len(tile)
-    index = np.array(pairs, "<u8").tobytes()
-    return b"".join([*body, index, _crc(index)])
+    return [*parts, with_crc(np.array(pairs, "<u8").tobytes())]
+
+
+def with_crc(data: bytes) -> bytes:
+    """Bytes followed by their crc32c."""
+    return data + int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
 
 
 def check_crc(stored: bytes) -> None:
@@ -197,21 +213,21 @@ def check_crc(stored: bytes) -> None:
     SourceError
         If they differ.
     """
-    if len(stored) < CRC_BYTES or _crc(stored[:-CRC_BYTES]) != stored[-CRC_BYTES:]:
+    # One pass over them as they lie; to compare the numbers, they would have to be copied.
+    if len(stored) < CRC_BYTES or google_crc32c.value(stored) != CRC_RESIDUE:
         raise SourceError("stored bytes do not match their crc32c checksum")
 
 
-@lru_cache(maxsize=1)
-def _blosc() -> blosc.Blosc:
+@lru_cache(maxsize=8)
+def _packer(packing: Packing) -> blosc.Blosc:
     """Return the packer; workers run side by side, so each packs with one thread."""
     blosc.use_threads = False
     return blosc.Blosc(
-        cname="zstd", clevel=1, shuffle=blosc.Blosc.BITSHUFFLE, blocksize=BLOCK_BYTES
+        cname=packing.cname,
+        clevel=packing.clevel,
+        shuffle=SHUFFLES.index(packing.shuffle),
+        blocksize=packing.blocksize,
     )
-
-
-def _crc(data: bytes) -> bytes:
-    return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
 
 
 def _pread(file: int, length: int, offset: int, path: Path) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import lzma
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.codecs import BytesCodec
 
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import Detector
 from sfxreduce.io.layout import Layout
+from sfxreduce.io.packing import Packing
 from sfxreduce.io.readers.pixels import check_frames
 from sfxreduce.io.schema import SCHEMA, SCHEMA_VERSION, detector_from_json
 from sfxreduce.io.shards import TileCodec
@@ -24,11 +28,14 @@ ZARR_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
+    EOFError,
     LookupError,
     OSError,
     RuntimeError,
     TypeError,
     ValueError,
+    lzma.LZMAError,
+    zlib.error,
 )
 """What the zarr library raises on damaged metadata or chunks, depending on what is damaged."""
 
@@ -156,31 +163,48 @@ def _detector(
 
 
 def _own_layout(array: zarr.Array[Any]) -> Layout | None:
-    """Tile grid of a store of our kind, recognised by its codecs to the letter."""
+    """Tile grid of a store of our kind, recognised by its codecs to the letter.
+
+    Tiles may be packed by Blosc in any way: whatever it was, they say how to unpack them.
+    """
     shards = array.shards
     if shards is None or any(n != 1 for n in array.chunks[:-2]):
+        return None
+    found = json.loads(json.dumps(array.metadata.to_dict()["codecs"], default=_plain))
+    packing = _packing(found)
+    if packing is None:
         return None
     layout = Layout(
         frame_shape=tuple(int(n) for n in array.shape[1:]),
         tile=(int(array.chunks[-2]), int(array.chunks[-1])),
         events_per_shard=int(shards[0]),
+        packing=packing,
     )
     dtype = np.dtype(array.dtype)
-    serializer, packing = TileCodec(dtype=dtype, tile=layout.tile).zarr_codecs()
+    codec = TileCodec(dtype=dtype, tile=layout.tile, packing=packing)
+    serializer, compressors = codec.zarr_codecs()
     expected = {
         "chunk_shape": list(layout.chunks),
-        "codecs": [codec.to_dict() for codec in (serializer, *packing)],
-        "index_codecs": [codec.to_dict() for codec in (serializer, packing[-1])],
+        "codecs": [codec.to_dict() for codec in (serializer, *compressors)],
+        "index_codecs": [codec.to_dict() for codec in (BytesCodec(), compressors[-1])],
         "index_location": "end",
     }
-    found = array.metadata.to_dict()["codecs"]
-    same = json.loads(json.dumps(found, default=_plain)) == [
+    same = found == [
         {
             "name": "sharding_indexed",
             "configuration": json.loads(json.dumps(expected, default=_plain)),
         }
     ]
     return layout if same and layout.shards == shards else None
+
+
+def _packing(codecs: Any) -> Packing | None:
+    """Settings of Blosc in the chain of a sharded array; None if the chain has another form."""
+    match codecs:
+        case [{"configuration": {"codecs": [_, {"name": "blosc", "configuration": found}, _]}}]:
+            settings = {name: found[name] for name in ("cname", "clevel", "shuffle", "blocksize")}
+            return Packing(**settings)
+    return None
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,7 +13,34 @@ from numpy.typing import NDArray
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.io.layout import Layout
 
-__all__ = ["TilePiece", "tile_pieces"]
+__all__ = ["PixelCopy", "TilePiece", "frame_pieces", "tile_pieces"]
+
+GAP_PIXELS = 8192
+"""Pixels between two wanted ones that cost less to read than asking twice."""
+
+Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PixelCopy:
+    """Pixels of one tile that go to one place of a picture.
+
+    Parameters
+    ----------
+    source, target : tuple of int and slice, or ndarray of int64
+        Rectangles in the tile, (rows, columns), and in the picture; or, where they are none, flat
+        places of single pixels, which take ten times as long to copy.
+    """
+
+    source: tuple[slice, slice] | Places
+    target: tuple[int | slice, ...] | Places
+
+    def put(self, tile: NDArray[np.generic], picture: NDArray[np.generic]) -> None:
+        """Copy the pixels of a tile, of shape (rows, columns), into a picture in memory order."""
+        if isinstance(self.target, tuple):
+            picture[self.target] = tile[self.source]
+        else:
+            picture.reshape(-1)[self.target] = tile.reshape(-1)[self.source]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -22,53 +51,113 @@ class TilePiece:
     ----------
     tile : int
         Number of the tile in its event, in grid order.
-    source, target : ndarray of int64 or slice
-        Flat places in the tile and in the picture, pixel by pixel.
+    width : int
+        Pixels of a row of the tile.
+    copies : tuple of PixelCopy
+    spans : ndarray of int64 or None
+        Shape (span, 2): ranges of flat places in the tile that hold them all, in order; None if
+        that is the whole tile.
     """
 
     tile: int
-    source: NDArray[np.int64] | slice
-    target: NDArray[np.int64] | slice
+    width: int
+    copies: tuple[PixelCopy, ...]
+    spans: Places | None
+
+    def put(self, tile: NDArray[np.generic], picture: NDArray[np.generic]) -> None:
+        """Copy what the picture shows of a tile, whose pixels may come in any shape."""
+        rows = tile.reshape(-1, self.width)
+        for copy in self.copies:
+            copy.put(rows, picture)
 
 
 @lru_cache(maxsize=8)
-def tile_pieces(layout: Layout, detector: Detector, window: Window | None) -> tuple[TilePiece, ...]:
-    """Tiles that hold any pixel of a window, or of the whole frame if there is none.
+def frame_pieces(layout: Layout) -> tuple[TilePiece, ...]:
+    """All tiles of a frame; the picture is the frame."""
+    pieces = []
+    for tile in range(layout.tiles_per_event):
+        target = layout.tile_slices(tile)
+        n_y, n_x = (s.stop - s.start for s in target[-2:] if isinstance(s, slice))
+        copy = PixelCopy(source=(slice(0, n_y), slice(0, n_x)), target=target)
+        pieces.append(TilePiece(tile=tile, width=layout.tile[1], copies=(copy,), spans=None))
+    return tuple(pieces)
+
+
+@lru_cache(maxsize=8)
+def tile_pieces(
+    frame_shape: tuple[int, ...], tile_shape: tuple[int, ...], detector: Detector, window: Window
+) -> tuple[TilePiece, ...]:
+    """Tiles that hold any pixel of a window; the picture is the window.
 
     Parameters
     ----------
-    layout : Layout
+    frame_shape, tile_shape : tuple of int
+        Of the same axes, panels included. The last tiles may pass the frame's edge.
     detector : Detector
-    window : Window or None
+        Its frames have these pixels in this order, if perhaps in another shape.
+    window : Window
 
     Returns
     -------
     tuple of TilePiece
         In grid order; kept between calls, because every batch of a run asks the same.
     """
-    n_pixels = detector.mask.size
-    if window is None:
-        wanted = target = np.arange(n_pixels)
-    else:
-        gathered = window.gather(detector).reshape(-1)
-        target = np.flatnonzero(gathered >= 0)
-        wanted = gathered[target]
-    *panel, y, x = np.unravel_index(wanted, layout.frame_shape)
-    row, source_y = np.divmod(y, layout.tile[0])
-    column, source_x = np.divmod(x, layout.tile[1])
-    tile = np.ravel_multi_index((*panel, row, column), layout.tile_grid)
-    source = source_y * layout.tile[1] + source_x
-    order = np.argsort(tile, kind="stable")
-    tiles, starts = np.unique(tile[order], return_index=True)
-    return tuple(
-        TilePiece(tile=int(number), source=_as_slice(source[part]), target=_as_slice(target[part]))
-        for number, part in zip(tiles, np.split(order, starts[1:]), strict=True)
-    )
+    gathered = window.gather(detector).reshape(-1)
+    target = np.flatnonzero(gathered >= 0)
+    axes = [
+        np.divmod(places, side)
+        for places, side in zip(
+            np.unravel_index(gathered[target], frame_shape), tile_shape, strict=True
+        )
+    ]
+    grid = [math.ceil(n / side) for n, side in zip(frame_shape, tile_shape, strict=True)]
+    tile = np.ravel_multi_index([outer for outer, _ in axes], grid)
+    source = np.ravel_multi_index([inner for _, inner in axes], tile_shape)
+    pieces = []
+    for number, part in _groups(tile):
+        copies = [
+            _copy(source[part[chosen]], target[part[chosen]], tile_shape[-1], window.shape)
+            for _, chosen in _groups(target[part] // math.prod(window.tile_shape))
+        ]
+        spans = _spans(source[part], math.prod(tile_shape))
+        pieces.append(
+            TilePiece(tile=number, width=tile_shape[-1], copies=tuple(copies), spans=spans)
+        )
+    return tuple(pieces)
 
 
-def _as_slice(places: NDArray[np.int64]) -> NDArray[np.int64] | slice:
-    """Consecutive places as a slice: copying a range costs a tenth of gathering pixels."""
-    first = int(places[0])
-    if np.array_equal(places, np.arange(first, first + places.size)):
-        return slice(first, first + places.size)
-    return places
+def _groups(numbers: Places) -> Iterator[tuple[int, Places]]:
+    """Each different number, and the places where it is, both in order."""
+    order = np.argsort(numbers, kind="stable")
+    found, starts = np.unique(numbers[order], return_index=True)
+    yield from zip(found.tolist(), np.split(order, starts[1:]), strict=False)
+
+
+def _copy(source: Places, target: Places, width: int, shape: Sequence[int]) -> PixelCopy:
+    """Copy of pixels within one tile of the window; their targets ascend."""
+    place, row, column = np.unravel_index(target, tuple(shape))
+    n_rows, n_columns = int(row[-1] - row[0]) + 1, int(np.ptp(column)) + 1
+    y, x = divmod(int(source[0]), width)
+    if n_rows * n_columns == source.size and x + n_columns <= width:
+        block = source[0] + width * np.arange(n_rows)[:, np.newaxis] + np.arange(n_columns)
+        if np.array_equal(block.reshape(-1), source):
+            top, left = int(row[0]), int(column[0])
+            return PixelCopy(
+                source=(slice(y, y + n_rows), slice(x, x + n_columns)),
+                target=(
+                    int(place[0]),
+                    slice(top, top + n_rows),
+                    slice(left, left + n_columns),
+                ),
+            )
+    return PixelCopy(source=source, target=target)
+
+
+def _spans(places: Places, n_pixels: int) -> Places | None:
+    """Ranges that hold all places; small gaps are taken along."""
+    ordered = np.unique(places)
+    if ordered.size == n_pixels:
+        return None
+    last = np.flatnonzero(np.diff(ordered) > GAP_PIXELS)
+    starts = ordered[np.append(0, last + 1)]
+    return np.stack([starts, ordered[np.append(last, -1)] + 1], axis=1)

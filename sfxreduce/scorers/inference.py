@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sfxreduce.errors import ClusterError, ModelError
+from sfxreduce.errors import ModelError
+from sfxreduce.scorers._halving import Batches, Fetched, assembled
+from sfxreduce.scorers._seam import seam_of
+from sfxreduce.scorers.fused import FusedNetwork
+from sfxreduce.scorers.gpu import DeviceSettings, PosterOnDevice
+from sfxreduce.scorers.gpu_patches import PatchesOnDevice
 from sfxreduce.scorers.network import HitNetwork
 from sfxreduce.scorers.patches import PatchNetwork
 from sfxreduce.scorers.weights import CALIBRATION, Model
 
-__all__ = ["hit_probability", "load_network"]
+__all__ = ["device_scorer", "hit_probability", "load_network"]
 
 # Tiles that go through the network together. Always the same number, the last group filled up
 # with zeros: torch may choose other arithmetic for another shape, and an event's score must not
@@ -37,7 +44,7 @@ def load_network(model: Model, *, device: str = "cpu") -> HitNetwork | PatchNetw
     ClusterError
         If the device is not there.
     """
-    _check_device(device)
+    target = seam_of(device).device
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):  # weights drawn here are overwritten
         network = PatchNetwork() if model.config.architecture == "patches" else HitNetwork()
@@ -56,7 +63,35 @@ def load_network(model: Model, *, device: str = "cpu") -> HitNetwork | PatchNetw
             f"model: expected the weights of architecture '{model.config.architecture}', found "
             f"{odd} missing, unknown or of another shape; train the model again"
         ) from error
-    return network.eval().requires_grad_(requires_grad=False).to(device)
+    return network.eval().requires_grad_(requires_grad=False).to(target)
+
+
+def device_scorer(model: Model, settings: DeviceSettings) -> PosterOnDevice | PatchesOnDevice:
+    """Build what scores events of a model on a device while threads decode the next ones.
+
+    Parameters
+    ----------
+    model : Model
+    settings : DeviceSettings
+
+    Raises
+    ------
+    ModelError
+        If the weights are not those of the architecture.
+    ClusterError
+        If the device is not there.
+    """
+    network, config = load_network(model, device=settings.device), model.config
+    if isinstance(network, PatchNetwork):
+        return PatchesOnDevice(
+            network,
+            finder=config.candidates,
+            pooling=config.pooling,
+            class_head=model.class_head,
+            settings=settings,
+        )
+    fused = FusedNetwork.of(model.weights)
+    return PosterOnDevice(network, fused=fused, how=config.normalisation, settings=settings)
 
 
 def hit_probability(
@@ -75,28 +110,28 @@ def hit_probability(
     Returns
     -------
     ndarray of float32
-        Shape (event,), between 0 and 1.
+        Shape (event,), between 0 and 1. Where the device's memory is full, groups are halved; what
+        does not fit at all is answered by the processor.
     """
-    step = max(1, _TILES_AT_ONCE[device.partition(":")[0]] // seen.shape[1])
-    probability = np.empty(len(seen), np.float32)
-    group = np.zeros((step, *seen.shape[1:]), np.float32)
+    seam = seam_of(device)
+
+    def on_device(start: int, size: int) -> Fetched:
+        return seam.fetch(_of_group(network, seen[start : start + size], size, seam.device))
+
+    def on_cpu(start: int, stop: int) -> NDArray[np.float32]:
+        return hit_probability(copy.deepcopy(network).cpu(), seen[start:stop])
+
+    size = max(1, _TILES_AT_ONCE[seam.device.type] // seen.shape[1])
+    batches = Batches(size=size, forget=seam.forget)
     with torch.inference_mode():
-        for start in range(0, len(seen), step):
-            n = min(step, len(seen) - start)
-            group[:n] = seen[start : start + n]
-            group[n:] = 0
-            outputs = network(torch.from_numpy(group).to(device))
-            probability[start : start + n] = outputs.softmax(dim=1)[:n, 1].cpu().numpy()
-    return probability
+        return assembled(batches.run(len(seen), on_device=on_device, on_cpu=on_cpu), len(seen))
 
 
-def _check_device(device: str) -> None:
-    """Raise unless torch can use the device."""
-    kind = device.partition(":")[0]
-    if kind not in _TILES_AT_ONCE:
-        raise ClusterError(f"device: expected cpu, cuda or cuda:N, found '{device}'; pass --device")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ClusterError(
-            f"device '{device}': expected a CUDA device, found none that torch {torch.__version__} "
-            "can use; pass --device cpu"
-        )
+def _of_group(
+    network: HitNetwork, seen: NDArray[np.floating], size: int, device: torch.device
+) -> torch.Tensor:
+    """Hit probability of some events, filled up with blank ones."""
+    group = np.zeros((size, *seen.shape[1:]), np.float32)
+    group[: len(seen)] = seen
+    outputs: torch.Tensor = network(torch.from_numpy(group).to(device))
+    return outputs.softmax(dim=1)[:, 1].contiguous()

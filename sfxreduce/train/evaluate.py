@@ -17,7 +17,7 @@ from sfxreduce.level import LevelRule
 from sfxreduce.metrics import Confusion, confusion, roc_auc
 from sfxreduce.progress import Progress, silent
 from sfxreduce.run import Run
-from sfxreduce.score import Scorer
+from sfxreduce.scorer import Scorer
 from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.labelling import (
     Labelling,

@@ -16,7 +16,7 @@ from sfxreduce.labels import Label, Labels, quartile_labels
 from sfxreduce.peaks import PeakFinder
 from sfxreduce.progress import Progress
 from sfxreduce.run import Run
-from sfxreduce.score import Scorer
+from sfxreduce.scorer import Scorer
 from sfxreduce.scorers.peaks import PeakScorer
 
 __all__ = [

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,16 +14,19 @@ from numpy.typing import NDArray
 
 from sfxreduce.columns import plain_text
 from sfxreduce.decide import Reason
-from sfxreduce.errors import SfxReduceError
-from sfxreduce.geometry import Box, Detector, Window
+from sfxreduce.errors import SchemaError, SfxReduceError
+from sfxreduce.geometry import Detector, Window
+from sfxreduce.io.layout import Layout
 from sfxreduce.io.readers.cxi_detector import has_mask, read_detector
 from sfxreduce.io.readers.cxi_events import read_columns, read_truth
 from sfxreduce.io.readers.cxi_frames import find_frames
 from sfxreduce.io.readers.file_stamp import FileStamp
 from sfxreduce.io.readers.hdf5 import HDF5_ERRORS, open_hdf5
+from sfxreduce.io.readers.hdf5_frames import Hdf5Frames, neighbours
+from sfxreduce.io.readers.hdf5_grid import ChunkPlaces, chunk_places
+from sfxreduce.io.readers.hdf5_tiles import Hdf5Tiles, chunk_layout
 from sfxreduce.io.readers.holes import find_holes
 from sfxreduce.io.readers.sentinels import MASK_FRAMES, lasting_sentinels
-from sfxreduce.io.readers.windows import take_window, window_boxes
 from sfxreduce.run import Reading, Run
 
 __all__ = ["CxiFrames", "open_cxi"]
@@ -121,10 +123,14 @@ class CxiFrames:
             if not facts.give(self):
                 reasons[:] = Reason.SCHEMA
                 return Reading(pixels=pixels, reasons=reasons)
+            places = None if window is None else _places(FileStamp.of(self.path), self.data_path)
             with open_hdf5(self.path) as file:
-                frames = _Frames(dataset=file.trusted(facts.path), detector=facts.detector)
+                dataset = file.trusted(facts.path)
+                grid = None if places is None else places.grid(dataset)
+                frames = Hdf5Frames(dataset=dataset, detector=facts.detector, grid=grid)
                 reasons[facts.holes[list(events)]] = Reason.DATA_HOLE
-                for group in _groups(events, np.flatnonzero(reasons == 0), facts.events_per_chunk):
+                whole = np.flatnonzero(reasons == 0)
+                for group in neighbours(events, whole, facts.events_per_chunk):
                     start = events[group[0]]
                     unread = frames.read_into(pixels[group[0] : group[-1] + 1], start, window)
                     reasons[group[unread]] = Reason.READ_ERROR
@@ -132,6 +138,36 @@ class CxiFrames:
             # The file was there when the run was opened; now its events cannot be judged.
             reasons[:] = Reason.FILE_UNREADABLE
         return Reading(pixels=pixels, reasons=reasons)
+
+    @property
+    def layout(self) -> Layout | None:
+        """Tile grid of a store that takes the chunks over as they are; None if none can."""
+        return _layout(FileStamp.of(self.path), self.data_path)
+
+    def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
+        """Tiles of events made of the stored chunks without unpacking; see `Hdf5Tiles.of_event`.
+
+        Parameters
+        ----------
+        events : sequence of int
+
+        Raises
+        ------
+        SchemaError
+            If the chunks are no tiles, see `layout`.
+        """
+        layout = self.layout
+        if layout is None:
+            raise SchemaError(f"{self.path}: its chunks cannot be copied; encode them instead")
+        tiles: list[list[bytes | None]] = [[None] * layout.tiles_per_event for _ in events]
+        # As in `read`: of a file that is gone by now, every event is a hole.
+        with suppress(SfxReduceError):
+            facts = self._facts()
+            if facts.give(self):
+                with open_hdf5(self.path) as file:
+                    stored = Hdf5Tiles(dataset=file.trusted(facts.path), layout=layout)
+                    tiles = [stored.of_event(event) for event in events]
+        yield from tiles
 
     def _facts(self) -> _Facts:
         return _facts(FileStamp.of(self.path), self.data_path)
@@ -184,66 +220,19 @@ def _masked(detector: Detector, frames: h5py.Dataset, holes: NDArray[np.bool_]) 
     return detector if mask is None else detector.with_mask(mask)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Frames:
-    """The dataset of the frames while its file is open."""
-
-    dataset: h5py.Dataset
-    detector: Detector
-
-    def read_into(
-        self, pixels: NDArray[np.generic], start: int, window: Window | None
-    ) -> list[int]:
-        """Read consecutive events; returns the places of those that cannot be read."""
-        try:
-            pixels[:] = self._read(start, len(pixels), window)
-        except HDF5_ERRORS:
-            if len(pixels) == 1:
-                return [0]
-            single = [
-                self.read_into(pixels[i : i + 1], start + i, window) for i in range(len(pixels))
-            ]
-            return [i for i, unread in enumerate(single) if unread]
-        return []
-
-    def _read(self, start: int, count: int, window: Window | None) -> NDArray[np.generic]:
-        """Read consecutive events, whole or in a window."""
-        events = slice(start, start + count)
-        shape = (count, *self.detector.frame_shape)
-        if window is None:
-            return np.asarray(self.dataset[events]).reshape(shape)
-        if self._read_by_box():
-            frames = np.zeros((count, *self.dataset.shape[1:]), self.dataset.dtype)
-            for box in window_boxes(self.detector, window):
-                part = self._selection(box)
-                frames[:, *part] = self.dataset[events, *part]
-        else:
-            frames = np.asarray(self.dataset[events])
-        return take_window(frames.reshape(shape), self.detector, window)
-
-    def _read_by_box(self) -> bool:
-        """Whether a part of a frame costs less to read than all of it."""
-        if self.dataset.is_virtual:
-            return False
-        chunks = self.dataset.chunks
-        return chunks is None or math.prod(chunks[1:]) < math.prod(self.dataset.shape[1:])
-
-    def _selection(self, box: Box) -> tuple[int | slice, ...]:
-        """Where the pixels of a box lie in a frame of the file."""
-        x = slice(box.x0, box.x1)
-        if self.dataset.ndim == 4:
-            return box.panel, slice(box.y0, box.y1), x
-        top = box.panel * self.detector.panel_shape[0]
-        return slice(top + box.y0, top + box.y1), x
+@lru_cache(maxsize=16)
+def _places(stamp: FileStamp, data_path: str) -> ChunkPlaces | None:
+    """Where the chunks of a run lie, taken down once a process."""
+    # Where that fails, HDF5 may still read some events, and says which it cannot.
+    with open_hdf5(stamp.path) as file, suppress(*HDF5_ERRORS):
+        return chunk_places(file.trusted(_facts(stamp, data_path).path))
+    return None
 
 
-def _groups(
-    events: Sequence[int], wanted: NDArray[np.int64], events_per_chunk: int
-) -> list[NDArray[np.int64]]:
-    """Split positions in `events` into runs of neighbours that share a chunk."""
-    if wanted.size == 0:
-        return []
-    number = np.asarray(events, np.int64)[wanted]
-    apart = (np.diff(wanted) != 1) | (np.diff(number) != 1)
-    apart |= np.diff(number // events_per_chunk) != 0
-    return np.split(wanted, np.flatnonzero(apart) + 1)
+@lru_cache(maxsize=16)
+def _layout(stamp: FileStamp, data_path: str) -> Layout | None:
+    """Layout of a run store that could take the chunks of a run over."""
+    facts = _facts(stamp, data_path)
+    with open_hdf5(stamp.path) as file:
+        frames = file.trusted(facts.path)
+        return file.attempt(lambda: chunk_layout(frames, facts.detector, facts.holes), facts.path)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.geometry import Box, Detector, Window
+from sfxreduce.io.tiles import tile_pieces
 
 __all__ = ["take_window", "window_boxes"]
 
@@ -29,16 +30,12 @@ def take_window(
     ndarray
         Shape (event, tile, row, column), zero where there is no source pixel.
     """
-    index = _gather(detector, window)
-    pixels = frames.reshape(len(frames), -1)[:, index]
-    pixels[:, index < 0] = 0
+    shape = detector.frame_shape
+    pixels = np.zeros((len(frames), *window.shape), frames.dtype)
+    for piece in tile_pieces(shape, shape, detector, window):
+        for frame, picture in zip(frames, pixels, strict=True):
+            piece.put(frame, picture)
     return pixels
-
-
-@lru_cache(maxsize=8)
-def _gather(detector: Detector, window: Window) -> NDArray[np.int64]:
-    """Keep the index of a window, which takes longer to make than a frame takes to read."""
-    return window.gather(detector)
 
 
 @lru_cache(maxsize=8)

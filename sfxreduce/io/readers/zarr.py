@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 
 from sfxreduce.columns import event_columns, plain_text
 from sfxreduce.decide import Reason
@@ -21,11 +21,11 @@ from sfxreduce.errors import SchemaError, SourceError, VerificationError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.io.files import disk_bytes
 from sfxreduce.io.layout import Layout
-from sfxreduce.io.readers.windows import take_window
+from sfxreduce.io.readers.zarr_foreign import read_foreign
 from sfxreduce.io.schema import MANIFEST_GROUP, SCHEMA
 from sfxreduce.io.shards import ShardFile, TileCodec, check_crc
 from sfxreduce.io.store import ZARR_ERRORS, Store, open_store
-from sfxreduce.io.tiles import tile_pieces
+from sfxreduce.io.tiles import frame_pieces, tile_pieces
 from sfxreduce.manifest import Manifest, manifest_from_json
 from sfxreduce.run import Reading, Run
 
@@ -152,27 +152,36 @@ class ZarrFrames:
         """Read events whole, or only the tiles under a window. See `FrameSource.read`."""
         store = self._store
         shape = store.detector.frame_shape if window is None else window.shape
-        reading = Reading(
-            pixels=np.zeros((len(events), *shape), store.dtype),
-            reasons=np.zeros(len(events), np.uint32),
-        )
+        pixels = np.zeros((len(events), *shape), store.dtype)
+        return Reading(pixels=pixels, reasons=self.read_into(events, window, pixels))
+
+    def read_into(
+        self, events: Sequence[int], window: Window | None, pixels: NDArray[np.generic]
+    ) -> NDArray[np.uint32]:
+        """Read events into an array that is there, and zero. See `sfxreduce.run.ReadsInto`."""
+        store = self._store
+        reasons = np.zeros(len(events), np.uint32)
         if store.layout is None:
-            _read_foreign(self.path, events, window, reading)
-            return reading
-        pieces = tile_pieces(store.layout, store.detector, window)
-        codec = TileCodec(dtype=store.dtype, tile=store.layout.tile)
-        for event in _events_in_shards(self.path, store.layout, events):
+            read_foreign(self.path, events, window, Reading(pixels=pixels, reasons=reasons))
+            return reasons
+        layout = store.layout
+        pieces = (
+            frame_pieces(layout)
+            if window is None
+            else tile_pieces(layout.frame_shape, layout.chunks[1:], store.detector, window)
+        )
+        codec = TileCodec(dtype=store.dtype, tile=layout.tile, packing=layout.packing)
+        for event in _events_in_shards(self.path, layout, events):
             if not event.whole():
-                reading.reasons[event.place] = event.reason or Reason.DATA_HOLE
+                reasons[event.place] = event.reason or Reason.DATA_HOLE
                 continue
             try:
-                target = reading.pixels[event.place].reshape(-1)
                 for piece in pieces:
-                    tile = codec.decode(event.tile(piece.tile) or b"")
-                    target[piece.target] = tile.reshape(-1)[piece.source]
+                    tile = codec.decode(event.tile(piece.tile) or b"", piece.spans)
+                    piece.put(tile, pixels[event.place])
             except SourceError:
-                reading.reasons[event.place] = Reason.READ_ERROR
-        return reading
+                reasons[event.place] = Reason.READ_ERROR
+        return reasons
 
     def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
         """Stored tiles of events in grid order, each checked; None where absent or damaged.
@@ -240,48 +249,6 @@ def _events_in_shards(path: str, layout: Layout, events: Sequence[int]) -> Itera
                     shard=shard,
                     reason=reason,
                 )
-
-
-def _read_foreign(
-    path: str, events: Sequence[int], window: Window | None, reading: Reading
-) -> None:
-    """Read frames through the zarr library, whole, for stores that are not of our making.
-
-    Neighbours in one chunk are read at once: reading them one by one would decode it each time.
-    """
-    store = open_store(path)
-    step = int(store.array.chunks[0])
-    for _, group in groupby(enumerate(events), key=lambda item: item[1] // step):
-        places, wanted = (np.array(part) for part in zip(*group, strict=True))
-        start = int(wanted.min())
-        try:
-            if not _was_stored(store, Path(path), start):
-                reading.reasons[places] = Reason.DATA_HOLE
-                continue
-            frames = np.asarray(store.array[start : int(wanted.max()) + 1])[wanted - start]
-        except ZARR_ERRORS:
-            reading.reasons[places] = Reason.READ_ERROR
-            continue
-        reading.pixels[places] = (
-            frames if window is None else take_window(frames, store.detector, window)
-        )
-
-
-def _was_stored(store: Store, path: Path, event: int) -> bool:
-    """Whether the stored objects behind an event are there.
-
-    By the Zarr specification an absent chunk holds fill values only, and zarr leaves out such
-    chunks when it writes. One of them is enough, then, to know that the event was written. In a
-    store of our schema an absent one is a hole.
-    """
-    array = store.array
-    chunks = array.shards or array.chunks
-    grid = [math.ceil(n / c) for n, c in zip(array.shape[1:], chunks[1:], strict=True)]
-    there = (
-        (path / "frames" / array.metadata.encode_chunk_key((event // chunks[0], *place))).exists()
-        for place in np.ndindex(*grid)
-    )
-    return all(there) if store.own else any(there)
 
 
 def _events_per_block(store: Store) -> int:

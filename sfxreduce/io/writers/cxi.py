@@ -1,8 +1,9 @@
 """Hits as a CXI file that CrystFEL reads, with their peak lists.
 
 The layout is that of CXI 1.6 [1]_, with the LCLS names that CrystFEL looks for. Frames are packed
-with gzip and shuffle, which every HDF5 library can unpack, and carry a checksum each. The same
-input gives the same bytes: nothing in the file depends on time, host or user.
+with gzip and shuffle, which every HDF5 library can unpack, and carry a checksum each; or with Blosc
+as in a run store, whose tiles are then copied as they are. The same input gives the same bytes:
+nothing in the file depends on time, host or user.
 
 References
 ----------
@@ -14,18 +15,31 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
+import hdf5plugin
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sfxreduce.errors import OutputError, OutputExists
+from sfxreduce.errors import OutputError, OutputExists, SourceError
 from sfxreduce.geometry import Detector, Panel
+from sfxreduce.io.blosc_header import BloscHeader
+from sfxreduce.io.packing import SHUFFLES
+from sfxreduce.io.ranges import MemoryRange
 from sfxreduce.io.schema import illegal_value
-from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable
+from sfxreduce.io.shards import CRC_BYTES, TileCodec
+from sfxreduce.io.writers.cxi_content import (
+    BloscChunks,
+    CxiContent,
+    PeakTable,
+    plan_blosc_chunks,
+)
+from sfxreduce.io.writers.shards import TiledSource
 
 __all__ = ["write_cxi"]
 
@@ -167,23 +181,94 @@ def _packing(chunk: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _write_frames(file: h5py.File, content: CxiContent) -> int:
-    """Write the frames, a few at a time; returns the number left out."""
+    """Write the frames; returns the number left out."""
     source, slab = content.source, content.slab_shape
-    n = source.n_events
-    # A chunk may not be larger than the dataset, so an empty one goes without.
-    packing: dict[str, Any] = _packing((1, *slab)) if n else {"track_times": False}
+    chunks = plan_blosc_chunks(source) if content.cxi_filter == "blosc" else None
+    packing: dict[str, Any] = _packing((1, *slab)) if chunks is None else _blosc(chunks)
+    if not source.n_events:
+        # A chunk may not be larger than the dataset, so an empty one goes without.
+        packing = {"track_times": False}
+    dtype = np.dtype(source.dtype)
     # A frame that is left out reads as what no detector delivers, never as zeros.
-    packing |= {"fillvalue": illegal_value(source.dtype), "dtype": source.dtype}
-    data = file.create_dataset(f"{DETECTOR}/data", shape=(n, *slab), **packing)
+    data = file.create_dataset(
+        f"{DETECTOR}/data",
+        shape=(source.n_events, *slab),
+        # Stored tiles are little-endian on every machine.
+        dtype=dtype if chunks is None else dtype.newbyteorder("<"),
+        fillvalue=illegal_value(dtype),
+        **packing,
+    )
     data.attrs["axes"] = "experiment_identifier:y:x"
-    step = max(1, BLOCK_BYTES // (math.prod(slab) * source.dtype.itemsize))
+    if chunks is not None:
+        return _write_tiles(data, content, chunks)
     left_out = 0
+    for event, frame in enumerate(_frames(content)):
+        if frame is None:
+            left_out += 1
+        else:
+            data[event] = frame.reshape(slab)
+    return left_out
+
+
+def _frames(content: CxiContent) -> Iterator[NDArray[np.generic] | None]:
+    """Frames in order, a few in memory at a time; None where one cannot be read."""
+    source, n = content.source, content.source.n_events
+    step = max(1, BLOCK_BYTES // (math.prod(content.slab_shape) * source.dtype.itemsize))
     for start in range(0, n, step):
         reading = source.read(range(start, min(start + step, n)))
-        for i in np.flatnonzero(reading.reasons == 0):
-            data[start + i] = reading.pixels[i].reshape(slab)
-        left_out += int(np.count_nonzero(reading.reasons))
+        for frame, reason in zip(reading.pixels, reading.reasons, strict=True):
+            yield None if reason else frame
+
+
+def _blosc(chunks: BloscChunks) -> dict[str, Any]:
+    """How frames are stored in chunks that are packed before HDF5 sees them."""
+    packing = chunks.layout.packing
+    # A chunk says itself how to unpack it; these say it of all chunks, to whoever asks HDF5.
+    settings: dict[str, Any] = {
+        "cname": packing.cname,
+        "clevel": packing.clevel,
+        "shuffle": SHUFFLES.index(packing.shuffle),
+    }
+    tile = chunks.layout.tile
+    return {"chunks": (1, *tile), "track_times": False, **hdf5plugin.Blosc(**settings)}
+
+
+def _write_tiles(data: h5py.Dataset, content: CxiContent, chunks: BloscChunks) -> int:
+    """Write the tiles of every event of which none is missing; returns how many are left out."""
+    n_bytes = math.prod(chunks.layout.tile) * data.dtype.itemsize
+    left_out = 0
+    for event, tiles in enumerate(_tiles(content, chunks)):
+        packed = [_unsealed(tile, n_bytes) for tile in tiles if tile is not None]
+        whole = [buffer for buffer in packed if buffer is not None]
+        if len(whole) != len(tiles):
+            # A frame with a hole in it could be taken for a whole one.
+            left_out += 1
+            continue
+        for number, buffer in enumerate(whole):
+            data.id.write_direct_chunk((event, *chunks.offset(number)), buffer)
     return left_out
+
+
+def _tiles(content: CxiContent, chunks: BloscChunks) -> Iterator[list[bytes | None]]:
+    """Tiles of each event, their checksums verified: stored ones, or made of the frames."""
+    source, layout = content.source, chunks.layout
+    if chunks.copies_tiles and isinstance(source, TiledSource):
+        yield from source.encoded(range(source.n_events))
+        return
+    codec = TileCodec(dtype=np.dtype(source.dtype), tile=layout.tile, packing=layout.packing)
+    parts = [layout.tile_slices(tile) for tile in range(layout.tiles_per_event)]
+    for frame in _frames(content):
+        yield [None if frame is None else codec.encode(frame[part]) for part in parts]
+
+
+def _unsealed(tile: bytes, n_bytes: int) -> bytes | None:
+    """Tile without its checksum; None if it speaks of other than `n_bytes` bytes of pixels."""
+    packed = tile[:-CRC_BYTES]
+    # HDF5 takes it on trust that a filter gives back a whole chunk.
+    with suppress(SourceError):
+        BloscHeader.of(MemoryRange(data=memoryview(packed)), n_bytes=n_bytes)
+        return packed
+    return None
 
 
 def _write_events(file: h5py.File, columns: xr.Dataset) -> None:

@@ -12,13 +12,100 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sfxreduce.columns import EVENT_COLUMNS
-from sfxreduce.errors import SchemaError
+from sfxreduce.errors import SchemaError, UsageError
+from sfxreduce.io.layout import Layout
+from sfxreduce.io.packing import USUAL_PACKING
+from sfxreduce.io.writers.shards import TiledSource
 from sfxreduce.run import FrameSource
 
 if TYPE_CHECKING:
     from sfxreduce.peaks import Peaks
 
-__all__ = ["CxiContent", "PeakTable"]
+__all__ = [
+    "CXI_FILTERS",
+    "BloscChunks",
+    "CxiContent",
+    "PeakTable",
+    "check_cxi_filter",
+    "plan_blosc_chunks",
+]
+
+CXI_FILTERS = ("gzip", "blosc")
+"""How frames may be packed: as every HDF5 library can unpack them, or as run stores have them."""
+
+
+def check_cxi_filter(name: str) -> None:
+    """Refuse a filter that frames cannot be packed with.
+
+    Raises
+    ------
+    UsageError
+        If it is none of `CXI_FILTERS`.
+    """
+    if name not in CXI_FILTERS:
+        raise UsageError(
+            f"CXI filter: expected one of {', '.join(CXI_FILTERS)}, found '{name}'; choose one"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BloscChunks:
+    """Chunks of frames whose panels lie one below the other; a chunk is one tile.
+
+    Parameters
+    ----------
+    layout : Layout
+        With panels, a whole number of tiles is as high as a panel.
+    copies_tiles : bool
+        Whether the source has these very tiles, so that nothing has to be decoded.
+    """
+
+    layout: Layout
+    copies_tiles: bool
+
+    def offset(self, tile: int) -> tuple[int, int]:
+        """Row and column of a tile's first pixel in the slab.
+
+        Examples
+        --------
+        >>> layout = Layout(frame_shape=(2, 6, 10), tile=(3, 4), events_per_shard=1)
+        >>> BloscChunks(layout=layout, copies_tiles=True).offset(7)
+        (6, 4)
+        """
+        # No tile spans two panels, so that rows of tiles are numbered on from panel to panel.
+        row, column = divmod(tile, self.layout.tile_grid[-1])
+        return row * self.layout.tile[0], column * self.layout.tile[1]
+
+
+def plan_blosc_chunks(source: FrameSource) -> BloscChunks:
+    """Chunks that are the stored tiles of a source, or else whole panels, packed alike.
+
+    HDF5 cuts a slab from its top in equal steps. They meet the tiles of every panel only if no
+    tile reaches below its panel, unless there is one.
+
+    Parameters
+    ----------
+    source : FrameSource
+    """
+    layout = source.layout if isinstance(source, TiledSource) else None
+    if layout is not None and _meets_slab(layout):
+        return BloscChunks(layout=layout, copies_tiles=True)
+    *panels, n_y, n_x = source.detector.frame_shape
+    whole = Layout(
+        frame_shape=(*panels, n_y, n_x),
+        tile=(n_y, n_x),
+        events_per_shard=1,
+        packing=USUAL_PACKING if layout is None else layout.packing,
+    )
+    return BloscChunks(layout=whole, copies_tiles=False)
+
+
+def _meets_slab(layout: Layout) -> bool:
+    """Whether every tile is a chunk of the slab; none may be larger than all of it."""
+    *panels, n_y, n_x = layout.frame_shape
+    tile_y, tile_x = layout.tile
+    meets = n_y % tile_y == 0 if math.prod(panels) > 1 else tile_y <= n_y
+    return meets and tile_x <= n_x
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,18 +171,24 @@ class CxiContent:
     columns : Dataset
         `EVENT_COLUMNS` of these events; also ``score`` and ``source_index`` where known.
     peaks : PeakTable, optional
+    cxi_filter : str
+        How frames are packed, one of `CXI_FILTERS`.
 
     Raises
     ------
     SchemaError
         If frames, columns and peaks are not of the same number of events.
+    UsageError
+        If there is no such filter.
     """
 
     source: FrameSource
     columns: xr.Dataset
     peaks: PeakTable | None = None
+    cxi_filter: str = "gzip"
 
     def __post_init__(self) -> None:
+        check_cxi_filter(self.cxi_filter)
         n_columns = self.columns.sizes.get("event", 0)
         n_peaks = len(self.peaks.count) if self.peaks else self.source.n_events
         if not n_columns == n_peaks == self.source.n_events:

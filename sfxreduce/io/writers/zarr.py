@@ -56,7 +56,7 @@ def create_store(
         If the disk is full or the path cannot be written.
     """
     dtype = np.dtype(run.source.dtype)
-    codec = TileCodec(dtype=dtype, tile=layout.tile)
+    codec = TileCodec(dtype=dtype, tile=layout.tile, packing=layout.packing)
     serializer, compressors = codec.zarr_codecs()
     with interrupts_wait(), output_errors(path):
         root = zarr.create_group(

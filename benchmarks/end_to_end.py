@@ -1,0 +1,258 @@
+"""A whole filter run against the floor, and against a fair naive Dask pipeline.
+
+The floor is what an event costs at least: its window's bytes decoded, the network; and for hits
+one read, one write and one sha256 pass over their encoded bytes. A run's CPU time per event is the
+difference of two lengths of run, so that what is paid once per run cancels. Of each run 10 % are
+kept, by a threshold on its own scores; the drift sample is off.
+
+The naive pipeline is what a careful beginner with Dask writes: chunks of 32 whole frames, the
+centre cut out of each, the same network in eager torch, batches of 32, hits written to a new array
+through the zarr library with the same codec.
+
+    python benchmarks/end_to_end.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import torch
+import zarr
+from material import poster_model, repeated_run, simulated_store
+from numpy.typing import NDArray
+from rows import Row, cpu_ms_by_turns
+
+import sfxreduce
+from sfxreduce.collect import collect_scores
+from sfxreduce.io.readers.zarr import ZarrFrames
+from sfxreduce.io.shards import ShardFile, TileCodec
+from sfxreduce.run import Run
+from sfxreduce.scorers.fused import FusedNetwork
+from sfxreduce.scorers.inference import load_network
+from sfxreduce.scorers.normalise import Normalisation, normalise
+from sfxreduce.scorers.weights import read_model
+
+__all__ = ["measure"]
+
+HIT_SHARE = 0.1
+_FRAMES = 32
+_CENTRE = slice(700, 1050)
+_AT_ONCE = 16
+
+
+def measure(folder: Path, *, lengths: tuple[int, int] = (10, 50), repeats: int = 3) -> list[Row]:
+    """Measure floor, filter and naive pipeline.
+
+    Parameters
+    ----------
+    folder : Path
+        For runs and outputs; some gigabytes.
+    lengths : tuple of int
+        Lengths of two runs, in runs of 64 events.
+    repeats : int
+    """
+    torch.set_num_threads(1)
+    short = simulated_store(folder / "run.zarr", n_events=64)
+    model = poster_model(folder / "poster")
+    scorer = sfxreduce.CnnScorer(model)
+    with sfxreduce.open_pool(serial=True) as pool:
+        scores = collect_scores(short, scorer, pool=pool)["score"]
+    threshold = float(np.quantile(scores, 1 - HIT_SHARE, method="lower"))
+    hits = np.flatnonzero(scores >= threshold)
+    share = hits.size / short.n_events
+    floor = floor_of(short, model, hits[:4].tolist(), folder, repeats=repeats)
+    run = partial(filter_run, scorer=scorer, threshold=threshold, folder=folder)
+    taken = per_event(short, run, folder, lengths=lengths, repeats=repeats)
+    naive = per_event(
+        short,
+        partial(naive_run, model=model, share=share, folder=folder),
+        folder,
+        lengths=(1, 3),
+        repeats=1,
+    )
+    decode, network, alone, moved = (floor[n] for n in ("decode", "network", "alone", "move"))
+    total = decode + network + share * moved
+    bare = decode + alone + share * moved
+    name = "end to end, 10 % hits, centre window"
+    return [
+        Row(section=name, name="floor: decode the window", cpu_ms=decode),
+        Row(section=name, name="floor: normalise and network, fused", cpu_ms=network),
+        Row(section=name, name="of which the network alone", cpu_ms=alone),
+        Row(section=name, name="floor: a hit read, written, hashed", cpu_ms=moved, note="per hit"),
+        Row(section=name, name="floor", cpu_ms=total, note=f"{share:.0%} of the events are hits"),
+        Row(
+            section=name,
+            name="sfxreduce filter",
+            cpu_ms=taken,
+            against="floor",
+            ratio=taken / total,
+            wanted="at most 1.3",
+        ),
+        Row(
+            section=name,
+            name="sfxreduce filter",
+            cpu_ms=taken,
+            against="floor without normalising",
+            ratio=taken / bare,
+        ),
+        Row(
+            section=name,
+            name="naive Dask pipeline",
+            cpu_ms=naive,
+            against="sfxreduce filter",
+            ratio=naive / taken,
+            wanted="at least 30",
+            note="chunks of 32 frames, eager torch, hits encoded anew",
+        ),
+    ]
+
+
+def floor_of(
+    run: Run, model: Path, hits: list[int], folder: Path, *, repeats: int
+) -> dict[str, float]:
+    """CPU milliseconds of each part of the floor."""
+    source, loaded = run.source, read_model(model)
+    assert isinstance(source, ZarrFrames)
+    assert source.layout is not None
+    layout = source.layout
+    codec = TileCodec(dtype=source.dtype, tile=layout.tile, packing=layout.packing)
+    middle = layout.tiles_per_event // 2
+    network, good = FusedNetwork.of(loaded.weights), np.ones((1, 350, 350), np.bool_)
+    n = layout.events_per_shard
+    path = Path(run.path) / "frames" / layout.shard_key(0)
+    pixels = np.zeros((n, 1, *layout.tile), source.dtype)
+    seen = normalise(pixels, good, how=Normalisation())
+    gain = run.detector.adu_per_photon
+
+    def decode() -> None:
+        with ShardFile(path, n_tiles=n * layout.tiles_per_event) as shard:
+            for event in range(n):
+                stored = shard.read(event * layout.tiles_per_event + middle)
+                pixels[event, 0] = codec.decode(stored or b"")
+
+    def score() -> None:
+        for start in range(0, n, _AT_ONCE):
+            part = pixels[start : start + _AT_ONCE]
+            network.outputs(normalise(part, good, adu_per_photon=gain, how=Normalisation()), good)
+
+    def move() -> None:
+        with ShardFile(path, n_tiles=n * layout.tiles_per_event) as shard:
+            events = [
+                b"".join(
+                    shard.read(event % n * layout.tiles_per_event + tile) or b""
+                    for tile in range(layout.tiles_per_event)
+                )
+                for event in hits
+            ]
+        data = b"".join(events)
+        hashlib.sha256(data).hexdigest()
+        (folder / "moved").write_bytes(data)
+
+    decode()
+    taken = cpu_ms_by_turns(
+        {
+            "decode": decode,
+            "network": score,
+            "alone": lambda: network.outputs(seen, good),
+            "move": move,
+        },
+        repeats=max(repeats, 7),
+    )
+    return {name: ms / (len(hits) if name == "move" else n) for name, ms in taken.items()}
+
+
+def per_event(
+    run: Run,
+    action: Callable[[Run], Any],
+    folder: Path,
+    *,
+    lengths: tuple[int, int],
+    repeats: int,
+) -> float:
+    """CPU milliseconds per event: median of the differences of two lengths of run."""
+    runs = [repeated_run(run, folder / f"long{times}.zarr", times=times) for times in lengths]
+    action(runs[0])
+    taken = []
+    for _ in range(repeats):
+        marks = [time.process_time()]
+        for one in runs:
+            action(one)
+            marks.append(time.process_time())
+        short, long = np.diff(marks)
+        taken.append((long - short) / (runs[1].n_events - runs[0].n_events))
+    for one in runs:
+        shutil.rmtree(one.path)
+    return 1e3 * statistics.median(taken)
+
+
+def filter_run(run: Run, *, scorer: sfxreduce.CnnScorer, threshold: float, folder: Path) -> None:
+    """Filter a run as ``sfxreduce filter --serial --drift off`` does."""
+    with sfxreduce.open_pool(serial=True) as pool:
+        sfxreduce.run_filter(
+            run,
+            outputs=sfxreduce.Outputs(store=folder / "hits.zarr", overwrite=True),
+            scorer=scorer,
+            pool=pool,
+            threshold=threshold,
+            drift=False,
+        )
+
+
+def naive_run(run: Run, *, model: Path, share: float, folder: Path) -> None:
+    """Filter a run as one does who has just read Dask's documentation."""
+    network = load_network(read_model(model))
+
+    def score(block: NDArray[np.integer]) -> NDArray[np.float32]:
+        crop = block[:, _CENTRE, _CENTRE].astype(np.float32)
+        flat = crop.reshape(len(crop), -1)
+        crop = (crop - flat.mean(axis=1)[:, None, None]) / flat.std(axis=1)[:, None, None]
+        with torch.inference_mode():
+            out = network(torch.from_numpy(crop[:, np.newaxis])).softmax(dim=1)
+        found: NDArray[np.float32] = out[:, 1].numpy()
+        return found
+
+    stored = zarr.open_array(f"{run.path}/frames", mode="r")
+    frames = da.from_zarr(stored, chunks=(_FRAMES, *stored.shape[1:]))
+    scores = frames.map_blocks(score, drop_axis=(1, 2), dtype=np.float32)
+    out = folder / "naive.zarr"
+    shutil.rmtree(out, ignore_errors=True)
+    packing = zarr.codecs.BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
+    with dask.config.set(scheduler="threads", num_workers=1):
+        values = scores.compute()
+        kept = np.flatnonzero(values >= np.quantile(values, 1 - share))
+        hits = frames[kept].rechunk((1, *stored.shape[1:]))
+        target = zarr.create_array(
+            out,
+            shape=hits.shape,
+            chunks=hits.chunksize,
+            dtype=hits.dtype,
+            compressors=packing,
+        )
+        da.store(hits, target, lock=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, help="for runs and outputs; a temporary folder else")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with tempfile.TemporaryDirectory() as temporary:
+        for row in measure(options.work or Path(temporary)):
+            print(row.line)
+
+
+if __name__ == "__main__":
+    main()

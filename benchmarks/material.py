@@ -1,0 +1,140 @@
+"""Runs and models for the benchmarks: simulated frames, repeated as often as a length asks for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import sfxreduce
+from sfxreduce.columns import event_columns
+from sfxreduce.geometry import Detector, Window
+from sfxreduce.io.readers.zarr import ZarrFrames
+from sfxreduce.io.writers.zarr import create_store
+from sfxreduce.run import FrameSource, Reading, Run
+from sfxreduce.scorers.network import HitNetwork
+from sfxreduce.scorers.weights import Model, ModelConfig, write_model
+
+__all__ = ["EXPERIMENT", "poster_model", "repeated_run", "simulated_store"]
+
+EXPERIMENT = "photosystem-i-8kev"
+"""1750 x 1750 pixels, 16 bits each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotonFrames:
+    """Frames of a source in whole photons, as a counting detector delivers them.
+
+    Parameters
+    ----------
+    source : FrameSource
+        Of known gain.
+    """
+
+    source: FrameSource
+
+    @property
+    def path(self) -> str:
+        """Where the frames lie."""
+        return self.source.path
+
+    @property
+    def n_events(self) -> int:
+        """Number of events."""
+        return self.source.n_events
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Dtype of a pixel."""
+        return np.dtype(np.uint16)
+
+    @property
+    def detector(self) -> Detector:
+        """Geometry and mask; one photon counts one."""
+        return replace(self.source.detector, adu_per_photon=1.0)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes on disk."""
+        return self.source.n_bytes
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Every file that frames are read from."""
+        return self.source.inputs
+
+    def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
+        """Read events."""
+        reading = self.source.read(events, window)
+        photons = np.rint(reading.pixels / self.source.detector.adu_per_photon)
+        return Reading(pixels=photons.clip(0).astype(np.uint16), reasons=reading.reasons)
+
+
+def simulated_store(path: Path, *, n_events: int, hit_rate: float = 0.1) -> Run:
+    """Simulate a run of whole photons and store it, unless that was done before."""
+    if not path.exists():
+        run = sfxreduce.simulated_run(EXPERIMENT, n_events=n_events, hit_rate=hit_rate, seed=3)
+        run = replace(run, source=PhotonFrames(source=run.source))
+        with sfxreduce.open_pool(serial=True) as pool:
+            sfxreduce.store_run(run, out=path, pool=pool)
+    return sfxreduce.open_run(path)
+
+
+def repeated_run(run: Run, path: Path, *, times: int) -> Run:
+    """Store a run several times over, without a byte of its frames written anew.
+
+    Parameters
+    ----------
+    run : Run
+        A run store whose last shard is full.
+    path : Path
+        Of the long run, on the same file system.
+    times : int
+    """
+    source = run.source
+    assert isinstance(source, ZarrFrames)
+    assert source.layout is not None
+    layout, n_events = source.layout, run.n_events
+    n_shards = layout.n_shards(n_events)
+    if n_shards * layout.events_per_shard != n_events:
+        raise SystemExit(f"{run.path}: expected whole shards, found {n_events} events")
+    if path.exists():
+        shutil.rmtree(path)
+    long = Run(
+        source=_Claimed(source=source, n_events=times * n_events),
+        columns=event_columns(times * n_events),
+        experiment=run.experiment,
+    )
+    create_store(path, run=long, layout=layout, columns=long.columns, truth=None)
+    for shard in range(times * n_shards):
+        target = path / "frames" / layout.shard_key(shard)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(Path(run.path) / "frames" / layout.shard_key(shard % n_shards), target)
+    found = json.loads((path / "frames" / "zarr.json").read_text())["shape"][0]
+    if found != times * n_events:
+        raise SystemExit(f"{path}: expected {times * n_events} events, found {found}")
+    return sfxreduce.open_run(path)
+
+
+class _Claimed:
+    """Facts of a source with another number of events; it is never read."""
+
+    def __init__(self, *, source: ZarrFrames, n_events: int) -> None:
+        self.path, self.n_events = source.path, n_events
+        self.dtype, self.detector = source.dtype, source.detector
+        self.n_bytes, self.inputs, self.read = source.n_bytes, source.inputs, source.read
+
+
+def poster_model(folder: Path) -> Path:
+    """Write the poster's network with weights that have learned nothing: speed asks for no more."""
+    torch.manual_seed(0)
+    weights = {name: value.numpy() for name, value in HitNetwork().state_dict().items()}
+    weights = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    write_model(folder, Model(config=ModelConfig(), weights=weights), overwrite=True)
+    return folder

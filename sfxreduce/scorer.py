@@ -1,0 +1,161 @@
+"""What scores events: the one protocol of every method, and what some of them can do besides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.drift import Reference
+from sfxreduce.geometry import Detector, Window
+from sfxreduce.level import LevelRule
+from sfxreduce.measured import Measured
+
+__all__ = ["Classifier", "Looking", "Scorer", "Stepwise", "Streamer"]
+
+
+class Scorer(Protocol):
+    """Turns pixels into one number per event; higher means more like a hit.
+
+    A scorer is small when pickled: it names its model by path, and each worker loads it once.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called in reports: "cnn", "peaks"."""
+        ...
+
+    @property
+    def settings(self) -> str:
+        """How it is set, in words, for reports and manifests."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """Smallest score of a hit unless another is asked for."""
+        ...
+
+    @property
+    def model_sha256(self) -> str | None:
+        """Of the model's weights; None for a scorer without a model."""
+        ...
+
+    @property
+    def hit_scores(self) -> NDArray[np.float32]:
+        """Scores of labelled hits it has not learned from, shape (hit,); none if it has none."""
+        ...
+
+    @property
+    def hit_groups(self) -> NDArray[np.int32]:
+        """Experiment of each of these hits, shape (hit,)."""
+        ...
+
+    @property
+    def hit(self) -> str:
+        """What those hits are, in words: "an event with ..."."""
+        ...
+
+    @property
+    def reference(self) -> Reference | None:
+        """What it was calibrated on, as far as that is known; None for a scorer without a model."""
+        ...
+
+    @property
+    def measured(self) -> Measured:
+        """What is known of it beside its threshold, for reports."""
+        ...
+
+    @property
+    def level(self) -> LevelRule:
+        """How its threshold follows the level of a run's own scores."""
+        ...
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the run's gain and hot pixels are to be measured for it before scoring."""
+        ...
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether it can only run on a worker with a GPU."""
+        ...
+
+    def window(self, detector: Detector) -> Window | None:
+        """Pixels it wants to see; None for whole source frames."""
+        ...
+
+    def __call__(self, pixels: NDArray[np.generic], detector: Detector) -> NDArray[np.float32]:
+        """Score events.
+
+        Parameters
+        ----------
+        pixels : ndarray
+            Shape (event, tile, row, column) of the window, or (event, frame axes), in ADU.
+        detector : Detector
+
+        Returns
+        -------
+        ndarray of float32
+            Shape (event,).
+        """
+        ...
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A scorer that also tells what kind of event it is. Classes are told, never used to drop."""
+
+    def classify(
+        self, pixels: NDArray[np.generic], detector: Detector
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Score events, and tell the class of each; 0 where it is not known."""
+        ...
+
+
+class Looking(Protocol):
+    """What a scorer makes of one event, tiles by tiles."""
+
+    def add(self, pixels: NDArray[np.generic]) -> None:
+        """Look at the pixels of the next step.
+
+        Parameters
+        ----------
+        pixels : ndarray
+            Shape (1, tile, row, column), in ADU.
+        """
+        ...
+
+    def told(self) -> tuple[np.float32, np.uint8]:
+        """Return score and class, as far as the event was seen."""
+        ...
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A scorer whose score only rises with every further tile."""
+
+    def steps(self, detector: Detector) -> Sequence[Window]:
+        """Cut its window into parts, in the order in which they are looked at."""
+        ...
+
+    def begin(self, detector: Detector) -> Looking:
+        """Begin with an event."""
+        ...
+
+
+@runtime_checkable
+class Streamer(Protocol):
+    """A scorer that has events read for it, so that its device works while threads decode."""
+
+    def stream(
+        self,
+        read: Callable[[range], NDArray[np.generic]],
+        *,
+        n_events: int,
+        dtype: np.dtype[np.generic],
+        detector: Detector,
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Score events and tell their classes; `read` is called on several threads at once."""
+        ...

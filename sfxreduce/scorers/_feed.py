@@ -1,0 +1,162 @@
+"""Events that come sub-batch by sub-batch, how a device scores them, and what comes out."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.errors import ModelError
+from sfxreduce.geometry import Window
+
+__all__ = ["TOLERANCE", "DeviceScores", "DeviceSettings", "Feed", "sub_batches"]
+
+TOLERANCE = {"float32": 2e-3, "half": 2e-2}
+"""How far a hit probability may be from the processor's. A decision differs only for events that
+are as near as this to the threshold."""
+
+# Each holds a sub-batch in memory, and machines have a card for so many processors or fewer.
+_MOST_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSettings:
+    """Where and how a network runs.
+
+    Parameters
+    ----------
+    device : str
+        "cpu", "cuda" or "cuda:N".
+    half : bool or None
+        Convolve with numbers of 16 bits; None for what suits the device.
+    compiled : bool
+        Let torch compile the poster's network; takes a minute once.
+    n_threads : int
+        Threads that read and decode; 0 for one per processor this process may use, up to 16.
+    n_slots : int
+        Sub-batches on their way to or on the device.
+    tiles : int
+        Tiles of one sub-batch; an event is never divided.
+    """
+
+    device: str = "cuda"
+    half: bool | None = None
+    compiled: bool = False
+    n_threads: int = 0
+    n_slots: int = 3
+    tiles: int = 128
+
+    @property
+    def threads(self) -> int:
+        """Number of threads that read and decode."""
+        return self.n_threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Feed:
+    """Events that can be read sub-batch by sub-batch, and what is known of their pixels.
+
+    Parameters
+    ----------
+    read : callable
+        Pixels of consecutive events, given as a range: shape (event, tile, y, x), in ADU. Called
+        on several threads at once. Pixels of an event that cannot be read may be anything.
+    n_events : int
+    dtype : dtype
+        Of a pixel.
+    good : ndarray of bool
+        Shape (tile, y, x): pixels that can be trusted.
+    adu_per_photon : float
+        Gain in ADU; NaN if unknown.
+    window : Window, optional
+        Where the tiles lie; only the classes of the patch network depend on it.
+
+    Examples
+    --------
+    >>> pixels = np.zeros((5, 1, 350, 350), np.uint16)
+    >>> feed = Feed.of(pixels, good=np.ones((1, 350, 350), bool))
+    >>> feed.n_events, feed.read(range(2, 4)).shape
+    (5, (2, 1, 350, 350))
+    """
+
+    read: Callable[[range], NDArray[np.generic]]
+    n_events: int
+    dtype: np.dtype[np.generic]
+    good: NDArray[np.bool_]
+    adu_per_photon: float = math.nan
+    window: Window | None = None
+
+    @classmethod
+    def of(
+        cls,
+        pixels: NDArray[np.generic],
+        *,
+        good: NDArray[np.bool_],
+        adu_per_photon: float = math.nan,
+        window: Window | None = None,
+    ) -> Feed:
+        """Feed of events that are in memory, shape (event, tile, y, x)."""
+        return cls(
+            read=lambda events: pixels[events.start : events.stop],
+            n_events=len(pixels),
+            dtype=pixels.dtype,
+            good=good,
+            adu_per_photon=adu_per_photon,
+            window=window,
+        )
+
+    def pixels(self, events: range) -> NDArray[np.generic]:
+        """Read events and refuse what does not fit the mask.
+
+        Raises
+        ------
+        ModelError
+            If the pixels are of another shape.
+        """
+        pixels = self.read(events)
+        if pixels.shape != (len(events), *self.good.shape):
+            raise ModelError(
+                f"device scorer: expected pixels of shape {(len(events), *self.good.shape)}, found "
+                f"{pixels.shape}; read them with the window of this model"
+            )
+        return pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DeviceScores:
+    """What came out, and what it took.
+
+    Parameters
+    ----------
+    score : ndarray of float32
+        Hit probability of every event, shape (event,).
+    kind : ndarray of uint8
+        `EventClass` of every event; 0 where the model cannot tell.
+    halvings : int
+        How often a batch was halved because the device's memory was full.
+    on_cpu : int
+        Tiles, or patches of the patch network, that the processor looked at because not even one
+        of them fitted there.
+    """
+
+    score: NDArray[np.float32]
+    kind: NDArray[np.uint8]
+    halvings: int
+    on_cpu: int
+
+
+def sub_batches(feed: Feed, tiles: int) -> list[range]:
+    """Consecutive events of some `tiles` together, at least one event.
+
+    Examples
+    --------
+    >>> feed = Feed.of(np.zeros((5, 2, 9, 9)), good=np.ones((2, 9, 9), bool))
+    >>> sub_batches(feed, 4)
+    [range(0, 2), range(2, 4), range(4, 5)]
+    """
+    step = max(1, tiles // len(feed.good))
+    return [range(n, min(n + step, feed.n_events)) for n in range(0, feed.n_events, step)]

@@ -1,0 +1,158 @@
+"""Pixels on the device: from the bytes of a source to numbers, and to units of the noise.
+
+The same meaning as `sfxreduce.scorers.normalise`, in operations that a graphics card does well.
+Box sums are taken directly, along x and then along y, of differences from the tile's median: no
+running sum carries one bright pixel's rounding into the rows after it. In 32 bits the result keeps
+within 0.01 sigma as long as the background is less than some 100 sigma away from the median.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import avg_pool2d
+
+from sfxreduce.scorers.normalise import Normalisation
+
+__all__ = ["as_numbers", "in_noise_units", "least_variance", "wire_dtype", "write_pixels"]
+
+# What torch calls the same bytes. It has few operations for unsigned numbers of more than 8 bits:
+# those travel as signed ones and are put right on the other side.
+_SENT_AS = {
+    "i1": torch.int8,
+    "u1": torch.uint8,
+    "i2": torch.int16,
+    "u2": torch.int16,
+    "i4": torch.int32,
+    "u4": torch.int32,
+    "i8": torch.int64,
+    "u8": torch.int64,
+    "f2": torch.float16,
+    "f4": torch.float32,
+    "f8": torch.float64,
+}
+
+# As in `normalise`: one sentinel value must not swallow the digits of its neighbours.
+_FARTHEST_ADU = float(2**20)
+
+# Every ninth pixel is enough for a median. Nine divides no usual width, so all columns have a say.
+_SAMPLE_STEP = 9
+
+
+def wire_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """Dtype in which pixels travel: the source's own in this machine's byte order.
+
+    Examples
+    --------
+    >>> wire_dtype(np.dtype(">u2")) == np.dtype("uint16"), wire_dtype(np.dtype("longdouble"))
+    (True, dtype('float64'))
+    """
+    native = dtype.newbyteorder("=")
+    return native if native.str[1:] in _SENT_AS else np.dtype(np.float64)
+
+
+def write_pixels(
+    pixels: NDArray[np.generic], host: NDArray[np.uint8], dtype: np.dtype[np.generic]
+) -> None:
+    """Write pixels to the beginning of some bytes, whatever their byte order and strides."""
+    there = host[: pixels.size * dtype.itemsize].view(dtype).reshape(pixels.shape)
+    np.copyto(there, pixels, casting="same_kind")
+
+
+def as_numbers(sent: torch.Tensor, dtype: np.dtype[np.generic]) -> torch.Tensor:
+    """Make numbers of 32 bits from bytes that were written by `write_pixels`.
+
+    Parameters
+    ----------
+    sent : Tensor of uint8
+        Shape (byte,).
+    dtype : dtype
+        See `wire_dtype`.
+
+    Returns
+    -------
+    Tensor of float32
+        Shape (pixel,).
+    """
+    kind = dtype.str[1:]
+    signed = sent.view(_SENT_AS[kind])
+    if kind == "u2":
+        return signed.to(torch.int32).bitwise_and(0xFFFF).float()
+    if kind == "u4":
+        return signed.to(torch.int64).bitwise_and(0xFFFFFFFF).float()
+    if kind == "u8":
+        wide = signed.double()
+        return torch.where(wide < 0, wide + 2.0**64, wide).float()
+    return signed.float()
+
+
+def least_variance(how: Normalisation, adu_per_photon: float) -> float:
+    """Variance below which none is taken, in ADU squared; one photon is one ADU if unknown."""
+    gain = adu_per_photon if math.isfinite(adu_per_photon) and adu_per_photon > 0 else 1.0
+    return (how.floor_photons * gain) ** 2
+
+
+def in_noise_units(
+    values: torch.Tensor, good: torch.Tensor, how: Normalisation, *, least: float
+) -> torch.Tensor:
+    """Express every pixel in units of the noise around it; see `normalise`.
+
+    Parameters
+    ----------
+    values : Tensor of float32
+        Shape (tile, y, x), in ADU.
+    good : Tensor of bool
+        Shape (tile, y, x), or (1, y, x) for one mask of all tiles.
+    how : Normalisation
+    least : float
+        See `least_variance`.
+
+    Returns
+    -------
+    Tensor of float32
+        Shape (tile, y, x), in units of sigma, without NaN.
+    """
+    seen = good & values.isfinite()
+    off = _off_the_median(values, seen)
+    mean, variance, use = off, torch.full_like(off, least), seen
+    for done in range(how.passes):
+        if done:
+            limit = how.reject_sigma**2 * variance
+            use = seen & ((off - mean).square() <= limit)
+        mean, variance = _local_moments(off, use, mean, variance, how=how, least=least)
+    sigmas = torch.where(seen, (off - mean) / variance.sqrt(), 0.0)
+    return sigmas.clamp(how.lowest, how.highest)
+
+
+def _off_the_median(values: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Subtract the median of a sample of a tile's good pixels; zero where there is none."""
+    sample = torch.where(seen, values, math.nan).flatten(1)[:, ::_SAMPLE_STEP]
+    median = sample.nanmedian(dim=1).values.nan_to_num(0.0)
+    off = torch.where(seen, values - median[:, None, None], 0.0)
+    return off.clamp(-_FARTHEST_ADU, _FARTHEST_ADU)
+
+
+def _local_moments(
+    off: torch.Tensor,
+    use: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    *,
+    how: Normalisation,
+    least: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and floored variance of the used pixels of every box; the old ones if there are few."""
+    weight = use.float()
+    used = off * weight
+    planes = torch.stack([weight.expand_as(off), used, used * off], dim=1)
+    side, margin = 2 * how.radius + 1, how.radius
+    planes = avg_pool2d(planes, (1, side), 1, (0, margin), divisor_override=1)
+    planes = avg_pool2d(planes, (side, 1), 1, (margin, 0), divisor_override=1)
+    n, total, squares = planes.unbind(dim=1)
+    enough = n >= how.fewest_pixels
+    here = total / n
+    spread = ((squares - total * here) / (n - 1.0)).clamp_min(least)
+    return torch.where(enough, here, mean), torch.where(enough, spread, variance)
