@@ -195,7 +195,7 @@ def per_event(
         taken.append((long - short) / (runs[1].n_events - runs[0].n_events))
     for one in runs:
         shutil.rmtree(one.path)
-    return 1e3 * statistics.median(taken)
+    return 1e3 * float(statistics.median(taken))
 
 
 def filter_run(run: Run, *, scorer: sfxreduce.CnnScorer, threshold: float, folder: Path) -> None:

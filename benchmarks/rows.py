@@ -43,7 +43,8 @@ class Row:
         if not self.wanted or self.ratio is None:
             return None
         word, _, limit = self.wanted.rpartition(" ")
-        return self.ratio <= float(limit) if word == "at most" else self.ratio >= float(limit)
+        ratio = float(self.ratio)
+        return ratio <= float(limit) if word == "at most" else ratio >= float(limit)
 
     @property
     def line(self) -> str:

@@ -220,7 +220,7 @@ class DaskPool:
                         return
                     batch = done.next_batch()
                     under_way.difference_update(batch)
-                    # One request for all that is done: one each is a fifth of a task's cost.
+                    # One request for all that is done, not one for each.
                     yield from zip(map(_number, batch), self._client.gather(batch), strict=True)
             finally:
                 self._client.cancel([future for future in under_way if not future.done()])

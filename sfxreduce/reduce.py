@@ -67,7 +67,7 @@ class FilterPlan:
     def jobs(self, store: Path) -> Iterator[ShardJob]:
         """One job for each shard of the reduced store, those of the sample last.
 
-        Made one after the other: five times the bytes of its positions are in memory otherwise.
+        Made one after the other: Python's integers take some forty bytes for each position.
         """
         for group, part in (("", self.reduction), (AUDIT_GROUP, self.audit)):
             for shard in part.shards():
