@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import dask.array as da
 from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
 from dask.local import get_sync
 from dask.optimization import cull
 from distributed import (
@@ -116,7 +117,7 @@ class SerialPool:
         keys = flatten(array.__dask_keys__())
         numbers = count()
         while part := list(islice(keys, BLOCKS_AT_ONCE)):
-            graph = _tasks(array, part)
+            graph = dict(_part(array, part))
             # Each block with its own tasks only: a whole graph for each would cost its square.
             for key in part:
                 yield next(numbers), get_sync(cull(graph, key)[0], key)
@@ -167,8 +168,9 @@ class DaskPool:
             )
 
         def submit(keys: list[Any]) -> list[Future[Any]]:
+            # As layers: of tasks one by one Dask would hash every argument.
             futures: list[Future[Any]] = self._client.get(
-                _tasks(array, keys), keys, sync=False, resources=resources, retries=RETRIES
+                _part(array, keys), keys, sync=False, resources=resources, retries=RETRIES
             )
             return futures
 
@@ -226,10 +228,10 @@ class DaskPool:
                 self._client.cancel([future for future in under_way if not future.done()])
 
 
-def _tasks(array: da.Array, keys: list[Any]) -> dict[Any, Any]:
-    """Those tasks of an array that some of its blocks need."""
-    # Of the layers, not of their tasks: the whole graph of a long run is never made.
-    return dict(array.dask.cull(keys))
+def _part(array: da.Array, keys: list[Any]) -> HighLevelGraph:
+    """What some blocks of an array need; tasks of others are never made."""
+    part: HighLevelGraph = array.dask.cull(keys)
+    return part
 
 
 def _number(future: Future[Any]) -> int:

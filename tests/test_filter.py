@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -13,6 +16,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from planted import ArrayFrames, BrightestPixel, planted_run
+from typer.testing import CliRunner
 
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.decide import Reason
@@ -26,6 +30,7 @@ from sfxreduce.run import Run
 from sfxreduce.scorers.peaks import PeakScorer
 from sfxreduce.simulate.run import simulated_run
 from sfxreduce.verify import verify_reduced
+from sfxreduce_cli.main import app
 
 
 def tree(path: Path) -> dict[str, bytes]:
@@ -114,6 +119,94 @@ def test_serial_and_cluster_write_the_same_bytes(
             pool=pool,
         )
     assert tree(tmp_path / "serial") == tree(tmp_path / "cluster")
+
+
+def test_the_cxi_filter_changes_how_hits_are_packed_and_nothing_else(
+    stored: Path, tmp_path: Path, serial: Pool, cluster: Pool
+) -> None:
+    for name, pool in (("gzip", serial), ("blosc", serial), ("cluster", cluster)):
+        (tmp_path / name).mkdir()
+        run_filter(
+            open_run(stored),
+            outputs=Outputs(
+                store=tmp_path / name / "hits.zarr",
+                cxi=tmp_path / name / "hits.cxi",
+                cxi_filter="gzip" if name == "gzip" else "blosc",
+            ),
+            scorer=BrightestPixel(),
+            pool=pool,
+        )
+    assert tree(tmp_path / "blosc" / "hits.zarr") == tree(tmp_path / "gzip" / "hits.zarr")
+    assert contents(tmp_path / "blosc" / "hits.cxi") == contents(tmp_path / "gzip" / "hits.cxi")
+    written = [(tmp_path / name / "hits.cxi").read_bytes() for name in ("blosc", "cluster")]
+    assert written[0] == written[1]
+    assert written[0] != (tmp_path / "gzip" / "hits.cxi").read_bytes()
+
+
+def contents(path: Path) -> dict[str, tuple[Any, ...]]:
+    """Every dataset of an HDF5 file by its name, bit for bit."""
+    found: dict[str, tuple[Any, ...]] = {}
+
+    def note(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            values = np.asarray(item[()])
+            found[name] = (values.dtype, values.shape, values.tobytes(), dict(item.attrs))
+
+    with h5py.File(path) as file:
+        file.visititems(note)
+    return found
+
+
+def test_hits_handed_over_as_stored_tiles_can_be_filtered_and_verified_again(
+    stored: Path, tmp_path: Path, serial: Pool
+) -> None:
+    run_filter(
+        open_run(stored),
+        outputs=Outputs(store=tmp_path / "once", cxi=tmp_path / "once.cxi", cxi_filter="blosc"),
+        scorer=BrightestPixel(),
+        pool=serial,
+    )
+    source = open_run(tmp_path / "once.cxi")
+    run_filter(
+        source,
+        outputs=Outputs(store=tmp_path / "twice"),
+        scorer=BrightestPixel(),
+        pool=serial,
+        threshold=1030,
+    )
+    found = verify_reduced(tmp_path / "twice", against=source, pool=serial)
+    assert (found.ok, found.mismatched, open_run(tmp_path / "twice").n_events) == (True, 0, 14)
+
+
+def test_a_cxi_filter_that_means_nothing_is_wrong_usage(stored: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected one of gzip, blosc, found 'lz4'"):
+        Outputs(store=tmp_path / "hits.zarr", cxi_filter="lz4")
+    base = ["filter", "--in", str(stored), "--out", str(tmp_path / "h"), "--scorer", "peaks"]
+    for name in ("gzip", "blosc"):
+        done = subprocess.run(
+            [sys.executable, "-m", "sfxreduce_cli", *base, "--cxi-filter", name],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            "sfxreduce: --cxi-filter means nothing without --cxi; add it or drop --cxi-filter\n"
+        )
+    assert not (tmp_path / "h").exists()
+
+
+def test_the_command_line_packs_hits_as_it_is_told(stored: Path, tmp_path: Path) -> None:
+    for name in ("gzip", "blosc"):
+        arguments = [
+            "filter", "--in", stored, "--out", tmp_path / f"{name}.zarr", "--cxi",
+            tmp_path / f"{name}.cxi", "--scorer", "peaks", "--threshold", -1, "--serial",
+            *([] if name == "gzip" else ["--cxi-filter", name]),
+        ]  # fmt: skip
+        result = CliRunner().invoke(app, [str(a) for a in arguments])
+        assert result.exit_code == 0, result.output
+        with h5py.File(tmp_path / f"{name}.cxi") as file:
+            assert ("32001" in file["/entry_1/data_1/data"]._filters) == (name == "blosc")
 
 
 @settings(

@@ -47,8 +47,12 @@ class ClaimedFrames:
     """A source of as many events as are asked for, none of which it holds."""
 
     n_events: int
-    detector: Detector
+    side: int = 64
     path: str = "nowhere"
+
+    @property
+    def detector(self) -> Detector:
+        return Detector.centred("camera", (self.side, self.side))
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
@@ -72,8 +76,7 @@ class ClaimedFrames:
 
 
 def claimed_run(n_events: int, *, side: int = 64) -> Run:
-    detector = Detector.centred("camera", (side, side))
-    source = ClaimedFrames(n_events=n_events, detector=detector)
+    source = ClaimedFrames(n_events=n_events, side=side)
     return Run(source=source, columns=event_columns(n_events))
 
 
@@ -101,7 +104,7 @@ def test_the_graph_of_a_run_grows_with_its_events_and_not_with_their_pixels() ->
         )
 
     assert n_bytes(MILLION // 10, 16) < 1.1 * n_bytes(MILLION // 100, 16) * 10
-    assert n_bytes(1000, 64) == n_bytes(1000, 4096)
+    assert n_bytes(1000, 64) == pytest.approx(n_bytes(1000, 4096), abs=16)
 
 
 def test_a_task_of_a_stored_run_is_small_whatever_its_frames_are(tmp_path: Path) -> None:
@@ -118,7 +121,8 @@ def test_a_task_of_a_stored_run_is_small_whatever_its_frames_are(tmp_path: Path)
         return max(len(pickle.dumps(t)) for t in tasks), max(len(pickle.dumps(j)) for j in jobs)
 
     small, large = largest(40), largest(400)
-    assert small == large
+    # Larger numbers take some bytes more.
+    assert small == pytest.approx(large, abs=16)
     assert max(large) < 10_000
 
 
@@ -209,7 +213,7 @@ def test_few_blocks_are_under_way_and_every_one_is_computed(
     monkeypatch.setattr("sfxreduce.cluster.BLOCKS_AT_ONCE", 16)
     get, n_submitted = cluster._client.get, 0
 
-    def counting(graph: dict[Any, Any], keys: list[Any], **options: Any) -> Any:
+    def counting(graph: Any, keys: list[Any], **options: Any) -> Any:
         nonlocal n_submitted
         assert set(graph) == set(keys)
         n_submitted += len(keys)
@@ -252,14 +256,14 @@ def known_tasks(dask_scheduler: Any) -> list[str]:
 def test_in_this_process_each_task_is_made_once_and_few_are_held(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sizes, make = [], sfxreduce.cluster._tasks
+    sizes, make = [], sfxreduce.cluster._part
 
-    def noting(array: da.Array, keys: list[Any]) -> dict[Any, Any]:
+    def noting(array: da.Array, keys: list[Any]) -> Any:
         made = make(array, keys)
         sizes.append(len(made))
         return made
 
-    monkeypatch.setattr("sfxreduce.cluster._tasks", noting)
+    monkeypatch.setattr("sfxreduce.cluster._part", noting)
     n_blocks = 3 * BLOCKS_AT_ONCE + 5
     blocks = list(SerialPool().blocks(numbered_blocks(n_blocks, name="score-serial")))
     assert [(number, int(values[0])) for number, values in blocks] == [

@@ -7,7 +7,8 @@ import pickle
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -16,17 +17,30 @@ import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from planted import ArrayFrames
 
+from sfxreduce.cluster import SerialPool
 from sfxreduce.columns import MISSING_TIME, event_columns
 from sfxreduce.decide import Reason
-from sfxreduce.errors import OutputError, OutputExists, SchemaError
-from sfxreduce.geometry import Detector, Panel
+from sfxreduce.errors import OutputError, OutputExists, SchemaError, UsageError
+from sfxreduce.geometry import Detector, Panel, Window
+from sfxreduce.ingest import store_run
+from sfxreduce.io import shards
+from sfxreduce.io.layout import Layout
+from sfxreduce.io.packing import USUAL_PACKING, Packing
 from sfxreduce.io.readers.cxi import CxiFrames, open_cxi
+from sfxreduce.io.readers.zarr import ZarrFrames, open_zarr
 from sfxreduce.io.writers import cxi_process
 from sfxreduce.io.writers.cxi import write_cxi
-from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable
+from sfxreduce.io.writers.cxi_content import (
+    CxiContent,
+    PeakTable,
+    plan_blosc_chunks,
+)
 from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess
 from sfxreduce.io.writers.geom import format_geometry, write_event_list, write_geometry
+from sfxreduce.io.writers.shards import ShardJob, encode_shard
+from sfxreduce.io.writers.zarr import create_store
 from sfxreduce.peaks import Peaks
 from sfxreduce.run import Run
 
@@ -231,6 +245,244 @@ def test_what_is_not_known_is_left_out_and_comes_back_as_missing(tmp_path: Path)
     assert np.isnan(back.columns.photon_energy_ev).all()
     assert (back.columns.timestamp_ns == MISSING_TIME).all()
     assert back.columns.event_id.values.tolist() == ["hits-0", "hits-1"]
+
+
+FITTING = [((12, 10), (6, 4)), ((12, 10), (5, 10)), ((3, 6, 5), (3, 2)), ((3, 6, 5), (6, 5))]
+"""Frames and tiles whose grid is that of chunks: it starts anew at every panel."""
+
+OTHERS = [((3, 6, 5), (4, 5)), ((3, 6, 5), (5, 2)), ((12, 10), (13, 10)), ((12, 10), (12, 16))]
+"""Tiles that reach below their panel, and tiles that are larger than all chunks may be."""
+
+
+def tiled(
+    folder: Path,
+    shape: tuple[int, ...],
+    tile: tuple[int, int],
+    *,
+    packing: Packing = USUAL_PACKING,
+    dtype: str = "i2",
+) -> Run:
+    """Store the source in tiles of a size, two events a shard."""
+    run = source_run(folder, shape, dtype=dtype)
+    layout = Layout(frame_shape=shape, tile=tile, events_per_shard=2, packing=packing)
+    out = folder / "run.zarr"
+    create_store(out, run=run, layout=layout, columns=run.columns, truth=None)
+    for shard in range(2):
+        events = (2 * shard, 2 * shard + 1)
+        job = ShardJob(source=run.source, store=str(out), layout=layout, shard=shard, events=events)
+        encode_shard(job)
+    return open_zarr(out)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tiled(ArrayFrames):
+    """Says that its frames lie in tiles."""
+
+    layout: Layout
+
+    def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
+        raise NotImplementedError
+
+
+def write_both(folder: Path, run: Run) -> tuple[h5py.Dataset, h5py.Dataset]:
+    """Frames of the same content under either filter, as `h5py` reads them."""
+    found = []
+    for name in ("gzip", "blosc"):
+        write_cxi(folder / f"{name}.cxi", replace(content_of(run), cxi_filter=name))
+        with h5py.File(folder / f"{name}.cxi") as file:
+            found.append(file["/entry_1/data_1/data"][()])
+    return found[0], found[1]
+
+
+@pytest.fixture
+def coded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of what was decoded or encoded."""
+    called: list[str] = []
+    for name in ("decode", "encode"):
+        real = getattr(shards.TileCodec, name)
+
+        def noting(*args: object, name: str = name, real: Callable[..., object] = real) -> object:
+            called.append(name)
+            return real(*args)
+
+        monkeypatch.setattr(shards.TileCodec, name, noting)
+    return called
+
+
+@pytest.mark.parametrize(("shape", "tile"), FITTING)
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4"])
+def test_stored_tiles_become_chunks_without_being_decoded(
+    tmp_path: Path, shape: tuple[int, ...], tile: tuple[int, int], dtype: str, coded: list[str]
+) -> None:
+    run = tiled(tmp_path, shape, tile, dtype=dtype)
+    coded.clear()
+    assert write_cxi(tmp_path / "hits.cxi", replace(content_of(run), cxi_filter="blosc")) == 0
+    assert coded == []
+    gzip, blosc = write_both(tmp_path, run)
+    assert blosc.tobytes() == gzip.tobytes()
+    assert isinstance(run.source, ZarrFrames)
+    expected = list(run.source.encoded(range(4)))
+    with h5py.File(tmp_path / "hits.cxi") as file:
+        data = file[DATA]
+        assert data.chunks == (1, *tile)
+        assert not data.fletcher32
+        assert (data.dtype, data.id.get_num_chunks()) == (gzip.dtype, sum(map(len, expected)))
+        found = [[b""] * len(tiles) for tiles in expected]
+        columns = -(-data.shape[2] // tile[1])
+        for i in range(data.id.get_num_chunks()):
+            event, y, x = data.id.get_chunk_info(i).chunk_offset
+            skipped, stored = data.id.read_direct_chunk((event, y, x))
+            assert skipped == 0
+            found[event][y // tile[0] * columns + x // tile[1]] = shards.with_crc(stored)
+    assert found == expected
+
+
+@pytest.mark.parametrize(("shape", "tile"), OTHERS)
+def test_tiles_on_another_grid_are_packed_anew_panel_by_panel(
+    tmp_path: Path, shape: tuple[int, ...], tile: tuple[int, int], coded: list[str]
+) -> None:
+    run = tiled(tmp_path, shape, tile)
+    coded.clear()
+    assert write_cxi(tmp_path / "hits.cxi", replace(content_of(run), cxi_filter="blosc")) == 0
+    assert "decode" in coded
+    assert coded.count("encode") == 4 * len(run.detector.panels)
+    gzip, blosc = write_both(tmp_path, run)
+    assert blosc.tobytes() == gzip.tobytes()
+    with h5py.File(tmp_path / "hits.cxi") as file:
+        assert file[DATA].chunks == (1, *shape[-2:])
+        assert list(file[DATA]._filters) == ["32001"]
+
+
+@pytest.mark.parametrize("tile", [(3, 2), (4, 5)], ids=["copied", "packed anew"])
+def test_the_filter_is_that_of_the_store(tmp_path: Path, tile: tuple[int, int]) -> None:
+    packing = Packing(cname="lz4", clevel=7, shuffle="shuffle", blocksize=0)
+    run = tiled(tmp_path, (3, 6, 5), tile, packing=packing)
+    write_cxi(tmp_path / "hits.cxi", replace(content_of(run), cxi_filter="blosc"))
+    with h5py.File(tmp_path / "hits.cxi") as file:
+        created = file[DATA].id.get_create_plist()
+        assert created.get_nfilters() == 1
+        number, _, settings, _ = created.get_filter(0)
+        n_bytes = math.prod(file[DATA].chunks) * 2
+        _, stored = file[DATA].id.read_direct_chunk((0, 0, 0))
+    assert (number, settings[2:]) == (32001, (2, n_bytes, 7, 1, 1))
+    assert stored[2] >> 5 == 1
+    np.testing.assert_array_equal(*write_both(tmp_path, run))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_source_without_tiles_is_packed_as_tiles_are(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    run = source_run(tmp_path, shape)
+    gzip, blosc = write_both(tmp_path, run)
+    assert blosc.tobytes() == gzip.tobytes()
+    plan = plan_blosc_chunks(run.source)
+    assert (plan.copies_tiles, plan.layout.packing) == (False, USUAL_PACKING)
+
+
+@given(
+    panels=st.integers(1, 4),
+    panel=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    tile=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+)
+def test_a_tile_is_copied_where_a_chunk_of_the_slab_has_its_pixels_and_no_others(
+    panels: int, panel: tuple[int, int], tile: tuple[int, int]
+) -> None:
+    shape = (panels, *panel)
+    slab = np.arange(math.prod(shape)).reshape(-1, panel[1])
+    layout = Layout(frame_shape=shape, tile=tile, events_per_shard=1)
+    chunks = {
+        (y, x): slab[y : y + tile[0], x : x + tile[1]]
+        for y in range(0, slab.shape[0], tile[0])
+        for x in range(0, slab.shape[1], tile[1])
+    }
+    tiles = [
+        slab.reshape(shape)[layout.tile_slices(number)] for number in range(layout.tiles_per_event)
+    ]
+    by_force = (
+        tile[0] <= slab.shape[0]
+        and tile[1] <= slab.shape[1]
+        and len(chunks) == len(tiles)
+        and all(any(np.array_equal(t, c) for c in chunks.values()) for t in tiles)
+    )
+    detector = Detector(
+        name="d", panel_shape=panel, panels=(Panel(name="p", corner=(0, 0)),) * panels, stacked=True
+    )
+    plan = plan_blosc_chunks(Tiled(frames=slab, detector=detector, layout=layout))
+    assert plan.copies_tiles == by_force
+    if by_force:
+        for number, expected in enumerate(tiles):
+            np.testing.assert_array_equal(chunks[plan.offset(number)], expected)
+
+
+@pytest.mark.parametrize("tile", [(3, 2), (4, 5)], ids=["copied", "packed anew"])
+@pytest.mark.parametrize("damage", ["checksum", "header", "absent"])
+def test_an_event_with_a_tile_that_cannot_be_copied_is_left_out_wholly(
+    tmp_path: Path, tile: tuple[int, int], damage: str
+) -> None:
+    run = tiled(tmp_path, (3, 6, 5), tile)
+    assert isinstance(run.source, ZarrFrames)
+    assert run.source.layout is not None
+    tiles = [tile for event in run.source.encoded([2, 3]) for tile in event]
+    number = run.source.layout.tiles_per_event + 1
+    whole = tiles[number] or b""
+    # The header says how many bytes of pixels there are; its own checksum is right.
+    other = shards.with_crc(whole[:4] + (6).to_bytes(4, "little") + whole[8:-4])
+    tiles[number] = {"checksum": whole[:-1] + b"?", "header": other, "absent": None}[damage]
+    shard = tmp_path / "run.zarr" / "frames" / run.source.layout.shard_key(1)
+    shard.write_bytes(b"".join(shards.shard_parts(tiles)))
+    content = replace(content_of(run), cxi_filter="blosc")
+    out = tmp_path / "hits.cxi"
+    assert write_cxi(out, content) == 1
+    reading = open_cxi(out).source.read(range(4))
+    assert reading.reasons.tolist() == [0, 0, 0, Reason.DATA_HOLE]
+    assert reading.pixels[:3].tobytes() == run.source.read(range(3)).pixels.tobytes()
+    with h5py.File(out) as file:
+        data = file[DATA]
+        stored = {
+            data.id.get_chunk_info(i).chunk_offset[0] for i in range(data.id.get_num_chunks())
+        }
+        assert stored == {0, 1, 2}
+        assert (data[3] == -32768).all()
+    np.testing.assert_array_equal(*write_both(tmp_path, run))
+
+
+@pytest.mark.parametrize("tile", [(3, 2), (4, 5)], ids=["copied", "packed anew"])
+def test_the_same_tiles_give_the_same_bytes(tmp_path: Path, tile: tuple[int, int]) -> None:
+    content = replace(content_of(tiled(tmp_path, (3, 6, 5), tile)), cxi_filter="blosc")
+    write_cxi(tmp_path / "a.cxi", content)
+    write_cxi_in_subprocess(tmp_path / "b.cxi", content)
+    assert (tmp_path / "a.cxi").read_bytes() == (tmp_path / "b.cxi").read_bytes()
+
+
+@pytest.mark.parametrize(("shape", "tile"), [*FITTING, *OTHERS])
+def test_what_is_copied_comes_back_whole_in_a_window_and_as_a_store(
+    tmp_path: Path, shape: tuple[int, ...], tile: tuple[int, int]
+) -> None:
+    run = tiled(tmp_path, shape, tile)
+    write_cxi(tmp_path / "hits.cxi", replace(content_of(run), cxi_filter="blosc"))
+    back = open_cxi(tmp_path / "hits.cxi")
+    frames = run.source.read(range(4)).pixels
+    window = Window.centre(back.detector, tile_shape=(3, 3))
+    parts = np.array([window.take(frame, back.detector) for frame in frames])
+    store_run(back, out=tmp_path / "again.zarr", pool=SerialPool())
+    for source in (back.source, open_zarr(tmp_path / "again.zarr").source):
+        assert source.read(range(4)).pixels.tobytes() == frames.tobytes()
+        np.testing.assert_array_equal(source.read(range(4), window).pixels, parts)
+        assert not source.read(range(4), window).reasons.any()
+
+
+def test_no_hits_are_a_file_without_events_under_any_filter(tmp_path: Path) -> None:
+    run = source_run(tmp_path, n=0)
+    content = replace(content_of(run), cxi_filter="blosc")
+    assert write_cxi(tmp_path / "hits.cxi", content) == 0
+    assert open_cxi(tmp_path / "hits.cxi").n_events == 0
+
+
+def test_an_unknown_filter_is_an_error(tmp_path: Path) -> None:
+    content = content_of(source_run(tmp_path))
+    with pytest.raises(UsageError, match="expected one of gzip, blosc, found 'lzf'"):
+        replace(content, cxi_filter="lzf")
 
 
 @pytest.mark.parametrize("write", [write_cxi, write_cxi_in_subprocess])
