@@ -26,6 +26,7 @@ __all__ = [
     "publish_file",
     "sha256_file",
     "sweep_partial",
+    "sync_folder",
     "write_file",
 ]
 
@@ -98,12 +99,24 @@ def write_file(path: Path, *data: bytes, below: Path | None = None) -> None:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
     try:
         with partial.open("xb") as file:
+            # A buffered file goes on after a short write until every byte is taken.
             file.writelines(data)
             file.flush()
+            # One that fails is not tried again: the system may have dropped what it could not
+            # write, and say next time that all is well.
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sweep_partial(folder: Path) -> None:

@@ -1,0 +1,172 @@
+"""A journal on the disk: a line counts once it is there, and one program at a time adds to it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sfxreduce.errors import OutputError, SourceError, VerificationError
+from sfxreduce.io.files import output_errors, sync_folder, write_file
+from sfxreduce.journal import Entry, chain_line, complete_lines, read_chain
+
+__all__ = ["Journal", "open_journal", "read_journal"]
+
+JOURNAL_BYTES = 1 << 30
+"""Longest journal that is read."""
+
+
+def read_journal(path: Path) -> list[Entry]:
+    """Lines of a journal, each checked against the one before it.
+
+    Beside the journal lies its head: the sha256 of the last line that was acknowledged. A journal
+    that lost its last lines no longer holds that line.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read.
+    VerificationError
+        If it was changed.
+    """
+    try:
+        if path.stat().st_size > JOURNAL_BYTES:
+            raise VerificationError(f"{path}: too long for a journal; it is not to be trusted")
+        # The head first: a line that is added meanwhile must not look like one that was lost.
+        head = _read_head(path)
+        entries = read_chain(complete_lines(path.read_bytes()), where=str(path))
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if head and head not in {entry.sha256 for entry in entries}:
+        raise VerificationError(
+            f"{path}: lines at its end were removed; the journal is not to be trusted"
+        )
+    return entries
+
+
+class Journal:
+    """A journal that this process alone adds to; made by `open_journal`.
+
+    Parameters
+    ----------
+    path : Path
+    descriptor : int
+        Of the file, open for appending and locked.
+    entries : list of Entry
+        What it holds.
+    """
+
+    def __init__(self, path: Path, descriptor: int, entries: list[Entry]) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._entries = entries
+        self._failed = False
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self._path
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Its lines so far."""
+        return tuple(self._entries)
+
+    def append(self, body: Mapping[str, Any]) -> Entry:
+        """Add a line and bring it to the disk; once this returns, the line counts.
+
+        Parameters
+        ----------
+        body : mapping
+            Plain JSON.
+
+        Raises
+        ------
+        OutputError
+            If the line could not be brought to the disk. Nothing more is written after that: what
+            the system kept of it is not known before the journal is opened again.
+        """
+        if self._failed:
+            raise OutputError(f"{self._path}: an earlier line was not written; start again")
+        line, entry = chain_line(body, after=self._entries[-1] if self._entries else None)
+        self._failed = True
+        with output_errors(self._path):
+            _write_all(self._descriptor, line)
+            os.fsync(self._descriptor)
+            write_file(_head(self._path), entry.sha256.encode())
+        self._failed = False
+        self._entries.append(entry)
+        return entry
+
+
+@contextmanager
+def open_journal(path: Path) -> Iterator[Journal]:
+    """Open a journal to add to it; make it if it is not there. Its folder has to be.
+
+    A last line without its end, which a crash left behind, is cut off.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    OutputError
+        If another process is adding to it, or it cannot be written.
+    VerificationError
+        If it was changed.
+    """
+    with output_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        with output_errors(path):
+            _lock(path, descriptor)
+            sync_folder(path.parent)
+        entries = read_journal(path)
+        with output_errors(path):
+            whole = len(complete_lines(path.read_bytes()))
+            if whole != path.stat().st_size:
+                os.ftruncate(descriptor, whole)
+                os.fsync(descriptor)
+        yield Journal(path, descriptor, entries)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, line: bytes) -> None:
+    """Write every byte, however many calls the system needs for it."""
+    left = memoryview(line)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _lock(path: Path, descriptor: int) -> None:
+    # The system lets go of it when the process ends, in whatever way it ends.
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputError(
+            f"{path}: another process is at work on it; wait for it to end, or stop it"
+        ) from error
+
+
+def _head(path: Path) -> Path:
+    return path.with_name(f"{path.name}.head")
+
+
+def _read_head(path: Path) -> str:
+    try:
+        return _head(path).read_text("ascii")
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError as error:
+        raise VerificationError(
+            f"{_head(path)}: is damaged; the journal is not to be trusted"
+        ) from error
