@@ -52,7 +52,6 @@ def _copying(run: Run, folder: Path, repeats: int) -> list[Row]:
         layout=source.layout,
         shard=0,
         events=tuple(range(1, 1 + _EVENTS)),  # of two shards: nothing is copied whole
-        hashed=False,
     )
     taken = cpu_ms_by_turns(
         {"copied": lambda: copy_shard(job), "encoded anew": lambda: encode_shard(job)},

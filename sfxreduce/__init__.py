@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from sfxreduce.geometry import Detector, Panel, Window
     from sfxreduce.ingest import store_run
     from sfxreduce.io.labels import write_labels
+    from sfxreduce.io.ledger_files import export_ledger
     from sfxreduce.io.open import open_run
+    from sfxreduce.io.unfinished import describe_unfinished
+    from sfxreduce.outputs import Outputs
     from sfxreduce.peaks import PeakFinder
-    from sfxreduce.pipeline import Outputs, plan_filter, run_filter
+    from sfxreduce.pipeline import plan_filter, run_filter
     from sfxreduce.report import Report
     from sfxreduce.run import Run
     from sfxreduce.scorer import Scorer
@@ -73,7 +76,9 @@ __all__ = [
     "cuda_available",
     "default_model",
     "describe_run",
+    "describe_unfinished",
     "evaluate_scorer",
+    "export_ledger",
     "mean_of_run",
     "open_pool",
     "open_run",
@@ -94,7 +99,7 @@ _HOMES = {
     "Decisions": ("decide", "Decisions"),
     "Detector": ("geometry", "Detector"),
     "FileLabelling": ("train.label_files", "FileLabelling"),
-    "Outputs": ("pipeline", "Outputs"),
+    "Outputs": ("outputs", "Outputs"),
     "Panel": ("geometry", "Panel"),
     "PeakFinder": ("peaks", "PeakFinder"),
     "PeakLabelling": ("train.labelling", "PeakLabelling"),
@@ -115,6 +120,8 @@ _HOMES = {
     "cuda_available": ("scorers.cnn", "cuda_available"),
     "default_model": ("scorers.weights", "default_model"),
     "describe_run": ("describe", "describe_run"),
+    "describe_unfinished": ("io.unfinished", "describe_unfinished"),
+    "export_ledger": ("io.ledger_files", "export_ledger"),
     "evaluate_scorer": ("train.evaluate", "evaluate"),
     "open_pool": ("cluster", "open_pool"),
     "mean_of_run": ("audit_sample", "mean_of_run"),

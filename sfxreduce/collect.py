@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from sfxreduce.cluster import Pool
 from sfxreduce.conditions import Conditioned, conditions_of_run
 from sfxreduce.look import SCORE_DTYPE, SOURCE_LOST
+from sfxreduce.notes import NO_NOTES, Notes, each_once
 from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.run import Run
 from sfxreduce.score import events_per_batch, score
@@ -26,6 +29,7 @@ def collect_scores(
     pool: Pool,
     closed_from: float = math.inf,
     stage: str = "score",
+    notes: Notes = NO_NOTES,
     progress: Progress = silent,
 ) -> NDArray[np.void]:
     """Score every event of a run; the scores are computed here, batch by batch.
@@ -42,6 +46,8 @@ def collect_scores(
         An event with such a score is a hit whatever its other tiles show: see `score`.
     stage : str
         What the progress is called.
+    notes : Notes
+        Scores that are known already, and where to note new ones.
     progress : Progress
 
     Returns
@@ -51,7 +57,13 @@ def collect_scores(
     """
     rows = np.zeros(run.n_events, SCORE_DTYPE)
     scores = score(as_seen(run, scorer), scorer, closed_from=closed_from)
-    blocks = pool.blocks(scores, needs_gpu=scorer.needs_gpu)
+
+    def work(left: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
+        # Of the array as it is, all blocks; what is taken out of it costs tasks of its own.
+        some = scores if len(left) == scores.npartitions else scores.blocks[list(left)]
+        return pool.blocks(some, needs_gpu=scorer.needs_gpu)
+
+    blocks = each_once(notes, stage, scores.npartitions, work, dtype=SCORE_DTYPE)
     for block, values in tracked(blocks, stage=stage, total=scores.npartitions, progress=progress):
         start = block * events_per_batch(scorer)
         rows[start : start + len(values)] = values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum, IntFlag
 
@@ -70,6 +71,9 @@ class Decisions:
         `EventClass` of each event, where the scorer tells one. No decision rests on it.
     tiles : ndarray of uint16, optional
         Tiles of the window that each score rests on; 0 for scores of whole source frames.
+    payload : ndarray of uint64, optional
+        Shape (event, 2): high and low half of the XXH3 (128 bits) of each kept event's encoded
+        tiles; zero for events of which nothing was kept.
     """
 
     decision: NDArray[np.uint8]
@@ -77,6 +81,7 @@ class Decisions:
     score: NDArray[np.float32]
     event_class: NDArray[np.uint8] | None = None
     tiles: NDArray[np.uint16] | None = None
+    payload: NDArray[np.uint64] | None = None
 
     @property
     def tiles_per_event(self) -> float | None:
@@ -109,6 +114,21 @@ class Decisions:
             Positions of rejected events.
         """
         return self._with(Reason.AUDIT_SAMPLE, events)
+
+    def with_payloads(self, events: NDArray[np.int64], hashes: Sequence[str]) -> Decisions:
+        """Return the same with the hashes of what was kept of these events.
+
+        Parameters
+        ----------
+        events : ndarray of int64
+            Positions of the events.
+        hashes : sequence of str
+            128 bits in hexadecimal for each of them.
+        """
+        payload = np.zeros((self.decision.size, 2), np.uint64)
+        words = np.frombuffer(bytes.fromhex("".join(hashes)), ">u8")
+        payload[events] = words.reshape(-1, 2)
+        return replace(self, payload=payload)
 
     @property
     def sample(self) -> NDArray[np.int64]:

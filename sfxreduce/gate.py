@@ -7,6 +7,7 @@ way round. `sfxreduce.drift` says what is an alarm.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from sfxreduce.drift import (
     sampled_events,
 )
 from sfxreduce.look import SOURCE_LOST
+from sfxreduce.notes import NO_NOTES, Notes, each_once
 from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.run import FrameSource, Run
 from sfxreduce.scorer import Scorer
@@ -49,13 +51,8 @@ class _Look:
     events: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Seen:
-    """What was seen on them: statistics and hits of the peak finder mean nothing with a reason."""
-
-    reasons: NDArray[np.uint32]
-    statistics: NDArray[np.float64]
-    is_hit: NDArray[np.bool_]
+_SEEN = np.dtype([("reason", "<u4"), ("is_hit", "?"), ("statistics", "<f8", len(QUANTITIES))])
+"""What was seen of a frame; the rest means nothing where there is a reason."""
 
 
 def check_drift(
@@ -84,11 +81,11 @@ def check_drift(
         return Drift()
     events = sampled_events(run.n_events)
     seen = _look(run, events, pool=pool)
-    read = seen.reasons == 0
+    read = seen["reason"] == 0
     rejected = decisions.decision[events] == Decision.REJECT
     sample = Sample(
-        statistics=seen.statistics[read],
-        n_disagreeing=int(np.count_nonzero(read & seen.is_hit & rejected)),
+        statistics=seen["statistics"][read],
+        n_disagreeing=int(np.count_nonzero(read & seen["is_hit"] & rejected)),
         adu_per_photon=run.detector.adu_per_photon,
     )
     move = scorer.level.move(decisions.score)
@@ -100,7 +97,12 @@ def check_drift(
 
 
 def fall_back(
-    run: Run, decisions: Decisions, *, pool: Pool, progress: Progress = silent
+    run: Run,
+    decisions: Decisions,
+    *,
+    pool: Pool,
+    notes: Notes = NO_NOTES,
+    progress: Progress = silent,
 ) -> Decisions:
     """Reject only what the peak finder, on the whole frame, does not call a hit either.
 
@@ -111,6 +113,8 @@ def fall_back(
     decisions : Decisions
         Of the scorer alone.
     pool : Pool
+    notes : Notes
+        What was seen already, and where to note more.
     progress : Progress
 
     Returns
@@ -119,54 +123,53 @@ def fall_back(
         With `Reason.DRIFT` on every event that is kept for this.
     """
     events = np.flatnonzero(decisions.decision == Decision.REJECT)
-    seen = _look(run, events.tolist(), pool=pool, progress=progress)
-    doubted = seen.is_hit | (seen.reasons != 0)
+    seen = _look(run, events.tolist(), pool=pool, notes=notes, progress=progress)
+    doubted = seen["is_hit"] | (seen["reason"] != 0)
     decision, reason = decisions.decision.copy(), decisions.reason.copy()
     decision[events[doubted]] = Decision.UNDECIDED
-    reason[events[doubted]] |= seen.reasons[doubted] | np.uint32(Reason.DRIFT)
+    reason[events[doubted]] |= seen["reason"][doubted] | np.uint32(Reason.DRIFT)
     return replace(decisions, decision=decision, reason=reason)
 
 
-def _look(run: Run, events: list[int], *, pool: Pool, progress: Progress = silent) -> _Seen:
+def _look(
+    run: Run,
+    events: list[int],
+    *,
+    pool: Pool,
+    notes: Notes = NO_NOTES,
+    progress: Progress = silent,
+) -> NDArray[np.void]:
     """Look at whole frames, a few in each task, and put what was seen in order."""
     groups = [
         _Look(source=run.source, events=tuple(events[start : start + _FRAMES_PER_TASK]))
         for start in range(0, len(events), _FRAMES_PER_TASK)
     ]
-    work = pool.map("drift", _look_at, groups)
-    found = dict(tracked(work, stage="drift", total=len(groups), progress=progress))
-    parts = [found[number] for number in range(len(groups))] or [_blind(0, 0)]
-    return _Seen(
-        reasons=np.concatenate([part.reasons for part in parts]),
-        statistics=np.concatenate([part.statistics for part in parts]),
-        is_hit=np.concatenate([part.is_hit for part in parts]),
-    )
+
+    def work(left: Sequence[int]) -> Iterator[tuple[int, NDArray[np.void]]]:
+        return pool.map("drift", _look_at, [groups[number] for number in left])
+
+    looks = each_once(notes, "drift", len(groups), work, dtype=_SEEN)
+    found = dict(tracked(looks, stage="drift", total=len(groups), progress=progress))
+    return np.concatenate([np.zeros(0, _SEEN), *(found[number] for number in range(len(groups)))])
 
 
-def _look_at(look: _Look) -> _Seen:
+def _look_at(look: _Look) -> NDArray[np.void]:
     """Read some frames once; measure them, and let the peak finder judge them."""
+    seen = np.zeros(len(look.events), _SEEN)
+    seen["statistics"] = np.nan
     try:
         detector = look.source.detector
         reading = look.source.read(look.events)
     except SOURCE_LOST:
-        return _blind(len(look.events), int(Reason.FILE_UNREADABLE))
-    seen, read = _blind(len(look.events), 0), reading.reasons == 0
-    seen.reasons[:] = reading.reasons
+        seen["reason"] = Reason.FILE_UNREADABLE
+        return seen
+    seen["reason"], read = reading.reasons, reading.reasons == 0
     frames, finder = reading.pixels[read], PeakScorer()
-    seen.is_hit[read] = finder(frames, detector) >= finder.threshold
-    seen.statistics[read] = frame_statistics(
+    seen["is_hit"][read] = finder(frames, detector) >= finder.threshold
+    seen["statistics"][read] = frame_statistics(
         frames,
         detector.good(),
         adu_per_photon=detector.adu_per_photon,
         saturation_adu=detector.saturation_adu,
     )
     return seen
-
-
-def _blind(n_events: int, reason: int) -> _Seen:
-    """Nothing seen of some events, for a reason."""
-    return _Seen(
-        reasons=np.full(n_events, reason, np.uint32),
-        statistics=np.full((n_events, len(QUANTITIES)), np.nan),
-        is_hit=np.zeros(n_events, np.bool_),
-    )

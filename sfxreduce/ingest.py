@@ -101,7 +101,6 @@ def store_run(
                 layout=layout,
                 shard=shard,
                 events=_events_of(shard, layout, run.n_events),
-                hashed=False,
             )
             for shard in range(n_shards)
         ]

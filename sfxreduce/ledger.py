@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from sfxreduce.decide import Decision, Decisions, EventClass, Reason
 from sfxreduce.errors import SchemaError
@@ -13,19 +14,28 @@ from sfxreduce.errors import SchemaError
 __all__ = ["ledger_root", "ledger_table", "read_ledger"]
 
 
-def ledger_table(decisions: Decisions) -> xr.Dataset:
+def ledger_table(decisions: Decisions, columns: xr.Dataset | None = None) -> xr.Dataset:
     """Ledger of a run as a table, one row per source event in source order.
 
     Parameters
     ----------
     decisions : Decisions
+    columns : Dataset, optional
+        Per-event columns of the source: where each event lies in the files it was read from.
 
     Returns
     -------
     Dataset
         On dimension ``source``: ``source_index`` (int64), ``score`` (float32), ``decision`` (uint8,
         with flag_values and flag_meanings), ``reason`` (uint32, with flag_masks), ``tiles``
-        (uint16), ``class`` (uint8, with flag_values and flag_meanings).
+        (uint16), ``class`` (uint8, with flag_values and flag_meanings), ``payload`` (uint64, on
+        dimensions ``source`` and ``word``); with `columns` also ``source_file`` (text) and
+        ``source_event`` (int64).
+
+    Raises
+    ------
+    SchemaError
+        If there are not as many decisions as events.
 
     Examples
     --------
@@ -35,6 +45,16 @@ def ledger_table(decisions: Decisions) -> xr.Dataset:
     array([2, 0], dtype=uint8)
     """
     n_events = decisions.score.size
+    if columns is not None and columns.sizes["event"] != n_events:
+        raise SchemaError(
+            f"ledger: {n_events} decisions for {columns.sizes['event']} source events; nothing is "
+            "written that does not account for every event once"
+        )
+    located = {
+        name: ("source", columns[name].values, columns[name].attrs)
+        for name in ("source_file", "source_event")
+        if columns is not None
+    }
     return xr.Dataset(
         {
             "source_index": (
@@ -84,8 +104,24 @@ def ledger_table(decisions: Decisions) -> xr.Dataset:
                     "flag_meanings": " ".join(kind.name.lower() for kind in EventClass),
                 },
             ),
+            "payload": (
+                ("source", "word"),
+                _payload(decisions),
+                {
+                    "long_name": "XXH3 (128 bits, high word first) of the event's encoded tiles in "
+                    "grid order as they are stored; zero where nothing was kept",
+                    "units": "1",
+                },
+            ),
+            **located,
         }
     )
+
+
+def _payload(decisions: Decisions) -> NDArray[np.uint64]:
+    if decisions.payload is None:
+        return np.zeros((decisions.score.size, 2), np.uint64)
+    return decisions.payload
 
 
 def read_ledger(table: xr.Dataset, *, where: str) -> Decisions:
@@ -118,11 +154,12 @@ def read_ledger(table: xr.Dataset, *, where: str) -> Decisions:
         score=table["score"].values.astype(np.float32),
         event_class=table["class"].values.astype(np.uint8) if "class" in table else None,
         tiles=table["tiles"].values.astype(np.uint16) if "tiles" in table else None,
+        payload=table["payload"].values.astype(np.uint64) if "payload" in table else None,
     )
 
 
 def ledger_root(decisions: Decisions) -> str:
-    """Hash of a whole ledger: it changes with any decision, reason or score of any event.
+    """Hash of a whole ledger: it changes with anything that it says of any event.
 
     The sha256 of the number of events and of the columns one after the other, all little-endian,
     so that it depends neither on how nor on which machine the ledger is stored.
@@ -141,13 +178,14 @@ def ledger_root(decisions: Decisions) -> str:
     >>> from sfxreduce.decide import decide
     >>> made = decide(np.float32([0.9, 0.1]), np.zeros(2, np.uint32), threshold=0.5)
     >>> ledger_root(made)[:16]
-    '5146ae1071538d25'
+    'aafef1762d47e830'
     """
-    digest = hashlib.sha256(b"sfxreduce ledger 1\n")
+    digest = hashlib.sha256(b"sfxreduce ledger 2\n")
     digest.update(np.array(decisions.score.size, "<u8").tobytes())
     digest.update(decisions.decision.astype("u1").tobytes())
     digest.update(decisions.reason.astype("<u4").tobytes())
     # There are many bit patterns of "no score", and only one meaning.
     score = np.where(np.isnan(decisions.score), np.float32(np.nan), decisions.score)
     digest.update(score.astype("<f4").tobytes())
+    digest.update(_payload(decisions).astype("<u8").tobytes())
     return digest.hexdigest()

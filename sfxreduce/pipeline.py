@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -12,19 +14,24 @@ from sfxreduce.audit_sample import AUDIT_SHARE, check_share, draw_sample
 from sfxreduce.calibrate import Promise
 from sfxreduce.cluster import Pool
 from sfxreduce.collect import as_seen, collect_scores
+from sfxreduce.columns import plain_text
 from sfxreduce.conditions import Conditioned
-from sfxreduce.decide import decide
-from sfxreduce.errors import UsageError
-from sfxreduce.export import crystfel_paths, export_crystfel
+from sfxreduce.decide import Decisions, decide
+from sfxreduce.errors import SourceError, UsageError
+from sfxreduce.export import export_crystfel
 from sfxreduce.gallery import make_thumbnails
 from sfxreduce.gate import check_drift, fall_back
 from sfxreduce.geometry import Window
 from sfxreduce.io.files import disk_bytes, output_errors, write_file
 from sfxreduce.io.layout import choose_layout
-from sfxreduce.io.publish import check_outputs, staged
-from sfxreduce.io.readers.zarr import ZarrFrames
-from sfxreduce.io.writers.cxi_content import check_cxi_filter
+from sfxreduce.io.pin import source_pin
+from sfxreduce.io.readers.zarr import ZarrFrames, open_table
+from sfxreduce.io.schema import LEDGER_GROUP
+from sfxreduce.io.unfinished import Unfinished, unfinished
 from sfxreduce.judging import closed_from, method_for
+from sfxreduce.ledger import read_ledger
+from sfxreduce.notes import NO_NOTES, Notes
+from sfxreduce.outputs import Outputs
 from sfxreduce.plan import plan_reduction
 from sfxreduce.progress import Progress, silent
 from sfxreduce.reduce import FilterPlan, kept_columns, write_reduced
@@ -32,63 +39,7 @@ from sfxreduce.report import Report, Storage, render_html, summarize
 from sfxreduce.run import Run
 from sfxreduce.scorer import Scorer
 
-__all__ = ["Outputs", "plan_filter", "run_filter"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outputs:
-    """Where the results of a filter run go.
-
-    Parameters
-    ----------
-    store : Path
-        Reduced run store.
-    cxi : Path, optional
-        The same hits for CrystFEL; a geometry and an event list are written beside it.
-    report : Path, optional
-        One HTML page.
-    cxi_filter : str
-        How the frames of `cxi` are packed: ``gzip``, which every HDF5 library unpacks, or
-        ``blosc``, for which stored tiles are copied.
-    overwrite : bool
-        Replace what lies there.
-
-    Raises
-    ------
-    UsageError
-        If there is no such filter.
-    """
-
-    store: Path
-    cxi: Path | None = None
-    report: Path | None = None
-    cxi_filter: str = "gzip"
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        check_cxi_filter(self.cxi_filter)
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Every single file that will appear beside the store."""
-        crystfel = () if self.cxi is None else crystfel_paths(self.cxi)
-        return (*crystfel, *((self.report,) if self.report else ()))
-
-    def check(self, run: Run) -> None:
-        """Refuse outputs that would touch the run, each other, or what is not ours to replace.
-
-        Raises
-        ------
-        UsageError
-            If outputs and inputs overlap.
-        OutputExists
-            If something lies there that may not be replaced.
-        OutputError
-            If a folder does not exist.
-        """
-        check_outputs(
-            stores=[self.store], files=self.files, inputs=run.inputs, overwrite=self.overwrite
-        )
+__all__ = ["plan_filter", "run_filter"]
 
 
 def plan_filter(
@@ -101,6 +52,7 @@ def plan_filter(
     drift: bool = True,
     audit_share: float = AUDIT_SHARE,
     outputs: Outputs | None = None,
+    notes: Notes = NO_NOTES,
     progress: Progress = silent,
 ) -> FilterPlan:
     """Score every event and decide on it; write nothing.
@@ -122,6 +74,8 @@ def plan_filter(
         Share of the rejected events that is kept beside the hits, drawn at random.
     outputs : Outputs, optional
         Where the results will go.
+    notes : Notes
+        Scores that are known already, and where to note new ones.
     progress : Progress
 
     Raises
@@ -140,7 +94,9 @@ def plan_filter(
         raise UsageError(f"expected --threshold to be a finite number, found {threshold}")
     seen, promise = as_seen(run, scorer), promise or Promise()
     closed = closed_from(scorer, threshold, promise)
-    rows = collect_scores(seen, scorer, pool=pool, closed_from=closed, progress=progress)
+    rows = collect_scores(
+        seen, scorer, pool=pool, closed_from=closed, notes=notes, progress=progress
+    )
     method = method_for(seen, scorer, threshold, promise, scores=rows["score"])
     decisions = replace(
         decide(rows["score"], rows["reason"], threshold=method.threshold),
@@ -151,7 +107,7 @@ def plan_filter(
         found = check_drift(seen, scorer, decisions, closed_from=closed, pool=pool)
         method = replace(method, drift=found)
     if method.drift.alarms:
-        decisions = fall_back(seen, decisions, pool=pool, progress=progress)
+        decisions = fall_back(seen, decisions, pool=pool, notes=notes, progress=progress)
     judge = method.model_sha256 or f"{method.scorer}, {scorer.settings}"
     sample = draw_sample(decisions, share=audit_share, judge=judge)
     own = run.source.layout if isinstance(run.source, ZarrFrames) else None
@@ -226,50 +182,106 @@ def run_filter(
         If the model does not fit the run or the pool fails.
     """
     started = time.perf_counter()
-    plan = plan_filter(
-        run,
-        scorer=scorer,
-        pool=pool,
-        threshold=threshold,
-        promise=promise,
-        drift=drift,
-        audit_share=audit_share,
-        outputs=outputs,
-        progress=progress,
-    )
-    with staged(stores=[outputs.store], files=outputs.files, overwrite=outputs.overwrite) as hidden:
-        store = hidden[outputs.store]
-        decisions = write_reduced(plan, store, pool=pool, progress=progress)
-        if outputs.cxi:
-            export_crystfel(
-                store,
-                outputs.cxi,
-                cxi_filter=outputs.cxi_filter,
-                columns=kept_columns(plan),
-                staged=hidden,
-                pool=pool,
-                progress=progress,
-            )
+    outputs.check(run)
+    judging: Judging = {
+        "threshold": threshold,
+        "promise": promise or Promise(),
+        "drift": drift,
+        "audit_share": audit_share,
+    }
+    with unfinished(
+        outputs.store,
+        files=outputs.files,
+        pins=_pins(run, scorer, judging),
+        overwrite=outputs.overwrite,
+    ) as work:
+        plan = plan_filter(run, scorer=scorer, pool=pool, notes=work, progress=progress, **judging)
+        decisions = _written(plan, outputs, work, pool=pool, progress=progress)
         report = summarize(
             decisions,
             method=plan.method,
             storage=Storage(
                 bytes_in=run.source.n_bytes,
-                bytes_out=disk_bytes(store),
+                bytes_out=disk_bytes(
+                    outputs.store if work.published else work.hidden[outputs.store]
+                ),
                 out=outputs.store,
                 cxi=outputs.cxi,
                 report=outputs.report,
             ),
             wall_seconds=time.perf_counter() - started,
         )
-        if outputs.report:
-            page = render_html(
-                report,
-                decisions,
-                source=run.path,
-                method=plan.method,
-                thumbnails=make_thumbnails(run, decisions),
-            )
-            with output_errors(outputs.report):
-                write_file(hidden[outputs.report], page.encode())
+        if outputs.report and not work.published:
+            _write_page(work.hidden[outputs.report], report, decisions, plan)
+        _check_unchanged(run, work)
     return report
+
+
+class Judging(TypedDict):
+    """What the decisions depend on besides the run and its scorer."""
+
+    threshold: float | None
+    promise: Promise
+    drift: bool
+    audit_share: float
+
+
+def _pins(run: Run, scorer: Scorer, judging: Judging) -> dict[str, Any]:
+    """Everything that the bytes of an output depend on, by the name people know it by."""
+    promise = judging["promise"]
+    return {
+        "version": version("sfxreduce"),
+        "source": plain_text(run.path),
+        "source files": source_pin(run.source.inputs),
+        "scorer": scorer.name,
+        "model": scorer.model_sha256,
+        "settings": scorer.settings,
+        "device": "GPU" if scorer.needs_gpu else "CPU",
+        "threshold": judging["threshold"],
+        "max-loss": promise.max_loss,
+        "confidence": promise.confidence,
+        "drift": judging["drift"],
+        "audit-share": judging["audit_share"],
+    }
+
+
+def _check_unchanged(run: Run, work: Unfinished) -> None:
+    """Refuse to publish what was read from files that somebody changed meanwhile."""
+    if source_pin(run.source.inputs) != work.pins["source files"]:
+        raise SourceError(
+            f"{run.path}: its files changed while they were read; nothing was published, start "
+            "again once the run is complete"
+        )
+
+
+def _written(
+    plan: FilterPlan, outputs: Outputs, work: Unfinished, *, pool: Pool, progress: Progress
+) -> Decisions:
+    """Write all outputs but the page; those that were complete before are not touched."""
+    if work.published:
+        work.complete()
+        return read_ledger(open_table(outputs.store, LEDGER_GROUP), where=str(outputs.store))
+    decisions = write_reduced(plan, work, pool=pool, progress=progress)
+    if outputs.cxi:
+        export_crystfel(
+            work.hidden[outputs.store],
+            outputs.cxi,
+            cxi_filter=outputs.cxi_filter,
+            columns=kept_columns(plan),
+            staged=work.hidden,
+            pool=pool,
+            progress=progress,
+        )
+    return decisions
+
+
+def _write_page(path: Path, report: Report, decisions: Decisions, plan: FilterPlan) -> None:
+    page = render_html(
+        report,
+        decisions,
+        source=plan.run.path,
+        method=plan.method,
+        thumbnails=make_thumbnails(plan.run, decisions),
+    )
+    with output_errors(path):
+        write_file(path, page.encode())

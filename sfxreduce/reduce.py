@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,9 +16,10 @@ from sfxreduce.columns import plain_text, select_events
 from sfxreduce.conditions import Conditions
 from sfxreduce.conditions_table import conditions_table
 from sfxreduce.decide import Decision, Decisions
-from sfxreduce.io.files import PublishJob, publish_file, sweep_partial
+from sfxreduce.io.files import PublishJob, publish_file
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.schema import AUDIT_GROUP, CONDITIONS_GROUP, LEDGER_GROUP
+from sfxreduce.io.unfinished import Unfinished
 from sfxreduce.io.writers.shards import ShardJob, ShardWritten, copy_shard, encode_shard
 from sfxreduce.io.writers.zarr import create_store, write_manifest, write_table
 from sfxreduce.ledger import ledger_table
@@ -64,8 +65,8 @@ class FilterPlan:
         """Number of shards of the reduced store, those of the sample included."""
         return self.reduction.n_shards + self.audit.n_shards
 
-    def jobs(self, store: Path) -> Iterator[ShardJob]:
-        """One job for each shard of the reduced store, those of the sample last.
+    def jobs(self, folder: Path) -> Iterator[ShardJob]:
+        """One job for each shard of the reduced store, those of the sample last, in a folder.
 
         Made one after the other: Python's integers take some forty bytes for each position.
         """
@@ -73,11 +74,12 @@ class FilterPlan:
             for shard in part.shards():
                 yield ShardJob(
                     source=self.run.source,
-                    store=str(store),
+                    store=str(folder),
                     layout=self.layout,
                     shard=shard.shard,
                     events=shard.source_index,
                     group=group,
+                    addressed=True,
                 )
 
 
@@ -115,15 +117,17 @@ def _columns(plan: FilterPlan, events: NDArray[np.int64]) -> xr.Dataset:
 
 
 def write_reduced(
-    plan: FilterPlan, store: Path, *, pool: Pool, progress: Progress = silent
+    plan: FilterPlan, work: Unfinished, *, pool: Pool, progress: Progress = silent
 ) -> Decisions:
     """Write the kept events, the ledger, the run's conditions, and the manifest last.
+
+    Shards that are there already are not written again.
 
     Parameters
     ----------
     plan : FilterPlan
-    store : Path
-        Where to write; to be published under its final name by the caller.
+    work : Unfinished
+        Where to write; its outputs appear under their names when the caller is done.
     pool : Pool
         Writes shards, and reads them back.
     progress : Progress
@@ -131,7 +135,8 @@ def write_reduced(
     Returns
     -------
     Decisions
-        As the ledger has them: with a reason on every kept event that could not be copied whole.
+        As the ledger has them: with a reason on every kept event that could not be copied whole,
+        and with the hash of everything that was kept.
 
     Raises
     ------
@@ -140,21 +145,42 @@ def write_reduced(
     VerificationError
         If a file does not read back as it was written.
     """
+    store = work.hidden[work.store]
+    shards = _write_shards(plan, work, pool=pool, progress=progress)
+    decisions = _with_shards(plan, shards)
     _create(plan, store, columns=kept_columns(plan), events=plan.reduction.kept)
     if plan.audit.kept.size:
         _create(plan, store / AUDIT_GROUP, columns=audit_columns(plan), events=plan.audit.kept)
-    write = copy_shard if plan.reduction.copies_tiles else encode_shard
-    work = pool.map("reduce", write, plan.jobs(store))
-    written = [
-        shard for _, shard in tracked(work, stage="reduce", total=plan.n_shards, progress=progress)
-    ]
-    holes = sorted(event for shard in written for event in shard.holes)
-    decisions = plan.decisions.with_damage(np.array(holes, np.int64))
-    write_table(store, LEDGER_GROUP, ledger_table(decisions))
+    work.place_shards(shards)
+    write_table(store, LEDGER_GROUP, ledger_table(decisions, plan.run.columns))
     if plan.conditions is not None:
         write_table(store, CONDITIONS_GROUP, conditions_table(plan.conditions))
-    write_manifest(store, _manifest(plan, store, written, pool=pool, progress=progress))
+    write_manifest(store, _manifest(plan, work, shards, pool=pool, progress=progress))
     return decisions
+
+
+def _write_shards(
+    plan: FilterPlan, work: Unfinished, *, pool: Pool, progress: Progress
+) -> list[ShardWritten]:
+    """Write those shards that are not there yet; all of them, in order of the plan."""
+    there = work.shards
+    left = (job for job in plan.jobs(work.shards_folder) if job.path not in there)
+    write = copy_shard if plan.reduction.copies_tiles else encode_shard
+    written = pool.map("reduce", write, left)
+    total = plan.n_shards - len(there)
+    for _, shard in tracked(written, stage="reduce", total=total, progress=progress):
+        work.keep(shard)
+    work.acknowledge()
+    done = work.shards
+    return [done[job.path] for job in plan.jobs(work.shards_folder)]
+
+
+def _with_shards(plan: FilterPlan, shards: Sequence[ShardWritten]) -> Decisions:
+    """Decisions with what became of the events that were kept."""
+    holes = sorted(event for shard in shards for event in shard.holes)
+    hashes = [payload for shard in shards for payload in shard.payloads]
+    events = np.concatenate([plan.reduction.kept, plan.audit.kept])
+    return plan.decisions.with_damage(np.array(holes, np.int64)).with_payloads(events, hashes)
 
 
 def _create(
@@ -166,18 +192,23 @@ def _create(
 
 
 def _manifest(
-    plan: FilterPlan, store: Path, written: list[ShardWritten], *, pool: Pool, progress: Progress
+    plan: FilterPlan,
+    work: Unfinished,
+    shards: Sequence[ShardWritten],
+    *,
+    pool: Pool,
+    progress: Progress,
 ) -> Manifest:
     """Read every staged file back and take down what the output consists of."""
-    sweep_partial(store)
-    expected = {shard.path: shard.sha256 for shard in written}
+    store = work.hidden[work.store]
+    expected = {shard.path: shard.digest for shard in shards}
     files = sorted(str(p.relative_to(store)) for p in store.rglob("*") if p.is_file())
     jobs = [
-        PublishJob(store=str(store), path=path, sha256=expected.get(path, "")) for path in files
+        PublishJob(store=str(store), path=path, digest=expected.get(path, "")) for path in files
     ]
-    work = pool.map("publish", publish_file, jobs)
+    read = pool.map("publish", publish_file, jobs)
     records = [
-        record for _, record in tracked(work, stage="publish", total=len(jobs), progress=progress)
+        record for _, record in tracked(read, stage="publish", total=len(jobs), progress=progress)
     ]
     return Manifest(
         software=f"sfxreduce {version('sfxreduce')}",

@@ -205,13 +205,18 @@ def test_an_output_inside_its_input_is_wrong_usage(small_run: Path) -> None:
     assert result.exit_code == 2
 
 
+def begun(folder: Path) -> list[Path]:
+    """What a command that is at work has written of its outputs."""
+    return [*folder.glob(".*.partial"), *folder.glob(".*.unfinished/shards/*")]
+
+
 def stop_when_staged(command: list[str], folder: Path, number: int) -> tuple[int, str]:
     """Send a signal to a command's process group once it has begun to write."""
     child = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 120
-    while not list(folder.glob(".*.partial")) and time.monotonic() < deadline:
+    while not begun(folder) and time.monotonic() < deadline:
         time.sleep(0.05)
     if number == signal.SIGINT:
         os.killpg(child.pid, number)
@@ -226,7 +231,7 @@ def stop_when_staged(command: list[str], folder: Path, number: int) -> tuple[int
     [("--serial", signal.SIGINT, 130), ("--workers=2", signal.SIGINT, 130),
      ("--serial", signal.SIGTERM, 143)],
 )  # fmt: skip
-def test_an_interrupted_filter_leaves_nothing(
+def test_an_interrupted_filter_leaves_no_output_and_goes_on(
     pool: str, number: int, status: int, small_run: Path, tmp_path: Path
 ) -> None:
     command = [
@@ -237,7 +242,10 @@ def test_an_interrupted_filter_leaves_nothing(
     returncode, stderr = stop_when_staged(command, tmp_path, number)
     assert returncode == status, stderr
     assert "Traceback" not in stderr
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == [".hits.zarr.unfinished"]
+    subprocess.run(command, check=True, capture_output=True)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["hits.cxi", "hits.geom", "hits.lst", "hits.zarr", "report.html"]
 
 
 @pytest.mark.parametrize("pool", ["--serial", "--workers=2"])

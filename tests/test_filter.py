@@ -406,15 +406,21 @@ def test_a_disk_that_fills_up_leaves_no_output_and_the_source_as_it_was(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("sfxreduce.io.writers.shards.write_file", full)
-    with pytest.raises(OutputError, match="no space left on the disk"):
+    def attempt() -> None:
         run_filter(
             open_run(stored),
             outputs=Outputs(store=tmp_path / "hits.zarr", report=tmp_path / "r.html"),
             scorer=BrightestPixel(),
             pool=serial,
         )
-    assert [p.name for p in tmp_path.iterdir()] == ["run.zarr"]
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sfxreduce.io.writers.shards.write_addressed", full)
+        with pytest.raises(OutputError, match="no space left on the disk"):
+            attempt()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".hits.zarr.unfinished", "run.zarr"]
+    attempt()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hits.zarr", "r.html", "run.zarr"]
     assert tree(stored) == before
 
 

@@ -176,7 +176,7 @@ def test_a_file_that_reads_back_differently_is_not_published(tmp_path: Path) -> 
     (tmp_path / "f").write_bytes(b"abc")
     assert publish_file(PublishJob(store=str(tmp_path), path="f")).size == 3
     with pytest.raises(VerificationError, match="differs from what was written"):
-        publish_file(PublishJob(store=str(tmp_path), path="f", sha256="0" * 64))
+        publish_file(PublishJob(store=str(tmp_path), path="f", digest="0" * 32))
 
 
 def test_a_file_may_be_written_twice_and_leftovers_are_swept(tmp_path: Path) -> None:

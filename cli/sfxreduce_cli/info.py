@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,8 +23,23 @@ def info(
 
     Example: sfxreduce info run.zarr
     """
-    facts = sfxreduce.describe_run(sfxreduce.open_run(path, data_path=data_path)).to_json()
+    facts = _facts(path, data_path)
     if as_json:
         print_json(facts)
     else:
         print_table(str(path), {name: value for name, value in facts.items() if value is not None})
+
+
+def _facts(path: Path, data_path: str) -> dict[str, Any]:
+    unfinished = None if path.exists() else sfxreduce.describe_unfinished(path)
+    if unfinished is None:
+        return sfxreduce.describe_run(sfxreduce.open_run(path, data_path=data_path)).to_json()
+    return {
+        "kind": "unfinished output; the same command goes on with it",
+        "complete": False,
+        "folder": str(unfinished.folder),
+        "batches_scored": unfinished.scored,
+        "shards_written": unfinished.shards,
+        "bytes": unfinished.bytes,
+        **unfinished.pins,
+    }

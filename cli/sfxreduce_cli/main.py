@@ -18,6 +18,7 @@ from sfxreduce_cli.info import info
 from sfxreduce_cli.ingest import ingest
 from sfxreduce_cli.inputs import ManyInputs, OneInput
 from sfxreduce_cli.label import label
+from sfxreduce_cli.ledger import ledger
 from sfxreduce_cli.output import print_json, say
 from sfxreduce_cli.simulate import simulate
 from sfxreduce_cli.train import train
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.command("filter", cls=OneInput)(filter_)
 app.command("verify", cls=OneInput)(verify)
+app.command("ledger", cls=OneInput)(ledger)
 app.command("info")(info)
 app.command("simulate")(simulate)
 app.command("ingest", cls=ManyInputs)(ingest)
@@ -74,7 +76,11 @@ def main() -> None:
         if not interrupts:
             raise
         # Compiled code and clusters turn an interrupt into errors of their own.
-        _fail("interrupted; no output was left half-written", INTERRUPTED)
+        _fail(
+            "interrupted; no output was left half-written; 'filter' goes on from here if the same "
+            "command is given again",
+            INTERRUPTED,
+        )
 
 
 def _run() -> None:

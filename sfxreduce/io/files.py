@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import xxhash
+
 from sfxreduce.errors import OutputError, VerificationError
 from sfxreduce.manifest import FileRecord
 
@@ -27,6 +29,7 @@ __all__ = [
     "sha256_file",
     "sweep_partial",
     "sync_folder",
+    "write_addressed",
     "write_file",
 ]
 
@@ -119,6 +122,31 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_addressed(folder: Path, name: str, *data: bytes) -> None:
+    """Write a file whose name says what it holds, and bring file and name to the disk.
+
+    The first writer wins: another that wrote the same bytes finds them there.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there; the folder around it has to be.
+    name : str
+    *data : bytes
+        One after the other.
+
+    Raises
+    ------
+    OSError
+        If not every byte could be written; see `output_errors`.
+    """
+    folder.mkdir(exist_ok=True)
+    if not (folder / name).exists():
+        write_file(folder / name, *data)
+        sync_folder(folder)
+        sync_folder(folder.parent)
+
+
 def sweep_partial(folder: Path) -> None:
     """Remove what workers that died left behind in a staged output."""
     for file in folder.rglob(f".*{PARTIAL}"):
@@ -135,40 +163,58 @@ class PublishJob:
         Path of the staged output.
     path : str
         Of the file, relative to it.
-    sha256 : str
-        Of the bytes that were to be written; empty if they were written by a library.
+    digest : str
+        XXH3 of the bytes that were to be written, 128 bits; empty if a library wrote them.
     """
 
     store: str
     path: str
-    sha256: str = ""
+    digest: str = ""
 
 
 def publish_file(job: PublishJob) -> FileRecord:
     """Read a staged file back through a fresh handle and take down what it holds.
 
+    One that does not hold what was to be written is removed: the same command makes it anew.
+
     Raises
     ------
     VerificationError
-        If it does not hold what was to be written.
+        If it does not hold what was to be written, or cannot be read.
     """
     file = Path(job.store) / job.path
-    found = sha256_file(file)
-    if job.sha256 and found != job.sha256:
-        raise VerificationError(
-            f"{file}: what was read back differs from what was written; nothing was published, "
-            "check the disk"
-        )
-    return FileRecord(path=job.path, size=file.stat().st_size, sha256=found)
+    # Both in one pass: what was to be written is known by the cheap one, and the manifest, which
+    # archives read, has the one that nobody can forge.
+    sha256, fast = hashlib.sha256(), xxhash.xxh3_128()
+    try:
+        for block in _blocks(file):
+            sha256.update(block)
+            fast.update(block)
+        size = file.stat().st_size
+    except OSError as error:
+        fault = f"cannot be read back ({error.strerror or error})"
+    else:
+        if not job.digest or fast.hexdigest() == job.digest:
+            return FileRecord(path=job.path, size=size, sha256=sha256.hexdigest())
+        fault = "what was read back differs from what was written"
+    file.unlink(missing_ok=True)
+    raise VerificationError(
+        f"{file}: {fault}; nothing was published, check the disk and start again"
+    )
 
 
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
+    for block in _blocks(path):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while block := file.read(READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+            yield block
 
 
 def disk_bytes(path: Path) -> int:

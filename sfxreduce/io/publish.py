@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import time
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from sfxreduce.errors import OutputError, OutputExists, UsageError
-from sfxreduce.io.files import PARTIAL, interrupts_wait, output_errors
+from sfxreduce.io.files import PARTIAL, output_errors
+from sfxreduce.io.moves import complete_moves, hidden_name, planned_moves, remove, sync_tree
 from sfxreduce.io.schema import SCHEMA
 
-__all__ = ["check_outputs", "staged"]
-
-REMOVE_ATTEMPTS = 6
+__all__ = ["check_outputs", "check_replaceable", "staged", "under_final_names"]
 
 
 def check_outputs(
@@ -30,6 +26,7 @@ def check_outputs(
     files: Sequence[Path] = (),
     inputs: Sequence[Path] = (),
     overwrite: bool = False,
+    appearing: Sequence[Path] = (),
 ) -> None:
     """Refuse outputs that would touch an input, each other, or what is not ours to replace.
 
@@ -41,6 +38,8 @@ def check_outputs(
         What the run is read from.
     overwrite : bool
         Whether outputs of the same kind may be replaced: stores by stores, files by files.
+    appearing : sequence of Path
+        Outputs that may be there because a program was cut off while they appeared.
 
     Raises
     ------
@@ -65,11 +64,18 @@ def check_outputs(
         with output_errors(output):
             if not final.parent.is_dir():
                 raise OutputError(f"{output}: there is no folder {final.parent}; make it first")
-            _check_replaceable(output, is_store=output in stores, overwrite=overwrite)
+            if output.absolute() not in appearing:
+                check_replaceable(output, is_store=output in stores, overwrite=overwrite)
 
 
-def _check_replaceable(path: Path, *, is_store: bool, overwrite: bool) -> None:
-    """Refuse to replace anything but an older output of the same kind, and that if told to."""
+def check_replaceable(path: Path, *, is_store: bool, overwrite: bool) -> None:
+    """Refuse to replace anything but an older output of the same kind, and that if told to.
+
+    Raises
+    ------
+    OutputExists
+        If something lies there that may not be replaced.
+    """
     if not os.path.lexists(path):
         return
     if not overwrite:
@@ -119,86 +125,24 @@ def staged(
     OutputError
         If the disk is full or a folder cannot be written.
     """
-    hidden = {final: _hidden(final, PARTIAL) for final in (*stores, *files)}
+    hidden = {final: hidden_name(final, PARTIAL) for final in (*stores, *files)}
     try:
         yield hidden
         for final, path in hidden.items():
             with output_errors(final):
-                _sync_tree(path)
-                _check_replaceable(final, is_store=final in stores, overwrite=overwrite)
-        _move_all(hidden)
+                sync_tree(path)
+            check_replaceable(final, is_store=final in stores, overwrite=overwrite)
+        complete_moves(planned_moves(hidden, overwrite=overwrite), undo=True)
     except OutputError as error:
-        # People know an output by the name they gave it.
-        text = str(error)
-        for final, path in hidden.items():
-            text = text.replace(str(path), str(final))
-        raise type(error)(text) from error
+        raise under_final_names(error, hidden) from error
     finally:
         for path in hidden.values():
-            _remove(path)
+            remove(path)
 
 
-def _sync_tree(path: Path) -> None:
-    """Bring folders and files to the disk; children first, so that no name outlives its bytes."""
-    if path.is_dir():
-        for child in path.iterdir():
-            _sync_tree(child)
-    _sync(path)
-
-
-def _move_all(hidden: dict[Path, Path]) -> None:
-    """Rename all to their final names or none; what they replace is removed after that."""
-    moved: list[tuple[Path, Path, Path | None]] = []
-    with interrupts_wait():
-        try:
-            for final, path in hidden.items():
-                old = _hidden(final, ".old") if os.path.lexists(final) else None
-                with output_errors(final):
-                    if old:
-                        final.rename(old)
-                    moved.append((final, path, old))
-                    path.rename(final)
-                    _sync(final.parent)
-        except OutputError:
-            _move_back(moved)
-            raise
-    for _, _, old in moved:
-        if old:
-            _remove(old)
-
-
-def _move_back(moved: list[tuple[Path, Path, Path | None]]) -> None:
-    """Undo renames, the last one first."""
-    for final, path, old in reversed(moved):
-        if os.path.lexists(final):
-            final.rename(path)
-        if old:
-            old.rename(final)
-
-
-def _hidden(final: Path, suffix: str) -> Path:
-    """Name beside the final one; absolute, because workers elsewhere have folders of their own."""
-    return final.parent.resolve() / f".{final.name[:80]}.{uuid.uuid4().hex[:12]}{suffix}"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or folder of our own making, if it is there.
-
-    Tasks that were under way when a run was stopped may still be adding files to it.
-    """
-    for attempt in range(REMOVE_ATTEMPTS):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=attempt + 1 < REMOVE_ATTEMPTS)
-        else:
-            path.unlink(missing_ok=True)
-        if not os.path.lexists(path):
-            return
-        time.sleep(0.05 * 2**attempt)
+def under_final_names(error: OutputError, hidden: Mapping[Path, Path]) -> OutputError:
+    """Name outputs as people know them, not by their hidden names."""
+    text = str(error)
+    for final, path in hidden.items():
+        text = text.replace(str(path), str(final))
+    return type(error)(text)

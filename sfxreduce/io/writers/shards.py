@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import xxhash
 
-from sfxreduce.errors import SchemaError
-from sfxreduce.io.files import output_errors, write_file
+from sfxreduce.errors import SchemaError, VerificationError
+from sfxreduce.io.files import output_errors, write_addressed, write_file
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.shards import TileCodec, shard_parts
 from sfxreduce.run import FrameSource
 
-__all__ = ["ShardJob", "ShardWritten", "TiledSource", "copy_shard", "encode_shard"]
+__all__ = [
+    "ShardJob",
+    "ShardWritten",
+    "TiledSource",
+    "copy_shard",
+    "encode_shard",
+    "payload_hash",
+]
 
 READ_BYTES = 64_000_000
 """Frames that are in memory at a time; one at least."""
+
+MISSING_TILE = b"\xff" * 8
 
 
 @runtime_checkable
@@ -54,8 +63,8 @@ class ShardJob:
         Positions in the source, in the order in which they are written.
     group : str
         Of the store, if not its root.
-    hashed : bool
-        Whether the sha256 of the shard is wanted.
+    addressed : bool
+        Write it under a name that tells its content, to be given its place in the store later.
     """
 
     source: FrameSource
@@ -64,7 +73,13 @@ class ShardJob:
     shard: int
     events: tuple[int, ...]
     group: str = ""
-    hashed: bool = True
+    addressed: bool = False
+
+    @property
+    def path(self) -> str:
+        """Place of the shard in a store, relative to it."""
+        folder = f"{self.group}/frames" if self.group else "frames"
+        return f"{folder}/{self.layout.shard_key(self.shard)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +89,25 @@ class ShardWritten:
     Parameters
     ----------
     path : str
-        Of the file, relative to the store.
-    sha256 : str
-        Of the bytes that were to be written; empty if it was not wanted.
+        Place of the shard in the store, relative to it.
+    written : str
+        Where it was written: the same, or a name that tells its content.
+    digest : str
+        XXH3 of its bytes, 128 bits, in hexadecimal.
+    size : int
+        In bytes.
     holes : tuple of int
         Source positions of the events of which not every pixel could be read.
+    payloads : tuple of str
+        For each event, in order, `payload_hash` of its tiles.
     """
 
     path: str
-    sha256: str
+    written: str
+    digest: str
+    size: int
     holes: tuple[int, ...]
+    payloads: tuple[str, ...]
 
 
 def encode_shard(job: ShardJob) -> ShardWritten:
@@ -130,29 +154,57 @@ def copy_shard(job: ShardJob) -> ShardWritten:
     return _write(job, list(job.source.encoded(job.events)))
 
 
+def payload_hash(tiles: Iterable[bytes | None]) -> str:
+    """XXH3, 128 bits, of an event's tiles in grid order as they are stored, in hexadecimal.
+
+    A missing tile counts as the eight bytes that the index of a shard has for it.
+
+    Examples
+    --------
+    >>> payload_hash([b"ab", b"c"]) == payload_hash([b"a", b"bc"])
+    True
+    """
+    digest = xxhash.xxh3_128()
+    for tile in tiles:
+        digest.update(MISSING_TILE if tile is None else tile)
+    return digest.hexdigest()
+
+
 def _write(job: ShardJob, events: Sequence[Sequence[bytes | None]]) -> ShardWritten:
     """Write the only file of a shard, whole."""
     short = job.layout.events_per_shard - len(events)
     tiles = [tile for event in events for tile in event]
     parts = shard_parts([*tiles, *[None] * (short * job.layout.tiles_per_event)])
-    folder = f"{job.group}/frames" if job.group else "frames"
-    path = f"{folder}/{job.layout.shard_key(job.shard)}"
-    store = Path(job.store)
-    with output_errors(store):
-        write_file(store / path, *parts, below=store)
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(part)
     return ShardWritten(
-        path=path,
-        sha256=_sha256(parts) if job.hashed else "",
+        path=job.path,
+        written=_put(job, digest.hexdigest(), parts),
+        digest=digest.hexdigest(),
+        size=sum(map(len, parts)),
         holes=tuple(
             position
             for position, event in zip(job.events, events, strict=True)
             if any(tile is None for tile in event)
         ),
+        payloads=tuple(map(payload_hash, events)),
     )
 
 
-def _sha256(parts: Sequence[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+def _put(job: ShardJob, digest: str, parts: Sequence[bytes]) -> str:
+    """Bring a shard to the disk, and return where it lies below the job's folder."""
+    store = Path(job.store)
+    with output_errors(store):
+        if not job.addressed:
+            write_file(store / job.path, *parts, below=store)
+            return job.path
+        folder = store / f"{job.group or 'frames'}.{job.shard}"
+        write_addressed(folder, digest, *parts)
+        others = [other.name for other in folder.iterdir() if len(other.name) == len(digest)]
+    if others != [digest]:
+        raise VerificationError(
+            f"{folder}: shard {job.shard} was written twice and came out differently; all of them "
+            "are left there, check this machine's memory and the source's disk"
+        )
+    return f"{folder.name}/{digest}"
