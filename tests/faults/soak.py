@@ -64,9 +64,9 @@ def all_faults(folder: Path, asked: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for name, trials in work.items():
         try:
-            rows.append(trials().to_json())
+            rows.append({"kind": name, **trials().to_json()})
         except NoDiskError as error:
-            rows.append({"fault": name, "skipped": str(error)})
+            rows.append({"kind": name, "fault": name, "skipped": str(error)})
     return rows
 
 
