@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
 from sfxreduce.conditions import Conditioned, conditions_of_run
+from sfxreduce.decide import Reason
+from sfxreduce.event_checks import check_events
 from sfxreduce.look import SCORE_DTYPE, SOURCE_LOST
 from sfxreduce.notes import NO_NOTES, Notes, each_once
 from sfxreduce.progress import Progress, silent, tracked
@@ -19,7 +21,7 @@ from sfxreduce.run import Run
 from sfxreduce.score import events_per_batch, score
 from sfxreduce.scorer import Scorer
 
-__all__ = ["as_seen", "collect_scores"]
+__all__ = ["as_seen", "collect_scores", "odd_events"]
 
 
 def collect_scores(
@@ -68,6 +70,27 @@ def collect_scores(
         start = block * events_per_batch(scorer)
         rows[start : start + len(values)] = values
     return rows
+
+
+def odd_events(run: Run, scorer: Scorer) -> NDArray[np.uint32]:
+    """Reasons that lie in the run's columns, and in what its scorer needs to know of it.
+
+    Parameters
+    ----------
+    run : Run
+        As the scorer sees it.
+    scorer : Scorer
+
+    Returns
+    -------
+    ndarray of uint32
+        `Reason` bits, shape (event,).
+    """
+    gain = run.detector.adu_per_photon
+    found = check_events(run.columns, run.detector)
+    if scorer.adapts and not (math.isfinite(gain) and gain > 0):
+        found |= np.uint32(Reason.NO_CALIB)
+    return found
 
 
 def as_seen(run: Run, scorer: Scorer) -> Run:

@@ -9,7 +9,7 @@ from enum import IntEnum, IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["UNSAFE", "Decision", "Decisions", "EventClass", "Reason", "decide"]
+__all__ = ["HARMLESS", "UNSAFE", "Decision", "Decisions", "EventClass", "Reason", "decide"]
 
 
 class EventClass(IntEnum):
@@ -35,24 +35,30 @@ class Reason(IntFlag):
     FILE_UNREADABLE = 1 << 0
     READ_ERROR = 1 << 1
     DATA_HOLE = 1 << 2
+    NO_IMAGE = 1 << 3
     PANELS_MISSING = 1 << 4
     NONFINITE_FEW = 1 << 5
     NONFINITE_MANY = 1 << 6
     CONSTANT = 1 << 7
+    DARK = 1 << 8
     SATURATED = 1 << 9
     SCHEMA = 1 << 10
     SCORE_INVALID = 1 << 11
+    DUP_ID = 1 << 13
+    TS_ORDER = 1 << 14
+    META_MISSING = 1 << 15
     AUDIT_SAMPLE = 1 << 16
     DRIFT = 1 << 17
     PANEL_HOT = 1 << 18
+    NO_CALIB = 1 << 19
+    UNSTABLE_READ = 1 << 20
 
 
-UNSAFE = Reason(0)
+HARMLESS = Reason.NONFINITE_FEW | Reason.AUDIT_SAMPLE | Reason.TS_ORDER | Reason.META_MISSING
+"""Reasons that say nothing against a score."""
+
+UNSAFE = ~HARMLESS
 """Reasons that forbid a reject: the event was not seen as the scorer was made to see it."""
-for _reason in Reason:
-    if _reason not in (Reason.NONFINITE_FEW, Reason.AUDIT_SAMPLE):
-        UNSAFE |= _reason
-del _reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,8 +108,21 @@ class Decisions:
         events : ndarray of int64
             Positions of the events; those with a reason already keep it as it is.
         """
-        own = self.reason[events] & ~np.uint32(Reason.AUDIT_SAMPLE)
+        own = self.reason[events] & np.uint32(UNSAFE)
         return self._with(Reason.READ_ERROR, events[own == 0])
+
+    def with_unstable(self, events: NDArray[np.int64]) -> Decisions:
+        """Return the same with events undecided that came out differently when read again.
+
+        Parameters
+        ----------
+        events : ndarray of int64
+            Positions of the events; what was rejected stays so, there is a score for it.
+        """
+        decision = self.decision.copy()
+        events = events[decision[events] != Decision.REJECT]
+        decision[events] = Decision.UNDECIDED
+        return replace(self._with(Reason.UNSTABLE_READ, events), decision=decision)
 
     def with_sample(self, events: NDArray[np.int64]) -> Decisions:
         """Return the same with `Reason.AUDIT_SAMPLE` on these events; no decision changes.
@@ -169,8 +188,9 @@ def decide(
     ['HIT', 'REJECT', 'UNDECIDED']
     """
     finite = np.isfinite(score)
-    reason = np.where(finite | (reason != 0), reason, Reason.SCORE_INVALID).astype(np.uint32)
     safe = (reason & np.uint32(UNSAFE)) == 0
+    unexplained = np.where(~finite & safe, np.uint32(Reason.SCORE_INVALID), np.uint32(0))
+    reason = reason.astype(np.uint32) | unexplained
     decision = np.full(score.shape, Decision.UNDECIDED, np.uint8)
     decision[finite & safe & (score < threshold)] = Decision.REJECT
     # A high score on a damaged event still shows Bragg peaks: it is a hit, and its reason stays.

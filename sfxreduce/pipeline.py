@@ -13,10 +13,10 @@ import numpy as np
 from sfxreduce.audit_sample import AUDIT_SHARE, check_share, draw_sample
 from sfxreduce.calibrate import Promise
 from sfxreduce.cluster import Pool
-from sfxreduce.collect import as_seen, collect_scores
+from sfxreduce.collect import as_seen, collect_scores, odd_events
 from sfxreduce.columns import plain_text
 from sfxreduce.conditions import Conditioned
-from sfxreduce.decide import Decisions, decide
+from sfxreduce.decide import Decisions, Reason, decide
 from sfxreduce.errors import SourceError, UsageError
 from sfxreduce.export import export_crystfel
 from sfxreduce.gallery import make_thumbnails
@@ -90,16 +90,18 @@ def plan_filter(
     if outputs is not None:
         outputs.check(run)
     check_share(audit_share)
-    if threshold is not None and not abs(threshold) <= float(np.finfo(np.float32).max):
-        raise UsageError(f"expected --threshold to be a finite number, found {threshold}")
+    _check_threshold(threshold)
     seen, promise = as_seen(run, scorer), promise or Promise()
     closed = closed_from(scorer, threshold, promise)
     rows = collect_scores(
         seen, scorer, pool=pool, closed_from=closed, notes=notes, progress=progress
     )
     method = method_for(seen, scorer, threshold, promise, scores=rows["score"])
+    odd = odd_events(seen, scorer)
+    # Of an event without an image there is nothing that could be a hole.
+    holes = np.where(odd & Reason.NO_IMAGE, np.uint32(Reason.DATA_HOLE), np.uint32(0))
     decisions = replace(
-        decide(rows["score"], rows["reason"], threshold=method.threshold),
+        decide(rows["score"], (rows["reason"] & ~holes) | odd, threshold=method.threshold),
         event_class=rows["class"],
         tiles=rows["tiles"],
     )
@@ -183,6 +185,8 @@ def run_filter(
     """
     started = time.perf_counter()
     outputs.check(run)
+    _check_threshold(threshold)
+    check_share(audit_share)
     judging: Judging = {
         "threshold": threshold,
         "promise": promise or Promise(),
@@ -224,6 +228,11 @@ class Judging(TypedDict):
     promise: Promise
     drift: bool
     audit_share: float
+
+
+def _check_threshold(threshold: float | None) -> None:
+    if threshold is not None and not abs(threshold) <= float(np.finfo(np.float32).max):
+        raise UsageError(f"expected --threshold to be a finite number, found {threshold}")
 
 
 def _pins(run: Run, scorer: Scorer, judging: Judging) -> dict[str, Any]:

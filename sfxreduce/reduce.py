@@ -155,7 +155,7 @@ def write_reduced(
     write_table(store, LEDGER_GROUP, ledger_table(decisions, plan.run.columns))
     if plan.conditions is not None:
         write_table(store, CONDITIONS_GROUP, conditions_table(plan.conditions))
-    write_manifest(store, _manifest(plan, work, shards, pool=pool, progress=progress))
+    write_manifest(store, _manifest(plan, work, decisions, shards, pool=pool, progress=progress))
     return decisions
 
 
@@ -180,7 +180,9 @@ def _with_shards(plan: FilterPlan, shards: Sequence[ShardWritten]) -> Decisions:
     holes = sorted(event for shard in shards for event in shard.holes)
     hashes = [payload for shard in shards for payload in shard.payloads]
     events = np.concatenate([plan.reduction.kept, plan.audit.kept])
-    return plan.decisions.with_damage(np.array(holes, np.int64)).with_payloads(events, hashes)
+    unstable = sorted(event for shard in shards for event in shard.unstable)
+    decisions = plan.decisions.with_damage(np.array(holes, np.int64))
+    return decisions.with_unstable(np.array(unstable, np.int64)).with_payloads(events, hashes)
 
 
 def _create(
@@ -194,6 +196,7 @@ def _create(
 def _manifest(
     plan: FilterPlan,
     work: Unfinished,
+    decisions: Decisions,
     shards: Sequence[ShardWritten],
     *,
     pool: Pool,
@@ -219,8 +222,8 @@ def _manifest(
         settings=plan.method.settings,
         threshold=plan.method.threshold,
         model_sha256=plan.method.model_sha256,
-        hits=plan.decisions.count(Decision.HIT),
-        undecided=plan.decisions.count(Decision.UNDECIDED),
-        rejected=plan.decisions.count(Decision.REJECT),
+        hits=decisions.count(Decision.HIT),
+        undecided=decisions.count(Decision.UNDECIDED),
+        rejected=decisions.count(Decision.REJECT),
         files=tuple(sorted(records, key=lambda record: record.path)),
     )

@@ -405,7 +405,7 @@ def _moves_under_way(entries: Sequence[Any]) -> list[Move]:
 
 
 def _shard_from_json(facts: Mapping[str, Any]) -> ShardWritten:
-    lists = {name: tuple(facts[name]) for name in ("holes", "payloads")}
+    lists = {name: tuple(facts[name]) for name in ("holes", "payloads", "unstable")}
     return ShardWritten(**{**facts, **lists})
 
 

@@ -1,6 +1,6 @@
 """Disturb filter runs in every way this machine allows, and count what goes wrong.
 
-    python tests/faults/soak.py --random 300 --cuts 100 --json faults.json
+    python tests/faults/soak.py --json docs/results/faults.json --table docs/results/faults.md
 
 Prints, for every kind of fault, trials, violations and the upper 95 % bound of the share of
 violations that so many trials leave possible; the exit status is 1 if there was any. Faults that
@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--full", type=int, default=100, help="full disks")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--table", type=Path, help="the same as a Markdown table")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sfxreduce-faults-") as name:
         rows = all_faults(Path(name), asked)
@@ -42,6 +43,8 @@ def main() -> int:
     if asked.json:
         facts = {"system": f"{platform.system()} {platform.release()}", "faults": rows}
         asked.json.write_text(json.dumps(facts, indent=2) + "\n")
+    if asked.table:
+        asked.table.write_text(as_markdown(rows))
     return int(any(row.get("violations") for row in rows))
 
 
@@ -68,6 +71,23 @@ def all_faults(folder: Path, asked: argparse.Namespace) -> list[dict[str, Any]]:
         except NoDiskError as error:
             rows.append({"kind": name, "fault": name, "skipped": str(error)})
     return rows
+
+
+def as_markdown(rows: list[dict[str, Any]]) -> str:
+    """The table of the documentation."""
+    lines = [
+        "| fault | trials | violations | at most (95 %) |",
+        "|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        if "skipped" in row:
+            lines.append(f"| {row['fault']} | skipped: {row['skipped']} | | |")
+        else:
+            lines.append(
+                f"| {row['fault']} | {row['trials']:,} | {row['violations']} "
+                f"| {100 * row['upper95']:.2f} % |"
+            )
+    return "\n".join([*lines, ""])
 
 
 def told(row: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from sfxreduce.errors import SchemaError, VerificationError
 from sfxreduce.io.files import output_errors, write_addressed, write_file
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.shards import TileCodec, shard_parts
-from sfxreduce.run import FrameSource
+from sfxreduce.run import FrameSource, Reading
 
 __all__ = [
     "ShardJob",
@@ -100,6 +100,8 @@ class ShardWritten:
         Source positions of the events of which not every pixel could be read.
     payloads : tuple of str
         For each event, in order, `payload_hash` of its tiles.
+    unstable : tuple of int
+        Source positions of the events that came out differently when they were read again.
     """
 
     path: str
@@ -108,6 +110,7 @@ class ShardWritten:
     size: int
     holes: tuple[int, ...]
     payloads: tuple[str, ...]
+    unstable: tuple[int, ...] = ()
 
 
 def encode_shard(job: ShardJob) -> ShardWritten:
@@ -127,11 +130,30 @@ def encode_shard(job: ShardJob) -> ShardWritten:
     step = max(1, READ_BYTES // (math.prod(layout.frame_shape) * dtype.itemsize))
     parts = [layout.tile_slices(tile) for tile in range(layout.tiles_per_event)]
     events: list[list[bytes | None]] = []
+    unstable: list[int] = []
     for start in range(0, len(job.events), step):
-        reading = job.source.read(job.events[start : start + step])
+        chosen = job.events[start : start + step]
+        reading = job.source.read(chosen)
         for frame, reason in zip(reading.pixels, reading.reasons, strict=True):
             events.append([None if reason else codec.encode(frame[part]) for part in parts])
-    return _write(job, events)
+        unstable += _read_differently(job.source, chosen, reading) if job.addressed else []
+    return _write(job, events, unstable=unstable)
+
+
+def _read_differently(source: FrameSource, events: Sequence[int], before: Reading) -> list[int]:
+    """Events that come out differently when they are read again.
+
+    Most sources have no checksum: what a disk or a network garbles now and then is seen in no
+    other way.
+    """
+    again = source.read(events)
+    return [
+        event
+        for event, one, two, reasons in zip(
+            events, before.pixels, again.pixels, before.reasons | again.reasons, strict=True
+        )
+        if not reasons and one.tobytes() != two.tobytes()
+    ]
 
 
 def copy_shard(job: ShardJob) -> ShardWritten:
@@ -170,7 +192,9 @@ def payload_hash(tiles: Iterable[bytes | None]) -> str:
     return digest.hexdigest()
 
 
-def _write(job: ShardJob, events: Sequence[Sequence[bytes | None]]) -> ShardWritten:
+def _write(
+    job: ShardJob, events: Sequence[Sequence[bytes | None]], *, unstable: Sequence[int] = ()
+) -> ShardWritten:
     """Write the only file of a shard, whole."""
     short = job.layout.events_per_shard - len(events)
     tiles = [tile for event in events for tile in event]
@@ -189,6 +213,7 @@ def _write(job: ShardJob, events: Sequence[Sequence[bytes | None]]) -> ShardWrit
             if any(tile is None for tile in event)
         ),
         payloads=tuple(map(payload_hash, events)),
+        unstable=tuple(unstable),
     )
 
 
