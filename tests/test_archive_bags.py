@@ -99,7 +99,8 @@ def test_a_path_that_is_accepted_stays_below_its_folder(path: str) -> None:
     except SchemaError:
         return
     root = "/root/of/all"
-    joined = os.path.normpath(os.path.join(root, path))
+    assert not path.startswith("/")
+    joined = os.path.normpath(f"{root}/{path}")
     assert joined.startswith(root + "/")
     assert os.path.relpath(joined, root) == path
     assert not set(path) & set("\0\n\r")
@@ -131,9 +132,7 @@ def test_a_bag_is_valid_once_its_payload_was_fetched_and_not_before(bag: Path) -
     assert validate_bag(bag) == []
 
 
-def test_bagit_itself_agrees_where_no_path_has_a_percent_sign(
-    tmp_path: Path, source: Path
-) -> None:
+def test_bagit_itself_agrees_where_no_path_has_a_percent_sign(tmp_path: Path, source: Path) -> None:
     plain = {path: data for path, data in CONTENTS.items() if "%" not in path}
     folder = tmp_path / "plain"
     write_bag(
@@ -321,6 +320,14 @@ def test_places_in_a_package_are_those_that_tar_finds(
     assert (folder / "one").read_bytes() == contents[path]
 
 
+class Nowhere(io.RawIOBase):
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        return len(data)
+
+    def tell(self) -> int:
+        return 0
+
+
 def test_long_names_and_huge_files_keep_their_places() -> None:
     files = [
         FileRecord(path="/".join(["å" * 100] * 3), size=3, sha256=""),
@@ -328,17 +335,15 @@ def test_long_names_and_huge_files_keep_their_places() -> None:
         FileRecord(path="last", size=1, sha256=""),
     ]
     package = Package(name="p.tar", files=tuple(files))
-    # The same headers, written by tar itself.
-    written = io.BytesIO()
-    with tarfile.open(fileobj=written, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    # tar itself counts where it is; what it writes goes nowhere.
+    with tarfile.open(fileobj=Nowhere(), mode="w", format=tarfile.PAX_FORMAT) as tar:
         for file in files:
             header = tarfile.TarInfo(file.path)
             header.size = file.size
-            written.seek(tar.offset)
             tar.addfile(header)
-            data_at = tar.offset
-            assert package.offsets[file.path] == data_at
+            assert package.offsets[file.path] == tar.offset
             tar.offset += -(-file.size // 512) * 512
+    assert package.size == tar.offset
 
 
 def test_a_package_is_the_same_bytes_whenever_it_is_written(tmp_path: Path) -> None:

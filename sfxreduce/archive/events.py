@@ -32,7 +32,7 @@ def find_events(run: Run, names: Iterable[str]) -> dict[str, int]:
     UsageError
         If several events have one name.
     """
-    ids = run.columns["event_id"].values.astype(str)
+    ids = np.array([str(name) for name in run.columns["event_id"].values], object)
     source = run.columns.get("source_index")
     index = np.arange(run.n_events) if source is None else source.values
     found = {}
