@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
+import sys
 import threading
 from dataclasses import replace
 from itertools import permutations
@@ -310,6 +312,32 @@ def test_a_crash_while_putting_leaves_no_half_file_and_can_be_repeated(
     left = [p for p in root.rglob("*") if p.is_file()]
     assert all(p.read_bytes() == DATA and p.name == "a.h5" for p in left)
     assert codes([backend.put(local, FILE.path, pool="a")], copies=1) == []
+
+
+def test_a_put_that_is_killed_leaves_nothing_under_the_name_and_is_swept_later(
+    root: Path, local: Path
+) -> None:
+    killed = (
+        "import os, signal, pathlib, sys\n"
+        "from sfxreduce.archive.backends import open_backend\n"
+        "backend = open_backend(f'posix:{sys.argv[1]}')\n"
+        "pathlib.Path(sys.argv[1], 'a/exp/r1').mkdir(parents=True)\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "backend.put(pathlib.Path(sys.argv[2]), sys.argv[3], pool='a')\n"
+    )
+    command = [sys.executable, "-c", killed, str(root), str(local), FILE.path]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    (left,) = (root / "a" / "exp" / "r1").iterdir()
+    assert left.name.endswith(".partial")
+    backend = open_backend(f"posix:{root}")
+    with pytest.raises(ArchiveError, match="there is no file"):
+        backend.query(FILE.path, pool="a")
+    assert codes([backend.put(local, FILE.path, pool="a")], copies=1) == []
+    # Another process may be writing what is so young.
+    assert left.exists()
+    os.utime(left, (1, 1))
+    backend.put(local, "exp/r1/b.h5", pool="a")
+    assert not left.exists()
 
 
 def test_a_disk_that_returns_other_bytes_is_noticed(

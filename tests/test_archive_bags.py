@@ -390,6 +390,6 @@ def test_an_index_is_read_back_and_a_changed_one_refused() -> None:
     index[0]["files"][0]["path"] = "../up"
     with pytest.raises(SchemaError, match="leaves its folder"):
         packages_from_json(index, where="index")
-    for damaged in (None, [None], [{}], [{"name": "p", "files": [{}]}], [{"name": 1, "files": []}]):
-        with pytest.raises(SchemaError):
-            packages_from_json(damaged, where="index")
+    for text in ("null", "[null]", "[{}]", '[{"name": "p", "files": [{}]}]', '[{"name": 1}]', "7"):
+        with pytest.raises(SchemaError, match="index"):
+            packages_from_json(json.loads(text), where="index")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from sfxreduce.archive.backends import Backend, open_backend
+from sfxreduce.archive.backends import Backend, Capabilities, open_backend
 from sfxreduce.archive.recall import RecallResult, check_recall, recall_test
 from sfxreduce.archive.receipts import check_receipts
 from sfxreduce.errors import OutputError, UsageError
@@ -53,7 +53,9 @@ def test_an_honest_archive_passes_and_the_work_folder_is_empty(
     result = recalled(archived(tmp_path), workdir)
     assert sorted(result.tested) == sorted(CONTENTS)
     assert (result.population, result.bad, result.failures) == (8, 0, ())
-    assert result.statement.startswith("All 8 files were recalled from every pool")
+    assert result.statement == (
+        "All 8 files were recalled from every pool and hashed, none of them is bad."
+    )
     assert codes(result) == set()
     assert list(workdir.iterdir()) == []
     json.dumps(result.to_json())
@@ -111,6 +113,9 @@ class Silent:
     def __init__(self, files: list[FileRecord]) -> None:
         self.files = {file.path: file for file in files}
 
+    def capabilities(self) -> Capabilities:
+        return Capabilities(tool="silent")
+
     def recall(self, path: str, into: Path, *, pool: str) -> None:
         into.write_bytes(path.encode())
 
@@ -123,6 +128,7 @@ def test_what_a_passed_test_proves(workdir: Path, n: int, of: int, share: str) -
     silent: object = Silent(files)
     result = recall_test([silent], files, n=n, seed=3, workdir=workdir, pools=["a"])  # type: ignore[list-item]
     assert f"at most {share} of the files are bad, at 95 % confidence" in result.statement
+    assert "does not say that it read the medium" in result.statement
     # Were more of them bad, so clean a draw would be a coincidence of less than one in twenty.
     worse = int(of * float(share[:-2]) / 100) + 1
     assert hypergeom.pmf(0, of, worse, n) <= 0.05

@@ -33,6 +33,8 @@ __all__ = [
 
 CONFIDENCE = 0.95
 
+BUFFERED = " The archive does not say that it read the medium, and not a disk buffer before it."
+
 Kind = Literal["lost", "size", "checksum"]
 
 
@@ -137,12 +139,13 @@ def recall_test(
         if (failure := _test_copy(backend, pool, file, workdir)) is not None
     ]
     bad = len({failure.path for failure in failures})
+    buffered = not all(backend.capabilities().recalls_from_medium for backend in backends)
     return RecallResult(
         tested=tuple(file.path for file in drawn),
         population=len(files),
         bad=bad,
         failures=tuple(failures),
-        statement=_statement(len(drawn), len(files), bad),
+        statement=_statement(len(drawn), len(files), bad) + (BUFFERED if buffered else ""),
     )
 
 
