@@ -51,8 +51,8 @@ def test_an_honest_archive_passes_and_the_work_folder_is_empty(
     tmp_path: Path, workdir: Path
 ) -> None:
     result = recalled(archived(tmp_path), workdir)
-    assert sorted(result.tested) == sorted(CONTENTS)
-    assert (result.population, result.bad, result.failures) == (8, 0, ())
+    assert sorted(result.paths) == sorted(CONTENTS)
+    assert (result.tested, result.population, result.bad, result.failures) == (8, 8, 0, ())
     assert result.statement == (
         "All 8 files were recalled from every pool and hashed, none of them is bad."
     )
@@ -96,12 +96,12 @@ def test_one_bad_copy_of_one_file_is_enough(tmp_path: Path, workdir: Path, pool:
 
 def test_fewer_files_than_asked_for_or_others_are_no_proof(tmp_path: Path, workdir: Path) -> None:
     result = recalled(archived(tmp_path), workdir, n=5)
-    assert len(result.tested) == 5
+    assert len(result.paths) == 5
     assert codes(result, n=5) == set()
     assert codes(result, n=6) == {"R08"}
     assert codes(None) == {"R08"}
-    assert codes(replace(result, tested=(*result.tested[:4], "r1/other")), n=5) == {"R08"}
-    assert codes(replace(result, tested=result.tested[:1] * 5), n=5) == {"R08"}
+    assert codes(replace(result, paths=(*result.paths[:4], "r1/other")), n=5) == {"R08"}
+    assert codes(replace(result, paths=result.paths[:1] * 5), n=5) == {"R08"}
     assert codes(replace(result, population=5), n=5) == {"R08"}
 
 
@@ -143,7 +143,7 @@ def test_the_draw_is_that_of_the_seed_whatever_the_order_of_the_files(
     for order in (FILES, files):
         silent: object = Silent(order)
         result = recall_test([silent], order, n=n, seed=seed, workdir=workdir, pools=["a"])  # type: ignore[list-item]
-        drawn.append(result.tested)
+        drawn.append(result.paths)
     assert drawn[0] == drawn[1]
     assert len(set(drawn[0])) == len(drawn[0]) == min(n, 8)
 
@@ -151,7 +151,7 @@ def test_the_draw_is_that_of_the_seed_whatever_the_order_of_the_files(
 def test_every_file_may_be_drawn(workdir: Path) -> None:
     silent: object = Silent(FILES)
     drawn = {
-        recall_test([silent], FILES, n=1, seed=seed, workdir=workdir, pools=["a"]).tested  # type: ignore[list-item]
+        recall_test([silent], FILES, n=1, seed=seed, workdir=workdir, pools=["a"]).paths  # type: ignore[list-item]
         for seed in range(80)
     }
     assert drawn == {(file.path,) for file in FILES}

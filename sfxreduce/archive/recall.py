@@ -65,10 +65,10 @@ class RecallResult:
 
     Parameters
     ----------
-    tested : tuple of str
-        Paths of the files that were recalled from every copy, in the order drawn.
-    population : int
-        Number of files they were drawn from.
+    paths : tuple of str
+        Of the files that were recalled from every copy, in the order drawn.
+    tested, population : int
+        How many they are, and how many they were drawn from.
     bad : int
         How many of them have a copy that did not come back as it should.
     failures : tuple of RecallFailure
@@ -76,7 +76,8 @@ class RecallResult:
         What this proves, in words.
     """
 
-    tested: tuple[str, ...]
+    paths: tuple[str, ...]
+    tested: int
     population: int
     bad: int
     failures: tuple[RecallFailure, ...]
@@ -86,7 +87,7 @@ class RecallResult:
         """Return the same as a JSON object."""
         return {
             **asdict(self),
-            "tested": list(self.tested),
+            "paths": list(self.paths),
             "failures": [asdict(failure) for failure in self.failures],
         }
 
@@ -141,7 +142,8 @@ def recall_test(
     bad = len({failure.path for failure in failures})
     buffered = not all(backend.capabilities().recalls_from_medium for backend in backends)
     return RecallResult(
-        tested=tuple(file.path for file in drawn),
+        paths=tuple(file.path for file in drawn),
+        tested=len(drawn),
         population=len(files),
         bad=bad,
         failures=tuple(failures),
@@ -177,7 +179,7 @@ def check_recall(
     if result.bad or result.failures:
         refusals.append(refuse("R08", result.statement))
     known = {file.path for file in files}
-    tested = set(result.tested) & known
+    tested = set(result.paths) & known
     if result.population != len(known) or len(tested) < min(n, len(known)):
         refusals.append(
             refuse(
