@@ -21,7 +21,8 @@ from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.errors import ArchiveError, OutputExists, SchemaError, SourceError, UsageError
 from sfxreduce.ingest import store_run
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline import Outputs, run_filter
+from sfxreduce.outputs import Outputs
+from sfxreduce.pipeline import run_filter
 
 N_EVENTS = 70
 

@@ -237,7 +237,6 @@ def _write(
                 layout=layout,
                 shard=shard,
                 events=tuple(positions[start : start + layout.events_per_shard].tolist()),
-                hashed=False,
             )
             for shard, start in enumerate(range(0, positions.size, layout.events_per_shard))
         ]
