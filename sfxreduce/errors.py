@@ -12,6 +12,7 @@
     ├── LabelError            1   events cannot be told into hits and misses
     ├── ModelError            1   a model folder is incomplete or does not fit the run
     ├── ClusterError          1   the workers cannot be reached or do not fit the task
+    ├── ArchiveError          1   an archive does not answer, or not as agreed
     ├── RefusedError          3   a policy or a missing proof forbids it
     └── VerificationError     4   an output differs from its source or from its manifest
 
@@ -21,6 +22,7 @@ Every message is one line: where, what was expected, what was found, what to do 
 from __future__ import annotations
 
 __all__ = [
+    "ArchiveError",
     "ClusterError",
     "LabelError",
     "ModelError",
@@ -78,6 +80,10 @@ class ModelError(SfxReduceError):
 
 class ClusterError(SfxReduceError):
     """The workers cannot be reached or do not fit the task."""
+
+
+class ArchiveError(SfxReduceError):
+    """An archive does not answer, or not as agreed."""
 
 
 class RefusedError(SfxReduceError):

@@ -9,26 +9,31 @@ import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import xxhash
 
-from sfxreduce.errors import OutputError, VerificationError
+from sfxreduce.errors import OutputError, SourceError, VerificationError
 from sfxreduce.manifest import FileRecord
 
 __all__ = [
     "PARTIAL",
     "PublishJob",
+    "copy_file",
     "disk_bytes",
+    "drop_cache",
     "interrupts_wait",
     "output_errors",
     "publish_file",
+    "read_blocks",
     "sha256_file",
     "sweep_partial",
     "sync_folder",
+    "whole_file",
     "write_addressed",
     "write_file",
 ]
@@ -99,18 +104,97 @@ def write_file(path: Path, *data: bytes, below: Path | None = None) -> None:
     if below is not None:
         for parent in reversed(path.relative_to(below).parents[:-1]):
             (below / parent).mkdir(exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+    with whole_file(path) as file:
+        # A buffered file goes on after a short write until every byte is taken.
+        file.writelines(data)
+
+
+@contextmanager
+def whole_file(path: Path, *, check: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
+    """Give a hidden file that takes its name once it is on the disk; nothing is left if it fails.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder has to be there.
+    check : callable, optional
+        Called with the hidden file once it is on the disk; what it raises stops the rename.
+    """
+    partial = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:12]}{PARTIAL}")
     try:
         with partial.open("xb") as file:
-            # A buffered file goes on after a short write until every byte is taken.
-            file.writelines(data)
+            yield file
             file.flush()
             # One that fails is not tried again: the system may have dropped what it could not
             # write, and say next time that all is well.
             os.fsync(file.fileno())
+        if check is not None:
+            check(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, target: Path) -> str:
+    """Copy a file whole, bring it to the disk, and read it back before it takes its name.
+
+    Parameters
+    ----------
+    source, target : Path
+        What lies under the target's name is replaced.
+
+    Returns
+    -------
+    str
+        The sha256 of what was read back, which is that of what was read from the source.
+
+    Raises
+    ------
+    SourceError
+        If the source cannot be read.
+    VerificationError
+        If it does not read back as it was written.
+    OSError
+        If not every byte could be written; see `output_errors`.
+    """
+    digest = hashlib.sha256()
+
+    def check(partial: Path) -> None:
+        drop_cache(partial)
+        if sha256_file(partial) != digest.hexdigest():
+            raise VerificationError(
+                f"{target}: what was read back differs from what was written; nothing was left "
+                "under this name, check the disk"
+            )
+
+    with whole_file(target, check=check) as file:
+        for block in read_blocks(source):
+            digest.update(block)
+            file.write(block)
+    return digest.hexdigest()
+
+
+def read_blocks(path: Path) -> Iterator[bytes]:
+    """Bytes of a file, a block at a time.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read.
+    """
+    try:
+        yield from _blocks(path)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def drop_cache(path: Path) -> None:
+    """Ask the system to read a file from the disk again, not from its memory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(path: Path) -> None:
