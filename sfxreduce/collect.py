@@ -13,7 +13,7 @@ from sfxreduce.conditions import Conditioned, conditions_of_run
 from sfxreduce.look import SCORE_DTYPE, SOURCE_LOST
 from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.run import Run
-from sfxreduce.score import events_per_batch, score
+from sfxreduce.score import events_per_batch, score, score_rescue
 from sfxreduce.scorer import Scorer
 
 __all__ = ["as_seen", "collect_scores"]
@@ -50,8 +50,10 @@ def collect_scores(
         Shape (event,), dtype `SCORE_DTYPE`.
     """
     rows = np.zeros(run.n_events, SCORE_DTYPE)
-    scores = score(as_seen(run, scorer), scorer, closed_from=closed_from)
-    blocks = pool.blocks(scores, needs_gpu=scorer.needs_gpu)
+    seen = as_seen(run, scorer)
+    scores = score(seen, scorer, closed_from=closed_from)
+    rescue = score_rescue(seen, scorer, closed_from=closed_from)
+    blocks = pool.blocks(scores, needs_gpu=scorer.needs_gpu, rescue=rescue)
     for block, values in tracked(blocks, stage=stage, total=scores.npartitions, progress=progress):
         start = block * events_per_batch(scorer)
         rows[start : start + len(values)] = values

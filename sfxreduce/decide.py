@@ -41,6 +41,7 @@ class Reason(IntFlag):
     SATURATED = 1 << 9
     SCHEMA = 1 << 10
     SCORE_INVALID = 1 << 11
+    WORKER_LOST = 1 << 12
     AUDIT_SAMPLE = 1 << 16
     DRIFT = 1 << 17
     PANEL_HOT = 1 << 18

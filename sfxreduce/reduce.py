@@ -19,6 +19,7 @@ from sfxreduce.decide import Decision, Decisions
 from sfxreduce.io.files import PublishJob, publish_file, sweep_partial
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.schema import AUDIT_GROUP, CONDITIONS_GROUP, LEDGER_GROUP
+from sfxreduce.io.writers.shard_rescue import shard_rescue
 from sfxreduce.io.writers.shards import ShardJob, ShardWritten, copy_shard, encode_shard
 from sfxreduce.io.writers.zarr import create_store, write_manifest, write_table
 from sfxreduce.ledger import ledger_table
@@ -144,7 +145,7 @@ def write_reduced(
     if plan.audit.kept.size:
         _create(plan, store / AUDIT_GROUP, columns=audit_columns(plan), events=plan.audit.kept)
     write = copy_shard if plan.reduction.copies_tiles else encode_shard
-    work = pool.map("reduce", write, plan.jobs(store))
+    work = pool.map("reduce", write, plan.jobs(store), rescue=shard_rescue(write))
     written = [
         shard for _, shard in tracked(work, stage="reduce", total=plan.n_shards, progress=progress)
     ]

@@ -296,7 +296,7 @@ def test_a_scheduler_of_the_environment_does_not_forbid_serial_work(
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
     base = ["filter", "--in", small_run, "--out", tmp_path / "h", "--scorer", "peaks", "--dry-run"]
     assert run(*base, "--serial").exit_code == 0
-    monkeypatch.setattr("sfxreduce.cluster.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("sfxreduce.cluster.connection.CONNECT_SECONDS", 1)
     assert run(*base).exit_code == 1
 
 
