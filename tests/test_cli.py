@@ -224,7 +224,7 @@ def stop_when_staged(command: list[str], folder: Path, number: int) -> tuple[int
 @pytest.mark.parametrize(
     ("pool", "number", "status"),
     [("--serial", signal.SIGINT, 130), ("--workers=2", signal.SIGINT, 130),
-     ("--serial", signal.SIGTERM, 143)],
+     ("--serial", signal.SIGTERM, 130), ("--workers=2", signal.SIGTERM, 130)],
 )  # fmt: skip
 def test_an_interrupted_filter_leaves_nothing(
     pool: str, number: int, status: int, small_run: Path, tmp_path: Path

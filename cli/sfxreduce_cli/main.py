@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from importlib import metadata
 from typing import Annotated, NoReturn
 
@@ -26,6 +27,9 @@ from sfxreduce_cli.verify import verify
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+
+CLEANING_SECONDS = 60
+"""After an interrupt, in which further ones are passed over: outputs are being removed."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,22 +63,41 @@ def options(
 
 def main() -> None:
     """Run the command line; an error becomes one line and its exit status."""
+    interrupts = _Interrupts()
     # A batch system ends jobs with SIGTERM: what was begun is removed, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, _end)
-    interrupts: list[int] = []
-
-    def interrupt(number: int, _: object) -> NoReturn:
-        interrupts.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupts.note)
+    sys.unraisablehook = interrupts.hide
     try:
         _run()
     except BaseException:
-        if not interrupts:
+        if interrupts.first is None:
             raise
         # Compiled code and clusters turn an interrupt into errors of their own.
         _fail("interrupted; no output was left half-written", INTERRUPTED)
+
+
+class _Interrupts:
+    """Ctrl-C and SIGTERM: the first one stops the work, others must not stop the cleaning up."""
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+
+    def note(self, number: int, _: object) -> None:
+        """Stop what is under way, unless that is being done already."""
+        now = time.monotonic()
+        if self.first is not None and now < self.first + CLEANING_SECONDS:
+            return
+        self.first = now
+        raise KeyboardInterrupt
+
+    def hide(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Keep what an interrupt leaves in callbacks and destructors off the terminal."""
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            # It came where nobody could take it, so the next one counts.
+            self.first = -CLEANING_SECONDS
+        elif self.first is None:
+            sys.__unraisablehook__(unraisable)
 
 
 def _run() -> None:
@@ -93,7 +116,3 @@ def _fail(message: str, status: int) -> NoReturn:
     if "--json" in sys.argv:
         print_json({"error": line, "exit_status": status})
     raise SystemExit(status) from None
-
-
-def _end(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)

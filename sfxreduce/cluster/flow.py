@@ -182,14 +182,13 @@ class Flow:
                 f"the scheduler has not answered for {ANSWER_SECONDS} seconds; nothing was "
                 "published, the same command starts again"
             ) from error
-        workers = [address for address, worker in known.items() if worker["nanny"]]
-        if self._in_vain or not workers:
+        if self._in_vain:
             raise ClusterError(
-                f"no task was done within {self._patience:g} seconds, and there "
-                + ("is no worker that can be restarted" if not workers else "was none to set aside")
-                + "; look at the workers, or give them more time with SFXREDUCE_PATIENCE_SECONDS"
+                f"twice no task was done within {self._patience:g} seconds, and none was at work "
+                f"on {len(known)} workers; look at them, or at their scheduler"
             )
         self._in_vain = not stuck
+        workers = [address for address, worker in known.items() if worker["nanny"]]
         self._client.restart_workers(workers, timeout=RESTART_SECONDS, raise_for_error=False)
         return stuck
 
