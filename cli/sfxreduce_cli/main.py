@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 import time
 from importlib import metadata
 from typing import Annotated, NoReturn
@@ -70,8 +72,9 @@ def main() -> None:
     sys.unraisablehook = interrupts.hide
     try:
         _run()
-    except BaseException:
-        if interrupts.first is None:
+    except BaseException as error:
+        done = isinstance(error, SystemExit) and not error.code
+        if interrupts.first is None or done:
             raise
         # Compiled code and clusters turn an interrupt into errors of their own.
         _fail("interrupted; no output was left half-written", INTERRUPTED)
@@ -83,7 +86,7 @@ class _Interrupts:
     def __init__(self) -> None:
         self.first: float | None = None
 
-    def note(self, number: int, _: object) -> None:
+    def note(self, _: int, __: object) -> None:
         """Stop what is under way, unless that is being done already."""
         now = time.monotonic()
         if self.first is not None and now < self.first + CLEANING_SECONDS:
@@ -94,8 +97,11 @@ class _Interrupts:
     def hide(self, unraisable: sys.UnraisableHookArgs) -> None:
         """Keep what an interrupt leaves in callbacks and destructors off the terminal."""
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
-            # It came where nobody could take it, so the next one counts.
-            self.first = -CLEANING_SECONDS
+            # It came where nobody could take it: once more, in a moment.
+            self.first = None
+            again = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+            again.daemon = True
+            again.start()
         elif self.first is None:
             sys.__unraisablehook__(unraisable)
 

@@ -73,8 +73,8 @@ def interrupts_wait() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-    for number in waiting[:1]:
-        signal.raise_signal(number)
+    if waiting:
+        signal.raise_signal(waiting[0])
 
 
 def write_file(path: Path, *data: bytes, below: Path | None = None) -> None:
