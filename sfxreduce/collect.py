@@ -18,7 +18,7 @@ from sfxreduce.look import SCORE_DTYPE, SOURCE_LOST
 from sfxreduce.notes import NO_NOTES, Notes, each_once
 from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.run import Run
-from sfxreduce.score import events_per_batch, score
+from sfxreduce.score import events_per_batch, score, score_rescue
 from sfxreduce.scorer import Scorer
 
 __all__ = ["as_seen", "collect_scores", "odd_events"]
@@ -58,12 +58,14 @@ def collect_scores(
         Shape (event,), dtype `SCORE_DTYPE`.
     """
     rows = np.zeros(run.n_events, SCORE_DTYPE)
-    scores = score(as_seen(run, scorer), scorer, closed_from=closed_from)
+    seen = as_seen(run, scorer)
+    scores = score(seen, scorer, closed_from=closed_from)
+    rescue = score_rescue(seen, scorer, closed_from=closed_from)
 
     def work(left: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
         # Of the array as it is, all blocks; what is taken out of it costs tasks of its own.
         some = scores if len(left) == scores.npartitions else scores.blocks[list(left)]
-        return pool.blocks(some, needs_gpu=scorer.needs_gpu)
+        return pool.blocks(some, needs_gpu=scorer.needs_gpu, rescue=rescue.of_parts(left))
 
     blocks = each_once(notes, stage, scores.npartitions, work, dtype=SCORE_DTYPE)
     for block, values in tracked(blocks, stage=stage, total=scores.npartitions, progress=progress):

@@ -44,6 +44,7 @@ class Reason(IntFlag):
     SATURATED = 1 << 9
     SCHEMA = 1 << 10
     SCORE_INVALID = 1 << 11
+    WORKER_LOST = 1 << 12
     DUP_ID = 1 << 13
     TS_ORDER = 1 << 14
     META_MISSING = 1 << 15

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.decide import Decision, Decisions
+from sfxreduce.decide import Decision, Decisions, Reason
 from sfxreduce.figures import Thumbnail, assembled_png
 from sfxreduce.peaks import PeakFinder
 from sfxreduce.run import Run
@@ -40,7 +40,9 @@ def choose_events(decisions: Decisions) -> NDArray[np.int64]:
             places = np.linspace(0, max(order.size - 1, 0), min(wanted, order.size))
             chosen.append(order[places.astype(int)])
         else:
-            chosen.append(events[:wanted])
+            # What ended a worker would end this process as well.
+            harmless = (decisions.reason[events] & np.uint32(Reason.WORKER_LOST)) == 0
+            chosen.append(events[harmless][:wanted])
     return np.concatenate(chosen)
 
 

@@ -13,6 +13,7 @@ from sfxreduce.io.files import disk_bytes, sweep_partial
 from sfxreduce.io.layout import Layout, choose_layout
 from sfxreduce.io.publish import check_outputs, staged
 from sfxreduce.io.readers.cxi import CxiFrames
+from sfxreduce.io.writers.shard_rescue import shard_rescue
 from sfxreduce.io.writers.shards import ShardJob, copy_shard, encode_shard
 from sfxreduce.io.writers.zarr import create_store
 from sfxreduce.progress import Progress, silent, tracked
@@ -104,7 +105,8 @@ def store_run(
             )
             for shard in range(n_shards)
         ]
-        done = pool.map("store", copy_shard if stored else encode_shard, jobs)
+        write = copy_shard if stored else encode_shard
+        done = pool.map("store", write, jobs, rescue=shard_rescue(write))
         unreadable = sum(
             len(shard.holes)
             for _, shard in tracked(done, stage="store", total=n_shards, progress=progress)

@@ -20,6 +20,7 @@ from sfxreduce.io.files import PublishJob, publish_file
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.schema import AUDIT_GROUP, CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.io.unfinished import Unfinished
+from sfxreduce.io.writers.shard_rescue import shard_rescue
 from sfxreduce.io.writers.shards import ShardJob, ShardWritten, copy_shard, encode_shard
 from sfxreduce.io.writers.zarr import create_store, write_manifest, write_table
 from sfxreduce.ledger import ledger_table
@@ -166,7 +167,7 @@ def _write_shards(
     there = work.shards
     left = (job for job in plan.jobs(work.shards_folder) if job.path not in there)
     write = copy_shard if plan.reduction.copies_tiles else encode_shard
-    written = pool.map("reduce", write, left)
+    written = pool.map("reduce", write, left, rescue=shard_rescue(write))
     total = plan.n_shards - len(there)
     for _, shard in tracked(written, stage="reduce", total=total, progress=progress):
         work.keep(shard)

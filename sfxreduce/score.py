@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
 from numpy.typing import NDArray
 
+from sfxreduce.decide import Reason
 from sfxreduce.look import SCORE_DTYPE, look_at
+from sfxreduce.rescue import Rescue, halves_of
 from sfxreduce.run import FrameSource, Run, block_sizes
 from sfxreduce.scorer import Scorer, Streamer
 
-__all__ = ["EVENTS_PER_BATCH", "events_per_batch", "score"]
+__all__ = ["EVENTS_PER_BATCH", "events_per_batch", "score", "score_rescue"]
 
 EVENTS_PER_BATCH = 64
 """Events of one scoring task: large enough that a task's own cost is a few per cent of it."""
@@ -66,6 +70,41 @@ def score(run: Run, scorer: Scorer, *, batch: int = 0, closed_from: float = math
     return scores
 
 
+def score_rescue(
+    run: Run, scorer: Scorer, *, batch: int = 0, closed_from: float = math.inf
+) -> Rescue[range, NDArray[np.void]]:
+    """What becomes of a batch that ends its workers: the events that do it have no score.
+
+    Parameters
+    ----------
+    run, scorer, batch, closed_from
+        As for `score`.
+    """
+    return Rescue(
+        item=partial(
+            _events_of_block, batch=batch or events_per_batch(scorer), n_events=run.n_events
+        ),
+        attempt=partial(look_at, run.source, scorer, closed_from=closed_from),
+        halves=halves_of,
+        lost=_lost_rows,
+        joined=_joined_rows,
+    )
+
+
+def _lost_rows(events: range) -> NDArray[np.void]:
+    rows = np.zeros(len(events), SCORE_DTYPE)
+    rows["score"], rows["reason"] = np.nan, Reason.WORKER_LOST
+    return rows
+
+
+def _joined_rows(_: range, parts: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
+    return np.concatenate(parts)
+
+
+def _events_of_block(block: int, *, batch: int, n_events: int) -> range:
+    return range(block * batch, min((block + 1) * batch, n_events))
+
+
 def _score_block(
     *,
     source: FrameSource,
@@ -76,6 +115,5 @@ def _score_block(
     block_id: tuple[int],
 ) -> NDArray[np.void]:
     """Score one batch of events."""
-    start = block_id[0] * batch
-    events = range(start, min(start + batch, n_events))
+    events = _events_of_block(block_id[0], batch=batch, n_events=n_events)
     return look_at(source, scorer, events, closed_from=closed_from)

@@ -229,7 +229,7 @@ def stop_when_staged(command: list[str], folder: Path, number: int) -> tuple[int
 @pytest.mark.parametrize(
     ("pool", "number", "status"),
     [("--serial", signal.SIGINT, 130), ("--workers=2", signal.SIGINT, 130),
-     ("--serial", signal.SIGTERM, 143)],
+     ("--serial", signal.SIGTERM, 130), ("--workers=2", signal.SIGTERM, 130)],
 )  # fmt: skip
 def test_an_interrupted_filter_leaves_no_output_and_goes_on(
     pool: str, number: int, status: int, small_run: Path, tmp_path: Path
@@ -307,7 +307,7 @@ def test_a_scheduler_of_the_environment_does_not_forbid_serial_work(
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
     base = ["filter", "--in", small_run, "--out", tmp_path / "h", "--scorer", "peaks", "--dry-run"]
     assert run(*base, "--serial").exit_code == 0
-    monkeypatch.setattr("sfxreduce.cluster.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("sfxreduce.cluster.connection.CONNECT_SECONDS", 1)
     assert run(*base).exit_code == 1
 
 

@@ -16,7 +16,7 @@ from distributed import Client, LocalCluster, SpecCluster, Worker, get_worker
 from distributed.scheduler import Scheduler
 from planted import BrightestPixel
 
-import sfxreduce.cluster
+import sfxreduce.cluster.pool
 from sfxreduce.cluster import DaskPool, Pool, SerialPool, open_pool
 from sfxreduce.errors import ClusterError, SfxReduceError, SourceError, UsageError
 from sfxreduce.io.open import open_run
@@ -112,7 +112,7 @@ def test_errors_of_a_task_arrive_as_themselves(kind: str, cluster: Pool) -> None
 
 
 def test_a_scheduler_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sfxreduce.cluster.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("sfxreduce.cluster.connection.CONNECT_SECONDS", 1)
     with pytest.raises(ClusterError, match="no Dask scheduler answers") as told:
         with open_pool(scheduler="tcp://127.0.0.1:9"):
             pass
@@ -152,13 +152,13 @@ def test_working_in_this_process_costs_the_same_for_every_block(
 ) -> None:
     # Handing the whole graph to each block once made long runs cost the square of their length.
     sizes = []
-    get = sfxreduce.cluster.get_sync
+    get = sfxreduce.cluster.pool.get_sync
 
     def noting(graph: dict[object, object], key: object) -> object:
         sizes.append(len(graph))
         return get(graph, key)
 
-    monkeypatch.setattr("sfxreduce.cluster.get_sync", noting)
+    monkeypatch.setattr("sfxreduce.cluster.pool.get_sync", noting)
     array = da.map_blocks(
         zero, chunks=((1,) * 50,), dtype=float, meta=np.empty(0), name="score-serial"
     )
@@ -172,7 +172,7 @@ def zero(*, block_id: tuple[int]) -> np.ndarray:
 
 def test_a_scheduler_without_workers_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     # It once waited for ever, without a word.
-    monkeypatch.setattr("sfxreduce.cluster.CONNECT_SECONDS", 2)
+    monkeypatch.setattr("sfxreduce.cluster.connection.CONNECT_SECONDS", 2)
     with (
         LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as empty,
         pytest.raises(ClusterError, match="has no workers"),

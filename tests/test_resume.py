@@ -36,11 +36,17 @@ class Stopping(SerialPool):
         self.given: dict[str, int] = {}
         self._stop = {stage: after} if stage else {}
 
-    def blocks(self, array: Any, *, needs_gpu: bool = False) -> Iterator[Any]:
-        yield from self._counted("score", super().blocks(array, needs_gpu=needs_gpu))
+    def blocks(self, array: Any, **options: Any) -> Iterator[Any]:
+        yield from self._counted("score", super().blocks(array, **options))
 
-    def map(self, name: str, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        yield from self._counted(name, super().map(name, function, items))
+    def map(
+        self,
+        name: str,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        **options: Any,
+    ) -> Iterator[Any]:
+        yield from self._counted(name, super().map(name, function, items, **options))
 
     def _counted(self, name: str, results: Iterator[Any]) -> Iterator[Any]:
         for result in results:
@@ -115,10 +121,12 @@ def test_a_changed_source_is_refused(stored: Path, tmp_path: Path) -> None:
 
 def test_a_source_that_changes_underneath_is_not_published(stored: Path, tmp_path: Path) -> None:
     class Meanwhile(SerialPool):
-        def map(self, name: str, function: Any, items: Iterable[Any]) -> Iterator[Any]:
+        def map(
+            self, name: str, function: Any, items: Iterable[Any], **options: Any
+        ) -> Iterator[Any]:
             if name == "publish":
                 touch(stored)
-            return super().map(name, function, items)
+            return super().map(name, function, items, **options)
 
     with pytest.raises(SourceError, match="changed while they were read"):
         keep_hits(open_run(stored), tmp_path / "hits.zarr", Meanwhile())
@@ -158,10 +166,10 @@ def test_two_programs_do_not_work_on_one_output(stored: Path, tmp_path: Path) ->
     out = tmp_path / "hits.zarr"
 
     class Second(SerialPool):
-        def blocks(self, array: Any, *, needs_gpu: bool = False) -> Iterator[Any]:
+        def blocks(self, array: Any, **options: Any) -> Iterator[Any]:
             with pytest.raises(OutputError, match="another process"):
                 keep_hits(open_run(stored), out, SerialPool())
-            return super().blocks(array, needs_gpu=needs_gpu)
+            return super().blocks(array, **options)
 
     keep_hits(open_run(stored), out, Second())
     assert out.exists()

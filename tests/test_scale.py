@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from planted import BrightestPixel, planted_run
 
-import sfxreduce.cluster
+import sfxreduce.cluster.pool
 from sfxreduce.audit_sample import draw_sample
 from sfxreduce.cluster import BLOCKS_AT_ONCE, TASKS_PER_THREAD, DaskPool, Pool, SerialPool
 from sfxreduce.collect import collect_scores
@@ -210,7 +210,7 @@ def test_few_blocks_are_under_way_and_every_one_is_computed(
     cluster: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(cluster, DaskPool)
-    monkeypatch.setattr("sfxreduce.cluster.BLOCKS_AT_ONCE", 16)
+    monkeypatch.setattr("sfxreduce.cluster.dask_pool.BLOCKS_AT_ONCE", 16)
     get, n_submitted = cluster._client.get, 0
 
     def counting(graph: Any, keys: list[Any], **options: Any) -> Any:
@@ -256,14 +256,14 @@ def known_tasks(dask_scheduler: Any) -> list[str]:
 def test_in_this_process_each_task_is_made_once_and_few_are_held(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sizes, make = [], sfxreduce.cluster._part
+    sizes, make = [], sfxreduce.cluster.pool.part_of
 
     def noting(array: da.Array, keys: list[Any]) -> Any:
         made = make(array, keys)
         sizes.append(len(made))
         return made
 
-    monkeypatch.setattr("sfxreduce.cluster._part", noting)
+    monkeypatch.setattr("sfxreduce.cluster.pool.part_of", noting)
     n_blocks = 3 * BLOCKS_AT_ONCE + 5
     blocks = list(SerialPool().blocks(numbered_blocks(n_blocks, name="score-serial")))
     assert [(number, int(values[0])) for number, values in blocks] == [

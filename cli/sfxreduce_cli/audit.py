@@ -21,6 +21,7 @@ from sfxreduce_cli.options import (
     Out,
     Overwrite,
     SchedulerAddress,
+    SecurityPath,
     Serial,
     Workers,
     working_pool,
@@ -113,6 +114,7 @@ def label(
     overwrite: Overwrite = False,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
+    security: SecurityPath = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -126,7 +128,10 @@ def label(
     run = sfxreduce.open_run(against, data_path=data_path)
     drawn = auditing.read_draw(draw_)
     known = auditing.read_labels(given) if given else ()
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
+    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
+        pool,
+        progress,
+    ):
         labels = auditing.label_run(
             drawn,
             run,

@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 import sfxreduce
-from sfxreduce_cli.options import AsJson, SchedulerAddress, Serial, Workers, working_pool
+from sfxreduce_cli.options import (
+    AsJson,
+    SchedulerAddress,
+    SecurityPath,
+    Serial,
+    Workers,
+    working_pool,
+)
 from sfxreduce_cli.output import print_json, print_table
 
 __all__ = ["crossval"]
@@ -29,6 +36,7 @@ def crossval(
     ] = None,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
+    security: SecurityPath = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -39,7 +47,10 @@ def crossval(
 
     Example: sfxreduce crossval --out across/
     """
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
+    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
+        pool,
+        progress,
+    ):
         chosen = {"experiments": experiment} if experiment else {}
         found = sfxreduce.cross_validate(out, scale=scale, pool=pool, progress=progress, **chosen)
     if as_json:

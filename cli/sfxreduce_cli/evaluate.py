@@ -15,6 +15,7 @@ from sfxreduce_cli.options import (
     LabelFiles,
     MissAtMost,
     SchedulerAddress,
+    SecurityPath,
     Serial,
     WindowName,
     Workers,
@@ -45,6 +46,7 @@ def evaluate(
     hit_at_least: HitAtLeast = None,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
+    security: SecurityPath = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -55,7 +57,10 @@ def evaluate(
     runs = [sfxreduce.open_run(path) for path in in_]
     scorer = sfxreduce.CnnScorer(model or sfxreduce.default_model(), looks_at=window.value)
     labelling = labelling_of(runs, labels, miss_at_most, hit_at_least)
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
+    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
+        pool,
+        progress,
+    ):
         found = sfxreduce.evaluate_scorer(
             scorer,
             runs,

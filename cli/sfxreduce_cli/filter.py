@@ -18,6 +18,7 @@ from sfxreduce_cli.options import (
     Out,
     Overwrite,
     SchedulerAddress,
+    SecurityPath,
     Serial,
     WindowName,
     Workers,
@@ -127,6 +128,7 @@ def filter_(
     overwrite: Overwrite = False,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
+    security: SecurityPath = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -143,7 +145,9 @@ def filter_(
     counting = sfxreduce.PeakScorer(finder, min_peaks=min_peaks)
     _check(ctx, scorer, threshold)
     gpu = scorer is ScorerName.CNN and _wants_gpu(device, serial=serial, scheduler=scheduler)
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers, gpu=gpu) as (pool, show):
+    with working_pool(
+        serial=serial, scheduler=scheduler, workers=workers, security=security, gpu=gpu
+    ) as (pool, show):
         judge = counting if scorer is ScorerName.PEAKS else _network(model, device, window, pool)
         promise = sfxreduce.Promise(max_loss=max_loss, confidence=confidence)
         how = Judging(

@@ -15,6 +15,7 @@ from sfxreduce_cli.options import (
     Out,
     Overwrite,
     SchedulerAddress,
+    SecurityPath,
     Serial,
     Workers,
     working_pool,
@@ -40,6 +41,7 @@ def ingest(
     overwrite: Overwrite = False,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
+    security: SecurityPath = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +50,10 @@ def ingest(
     Example: sfxreduce ingest --in frames/*.cbf.bz2 --out run.zarr
     """
     run = sfxreduce.open_run(in_, data_path=data_path)
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
+    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
+        pool,
+        progress,
+    ):
         stored = sfxreduce.store_run(
             run, out=out, pool=pool, retile=retile, overwrite=overwrite, progress=progress
         )

@@ -19,6 +19,7 @@ from sfxreduce_cli.options import (
     Out,
     Overwrite,
     SchedulerAddress,
+    SecurityPath,
     Serial,
     Workers,
     working_pool,
@@ -63,6 +64,7 @@ def label(
     overwrite: Overwrite = False,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
+    security: SecurityPath = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -79,7 +81,10 @@ def label(
         rule = sfxreduce.StreamLabelling(path=stream, unindexed_is_miss=unindexed_is_miss)
     elif csv is not None:
         rule = sfxreduce.FileLabelling.of([run], [csv])
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
+    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
+        pool,
+        progress,
+    ):
         found = rule(run, pool=pool, progress=progress)
     sfxreduce.write_labels(out, found.label, run=run, source=from_.value, overwrite=overwrite)
     facts = {

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
+import time
 from importlib import metadata
 from typing import Annotated, NoReturn
 
@@ -27,6 +30,9 @@ from sfxreduce_cli.verify import verify
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+
+CLEANING_SECONDS = 60
+"""After an interrupt, in which further ones are passed over: outputs are being removed."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,19 +67,16 @@ def options(
 
 def main() -> None:
     """Run the command line; an error becomes one line and its exit status."""
+    interrupts = _Interrupts()
     # A batch system ends jobs with SIGTERM: what was begun is removed, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, _end)
-    interrupts: list[int] = []
-
-    def interrupt(number: int, _: object) -> NoReturn:
-        interrupts.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupts.note)
+    sys.unraisablehook = interrupts.hide
     try:
         _run()
-    except BaseException:
-        if not interrupts:
+    except BaseException as error:
+        done = isinstance(error, SystemExit) and not error.code
+        if interrupts.first is None or done:
             raise
         # Compiled code and clusters turn an interrupt into errors of their own.
         _fail(
@@ -81,6 +84,32 @@ def main() -> None:
             "command is given again",
             INTERRUPTED,
         )
+
+
+class _Interrupts:
+    """Ctrl-C and SIGTERM: the first one stops the work, others must not stop the cleaning up."""
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+
+    def note(self, _: int, __: object) -> None:
+        """Stop what is under way, unless that is being done already."""
+        now = time.monotonic()
+        if self.first is not None and now < self.first + CLEANING_SECONDS:
+            return
+        self.first = now
+        raise KeyboardInterrupt
+
+    def hide(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Keep what an interrupt leaves in callbacks and destructors off the terminal."""
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            # It came where nobody could take it: once more, in a moment.
+            self.first = None
+            again = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+            again.daemon = True
+            again.start()
+        elif self.first is None:
+            sys.__unraisablehook__(unraisable)
 
 
 def _run() -> None:
@@ -99,7 +128,3 @@ def _fail(message: str, status: int) -> NoReturn:
     if "--json" in sys.argv:
         print_json({"error": line, "exit_status": status})
     raise SystemExit(status) from None
-
-
-def _end(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)

@@ -32,6 +32,7 @@ __all__ = [
     "Out",
     "Overwrite",
     "SchedulerAddress",
+    "SecurityPath",
     "Serial",
     "WindowName",
     "Workers",
@@ -96,6 +97,16 @@ SchedulerAddress = Annotated[
         rich_help_panel=POOL,
     ),
 ]
+SecurityPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--security",
+        metavar="PATH",
+        help="Certificates for a tls:// scheduler: a folder with tls-ca.pem, tls-cert.pem and "
+        "tls-key.pem, or a TOML file with the paths ca, cert and key.",
+        rich_help_panel=POOL,
+    ),
+]
 Workers = Annotated[
     int,
     typer.Option(
@@ -109,11 +120,17 @@ Workers = Annotated[
 
 @contextmanager
 def working_pool(
-    *, serial: bool, scheduler: str, workers: int, gpu: bool = False
+    *, serial: bool, scheduler: str, workers: int, security: Path | None, gpu: bool = False
 ) -> Iterator[tuple[Pool, ProgressDisplay]]:
     """Open the pool the options ask for, say where its dashboard is, and show progress."""
-    address = scheduler or ("" if serial else scheduler_of_environment())
-    with sfxreduce.open_pool(serial=serial, scheduler=address, n_workers=workers, gpu=gpu) as pool:
+    with sfxreduce.open_pool(
+        serial=serial,
+        scheduler=scheduler or ("" if serial else scheduler_of_environment()),
+        n_workers=workers,
+        gpu=gpu,
+        security=security,
+        **_patience_of_environment(),
+    ) as pool:
         if pool.dashboard:
             say(f"dashboard: {pool.dashboard}")
         with ProgressDisplay() as display:
@@ -123,6 +140,17 @@ def working_pool(
 def scheduler_of_environment() -> str:
     """Address that the environment names, as Dask itself does."""
     return os.environ.get("DASK_SCHEDULER_ADDRESS", "")
+
+
+def _patience_of_environment() -> dict[str, float]:
+    """How long nothing may be done before workers are restarted, if the environment says so."""
+    said = os.environ.get("SFXREDUCE_PATIENCE_SECONDS")
+    try:
+        return {"patience_seconds": float(said)} if said else {}
+    except ValueError:
+        raise UsageError(
+            f"SFXREDUCE_PATIENCE_SECONDS: expected a number of seconds, found '{said}'"
+        ) from None
 
 
 def labelling_of(

@@ -13,6 +13,7 @@ from sfxreduce_cli.options import (
     Out,
     Overwrite,
     SchedulerAddress,
+    SecurityPath,
     Serial,
     Workers,
     working_pool,
@@ -38,6 +39,7 @@ def simulate(
     overwrite: Overwrite = False,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
+    security: SecurityPath = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -52,7 +54,10 @@ def simulate(
         seed=seed,
         frame_shape=_shape(frame_shape),
     )
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
+    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
+        pool,
+        progress,
+    ):
         stored = sfxreduce.store_run(
             run, out=out, pool=pool, overwrite=overwrite, progress=progress
         )

@@ -18,6 +18,7 @@ from sfxreduce_cli.options import (
     MissAtMost,
     Overwrite,
     SchedulerAddress,
+    SecurityPath,
     Serial,
     WindowName,
     Workers,
@@ -68,6 +69,7 @@ def train(
     overwrite: Overwrite = False,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
+    security: SecurityPath = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -80,7 +82,12 @@ def train(
     Example: sfxreduce train --from default --in run.zarr --out model/
     """
     sfxreduce.check_model_path(out, overwrite=overwrite)
-    pool_options = {"serial": serial, "scheduler": scheduler, "workers": workers}
+    pool_options = {
+        "serial": serial,
+        "scheduler": scheduler,
+        "workers": workers,
+        "security": security,
+    }
     if from_:
         given = (recipe, labels, miss_at_most, hit_at_least)
         if len(in_) != 1 or any(option is not None for option in given):

@@ -13,6 +13,7 @@ from sfxreduce_cli.options import (
     DataPath,
     InRun,
     SchedulerAddress,
+    SecurityPath,
     Serial,
     Workers,
     working_pool,
@@ -28,6 +29,7 @@ def verify(
     data_path: DataPath = "",
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
+    security: SecurityPath = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -36,7 +38,10 @@ def verify(
     Example: sfxreduce verify --in hits.zarr --against run.zarr
     """
     source = sfxreduce.open_run(against, data_path=data_path)
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
+    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
+        pool,
+        progress,
+    ):
         found = sfxreduce.verify_reduced(in_, against=source, pool=pool, progress=progress)
     for problem in found.problems:
         say(f"sfxreduce: {problem}")

@@ -66,20 +66,23 @@ def output_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Let Ctrl-C wait for something short that must not be done by halves: a few renames, or what
-    a library writes from threads of its own, which would go on after we have cleaned up.
+    """Let Ctrl-C and SIGTERM wait for something short that must not be done by halves: a few
+    renames, or what a library writes from threads of its own, which would go on after we have
+    cleaned up.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     waiting: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda came, _: waiting.append(came)) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
     if waiting:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(waiting[0])
 
 
 def write_file(path: Path, *data: bytes, below: Path | None = None) -> None:

@@ -50,13 +50,19 @@ class Counting(SerialPool):
     def __init__(self) -> None:
         self.tasks: dict[str, int] = {}
 
-    def blocks(self, array: Any, *, needs_gpu: bool = False) -> Iterator[Any]:
-        for block in super().blocks(array, needs_gpu=needs_gpu):
+    def blocks(self, array: Any, **options: Any) -> Iterator[Any]:
+        for block in super().blocks(array, **options):
             self._count("score")
             yield block
 
-    def map(self, name: str, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        for done in super().map(name, function, items):
+    def map(
+        self,
+        name: str,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        **options: Any,
+    ) -> Iterator[Any]:
+        for done in super().map(name, function, items, **options):
             self._count(name)
             yield done
 

@@ -1,0 +1,104 @@
+"""Workers on this machine: processes that listen on 127.0.0.1 only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+from distributed import LocalCluster, Nanny, Scheduler, SpecCluster
+from distributed.security import Security
+from distributed.system import MEMORY_LIMIT
+
+__all__ = ["local_cluster", "visible_cards"]
+
+HOST = "127.0.0.1"
+DASHBOARD = "127.0.0.1:0"
+
+ALLOWED_FAILURES = 3
+"""Deaths of workers that a task may be near to. Most tasks have nothing to do with them: one that
+had to do with more is set aside, not given up."""
+
+WORKER_TTL = "30 s"
+"""Silence after which a worker is restarted. It is looked for as often: at most twice as long."""
+
+_SCHEDULER = {"allowed_failures": ALLOWED_FAILURES, "worker_ttl": WORKER_TTL}
+
+
+def local_cluster(n_workers: int, *, gpu: bool, security: Security | None = None) -> SpecCluster:
+    """Start workers on this machine that listen on 127.0.0.1 only.
+
+    Parameters
+    ----------
+    n_workers : int
+        Worker processes; 0 for one per processor or, with `gpu`, per graphics card.
+    gpu : bool
+        Whether they offer the resource ``GPU``.
+    security : distributed.security.Security, optional
+        Certificates; without them any user of this machine can talk to the cluster.
+    """
+    processors = len(os.sched_getaffinity(0))
+    # Ctrl-C reaches every process of a terminal. Workers inherit this mask and leave it to us;
+    # the resource tracker, started later, would undo it.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        if gpu:
+            return _gpu_cluster(n_workers, visible_cards(), security or Security())
+        return LocalCluster(
+            n_workers=n_workers or processors,
+            threads_per_worker=1,
+            host=HOST,
+            dashboard_address=DASHBOARD,
+            security=security,
+            scheduler_kwargs=_SCHEDULER,
+            silence_logs=logging.CRITICAL,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def visible_cards() -> list[str]:
+    """Graphics cards that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [card.strip() for card in named.split(",")]
+    # The driver lists its cards; torch would open all of them to count them.
+    cards = Path("/proc/driver/nvidia/gpus")
+    return [str(i) for i in range(len(list(cards.iterdir())))] if cards.is_dir() else []
+
+
+def _gpu_cluster(n_workers: int, cards: Sequence[str], security: Security) -> SpecCluster:
+    """Workers that see one card each; more workers than cards share them in turn."""
+    cards = cards or ["0"]
+    n_workers = n_workers or len(cards)
+    shared = {
+        "host": HOST,
+        "security": security,
+        "protocol": "tls://" if security.require_encryption else "tcp://",
+    }
+    workers = {
+        number: {
+            "cls": Nanny,
+            "options": {
+                **shared,
+                "nthreads": 1,
+                "resources": {"GPU": 1},
+                "memory_limit": MEMORY_LIMIT // n_workers,  # by itself, one thread's share
+                "silence_logs": logging.CRITICAL,
+                # Set before the worker starts: CUDA reads it once per process.
+                "env": {"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]},
+            },
+        }
+        for number in range(n_workers)
+    }
+    options = {**shared, **_SCHEDULER, "dashboard_address": DASHBOARD, "port": 0}
+    return SpecCluster(
+        workers=workers,
+        scheduler={"cls": Scheduler, "options": options},
+        security=security,
+        silence_logs=logging.CRITICAL,
+    )
