@@ -22,6 +22,7 @@ __all__ = [
     "ShardWritten",
     "TiledSource",
     "copy_shard",
+    "encode_events",
     "encode_shard",
     "payload_hash",
 ]
@@ -113,25 +114,37 @@ class ShardWritten:
 def encode_shard(job: ShardJob) -> ShardWritten:
     """Read and encode the events of one shard, and write it.
 
-    Few frames are in memory at a time. An event that cannot be read becomes a hole, never zeros.
-
     Raises
     ------
     OutputError
         If the disk is full or the path cannot be written.
     """
-    layout = job.layout
-    dtype = np.dtype(job.source.dtype)
+    return _write(job, list(encode_events(job.source, job.layout, job.events)))
+
+
+def encode_events(
+    source: FrameSource, layout: Layout, events: Sequence[int]
+) -> Iterator[list[bytes | None]]:
+    """Read and encode events: their tiles in grid order, as `TiledSource.encoded`.
+
+    Few frames are in memory at a time. An event that cannot be read becomes a hole, never zeros.
+
+    Parameters
+    ----------
+    source : FrameSource
+    layout : Layout
+    events : sequence of int
+        Positions in the source.
+    """
+    dtype = np.dtype(source.dtype)
     codec = TileCodec(dtype=dtype, tile=layout.tile, packing=layout.packing)
     # Neighbours together: a source may have to open a file, or to unpack a chunk of several events.
     step = max(1, READ_BYTES // (math.prod(layout.frame_shape) * dtype.itemsize))
     parts = [layout.tile_slices(tile) for tile in range(layout.tiles_per_event)]
-    events: list[list[bytes | None]] = []
-    for start in range(0, len(job.events), step):
-        reading = job.source.read(job.events[start : start + step])
+    for start in range(0, len(events), step):
+        reading = source.read(events[start : start + step])
         for frame, reason in zip(reading.pixels, reading.reasons, strict=True):
-            events.append([None if reason else codec.encode(frame[part]) for part in parts])
-    return _write(job, events)
+            yield [None if reason else codec.encode(frame[part]) for part in parts]
 
 
 def copy_shard(job: ShardJob) -> ShardWritten:
