@@ -24,8 +24,8 @@ def conditions_table(found: Conditions) -> xr.Dataset:
     -------
     Dataset
         ``hot_index`` on dimension ``hot``, ``noisy_index`` on ``noisy`` and ``empty_index`` on
-        ``empty`` (int64), ``ring_radius_px`` and ``ring_background_adu`` on ``ring`` (float64). The numbers of the
-        whole frame are attributes, None where they are unknown.
+        ``empty`` (int64), ``ring_radius_px`` and ``ring_background_adu`` on ``ring`` (float64).
+        The numbers of the whole frame are attributes, None where they are unknown.
 
     Examples
     --------

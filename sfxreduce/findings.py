@@ -7,9 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.decide import Decisions
 from sfxreduce.errors import ClusterError, SfxReduceError
 from sfxreduce.io.damage import Damage, shard_of
 from sfxreduce.io.layout import Layout
+from sfxreduce.io.schema import AUDIT_GROUP
 from sfxreduce.io.store import ZARR_ERRORS
 from sfxreduce.manifest import Manifest
 
@@ -45,6 +50,8 @@ class Findings:
     path : Path
         Of the output.
     manifest : Manifest or None
+    decisions : Decisions or None
+        As its ledger has them.
     layout : Layout or None
         Of its frames, as far as it is known.
     irregular : bool
@@ -58,12 +65,34 @@ class Findings:
 
     path: Path
     manifest: Manifest | None = None
+    decisions: Decisions | None = None
     layout: Layout | None = None
     irregular: bool = False
     checked: int = 0
     differing: dict[str, list[int]] = field(default_factory=dict)
     damages: list[Damage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def parts(self) -> dict[str, NDArray[np.int64]]:
+        """Source positions of the events in each part of the output: hits, and the sample."""
+        if self.decisions is None:
+            return {}
+        parts = {"": self.decisions.kept}
+        if self.decisions.sample.size or (self.path / AUDIT_GROUP).exists():
+            parts[AUDIT_GROUP] = self.decisions.sample
+        return parts
+
+    @property
+    def payloads(self) -> dict[str, NDArray[np.uint64]]:
+        """What the ledger says of the stored bytes of these events, shape (event, 2)."""
+        payload = None if self.decisions is None else self.decisions.payload
+        if payload is None:
+            sizes = {part: index.size for part, index in self.parts.items()}
+            if not sizes and self.manifest:
+                sizes = {"": self.manifest.hits + self.manifest.undecided}
+            return {part: np.zeros((size, 2), np.uint64) for part, size in sizes.items()}
+        return {part: payload[index] for part, index in self.parts.items()}
 
     @contextmanager
     def noted(self) -> Iterator[None]:

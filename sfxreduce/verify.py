@@ -28,7 +28,7 @@ from sfxreduce.io.damage import (
 )
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr import ZarrFrames, open_table, read_manifest
-from sfxreduce.io.schema import AUDIT_GROUP, LEDGER_GROUP
+from sfxreduce.io.schema import LEDGER_GROUP
 from sfxreduce.ledger import read_ledger
 from sfxreduce.manifest import Manifest
 from sfxreduce.progress import Progress, silent, tracked
@@ -173,6 +173,8 @@ def _check_files(found: Findings, *, pool: Pool, progress: Progress) -> None:
     found.irregular = bool(found.damages)
     if found.irregular:
         return
+    with found.noted():
+        found.decisions = read_ledger(open_table(path, LEDGER_GROUP), where=str(path))
     as_written = Damage(path=MANIFEST_FILE, what="is not as it was written")
     try:
         found.manifest = manifest = read_manifest(path)
@@ -183,12 +185,9 @@ def _check_files(found: Findings, *, pool: Pool, progress: Progress) -> None:
         found.damages.append(as_written)
     found.damages += strangers(path, manifest)
     found.checked = manifest.hits + manifest.undecided
-    n_events: dict[str, int] = {}
     with found.noted():
         found.layout = ZarrFrames(path=str(path)).layout
-        for part in _parts(path):
-            n_events[part] = ZarrFrames(path=str(path / part)).n_events
-    jobs = file_jobs(path, manifest, layout=found.layout, events=n_events)
+    jobs = file_jobs(path, manifest, layout=found.layout, payloads=found.payloads)
     work = pool.map("check", check_file, jobs)
     done = tracked(work, stage="check", total=len(manifest.files), progress=progress)
     damages = [damage for _, damage in done if damage]
@@ -196,21 +195,14 @@ def _check_files(found: Findings, *, pool: Pool, progress: Progress) -> None:
     found.damages += sorted(damages, key=lambda damage: damage.path)
 
 
-def _parts(path: Path) -> list[str]:
-    """Where an output has frames: at its root, and in the sample if there is one."""
-    return ["", AUDIT_GROUP] if (path / AUDIT_GROUP).exists() else [""]
-
-
 def _check_events(found: Findings, *, against: Run | None, pool: Pool, progress: Progress) -> None:
     """Compare ledger, manifest and frames in their counts; and events with their source."""
     path = found.path
-    decisions = read_ledger(open_table(path, LEDGER_GROUP), where=str(path))
-    found.problems += _miscounted(path, decisions, found.manifest, against)
-    parts = {"": decisions.kept}
-    if decisions.sample.size or (path / AUDIT_GROUP).exists():
-        parts[AUDIT_GROUP] = decisions.sample
-    found.checked = sum(index.size for index in parts.values())
-    for part, index in parts.items():
+    if found.decisions is None:
+        return
+    found.problems += _miscounted(path, found.decisions, found.manifest, against)
+    found.checked = sum(index.size for index in found.parts.values())
+    for part, index in found.parts.items():
         where = path / part
         with found.noted():
             if against is None and found.damages:

@@ -186,16 +186,17 @@ def test_the_first_of_several_damaged_events_is_named(hits: Path, originals: Pat
     assert (deep.mode, deep.mismatched, deep.first) == ("deep", 3, found.first)
 
 
-def test_the_source_tells_which_event_of_a_wrong_but_whole_shard_differs(
+def test_which_event_of_a_wrong_but_whole_shard_differs_is_named(
     hits: Path, originals: Path
 ) -> None:
-    # A shard whose checksums are all its own: only the manifest or the source can tell.
+    # A shard whose checksums are all its own: only the ledger or the source can tell.
     frames = ZarrFrames(path=str(hits))
     assert frames.layout is not None
     tiles = [list(event) for event in frames.encoded(range(4, 8))]
     tiles[2] = next(frames.encoded([0]))
     (hits / shard(1)).write_bytes(b"".join(shard_parts([t for event in tiles for t in event])))
-    assert quick(hits).first == FirstDamage(file=shard(1), shard=1, event=4)
+    assert quick(hits).first == FirstDamage(file=shard(1), shard=1, event=6)
+    assert quick(hits).mismatched == 1
     deep = verify_reduced(hits, against=open_run(originals / "run.zarr"), pool=SerialPool())
     assert deep.first == FirstDamage(file=shard(1), shard=1, event=6)
 

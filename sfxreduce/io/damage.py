@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sfxreduce.errors import SourceError
 from sfxreduce.io.files import sha256_file
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.schema import AUDIT_GROUP, MANIFEST_GROUP
 from sfxreduce.io.shards import ShardFile, check_crc
+from sfxreduce.io.writers.shards import payload_hash
 from sfxreduce.manifest import FileRecord, Manifest
 
 __all__ = [
@@ -46,8 +50,8 @@ class Damage:
         What is wrong with it, to follow its name.
     events : sequence of int
         Positions, in its part of the output, of the events of which it holds damaged tiles. All
-        events of a shard where its index is damaged, or where every tile matches its own checksum
-        and yet it is not the shard that was written. None for other files.
+        events of a shard where its index is damaged, or where no checksum tells which. None for
+        other files.
     sha256 : str
         Of what lies there; empty where that was not worked out.
     """
@@ -71,12 +75,15 @@ class FileJob:
         Of the frames, if the file is a shard of frames and the layout is known.
     events : range
         Positions, in its part of the output, of the events of the shard.
+    payloads : tuple of str
+        What `payload_hash` made of each of them when it was written; zero where not known.
     """
 
     store: str
     record: FileRecord
     layout: Layout | None = None
     events: range = range(0)
+    payloads: tuple[str, ...] = ()
 
 
 def shard_of(path: str) -> tuple[str, int] | None:
@@ -96,7 +103,11 @@ def shard_of(path: str) -> tuple[str, int] | None:
 
 
 def file_jobs(
-    store: Path, manifest: Manifest, *, layout: Layout | None, events: dict[str, int]
+    store: Path,
+    manifest: Manifest,
+    *,
+    layout: Layout | None,
+    payloads: Mapping[str, NDArray[np.uint64]],
 ) -> Iterator[FileJob]:
     """One job for each file of the manifest.
 
@@ -106,17 +117,20 @@ def file_jobs(
     manifest : Manifest
     layout : Layout or None
         Of the frames; without it no event of a damaged shard can be named.
-    events : dict of str to int
-        Number of events of each part of the output.
+    payloads : mapping of str to ndarray of uint64
+        For each part of the output, the payload of each of its events as a ledger has it, shape
+        (event, 2); zero where it is not known.
     """
     for record in manifest.files:
-        shard, inside = shard_of(record.path), range(0)
+        job = FileJob(store=str(store), record=record)
+        shard = shard_of(record.path)
         if shard and layout:
+            known = payloads.get(shard[0], np.zeros((0, 2), np.uint64))
             first = shard[1] * layout.events_per_shard
-            inside = range(first, min(first + layout.events_per_shard, events.get(shard[0], 0)))
-        yield FileJob(
-            store=str(store), record=record, layout=layout if shard else None, events=inside
-        )
+            inside = range(first, min(first + layout.events_per_shard, len(known)))
+            own = tuple(f"{high:016x}{low:016x}" for high, low in known[inside.start : inside.stop])
+            job = replace(job, layout=layout, events=inside, payloads=own)
+        yield job
 
 
 def check_file(job: FileJob) -> Damage | None:
@@ -138,7 +152,7 @@ def check_file(job: FileJob) -> Damage | None:
         return None
     events: Sequence[int] = job.events
     if job.layout and sha256:
-        events = _damaged_events(file, job.layout, job.events) or events
+        events = _damaged_events(file, job.layout, job) or events
     return Damage(path=job.record.path, what=what, events=events, sha256=sha256)
 
 
@@ -194,29 +208,32 @@ def _unlike(facts: os.stat_result, record: FileRecord) -> str:
     return ""
 
 
-def _damaged_events(file: Path, layout: Layout, events: range) -> Sequence[int]:
-    """Events of a shard of which a stored tile does not match its checksum; none if all do.
+def _damaged_events(file: Path, layout: Layout, job: FileJob) -> Sequence[int]:
+    """Events of a shard whose stored tiles do not match a checksum; none if all do.
 
-    A tile that the index does not list was a hole when the shard was written, as long as the index
-    matches its own checksum.
+    A tile that the index does not list was a hole when the shard was written, unless the event's
+    payload says otherwise.
     """
-    n_tiles = layout.tiles_per_event
     damaged = []
     try:
-        with ShardFile(file, n_tiles=n_tiles * layout.events_per_shard) as shard:
-            for place, event in enumerate(events):
-                if not all(_is_whole(shard, place * n_tiles + tile) for tile in range(n_tiles)):
+        with ShardFile(file, n_tiles=layout.tiles_per_event * layout.events_per_shard) as shard:
+            for place, (event, payload) in enumerate(zip(job.events, job.payloads, strict=True)):
+                if not _is_whole(shard, place, layout.tiles_per_event, payload):
                     damaged.append(event)
     except SourceError:
-        return events
+        return job.events
     return damaged
 
 
-def _is_whole(shard: ShardFile, tile: int) -> bool:
+def _is_whole(shard: ShardFile, place: int, n_tiles: int, payload: str) -> bool:
+    """Whether an event's tiles match their own checksums, and the event's."""
+    tiles = []
     try:
-        encoded = shard.read(tile)
-        if encoded is not None:
-            check_crc(encoded)
+        for tile in range(place * n_tiles, (place + 1) * n_tiles):
+            encoded = shard.read(tile)
+            if encoded is not None:
+                check_crc(encoded)
+            tiles.append(encoded)
     except SourceError:
         return False
-    return True
+    return int(payload, 16) in (0, int(payload_hash(tiles), 16))
