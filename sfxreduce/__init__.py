@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from sfxreduce.train.labelling import PeakLabelling, TruthLabelling
     from sfxreduce.train.loop import train as train_model
     from sfxreduce.train.recipe import RECIPES
-    from sfxreduce.verify import verify_reduced
+    from sfxreduce.verify import source_of, verify_reduced
 
 __all__ = [
     "RECIPES",
@@ -86,6 +86,7 @@ __all__ = [
     "read_model",
     "run_filter",
     "simulated_run",
+    "source_of",
     "store_run",
     "train_model",
     "verify_reduced",
@@ -130,6 +131,7 @@ _HOMES = {
     "read_model": ("scorers.weights", "read_model"),
     "run_filter": ("pipeline", "run_filter"),
     "simulated_run": ("simulate.run", "simulated_run"),
+    "source_of": ("verify", "source_of"),
     "store_run": ("ingest", "store_run"),
     "train_model": ("train.loop", "train"),
     "verify_reduced": ("verify", "verify_reduced"),

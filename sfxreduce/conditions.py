@@ -97,6 +97,11 @@ class Conditions:
         return np.frombuffer(self.noisy, np.int64)
 
     @property
+    def empty_index(self) -> NDArray[np.int64]:
+        """Flat indices of the pixels of a frame that no sensor stands behind."""
+        return np.frombuffer(self.empty, np.int64)
+
+    @property
     def background_photons(self) -> float:
         """Background in photons a pixel; NaN where the gain or the background is unknown."""
         return self.background.adu / self.adu_per_photon

@@ -22,6 +22,7 @@ __all__ = [
     "ShardWritten",
     "TiledSource",
     "copy_shard",
+    "encode_events",
     "encode_shard",
     "payload_hash",
 ]
@@ -116,28 +117,50 @@ class ShardWritten:
 def encode_shard(job: ShardJob) -> ShardWritten:
     """Read and encode the events of one shard, and write it.
 
-    Few frames are in memory at a time. An event that cannot be read becomes a hole, never zeros.
-
     Raises
     ------
     OutputError
         If the disk is full or the path cannot be written.
     """
-    layout = job.layout
-    dtype = np.dtype(job.source.dtype)
+    unstable: list[int] = []
+    # What a conversion takes over can be compared with its source later; a hit's may be gone.
+    twice = unstable if job.addressed else None
+    events = list(encode_events(job.source, job.layout, job.events, unstable=twice))
+    return _write(job, events, unstable=unstable)
+
+
+def encode_events(
+    source: FrameSource,
+    layout: Layout,
+    events: Sequence[int],
+    *,
+    unstable: list[int] | None = None,
+) -> Iterator[list[bytes | None]]:
+    """Read and encode events: their tiles in grid order, as `TiledSource.encoded`.
+
+    Few frames are in memory at a time. An event that cannot be read becomes a hole, never zeros.
+
+    Parameters
+    ----------
+    source : FrameSource
+    layout : Layout
+    events : sequence of int
+        Positions in the source.
+    unstable : list of int, optional
+        If given, events are read twice, and those that came out differently are added to it.
+    """
+    dtype = np.dtype(source.dtype)
     codec = TileCodec(dtype=dtype, tile=layout.tile, packing=layout.packing)
     # Neighbours together: a source may have to open a file, or to unpack a chunk of several events.
     step = max(1, READ_BYTES // (math.prod(layout.frame_shape) * dtype.itemsize))
     parts = [layout.tile_slices(tile) for tile in range(layout.tiles_per_event)]
-    events: list[list[bytes | None]] = []
-    unstable: list[int] = []
-    for start in range(0, len(job.events), step):
-        chosen = job.events[start : start + step]
-        reading = job.source.read(chosen)
+    for start in range(0, len(events), step):
+        chosen = events[start : start + step]
+        reading = source.read(chosen)
+        if unstable is not None:
+            unstable += _read_differently(source, chosen, reading)
         for frame, reason in zip(reading.pixels, reading.reasons, strict=True):
-            events.append([None if reason else codec.encode(frame[part]) for part in parts])
-        unstable += _read_differently(job.source, chosen, reading) if job.addressed else []
-    return _write(job, events, unstable=unstable)
+            yield [None if reason else codec.encode(frame[part]) for part in parts]
 
 
 def _read_differently(source: FrameSource, events: Sequence[int], before: Reading) -> list[int]:
