@@ -16,6 +16,7 @@ from sfxreduce.archive.events import find_events, open_archived
 from sfxreduce.archive.holding import Holding
 from sfxreduce.cluster import Pool
 from sfxreduce.columns import EVENT_COLUMNS
+from sfxreduce.compare import CompareJob, differing_events
 from sfxreduce.errors import SfxReduceError, SourceError, UsageError, VerificationError
 from sfxreduce.geometry import Window
 from sfxreduce.io.files import output_errors, sweep_partial
@@ -29,7 +30,6 @@ from sfxreduce.io.writers.shards import ShardJob, encode_shard
 from sfxreduce.io.writers.zarr import create_store
 from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.run import Run
-from sfxreduce.verify import CompareJob, differing_events
 
 __all__ = ["Places", "Restored", "restore_events"]
 
