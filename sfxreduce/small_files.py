@@ -11,9 +11,9 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-__all__ = ["MOST_JSON_BYTES", "open_regular", "parse_json", "read_json", "read_small"]
+__all__ = ["MOST_JSON_BYTES", "open_file", "open_regular", "parse_json", "read_small"]
 
 MOST_JSON_BYTES = 128 << 20
 """Longest JSON document that is read: the manifest of a million files."""
@@ -53,6 +53,17 @@ def open_regular(path: Path | str, *, follow: bool = True) -> int:
     return descriptor
 
 
+def open_file(path: Path | str, *, follow: bool = True) -> BinaryIO:
+    """Open a regular file for reading; see `open_regular`.
+
+    Raises
+    ------
+    OSError
+        If it is none, or cannot be opened.
+    """
+    return os.fdopen(open_regular(path, follow=follow), "rb")
+
+
 def read_small(path: Path | str, *, most_bytes: int, follow: bool = True) -> bytes:
     """Read a file whole.
 
@@ -69,25 +80,12 @@ def read_small(path: Path | str, *, most_bytes: int, follow: bool = True) -> byt
     OSError
         If it is no regular file, is longer, or cannot be read.
     """
-    with open(open_regular(path, follow=follow), "rb") as file:
+    with open_file(path, follow=follow) as file:
         # One byte more than allowed tells a file that grew, or whose size the system does not know.
         data = file.read(most_bytes + 1)
     if len(data) > most_bytes:
         raise OSError(errno.EFBIG, f"expected at most {most_bytes} bytes, found more", str(path))
     return data
-
-
-def read_json(path: Path | str, *, most_bytes: int = MOST_JSON_BYTES) -> Any:
-    """Read and parse a JSON document; see `read_small` and `parse_json`.
-
-    Raises
-    ------
-    OSError
-        If it cannot be read.
-    ValueError
-        If it is no JSON, or none that is accepted.
-    """
-    return parse_json(read_small(path, most_bytes=most_bytes))
 
 
 def parse_json(data: bytes) -> Any:

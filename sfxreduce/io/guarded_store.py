@@ -27,7 +27,7 @@ from zarr.storage import LocalStore
 from sfxreduce.errors import SchemaError, SourceError
 from sfxreduce.io.packed_size import MOST_CHUNK_BYTES, MOST_RATIO, SPARED_BYTES, check_packed
 from sfxreduce.io.zarr_rules import ArrayRules, rules_of_array
-from sfxreduce.small_files import MOST_JSON_BYTES, open_regular, parse_json
+from sfxreduce.small_files import MOST_JSON_BYTES, open_file, parse_json
 
 __all__ = ["GuardedStore", "check_tree"]
 
@@ -127,9 +127,8 @@ class GuardedStore(LocalStore):
     def _read(self, key: str, byte_range: ByteRequest | None) -> bytes:
         path = self._locate(key)
         name = path.name
-        descriptor = open_regular(path, follow=False)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
-            size = os.fstat(descriptor).st_size
+        with open_file(path, follow=False) as file:
+            size = os.fstat(file.fileno()).st_size
             start, stop = _span(byte_range, size)
             most = MOST_JSON_BYTES if name in METADATA else 2 * MOST_CHUNK_BYTES
             if stop - start > most:

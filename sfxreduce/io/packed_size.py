@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from sfxreduce.errors import SourceError
 
@@ -96,16 +97,16 @@ def _deflate(packed: memoryview, most: int) -> int:
     # Deflate does not pack a byte into less than a bit and a half.
     if len(packed) * 1100 <= most:
         return 0
-    unpacker = zlib.decompressobj(GZIP_OR_ZLIB)
-    n_bytes, rest = 0, bytes(packed)
-    try:
-        while rest and not unpacker.eof and n_bytes <= most:
-            n_bytes += len(unpacker.decompress(rest, 1 << 20))
-            rest = unpacker.unconsumed_tail
-            if unpacker.eof and unpacker.unused_data[:2] == b"\x1f\x8b":
-                rest, unpacker = unpacker.unused_data, zlib.decompressobj(GZIP_OR_ZLIB)
-    except zlib.error:
-        return n_bytes  # what is damaged ends there, for the decoder as well
+    n_bytes = 0
+    rest = bytes(packed)
+    # Several members may follow one another; what is damaged ends there, for the decoder as well.
+    with suppress(zlib.error):
+        while rest and n_bytes <= most:
+            unpacker = zlib.decompressobj(GZIP_OR_ZLIB)
+            while rest and n_bytes <= most:
+                n_bytes += len(unpacker.decompress(rest, 1 << 20))
+                rest = unpacker.unconsumed_tail
+            rest = rest or unpacker.unused_data
     return n_bytes
 
 

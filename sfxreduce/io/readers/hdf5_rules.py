@@ -186,4 +186,4 @@ def _only_turns(dataset: h5py.Dataset) -> bool:
 
 
 def _chunk_bytes(dataset: h5py.Dataset) -> int:
-    return math.prod(dataset.chunks) * int(dataset.dtype.itemsize)
+    return int(math.prod(dataset.chunks) * dataset.dtype.itemsize)

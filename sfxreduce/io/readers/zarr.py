@@ -21,7 +21,7 @@ from sfxreduce.decide import Reason
 from sfxreduce.errors import SchemaError, SfxReduceError, SourceError, VerificationError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.io.files import disk_bytes
-from sfxreduce.io.guarded_store import GuardedStore
+from sfxreduce.io.guarded_store import GuardedStore, check_tree
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.packed_size import MOST_CHUNK_BYTES, MOST_RATIO, SPARED_BYTES
 from sfxreduce.io.readers.zarr_foreign import read_foreign
@@ -109,15 +109,21 @@ def read_manifest(path: Path) -> Manifest:
         If it is missing, damaged or was changed.
     """
     try:
+        check_tree(path)
         store = GuardedStore(path)
         group = zarr.open_group(store, path=MANIFEST_GROUP, mode="r", use_consolidated=False)
         facts = dict(group.attrs)
     except (*ZARR_ERRORS, SfxReduceError) as error:
         raise VerificationError(
-            f"{path}: expected a manifest, found none; the output is incomplete or was not made by "
-            "'sfxreduce filter'"
+            f"{path}: expected a manifest, found none ({_why(error)}); the output is incomplete or "
+            "was not made by 'sfxreduce filter'"
         ) from error
     return manifest_from_json(facts, where=str(path))
+
+
+def _why(error: Exception) -> str:
+    """What was found in place of a manifest; the zarr library's own words say little."""
+    return str(error) if isinstance(error, SfxReduceError) else type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)
