@@ -20,8 +20,10 @@ from sfxreduce_cli.options import (
     DataPath,
     Out,
     Overwrite,
+    Roots,
     SchedulerAddress,
     Serial,
+    Untrusted,
     Workers,
     working_pool,
 )
@@ -111,6 +113,8 @@ def label(
     min_pixels: Annotated[int, typer.Option(min=1, help="Smallest peak in pixels.")] = 1,
     data_path: DataPath = "",
     overwrite: Overwrite = False,
+    root: Roots = None,
+    untrusted: Untrusted = False,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
     workers: Workers = 0,
@@ -123,7 +127,7 @@ def label(
     from sfxreduce import audit_labels, auditing
 
     finder = sfxreduce.PeakFinder(min_snr=min_snr, min_pixels=min_pixels)
-    run = sfxreduce.open_run(against, data_path=data_path)
+    run = sfxreduce.open_run(against, data_path=data_path, roots=root or (), untrusted=untrusted)
     drawn = auditing.read_draw(draw_)
     known = auditing.read_labels(given) if given else ()
     with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):

@@ -14,8 +14,10 @@ from sfxreduce_cli.options import (
     InRuns,
     Out,
     Overwrite,
+    Roots,
     SchedulerAddress,
     Serial,
+    Untrusted,
     Workers,
     working_pool,
 )
@@ -36,6 +38,8 @@ def ingest(
     in_: InRuns,
     out: Out,
     data_path: DataPath = "",
+    root: Roots = None,
+    untrusted: Untrusted = False,
     retile: Retile = False,
     overwrite: Overwrite = False,
     serial: Serial = False,
@@ -47,7 +51,7 @@ def ingest(
 
     Example: sfxreduce ingest --in frames/*.cbf.bz2 --out run.zarr
     """
-    run = sfxreduce.open_run(in_, data_path=data_path)
+    run = sfxreduce.open_run(in_, data_path=data_path, roots=root or (), untrusted=untrusted)
     with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
         stored = sfxreduce.store_run(
             run, out=out, pool=pool, retile=retile, overwrite=overwrite, progress=progress

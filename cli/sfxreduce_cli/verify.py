@@ -12,8 +12,10 @@ from sfxreduce_cli.options import (
     AsJson,
     DataPath,
     InRun,
+    Roots,
     SchedulerAddress,
     Serial,
+    Untrusted,
     Workers,
     working_pool,
 )
@@ -26,6 +28,8 @@ def verify(
     in_: InRun,
     against: Annotated[Path, typer.Option(metavar="RUN", help="The source it was made from.")],
     data_path: DataPath = "",
+    root: Roots = None,
+    untrusted: Untrusted = False,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
     workers: Workers = 0,
@@ -35,7 +39,7 @@ def verify(
 
     Example: sfxreduce verify --in hits.zarr --against run.zarr
     """
-    source = sfxreduce.open_run(against, data_path=data_path)
+    source = sfxreduce.open_run(against, data_path=data_path, roots=root or (), untrusted=untrusted)
     with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
         found = sfxreduce.verify_reduced(in_, against=source, pool=pool, progress=progress)
     for problem in found.problems:
