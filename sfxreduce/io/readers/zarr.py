@@ -113,17 +113,14 @@ def read_manifest(path: Path) -> Manifest:
         store = GuardedStore(path)
         group = zarr.open_group(store, path=MANIFEST_GROUP, mode="r", use_consolidated=False)
         facts = dict(group.attrs)
-    except (*ZARR_ERRORS, SfxReduceError) as error:
+    except SfxReduceError as error:
+        raise VerificationError(f"{error}; the output is not to be trusted") from error
+    except ZARR_ERRORS as error:
         raise VerificationError(
-            f"{path}: expected a manifest, found none ({_why(error)}); the output is incomplete or "
-            "was not made by 'sfxreduce filter'"
+            f"{path}: expected a manifest, found none; the output is incomplete or was not made by "
+            "'sfxreduce filter'"
         ) from error
     return manifest_from_json(facts, where=str(path))
-
-
-def _why(error: Exception) -> str:
-    """What was found in place of a manifest; the zarr library's own words say little."""
-    return str(error) if isinstance(error, SfxReduceError) else type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)
