@@ -81,8 +81,9 @@ def read_small(path: Path | str, *, most_bytes: int, follow: bool = True) -> byt
         If it is no regular file, is longer, or cannot be read.
     """
     with open_file(path, follow=follow) as file:
-        # One byte more than allowed tells a file that grew, or whose size the system does not know.
-        data = file.read(most_bytes + 1)
+        # One byte more tells a file that grew. Asked for the most there may be, the system's
+        # library would set aside memory for all of it.
+        data = file.read(min(os.fstat(file.fileno()).st_size, most_bytes) + 1)
     if len(data) > most_bytes:
         raise OSError(errno.EFBIG, f"expected at most {most_bytes} bytes, found more", str(path))
     return data

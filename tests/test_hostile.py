@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import run_all
 from hostile.corpus import CANARY, CASES, SECRET, SECRET_WORDS, Case, make_good_run
 
 PROGRESS = re.compile(r"\s*\w+: \d+ of \d+")
 MOST_BYTES = 1_000_000_000
-TESTS = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +51,7 @@ def met(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Met]:
         folder.mkdir()
         cases[name] = maker(folder)
         before[name] = picture(folder)
-    done = subprocess.run(
-        [sys.executable, str(TESTS / "hostile" / "driver.py")],
-        input=json.dumps([case.arguments for case in cases.values()]),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [*sys.path]))},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    results = json.loads(done.stdout)
+    results = run_all([case.arguments for case in cases.values()])
     return {
         name: Met(case=case, folder=root / name, result=result, before=before[name])
         for (name, case), result in zip(cases.items(), results, strict=True)

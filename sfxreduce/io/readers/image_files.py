@@ -6,6 +6,7 @@ import bz2
 import gzip
 import logging
 import math
+import os
 import re
 import struct
 import warnings
@@ -184,7 +185,7 @@ def _unpack(path: Path, n_bytes: int = -1) -> bytes:
         elif packing == ".gz":
             data = gzip.GzipFile(fileobj=file).read(most)
         else:
-            data = file.read(most)
+            data = file.read(min(os.fstat(file.fileno()).st_size + 1, most))
     if len(data) > MOST_IMAGE_BYTES:
         raise ValueError(f"{path}: expected an image of at most {MOST_IMAGE_BYTES} bytes")
     return data
