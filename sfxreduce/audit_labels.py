@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,13 +111,14 @@ def labels_from_csv(text: str, *, where: str) -> tuple[EventLabel, ...]:
         If a column is missing, a value is none of these, or an event is listed twice.
     """
     rows = csv.DictReader(io.StringIO(text))
-    missing = set(COLUMNS[:2]) - set(rows.fieldnames or ())
-    if missing:
-        raise LabelError(
-            f"{where}: expected the columns source_index and label, found {rows.fieldnames}"
-        )
+    try:
+        found = tuple(rows.fieldnames or ())
+    except csv.Error as error:
+        raise LabelError(f"{where}: cannot be read as CSV ({error})") from error
+    if not {*COLUMNS[:2]} <= set(found):
+        raise LabelError(f"{where}: expected the columns source_index and label, found {found[:8]}")
     labels: dict[int, EventLabel] = {}
-    for row in rows:
+    for row in _rows(rows, where):
         try:
             label = EventLabel(
                 source_index=int(row["source_index"]),
@@ -127,7 +128,7 @@ def labels_from_csv(text: str, *, where: str) -> tuple[EventLabel, ...]:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise LabelError(
                 f"{where}, line {rows.line_num}: expected a position and hit, miss or maybe, "
-                f"found '{row['source_index']}' and '{row['label']}'"
+                f"found '{str(row['source_index'])[:40]}' and '{str(row['label'])[:40]}'"
             ) from error
         if label.source_index in labels:
             raise LabelError(
@@ -136,6 +137,16 @@ def labels_from_csv(text: str, *, where: str) -> tuple[EventLabel, ...]:
             )
         labels[label.source_index] = label
     return tuple(labels.values())
+
+
+def _rows(rows: csv.DictReader[str], where: str) -> Iterator[dict[str, str]]:
+    """Rows of a CSV; what cannot be read as one is an error of ours."""
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise LabelError(
+            f"{where}, line {rows.line_num}: cannot be read as CSV ({error})"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

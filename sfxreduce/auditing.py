@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from sfxreduce.manifest import Manifest
 from sfxreduce.progress import Progress, silent
 from sfxreduce.run import Run
 from sfxreduce.scorers.peaks import PeakScorer
+from sfxreduce.small_files import parse_json, read_small
 from sfxreduce.train.labelling import safe_scores
 
 __all__ = [
@@ -39,6 +39,9 @@ __all__ = [
     "read_labels",
     "write_text",
 ]
+
+MOST_TEXT_BYTES = 256 << 20
+"""Longest draw, certificate or list of labels that is read."""
 
 
 def draw_run(
@@ -238,7 +241,7 @@ def _read_filtered(store: Path) -> tuple[Manifest, Decisions]:
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        facts = json.loads(_read_text(path))
+        facts = parse_json(_read_text(path).encode())
     except ValueError as error:
         raise SchemaError(f"{path}: expected JSON, found something else ({error})") from error
     if not isinstance(facts, dict):
@@ -248,7 +251,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_small(path, most_bytes=MOST_TEXT_BYTES).decode("utf-8")
     except OSError as error:
         raise RunNotFound(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:

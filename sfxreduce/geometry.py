@@ -25,8 +25,8 @@ __all__ = ["CENTRE_TILE", "Box", "Detector", "Panel", "PixelFlag", "Window"]
 CENTRE_TILE = (350, 350)
 """(row, column) pixels of a tile."""
 
-MOST_FRAME_PIXELS = 2**31
-"""Pixels of the largest frame; its mask alone takes 8 GiB, and no camera comes near it."""
+MOST_FRAME_PIXELS = 2**26
+"""Pixels of the largest frame: four times the largest camera; its mask takes 256 MiB."""
 
 MOST_PICTURE_PIXELS = 100
 """Pixels of the largest assembled picture, for each pixel of a frame."""

@@ -113,12 +113,13 @@ def _read_line(line: bytes, number: int, before: list[Entry], *, where: str) -> 
     try:
         facts = json.loads(line)
         body, previous, counted = facts["body"], facts["previous"], facts["number"]
+        as_written = _canonical(facts) == line
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise VerificationError(f"{where}: line {number + 1} cannot be read; {advice}") from error
     expected = before[-1].sha256 if before else START
     if previous != expected or counted != number or not isinstance(body, dict):
         raise VerificationError(f"{broken}; {advice}")
-    if _canonical(facts) != line:
+    if not as_written:
         raise VerificationError(f"{where}: line {number + 1} is not as it was written; {advice}")
     return Entry(number=number, body=body, sha256=_sha256(line))
 

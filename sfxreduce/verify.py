@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,9 @@ def verify_reduced(
     )
 
 
-def source_of(path: Path, *, data_path: str = "") -> Run | None:
+def source_of(
+    path: Path, *, data_path: str = "", roots: Sequence[Path] = (), untrusted: bool = False
+) -> Run | None:
     """Open the source that the manifest of an output names; None where the manifest is damaged.
 
     Parameters
@@ -129,6 +131,8 @@ def source_of(path: Path, *, data_path: str = "") -> Run | None:
         Of the reduced store.
     data_path : str
         Where the frames lie inside an HDF5 file; found by convention if empty.
+    roots, untrusted
+        See `sfxreduce.io.open.open_run`.
 
     Raises
     ------
@@ -146,7 +150,7 @@ def source_of(path: Path, *, data_path: str = "") -> Run | None:
         return None
     source = str(found.manifest.source)
     try:
-        return open_run(Path(source), data_path=data_path)
+        return open_run(Path(source), data_path=data_path, roots=roots, untrusted=untrusted)
     except RunNotFound as error:
         raise RunNotFound(
             f"{path}: its source {source} is not there; pass --against with where it lies now"

@@ -99,7 +99,7 @@ def test_a_picture_far_larger_than_the_frame_is_refused(corner: float) -> None:
 
 def test_a_frame_of_more_pixels_than_any_camera_has_is_refused() -> None:
     """Its mask alone would not have fitted into memory."""
-    with pytest.raises(SchemaError, match=r"at most 2147483648 pixels in a frame, found"):
+    with pytest.raises(SchemaError, match=r"at most 67108864 pixels in a frame, found"):
         Detector.centred("d", (2**16, 2**16))
 
 

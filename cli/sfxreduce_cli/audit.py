@@ -20,9 +20,11 @@ from sfxreduce_cli.options import (
     DataPath,
     Out,
     Overwrite,
+    Roots,
     SchedulerAddress,
     SecurityPath,
     Serial,
+    Untrusted,
     Workers,
     working_pool,
 )
@@ -112,6 +114,8 @@ def label(
     min_pixels: Annotated[int, typer.Option(min=1, help="Smallest peak in pixels.")] = 1,
     data_path: DataPath = "",
     overwrite: Overwrite = False,
+    root: Roots = None,
+    untrusted: Untrusted = False,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
     security: SecurityPath = None,
@@ -125,7 +129,7 @@ def label(
     from sfxreduce import audit_labels, auditing
 
     finder = sfxreduce.PeakFinder(min_snr=min_snr, min_pixels=min_pixels)
-    run = sfxreduce.open_run(against, data_path=data_path)
+    run = sfxreduce.open_run(against, data_path=data_path, roots=root or (), untrusted=untrusted)
     drawn = auditing.read_draw(draw_)
     known = auditing.read_labels(given) if given else ()
     with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (

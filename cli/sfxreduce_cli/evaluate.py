@@ -14,9 +14,11 @@ from sfxreduce_cli.options import (
     InRuns,
     LabelFiles,
     MissAtMost,
+    Roots,
     SchedulerAddress,
     SecurityPath,
     Serial,
+    Untrusted,
     WindowName,
     Workers,
     labelling_of,
@@ -44,6 +46,8 @@ def evaluate(
     labels: LabelFiles = None,
     miss_at_most: MissAtMost = None,
     hit_at_least: HitAtLeast = None,
+    root: Roots = None,
+    untrusted: Untrusted = False,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
     security: SecurityPath = None,
@@ -54,7 +58,7 @@ def evaluate(
 
     Example: sfxreduce evaluate --model model/ --in run3.zarr
     """
-    runs = [sfxreduce.open_run(path) for path in in_]
+    runs = [sfxreduce.open_run(path, roots=root or (), untrusted=untrusted) for path in in_]
     scorer = sfxreduce.CnnScorer(model or sfxreduce.default_model(), looks_at=window.value)
     labelling = labelling_of(runs, labels, miss_at_most, hit_at_least)
     with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (

@@ -17,9 +17,11 @@ from sfxreduce_cli.options import (
     InRun,
     Out,
     Overwrite,
+    Roots,
     SchedulerAddress,
     SecurityPath,
     Serial,
+    Untrusted,
     WindowName,
     Workers,
     scheduler_of_environment,
@@ -122,6 +124,8 @@ def filter_(
         typer.Option(help="Share of the rejected events to keep, drawn at random, for an audit."),
     ] = 0.01,
     data_path: DataPath = "",
+    root: Roots = None,
+    untrusted: Untrusted = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Score and decide, print the plan, write nothing.")
     ] = False,
@@ -136,7 +140,7 @@ def filter_(
 
     Example: sfxreduce filter --in run.zarr --out hits.zarr --report report.html
     """
-    run = sfxreduce.open_run(in_, data_path=data_path)
+    run = sfxreduce.open_run(in_, data_path=data_path, roots=root or (), untrusted=untrusted)
     outputs = sfxreduce.Outputs(
         store=out, cxi=cxi, cxi_filter=cxi_filter.value, report=report, overwrite=overwrite
     )

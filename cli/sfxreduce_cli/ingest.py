@@ -14,9 +14,11 @@ from sfxreduce_cli.options import (
     InRuns,
     Out,
     Overwrite,
+    Roots,
     SchedulerAddress,
     SecurityPath,
     Serial,
+    Untrusted,
     Workers,
     working_pool,
 )
@@ -37,6 +39,8 @@ def ingest(
     in_: InRuns,
     out: Out,
     data_path: DataPath = "",
+    root: Roots = None,
+    untrusted: Untrusted = False,
     retile: Retile = False,
     overwrite: Overwrite = False,
     serial: Serial = False,
@@ -49,7 +53,7 @@ def ingest(
 
     Example: sfxreduce ingest --in frames/*.cbf.bz2 --out run.zarr
     """
-    run = sfxreduce.open_run(in_, data_path=data_path)
+    run = sfxreduce.open_run(in_, data_path=data_path, roots=root or (), untrusted=untrusted)
     with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
         pool,
         progress,

@@ -18,9 +18,11 @@ from sfxreduce_cli.options import (
     MissAtMost,
     Out,
     Overwrite,
+    Roots,
     SchedulerAddress,
     SecurityPath,
     Serial,
+    Untrusted,
     Workers,
     working_pool,
 )
@@ -62,6 +64,8 @@ def label(
         bool, typer.Option("--unindexed-is-miss", help="With --from stream: the rest are misses.")
     ] = False,
     overwrite: Overwrite = False,
+    root: Roots = None,
+    untrusted: Untrusted = False,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
     security: SecurityPath = None,
@@ -72,7 +76,7 @@ def label(
 
     Example: sfxreduce label --in run.zarr --out labels.csv --from stream --stream indexed.stream
     """
-    run = sfxreduce.open_run(in_)
+    run = sfxreduce.open_run(in_, roots=root or (), untrusted=untrusted)
     _check_files(from_, stream, csv)
     rule: Labelling = sfxreduce.PeakLabelling(miss_at_most=miss_at_most, hit_at_least=hit_at_least)
     if from_ is LabelSource.TRUTH:

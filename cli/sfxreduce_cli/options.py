@@ -31,9 +31,11 @@ __all__ = [
     "MissAtMost",
     "Out",
     "Overwrite",
+    "Roots",
     "SchedulerAddress",
     "SecurityPath",
     "Serial",
+    "Untrusted",
     "WindowName",
     "Workers",
     "labelling_of",
@@ -72,6 +74,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 DataPath = Annotated[
     str,
     typer.Option("--data-path", help="Frames inside an HDF5 file, if not found."),
+]
+Roots = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--root",
+        metavar="DIR",
+        help="A folder that links of HDF5 files may lead into, besides their own.",
+    ),
+]
+Untrusted = Annotated[
+    bool,
+    typer.Option(
+        "--untrusted", help="Let another process read the run, with limits; it may die of it."
+    ),
 ]
 MissAtMost = Annotated[
     float | None,

@@ -13,9 +13,11 @@ from sfxreduce_cli.options import (
     AsJson,
     DataPath,
     InRun,
+    Roots,
     SchedulerAddress,
     SecurityPath,
     Serial,
+    Untrusted,
     Workers,
     working_pool,
 )
@@ -38,6 +40,8 @@ def verify(
         typer.Option("--deep", help="Compare with the source that the manifest names."),
     ] = False,
     data_path: DataPath = "",
+    root: Roots = None,
+    untrusted: Untrusted = False,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
     security: SecurityPath = None,
@@ -55,9 +59,13 @@ def verify(
     _check(against, quick=quick, deep=deep)
     source = None
     if against:
-        source = sfxreduce.open_run(against, data_path=data_path)
+        source = sfxreduce.open_run(
+            against, data_path=data_path, roots=root or (), untrusted=untrusted
+        )
     elif deep:
-        source = sfxreduce.source_of(in_, data_path=data_path)
+        source = sfxreduce.source_of(
+            in_, data_path=data_path, roots=root or (), untrusted=untrusted
+        )
     with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
         pool,
         progress,

@@ -13,6 +13,7 @@ import struct
 from dataclasses import dataclass
 
 from sfxreduce.errors import SourceError
+from sfxreduce.io.packed_size import check_ratio
 from sfxreduce.io.packing import SHUFFLES, Packing
 from sfxreduce.io.ranges import Stored
 
@@ -61,7 +62,8 @@ class BloscHeader:
         Raises
         ------
         SourceError
-            If it speaks of another number of pixels' bytes, or of more packed ones than there are.
+            If it speaks of another number of pixels' bytes, or of more packed ones than there are,
+            or packs far too many into too few; see `check_ratio`.
         """
         if stored.n_bytes < HEADER_BYTES:
             raise SourceError(
@@ -78,6 +80,7 @@ class BloscHeader:
             raise SourceError(
                 f"packed pixels: expected {n_packed} bytes by their header, found {stored.n_bytes}"
             )
+        check_ratio(n_bytes, n_packed)
         return cls(
             version=version,
             format_version=format_version,

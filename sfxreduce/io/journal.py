@@ -12,11 +12,15 @@ from typing import Any
 from sfxreduce.errors import OutputError, SourceError, VerificationError
 from sfxreduce.io.files import output_errors, sync_folder, write_file
 from sfxreduce.journal import Entry, chain_line, complete_lines, read_chain
+from sfxreduce.small_files import read_small
 
 __all__ = ["Journal", "open_journal", "read_journal"]
 
 JOURNAL_BYTES = 1 << 30
 """Longest journal that is read."""
+
+HEAD_BYTES = 64
+"""Length of a sha256 in hexadecimal."""
 
 
 def read_journal(path: Path) -> list[Entry]:
@@ -37,11 +41,10 @@ def read_journal(path: Path) -> list[Entry]:
         If it was changed.
     """
     try:
-        if path.stat().st_size > JOURNAL_BYTES:
-            raise VerificationError(f"{path}: too long for a journal; it is not to be trusted")
         # The head first: a line that is added meanwhile must not look like one that was lost.
         head = _read_head(path)
-        entries = read_chain(complete_lines(path.read_bytes()), where=str(path))
+        data = read_small(path, most_bytes=JOURNAL_BYTES)
+        entries = read_chain(complete_lines(data), where=str(path))
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
     if head and head not in {entry.sha256 for entry in entries}:
@@ -124,7 +127,9 @@ def open_journal(path: Path) -> Iterator[Journal]:
         If it was changed.
     """
     with output_errors(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(
+            path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666
+        )
     try:
         with output_errors(path):
             _lock(path, descriptor)
@@ -163,7 +168,7 @@ def _head(path: Path) -> Path:
 
 def _read_head(path: Path) -> str:
     try:
-        return _head(path).read_text("ascii")
+        return read_small(_head(path), most_bytes=HEAD_BYTES).decode("ascii")
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError as error:

@@ -16,8 +16,14 @@ from sfxreduce.io.files import write_file
 from sfxreduce.io.publish import check_outputs, staged
 from sfxreduce.labels import Label
 from sfxreduce.run import Run
+from sfxreduce.small_files import read_small
 
 __all__ = ["COLUMNS", "read_labels", "write_labels"]
+
+MOST_LABEL_BYTES = 256 << 20
+"""Longest file of labels: some four million events."""
+
+MOST_DIGITS = 19
 
 COLUMNS = ("event", "event_id", "label", "source")
 
@@ -86,8 +92,8 @@ def read_labels(path: Path, *, run: Run) -> NDArray[np.int8]:
         If a column is missing, a label or an event is not known, or two rows disagree.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return _read(csv.DictReader(file), path, run)
+        text = read_small(path, most_bytes=MOST_LABEL_BYTES).decode("utf-8-sig")
+        return _read(csv.DictReader(io.StringIO(text, newline="")), path, run)
     except FileNotFoundError as error:
         raise RunNotFound(f"{path}: no such file; check the path of the labels") from error
     except (OSError, UnicodeError, csv.Error) as error:
@@ -148,10 +154,11 @@ class _Events:
                 many = "several events" if name in self.by_name else "no event"
                 raise LabelError(f"{where}: {run} has {many} with the event_id '{name}'")
             return event
-        if not (position.isascii() and position.isdigit() and int(position) < len(self.names)):
+        is_number = position.isascii() and position.isdigit() and len(position) < MOST_DIGITS
+        if not (is_number and int(position) < len(self.names)):
             raise LabelError(
                 f"{where}: expected an event from 0 to {len(self.names) - 1} of {run}, "
-                f"found '{position}'"
+                f"found '{position[:40]}'"
             )
         event = int(position)
         if name and name != self.names[event]:

@@ -10,6 +10,7 @@ from sfxreduce.io.readers.cxi import open_cxi
 from sfxreduce.io.readers.images import open_images
 from sfxreduce.io.readers.joined import join_runs
 from sfxreduce.io.readers.zarr import open_zarr
+from sfxreduce.io.untrusted import open_untrusted
 from sfxreduce.run import Run
 
 __all__ = ["open_run"]
@@ -19,7 +20,13 @@ IMAGE_SUFFIXES = (".cbf", ".tif", ".tiff", ".edf")
 PACKING_SUFFIXES = (".bz2", ".gz")
 
 
-def open_run(paths: Path | str | Sequence[Path], *, data_path: str = "") -> Run:
+def open_run(
+    paths: Path | str | Sequence[Path],
+    *,
+    data_path: str = "",
+    roots: Sequence[Path] = (),
+    untrusted: bool = False,
+) -> Run:
     """Open a run where it lies; only metadata is read.
 
     Parameters
@@ -29,6 +36,10 @@ def open_run(paths: Path | str | Sequence[Path], *, data_path: str = "") -> Run:
         each.
     data_path : str
         Where the frames lie inside an HDF5 file; found by convention if empty.
+    roots : sequence of Path
+        Folders that links and virtual datasets of HDF5 files may lead into, besides their own.
+    untrusted : bool
+        Let another process read it, which may die of it; see `sfxreduce.io.untrusted`.
 
     Raises
     ------
@@ -46,10 +57,13 @@ def open_run(paths: Path | str | Sequence[Path], *, data_path: str = "") -> Run:
     files = [Path(path).absolute() for path in named]
     for file in files:
         _look_for(file)
+    allowed = [str(Path(root).absolute()) for root in roots]
+    if untrusted:
+        return open_untrusted([str(file) for file in files], data_path=data_path, roots=allowed)
     if files and all(_suffix(file) in IMAGE_SUFFIXES for file in files):
         return open_images(files)
     if len(files) > 1 and all(_suffix(file) in HDF5_SUFFIXES for file in files):
-        return join_runs([open_cxi(file, data_path=data_path) for file in files])
+        return join_runs([open_cxi(file, data_path=data_path, roots=allowed) for file in files])
     if len(files) != 1:
         raise UsageError(
             f"expected one run, HDF5 files, or image files of one event each, found {len(files)} "
@@ -58,7 +72,7 @@ def open_run(paths: Path | str | Sequence[Path], *, data_path: str = "") -> Run:
     if files[0].is_dir():
         return open_zarr(files[0])
     if _suffix(files[0]) in HDF5_SUFFIXES:
-        return open_cxi(files[0], data_path=data_path)
+        return open_cxi(files[0], data_path=data_path, roots=allowed)
     raise SchemaError(
         f"{files[0]}: expected a Zarr store, or a file ending in "
         f"{', '.join(HDF5_SUFFIXES + IMAGE_SUFFIXES)}; found '{files[0].suffix}'"

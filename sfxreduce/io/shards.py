@@ -23,6 +23,7 @@ from sfxreduce.errors import SourceError
 from sfxreduce.io.packing import SHUFFLES, USUAL_PACKING, Packing
 from sfxreduce.io.partial import unpack_spans
 from sfxreduce.io.ranges import MemoryRange
+from sfxreduce.small_files import open_regular
 
 __all__ = ["ABSENT", "ShardFile", "TileCodec", "check_crc", "shard_parts", "with_crc"]
 
@@ -122,7 +123,7 @@ class ShardFile:
     def __init__(self, path: Path, *, n_tiles: int) -> None:
         self.path = path
         try:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file = open_regular(path, follow=False)
         except OSError as error:
             raise SourceError(f"{path}: shard cannot be opened ({error.strerror})") from error
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import math
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,9 +17,11 @@ from zarr.codecs import BytesCodec
 
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import Detector
+from sfxreduce.io.files import disk_bytes
+from sfxreduce.io.guarded_store import GuardedStore, check_tree
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.packing import Packing
-from sfxreduce.io.readers.pixels import check_frames
+from sfxreduce.io.readers.pixels import check_extent, check_frames
 from sfxreduce.io.schema import SCHEMA, SCHEMA_VERSION, detector_from_json
 from sfxreduce.io.shards import TileCodec
 
@@ -38,6 +41,10 @@ ZARR_ERRORS = (
     zlib.error,
 )
 """What the zarr library raises on damaged metadata or chunks, depending on what is damaged."""
+
+
+MOST_SHARD_BYTES = 16 << 30
+"""Largest shard of our kind: its events are read together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -108,7 +115,9 @@ def _fingerprint(path: Path) -> tuple[int, int]:
 @lru_cache(maxsize=8)
 def _open(path: str, _fingerprint: tuple[int, int]) -> Store:
     try:
-        group = zarr.open_group(path, mode="r")
+        check_tree(Path(path))
+        # Consolidated metadata would be a second copy, which nobody has judged.
+        group = zarr.open_group(GuardedStore(path), mode="r", use_consolidated=False)
         found = sorted(child.name for child in Path(path).iterdir() if child.is_dir())
         array = group.get("frames")
         attributes = dict(group.attrs)
@@ -131,6 +140,12 @@ def _open(path: str, _fingerprint: tuple[int, int]) -> Store:
             f"{array.shape} of {array.dtype}"
         )
     check_frames(array.shape[1:], np.dtype(array.dtype), where=f"{path}: frames")
+    check_extent(
+        array.shape,
+        np.dtype(array.dtype),
+        stored=lambda: disk_bytes(Path(path) / "frames"),
+        where=f"{path}: frames",
+    )
     version = attributes.get("schema_version", SCHEMA_VERSION)
     if attributes.get("schema", SCHEMA) != SCHEMA or version != SCHEMA_VERSION:
         raise SchemaError(
@@ -152,6 +167,10 @@ def _detector(
     try:
         stored = group.get("mask")
         if isinstance(stored, zarr.Array):
+            if stored.shape != shape:
+                raise SchemaError(
+                    f"{path}/mask: expected the shape of a frame, {shape}, found {stored.shape}"
+                )
             mask = np.asarray(stored[...])
     except ZARR_ERRORS as error:
         raise SourceError(
@@ -189,6 +208,12 @@ def _own_layout(array: zarr.Array[Any]) -> Layout | None:
         "index_codecs": [codec.to_dict() for codec in (BytesCodec(), compressors[-1])],
         "index_location": "end",
     }
+    shard_bytes = math.prod(layout.shards) * dtype.itemsize
+    if shard_bytes > MOST_SHARD_BYTES:
+        raise SchemaError(
+            f"{array.path}: expected shards of at most {MOST_SHARD_BYTES} bytes of frames, found "
+            f"{shard_bytes}; write the store with fewer events in a shard"
+        )
     same = found == [
         {
             "name": "sharding_indexed",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import LabelError, RunNotFound, SourceError
 from sfxreduce.run import Run
+from sfxreduce.small_files import open_file
 
 __all__ = ["Seen", "read_stream"]
 
@@ -76,7 +77,7 @@ def read_stream(path: Path, *, run: Run) -> NDArray[np.int8]:
     events = _Events(run)
     other = ""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             for chunk in _chunks(file):
                 if not events.take(chunk, where=str(path)):
                     other = other or chunk.file
@@ -190,7 +191,9 @@ def _read_line(chunk: _Chunk, line: str) -> None:
     elif line.startswith("Event:"):
         number = line.partition("//")[2].strip()
         # What names no position is of no event that a run has.
-        chunk.event = int(number) if number.isascii() and number.isdigit() else -1
+        chunk.event = (
+            int(number) if number.isascii() and number.isdigit() and len(number) < 19 else -1
+        )
     elif line.startswith("--- Begin crystal"):
         chunk.n_crystals += 1
     elif line.startswith("hit ="):

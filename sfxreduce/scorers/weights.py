@@ -29,6 +29,7 @@ from sfxreduce.probability import Calibration, ReliabilityBin
 from sfxreduce.scorers.candidates import CandidateFinder
 from sfxreduce.scorers.normalise import Normalisation
 from sfxreduce.scorers.pooling import Pooling
+from sfxreduce.small_files import parse_json, read_small
 from sfxreduce.window_choice import CENTRE, TileChoice, WindowLoss
 
 __all__ = [
@@ -53,6 +54,11 @@ ARCHITECTURES = ("poster", "patches")
 
 CALIBRATION = "calibration."
 """Beginning of the names of arrays that are no weights: what the threshold rests on."""
+
+MOST_WEIGHT_BYTES = 1 << 30
+MOST_HEADER_BYTES = 1 << 20
+MOST_CONFIG_BYTES = 4 << 20
+MOST_CARD_BYTES = 4 << 20
 
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
@@ -258,7 +264,7 @@ def read_model(path: Path | str) -> Model:
         If a file is missing, damaged, of another schema, or not the one the configuration names.
     """
     folder = Path(path)
-    encoded = _read(folder, _WEIGHTS)
+    encoded = _read(folder, _WEIGHTS, MOST_WEIGHT_BYTES)
     document = _document(folder)
     found = hashlib.sha256(encoded).hexdigest()
     if document["weights_sha256"] != found:
@@ -267,16 +273,17 @@ def read_model(path: Path | str) -> Model:
             "the file was changed or damaged, copy the model again"
         )
     try:
+        _check_header(encoded)
         weights = load(encoded)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise ModelError(
             f"{folder / _WEIGHTS}: not a safetensors file ({error}); copy the model again"
         ) from error
-    card = folder / _CARD
+    card = _read(folder, _CARD, MOST_CARD_BYTES) if (folder / _CARD).is_file() else b""
     return Model(
         config=_config(document["config"], folder),
         weights=weights,
-        card=card.read_text(encoding="utf-8") if card.is_file() else "",
+        card=card.decode("utf-8", errors="replace"),
     )
 
 
@@ -352,21 +359,35 @@ def _publish(parts: Mapping[str, bytes], near: Path, folder: Path) -> None:
         raise
 
 
-def _read(folder: Path, name: str) -> bytes:
+def _read(folder: Path, name: str, most_bytes: int) -> bytes:
     """Read one file of a model."""
     try:
-        return (folder / name).read_bytes()
-    except OSError as error:
+        return read_small(folder / name, most_bytes=most_bytes)
+    except (OSError, ValueError) as error:
         raise ModelError(
             f"{folder}: expected a model folder with {_WEIGHTS} and {_CONFIG}, found no readable "
-            f"{name}; make one with 'sfxreduce train'"
+            f"{name} ({getattr(error, 'strerror', None) or error}); make one with 'sfxreduce train'"
         ) from error
+
+
+def _check_header(encoded: bytes) -> None:
+    """Refuse a header that is no JSON of a few arrays, before the library parses it.
+
+    Raises
+    ------
+    ValueError
+        If it is longer than `MOST_HEADER_BYTES` or than the file, or is no plain JSON.
+    """
+    n_bytes = int.from_bytes(encoded[:8], "little")
+    if n_bytes > min(MOST_HEADER_BYTES, len(encoded) - 8):
+        raise ValueError(f"a header of {n_bytes} bytes in a file of {len(encoded)}")
+    parse_json(encoded[8 : 8 + n_bytes])
 
 
 def _document(folder: Path) -> dict[str, Any]:
     """Parse a model's configuration and check its schema."""
     try:
-        document = json.loads(_read(folder, _CONFIG))
+        document = parse_json(_read(folder, _CONFIG, MOST_CONFIG_BYTES))
     except ValueError as error:
         raise ModelError(
             f"{folder / _CONFIG}: expected JSON, found {error}; copy the model again"

@@ -129,6 +129,8 @@ def decode_cbf(data: bytes) -> NDArray[np.generic]:
     packed = data[packing.start_byte : packing.start_byte + packing.n_bytes]
     if len(packed) != packing.n_bytes:
         raise ValueError(f"expected {packing.n_bytes} bytes of pixels, found {len(packed)}")
+    if math.prod(header.shape) > packing.n_bytes:
+        raise ValueError(f"expected a byte or more for each of {header.shape} pixels")
     if packing.method != BYTE_OFFSET:
         raise ValueError(f"expected pixels packed as {BYTE_OFFSET}, found '{packing.method}'")
     found = base64.b64encode(hashlib.md5(packed, usedforsecurity=False).digest()).decode()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.columns import plain_text
 from sfxreduce.decide import Reason
-from sfxreduce.errors import SchemaError, SfxReduceError
+from sfxreduce.errors import SchemaError, SfxReduceError, SourceError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.readers.cxi_detector import has_mask, read_detector
@@ -24,6 +24,7 @@ from sfxreduce.io.readers.file_stamp import FileStamp
 from sfxreduce.io.readers.hdf5 import HDF5_ERRORS, open_hdf5
 from sfxreduce.io.readers.hdf5_frames import Hdf5Frames, neighbours
 from sfxreduce.io.readers.hdf5_grid import ChunkPlaces, chunk_places
+from sfxreduce.io.readers.hdf5_rules import check_chunks
 from sfxreduce.io.readers.hdf5_tiles import Hdf5Tiles, chunk_layout
 from sfxreduce.io.readers.holes import find_holes
 from sfxreduce.io.readers.sentinels import MASK_FRAMES, lasting_sentinels
@@ -34,7 +35,7 @@ __all__ = ["CxiFrames", "open_cxi"]
 DEFAULT_EVENTS_PER_BLOCK = 32
 
 
-def open_cxi(path: Path, *, data_path: str = "") -> Run:
+def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> Run:
     """Open a run in a CXI, NXmx or other HDF5 file; at most `MASK_FRAMES` frames are read.
 
     Parameters
@@ -43,6 +44,8 @@ def open_cxi(path: Path, *, data_path: str = "") -> Run:
     data_path : str
         Dataset of the frames within the file, (event, y, x) or (event, panel, y, x); by default
         the first of the places where CXI and NXmx keep them.
+    roots : sequence of str
+        Folders that links and virtual datasets may lead into, besides that of the file.
 
     Raises
     ------
@@ -54,9 +57,10 @@ def open_cxi(path: Path, *, data_path: str = "") -> Run:
         If there are no frames in it, or it leads outside its own folder.
     """
     stamp = FileStamp.of(path)
-    facts = _facts(stamp, data_path)
+    roots = tuple(roots)
+    facts = _facts(stamp, data_path, roots)
     n_events = len(facts.holes)
-    with open_hdf5(path) as file:
+    with open_hdf5(path, roots) as file:
         columns = read_columns(file, n_events, path=str(path))
         truth = read_truth(file, n_events)
         inputs = sorted({*facts.files, *file.opened})
@@ -68,6 +72,7 @@ def open_cxi(path: Path, *, data_path: str = "") -> Run:
         dtype=facts.dtype,
         n_bytes=sum(FileStamp.of(name).n_bytes for name in inputs),
         inputs=tuple(Path(name) for name in inputs),
+        roots=roots,
     )
     grouped = facts.events_per_chunk > 1
     return Run(
@@ -98,6 +103,8 @@ class CxiFrames:
     inputs : tuple of Path
         Real paths of the same files: what links and virtual datasets lead to is as much a source
         as the file that leads there.
+    roots : tuple of str
+        Folders that they may lead into, besides that of the file.
     """
 
     path: str
@@ -107,6 +114,7 @@ class CxiFrames:
     dtype: np.dtype[np.generic]
     n_bytes: int
     inputs: tuple[Path, ...]
+    roots: tuple[str, ...] = ()
 
     @property
     def detector(self) -> Detector:
@@ -123,8 +131,12 @@ class CxiFrames:
             if not facts.give(self):
                 reasons[:] = Reason.SCHEMA
                 return Reading(pixels=pixels, reasons=reasons)
-            places = None if window is None else _places(FileStamp.of(self.path), self.data_path)
-            with open_hdf5(self.path) as file:
+            places = (
+                None
+                if window is None
+                else _places(FileStamp.of(self.path), self.data_path, self.roots)
+            )
+            with open_hdf5(self.path, self.roots) as file:
                 dataset = file.trusted(facts.path)
                 grid = None if places is None else places.grid(dataset)
                 frames = Hdf5Frames(dataset=dataset, detector=facts.detector, grid=grid)
@@ -142,7 +154,7 @@ class CxiFrames:
     @property
     def layout(self) -> Layout | None:
         """Tile grid of a store that takes the chunks over as they are; None if none can."""
-        return _layout(FileStamp.of(self.path), self.data_path)
+        return _layout(FileStamp.of(self.path), self.data_path, self.roots)
 
     def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
         """Tiles of events made of the stored chunks without unpacking; see `Hdf5Tiles.of_event`.
@@ -164,13 +176,13 @@ class CxiFrames:
         with suppress(SfxReduceError):
             facts = self._facts()
             if facts.give(self):
-                with open_hdf5(self.path) as file:
+                with open_hdf5(self.path, self.roots) as file:
                     stored = Hdf5Tiles(dataset=file.trusted(facts.path), layout=layout)
                     tiles = [stored.of_event(event) for event in events]
         yield from tiles
 
     def _facts(self) -> _Facts:
-        return _facts(FileStamp.of(self.path), self.data_path)
+        return _facts(FileStamp.of(self.path), self.data_path, self.roots)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -191,9 +203,9 @@ class _Facts:
 
 
 @lru_cache(maxsize=16)
-def _facts(stamp: FileStamp, data_path: str) -> _Facts:
+def _facts(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> _Facts:
     """Look at the run behind a stamp, once a process."""
-    with open_hdf5(stamp.path) as file:
+    with open_hdf5(stamp.path, roots) as file:
         path, frames = find_frames(file, data_path)
         detector = read_detector(file, frames.shape[1:])
         holes = find_holes(file, frames)
@@ -214,25 +226,26 @@ def _masked(detector: Detector, frames: h5py.Dataset, holes: NDArray[np.bool_]) 
     sample = []
     for event in whole[spread]:
         # One that cannot be read says nothing of the mask; it is flagged when its turn comes.
-        with suppress(*HDF5_ERRORS):
+        with suppress(*HDF5_ERRORS, SourceError):
+            check_chunks(frames, int(event), int(event) + 1)
             sample.append(np.asarray(frames[event]).reshape(detector.frame_shape))
     mask = lasting_sentinels(sample, count_cutoff=detector.saturation_adu)
     return detector if mask is None else detector.with_mask(mask)
 
 
 @lru_cache(maxsize=16)
-def _places(stamp: FileStamp, data_path: str) -> ChunkPlaces | None:
+def _places(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> ChunkPlaces | None:
     """Where the chunks of a run lie, taken down once a process."""
     # Where that fails, HDF5 may still read some events, and says which it cannot.
-    with open_hdf5(stamp.path) as file, suppress(*HDF5_ERRORS):
-        return chunk_places(file.trusted(_facts(stamp, data_path).path))
+    with open_hdf5(stamp.path, roots) as file, suppress(*HDF5_ERRORS):
+        return chunk_places(file.trusted(_facts(stamp, data_path, roots).path))
     return None
 
 
 @lru_cache(maxsize=16)
-def _layout(stamp: FileStamp, data_path: str) -> Layout | None:
+def _layout(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> Layout | None:
     """Layout of a run store that could take the chunks of a run over."""
-    facts = _facts(stamp, data_path)
-    with open_hdf5(stamp.path) as file:
+    facts = _facts(stamp, data_path, roots)
+    with open_hdf5(stamp.path, roots) as file:
         frames = file.trusted(facts.path)
         return file.attempt(lambda: chunk_layout(frames, facts.detector, facts.holes), facts.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import h5py
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from sfxreduce.errors import SchemaError, SourceError
 from sfxreduce.geometry import Detector, Panel, PixelFlag
 from sfxreduce.io.readers.hdf5 import Hdf5File
+from sfxreduce.io.readers.hdf5_rules import check_chunks
 from sfxreduce.io.readers.holes import find_holes
 
 __all__ = ["has_mask", "read_detector"]
@@ -210,6 +212,8 @@ def _common_flags(file: Hdf5File, dataset: h5py.Dataset, *, nxmx: bool) -> NDArr
     """
     n = dataset.shape[0]
     events = np.unique(np.linspace(0, n - 1, min(n, MOST_MASKS)).astype(int))
+    for i in events.tolist():
+        file.attempt(partial(check_chunks, dataset, i, i + 1), dataset.name)
     masks = file.attempt(lambda: [_flags(dataset[i], nxmx=nxmx) for i in events], dataset.name)
     always_bad = np.all([mask != 0 for mask in masks], axis=0)
     return np.where(always_bad, np.bitwise_or.reduce(masks), 0).astype(np.uint32)

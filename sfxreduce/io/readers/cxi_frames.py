@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import h5py
 
-from sfxreduce.errors import SchemaError, SourceError
+from sfxreduce.errors import SchemaError
 from sfxreduce.io.readers.hdf5 import Hdf5File
-from sfxreduce.io.readers.pixels import check_frames
+from sfxreduce.io.readers.pixels import check_extent, check_frames
 
 __all__ = ["FRAME_PATHS", "find_frames"]
 
@@ -35,9 +35,10 @@ def find_frames(file: Hdf5File, data_path: str) -> tuple[str, h5py.Dataset]:
     Raises
     ------
     SchemaError
-        If there are none, or there are more than one entry of the file gives.
+        If there are none, or there are more than one entry of the file gives, or they declare far
+        more than is stored; see `check_extent`.
     SourceError
-        If they are compressed with a filter that is not known.
+        If they are compressed with a filter that is not installed.
     """
     paths = (data_path,) if data_path else FRAME_PATHS
     found = ((path, file.dataset(path)) for path in paths)
@@ -52,13 +53,14 @@ def find_frames(file: Hdf5File, data_path: str) -> tuple[str, h5py.Dataset]:
             f"{file.path}: expected {frames.name} to be numbers (event, y, x) or (event, panel, "
             f"y, x), found {frames.dtype} {frames.shape}; name the frames with data_path"
         )
-    check_frames(frames.shape[1:], frames.dtype, where=f"{file.path}: {frames.name}")
+    where = f"{file.path}: {frames.name}"
+    check_frames(frames.shape[1:], frames.dtype, where=where)
+    check_extent(frames.shape, frames.dtype, stored=file.stored_bytes, where=where)
     if not data_path and file.find("/entry_2") is not None:
         raise SchemaError(
             f"{file.path}: expected all events in entry_1, found an entry_2 as well; name the "
             "frames of one of them with data_path"
         )
-    _check_filters(file, frames)
     return path, frames
 
 
@@ -73,15 +75,3 @@ def _listing(file: Hdf5File) -> str:
 
     file.attempt(lambda: file.handle.visititems(note), "/")
     return ", ".join(found) or "no array of two or more axes"
-
-
-def _check_filters(file: Hdf5File, frames: h5py.Dataset) -> None:
-    """Refuse frames of which every single one would fail to decode."""
-    created = frames.id.get_create_plist()
-    for i in range(created.get_nfilters()):
-        code, _, _, name = created.get_filter(i)
-        if not h5py.h5z.filter_avail(code):
-            raise SourceError(
-                f"{file.path}: {frames.name} is compressed with filter {code} "
-                f"({name.decode(errors='replace')}), which is not installed; set HDF5_PLUGIN_PATH"
-            )

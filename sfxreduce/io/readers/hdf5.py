@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.io.readers.file_stamp import FileStamp
+from sfxreduce.io.readers.hdf5_rules import check_dataset, check_whole
 
 __all__ = ["FILTERS_FROM", "HDF5_ERRORS", "Hdf5File", "VirtualPart", "open_hdf5"]
 
@@ -52,11 +54,17 @@ FILTERS_FROM = hdf5plugin.__name__
 
 
 @contextmanager
-def open_hdf5(path: str | Path) -> Iterator[Hdf5File]:
+def open_hdf5(path: str | Path, roots: Sequence[str] = ()) -> Iterator[Hdf5File]:
     """Open a file for reading, until the block ends.
 
     Nothing stays open: HDF5 lets no one else in the process open a file with other settings, and
     its handles do not survive a fork.
+
+    Parameters
+    ----------
+    path : str or Path
+    roots : sequence of str
+        Folders that links may lead into, besides that of the file.
 
     Raises
     ------
@@ -65,11 +73,20 @@ def open_hdf5(path: str | Path) -> Iterator[Hdf5File]:
     SourceError
         If the file is truncated, damaged or not HDF5.
     """
+    _fix_plugins()
     stamp = FileStamp.of(path)
     with ExitStack() as stack:
         handle = stack.enter_context(_open(stamp))
-        root = Path(stamp.path).parent
-        yield Hdf5File(handle=handle, root=root, opened={stamp.path: handle}, stack=stack)
+        allowed = (Path(stamp.path).parent, *(Path(os.path.realpath(root)) for root in roots))
+        yield Hdf5File(handle=handle, roots=allowed, opened={stamp.path: handle}, stack=stack)
+
+
+@lru_cache(maxsize=1)
+def _fix_plugins() -> None:
+    """Let HDF5 load filters from the folder of hdf5plugin only, whatever the environment says."""
+    for _ in range(h5py.h5pl.size()):
+        h5py.h5pl.remove(0)
+    h5py.h5pl.append(os.fsencode(hdf5plugin.PLUGIN_PATH))
 
 
 def _open(stamp: FileStamp) -> h5py.File:
@@ -90,13 +107,13 @@ def _open(stamp: FileStamp) -> h5py.File:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Hdf5File:
-    """An open HDF5 file and the folder that its links may not leave.
+    """An open HDF5 file and the folders that its links may not leave.
 
     Parameters
     ----------
     handle : h5py.File
-    root : Path
-        Real path of the folder.
+    roots : tuple of Path
+        Real paths of the folders, its own first.
     opened : dict of str to h5py.File
         This file and those it led to, by their real paths.
     stack : ExitStack
@@ -104,7 +121,7 @@ class Hdf5File:
     """
 
     handle: h5py.File
-    root: Path
+    roots: tuple[Path, ...]
     opened: dict[str, h5py.File]
     stack: ExitStack
 
@@ -161,7 +178,10 @@ class Hdf5File:
         ------
         SourceError
             If it cannot be read.
+        SchemaError
+            If it is far larger than what is stored; see `check_whole`.
         """
+        self.attempt(lambda: check_whole(dataset, self.path), str(dataset.name))
         text = h5py.check_string_dtype(dataset.dtype) is not None
         view = dataset.asstr(errors="replace") if text else dataset
         values = self.attempt(lambda: view[()], str(dataset.name))
@@ -227,10 +247,11 @@ class Hdf5File:
             If it lies outside the folder.
         """
         target = Path(os.path.realpath(Path(self.path).parent / name))
-        if not target.is_relative_to(self.root):
+        if not any(target.is_relative_to(root) for root in self.roots):
             raise SchemaError(
-                f"{self.path}: {where} leads to {name}, outside the folder {self.root}; only "
-                "files in the folder of the file and below are followed, move it there"
+                f"{self.path}: {where} leads to {name}, outside the folder {self.roots[0]}; only "
+                "files in the folder of the file and below are followed; move it there, or name "
+                "its folder with --root"
             )
         if str(target) not in self.opened:
             try:
@@ -239,6 +260,10 @@ class Hdf5File:
                 return None
             self.opened[str(target)] = self.stack.enter_context(_open(stamp))
         return replace(self, handle=self.opened[str(target)])
+
+    def stored_bytes(self) -> int:
+        """Bytes of this file and of those it led to so far."""
+        return sum(os.stat(name).st_size for name in self.opened)  # noqa: PTH116 - names only
 
     def owner(self, dataset: h5py.Dataset) -> Hdf5File:
         """Return the file that a dataset lies in, which a link may have led to."""
@@ -250,13 +275,15 @@ class Hdf5File:
         Raises
         ------
         SchemaError
-            If its storage is a raw external file, or a virtual source leaves the folder.
+            If its storage is a raw external file, or a virtual source leaves the folder, or it is
+            packed in a way that is refused; see `check_dataset`.
         """
         if self.attempt(lambda: dataset.external, str(dataset.name)):
             raise SchemaError(
                 f"{self.path}: {dataset.name} keeps its values in a raw external file, which could "
                 "be any file; repack the dataset into the HDF5 file"
             )
+        self.attempt(lambda: check_dataset(dataset, self.path), str(dataset.name))
         if dataset.is_virtual:
             for part in self.attempt(dataset.virtual_sources, str(dataset.name)):
                 self.source(dataset, part, links_left)

@@ -15,6 +15,7 @@ from sfxreduce.errors import SourceError
 from sfxreduce.geometry import Box, Detector, Window
 from sfxreduce.io.readers.chunks import ChunkGrid
 from sfxreduce.io.readers.hdf5 import HDF5_ERRORS
+from sfxreduce.io.readers.hdf5_rules import check_chunks
 from sfxreduce.io.readers.windows import take_window, window_boxes
 
 __all__ = ["Hdf5Frames", "neighbours"]
@@ -56,7 +57,7 @@ class Hdf5Frames:
         """
         try:
             self._read(pixels, start, window)
-        except HDF5_ERRORS:
+        except (*HDF5_ERRORS, SourceError):
             if len(pixels) == 1:
                 return [0]
             single = [
@@ -69,6 +70,7 @@ class Hdf5Frames:
         """Read consecutive events, whole or in a window."""
         events = slice(start, start + len(pixels))
         if window is None:
+            check_chunks(self.dataset, events.start, events.stop)
             frames = pixels.reshape(len(pixels), *self.dataset.shape[1:])
             self.dataset.read_direct(frames, np.s_[events])
             return
@@ -78,6 +80,7 @@ class Hdf5Frames:
                 wanted = range(start, start + len(pixels))
                 pixels[:] = self.grid.read(wanted, self.detector, window)
                 return
+        check_chunks(self.dataset, events.start, events.stop)
         if self._read_by_box():
             frames = np.zeros((len(pixels), *self.dataset.shape[1:]), self.dataset.dtype)
             for box in window_boxes(self.detector, window):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import bz2
 import gzip
 import logging
+import math
+import os
+import re
 import struct
 import warnings
 import zlib
@@ -27,10 +30,14 @@ from sfxreduce.io.readers.cbf import (
     parse_cbf_header,
 )
 from sfxreduce.io.readers.pixels import check_frames
+from sfxreduce.small_files import open_file
 
 __all__ = ["ImageFacts", "event_name", "look_at", "read_image"]
 
 PACKED = (".bz2", ".gz")
+TIFF = (b"II*\0", b"MM\0*")
+MOST_IMAGE_BYTES = 256 << 20
+"""Longest image file, unpacked: the largest camera has 18 million pixels."""
 
 # What the decoders of image formats raise on truncated and damaged files.
 DAMAGED = (
@@ -122,6 +129,7 @@ def _read(path: Path) -> NDArray[np.generic]:
     data = _unpack(path)
     if is_cbf(data):
         return decode_cbf(data)
+    _check_kind(data, path)
     # fabio gets bytes, not a name: it would unpack .gz with other programs, and print about it.
     with _unheard(), fabio.open(BytesIO(data)) as opened:
         image = np.asarray(opened.data)
@@ -135,6 +143,22 @@ def _read(path: Path) -> NDArray[np.generic]:
             )
     check_frames(image.shape, image.dtype, where=str(path))
     return image.astype(image.dtype.newbyteorder("="), copy=False)
+
+
+def _check_kind(data: bytes, path: Path) -> None:
+    """Refuse what is neither TIFF nor EDF, or an EDF that is shorter than its image.
+
+    fabio knows formats that lead to other files, and makes what a header says before it looks for
+    the pixels.
+    """
+    if data.startswith(TIFF):
+        return
+    if not data[:16].lstrip().startswith(b"{"):
+        raise ValueError(f"{path}: expected a CBF, TIFF or EDF image, found something else")
+    header = data[: min(data.find(b"}"), MOST_HEADER_BYTES)]
+    sides = re.findall(rb"Dim_\d\s*=\s*(\d+)", header)
+    if math.prod(int(side[:19]) for side in sides) > len(data):
+        raise ValueError(f"{path}: the image is incomplete")
 
 
 @contextmanager
@@ -154,9 +178,14 @@ def _unheard() -> Iterator[None]:
 def _unpack(path: Path, n_bytes: int = -1) -> bytes:
     """First bytes of a file, or all, as they were before it was packed."""
     packing = path.suffix.lower()
-    with path.open("rb") as file:
+    most = MOST_IMAGE_BYTES + 1 if n_bytes < 0 else n_bytes
+    with open_file(path) as file:
         if packing == ".bz2":
-            return bz2.BZ2File(file).read(n_bytes)
-        if packing == ".gz":
-            return gzip.GzipFile(fileobj=file).read(n_bytes)
-        return file.read(n_bytes)
+            data = bz2.BZ2File(file).read(most)
+        elif packing == ".gz":
+            data = gzip.GzipFile(fileobj=file).read(most)
+        else:
+            data = file.read(min(os.fstat(file.fileno()).st_size + 1, most))
+    if len(data) > MOST_IMAGE_BYTES:
+        raise ValueError(f"{path}: expected an image of at most {MOST_IMAGE_BYTES} bytes")
+    return data

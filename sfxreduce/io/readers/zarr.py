@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 
 from sfxreduce.columns import event_columns, plain_text
 from sfxreduce.decide import Reason
-from sfxreduce.errors import SchemaError, SourceError, VerificationError
+from sfxreduce.errors import SchemaError, SfxReduceError, SourceError, VerificationError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.io.files import disk_bytes
+from sfxreduce.io.guarded_store import GuardedStore, check_tree
 from sfxreduce.io.layout import Layout
+from sfxreduce.io.packed_size import MOST_CHUNK_BYTES, MOST_RATIO, SPARED_BYTES
 from sfxreduce.io.readers.zarr_foreign import read_foreign
 from sfxreduce.io.schema import MANIFEST_GROUP, SCHEMA
 from sfxreduce.io.shards import ShardFile, TileCodec, check_crc
@@ -70,19 +73,31 @@ def open_table(path: Path, group: str = "") -> xr.Dataset:
     SchemaError
         If the group is not there or cannot be read.
     """
+    where = f"{path}/{group}" if group else str(path)
+    store = GuardedStore(path)
     try:
         # What is wrong with a damaged store is raised or found missing, not left to warnings.
         with (
             warnings.catch_warnings(action="ignore"),
             xr.open_zarr(
-                str(path), group=group or None, consolidated=False, decode_cf=False, chunks=None
+                store, group=group or None, consolidated=False, decode_cf=False, chunks=None
             ) as table,
         ):
-            loaded: xr.Dataset = table.drop_vars(["frames", "mask"], errors="ignore").load()
+            wanted = table.drop_vars(["frames", "mask"], errors="ignore")
+            _check_table(wanted, path, where)
+            loaded: xr.Dataset = wanted.load()
     except ZARR_ERRORS as error:
-        where = f"{path}/{group}" if group else str(path)
         raise SchemaError(f"{where}: its columns cannot be read ({error})") from error
     return loaded
+
+
+def _check_table(table: xr.Dataset, path: Path, where: str) -> None:
+    """Refuse columns that together are far larger than what is stored."""
+    if table.nbytes > SPARED_BYTES and table.nbytes > MOST_RATIO * disk_bytes(path):
+        raise SchemaError(
+            f"{where}: its columns declare {table.nbytes} bytes, more than {MOST_RATIO} times what "
+            "is stored; fetch the store again"
+        )
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -94,7 +109,12 @@ def read_manifest(path: Path) -> Manifest:
         If it is missing, damaged or was changed.
     """
     try:
-        facts = dict(zarr.open_group(str(path), path=MANIFEST_GROUP, mode="r").attrs)
+        check_tree(path)
+        store = GuardedStore(path)
+        group = zarr.open_group(store, path=MANIFEST_GROUP, mode="r", use_consolidated=False)
+        facts = dict(group.attrs)
+    except SfxReduceError as error:
+        raise VerificationError(f"{error}; the output is not to be trusted") from error
     except ZARR_ERRORS as error:
         raise VerificationError(
             f"{path}: expected a manifest, found none; the output is incomplete or was not made by "
@@ -255,7 +275,12 @@ def _events_per_block(store: Store) -> int:
     """Events that are stored together, so that no task decodes what another one needs."""
     if store.layout is not None:
         return store.layout.events_per_shard
-    together = int((store.array.shards or store.array.chunks)[0])
+    frame_bytes = math.prod(store.array.shape[1:]) * store.dtype.itemsize
+    # A shard may hold any number of events, but a block is read at once.
+    together = min(
+        int((store.array.shards or store.array.chunks)[0]),
+        max(MOST_CHUNK_BYTES // frame_bytes, 1),
+    )
     return together if together > 1 else DEFAULT_EVENTS_PER_BLOCK
 
 

@@ -25,6 +25,7 @@ from sfxreduce.io.readers.chunks import ChunkGrid, FoundChunk, share_chunks
 from sfxreduce.io.readers.windows import take_window, window_boxes
 from sfxreduce.io.store import ZARR_ERRORS, Store, open_store
 from sfxreduce.run import Reading
+from sfxreduce.small_files import open_regular
 
 __all__ = ["read_foreign"]
 
@@ -142,7 +143,7 @@ def _open_chunk(
     place = (row, *(int(n) for n in np.unravel_index(tile, grid)))
     file = folder / store.array.metadata.encode_chunk_key(place)
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_regular(file, follow=False)
     except FileNotFoundError:
         yield None
         return

@@ -63,7 +63,8 @@ def _run(path: Path, content: CxiContent) -> subprocess.CompletedProcess[bytes]:
     # The process has to find this package where this one found it, installed or not.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run(  # noqa: S603 - our own module, and no shell
-        [sys.executable, "-m", __name__, str(path)],
+        # Not from the working directory, which may be the folder of whoever made the run.
+        [sys.executable, "-P", "-m", __name__, str(path)],
         input=pickle.dumps(content),
         capture_output=True,
         env=environment,
