@@ -28,6 +28,7 @@ from sfxreduce.scorers._on_device import (
 )
 from sfxreduce.scorers._overlap import overlap
 from sfxreduce.scorers._seam import Seam, Slot, seam_of
+from sfxreduce.scorers._squares import in_squares
 from sfxreduce.scorers.fused import FusedNetwork
 from sfxreduce.scorers.network import TILE_SHAPE, HitNetwork
 from sfxreduce.scorers.normalise import Normalisation, normalise
@@ -233,7 +234,7 @@ class _Margin(nn.Module):
         flat = next(i for i, layer in enumerate(trunk) if isinstance(layer, nn.Flatten))
         largest = max(abs(how.lowest), abs(how.highest))
         self._dtype = _half_dtype(trunk[:flat], largest) if half else torch.float32
-        self._convolve = trunk[:flat].to(self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._convolve = in_squares(trunk[:flat]).to(self._dtype)
         # The connected layers are a hundredth of the work, and their sums are the longest.
         self._connect = trunk[flat:].float()
         self._how = how
@@ -241,8 +242,8 @@ class _Margin(nn.Module):
     def forward(self, values: torch.Tensor, good: torch.Tensor, least: float) -> torch.Tensor:
         """Shape (tile,), from numbers of shape (tile * y * x,) and masks (tile or 1, y, x)."""
         seen = in_noise_units(values.view(-1, *TILE_SHAPE), good, self._how, least=least)
-        maps = seen.unsqueeze(1).to(dtype=self._dtype, memory_format=torch.channels_last)
-        outputs: torch.Tensor = self._connect(self._convolve(maps).float())
+        maps = self._convolve(seen.unsqueeze(1).to(self._dtype))
+        outputs: torch.Tensor = self._connect(maps.float())
         return outputs[:, 1] - outputs[:, 0]
 
 
