@@ -8,6 +8,8 @@ are the same, with zeros among them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn.functional import conv2d, pad, pixel_unshuffle
@@ -44,7 +46,7 @@ class PooledConvolution(nn.Module):
         self.register_buffer("weight", self._moved(convolution.weight.detach()))
         none = convolution.weight.new_zeros(convolution.out_channels)
         bias = none if convolution.bias is None else convolution.bias.detach()
-        self.register_buffer("bias", bias.repeat_interleave(side**2))
+        self.register_buffer("bias", bias[:, None, None])
 
     def _moved(self, weight: torch.Tensor) -> torch.Tensor:
         """Weights of every place in a square, shape (output and place, input and place, y, x)."""
@@ -61,20 +63,29 @@ class PooledConvolution(nn.Module):
         lacks = [self._wanted(n) - n for n in pictures.shape[2:]]
         if any(lacks):  # what is added or left out meets zeros only
             pictures = pad(pictures, (0, lacks[1], 0, lacks[0]))
-        numbers = conv2d(pixel_unshuffle(pictures, self.side), self.weight, self.bias)
-        return numbers.unflatten(1, (-1, self.side**2)).amax(dim=2).relu()
+        numbers = conv2d(pixel_unshuffle(pictures, self.side), self.weight)
+        # The largest number stays the largest, whatever is added to all of them.
+        n_out, places = len(self.bias), self.side**2
+        largest = numbers.reshape(-1, n_out, places, *numbers.shape[2:]).amax(dim=2)
+        return (largest + self.bias).relu()
 
     def _wanted(self, n: int) -> int:
         """Pixels in a row that whole squares of results need, of `n` that there are."""
         return ((n - self.kernel + 1) // self.side + self.reach - 1) * self.side
 
 
-def in_squares(layers: nn.Sequential) -> nn.Sequential:
-    """Write convolutions, poolings and ReLUs, one after the other again and again, as one layer each.
+def in_squares(layers: Sequence[nn.Module]) -> nn.Sequential:
+    """Write every convolution, with the pooling and the ReLU behind it, as one layer.
 
     Parameters
     ----------
-    layers : Sequential
+    layers : sequence of Module
+        Convolution, pooling, ReLU, again and again.
     """
-    triples = zip(layers[::3], layers[1::3], layers[2::3], strict=True)
-    return nn.Sequential(*(PooledConvolution(first, pool.kernel_size) for first, pool, _ in triples))
+    merged = []
+    for convolution, pooling, _ in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
+        side = getattr(pooling, "kernel_size", None)
+        if not isinstance(convolution, nn.Conv2d) or not isinstance(side, int):
+            raise TypeError(f"expected a convolution and a pooling, found {convolution}, {pooling}")
+        merged.append(PooledConvolution(convolution, side))
+    return nn.Sequential(*merged)
