@@ -18,16 +18,19 @@ import argparse
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))  # before torch loads
@@ -50,6 +53,7 @@ TILES_PER_FRAME = (FRAME_SIDE // TILE_SHAPE[0]) ** 2
 TILE_BYTES = math.prod(TILE_SHAPE) * 2
 GOOD = np.ones((1, *TILE_SHAPE), np.bool_)
 HOW = Normalisation()
+EVENTS_PER_TASK = 8192  # as `sfxreduce.score`, which needs Dask
 
 
 class UnmeasuredError(Exception):
@@ -167,22 +171,28 @@ class Stored:
         """By how much the tiles shrank."""
         return len(self.encoded) * TILE_BYTES / sum(map(len, self.encoded))
 
-    def read(self, tiles: range) -> NDArray[np.generic]:
-        """Decode tiles, counted round and round, shape (tile, y, x)."""
-        encoded, pixels = self.encoded, np.empty((len(tiles), *TILE_SHAPE), np.uint16)
+    def read(self, tiles: range, there: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Decode tiles, counted round and round, into an array of shape (tile, y, x)."""
+        encoded = self.encoded
         for place, tile in enumerate(tiles):
-            pixels[place] = self._codec.decode(encoded[tile % len(encoded)])
-        return pixels
+            self._codec.decode(encoded[tile % len(encoded)], out=there[place])
+        return there
+
+
+def room_for(n: int) -> Pixels:
+    """Memory for some tiles, touched before it is timed."""
+    return np.zeros((n, *TILE_SHAPE), np.uint16)
 
 
 def decoded_feed(tiles: Pixels, n_events: int, good: NDArray[np.bool_], **more: Any) -> Feed:
     """Events that need no decoding, counted round and round."""
 
-    def read(events: range) -> NDArray[np.generic]:
+    def read(events: range, there: NDArray[np.generic]) -> None:
         start = events.start % len(tiles)
         if start + len(events) <= len(tiles):
-            return tiles[start : start + len(events)]
-        return tiles[np.arange(events.start, events.stop) % len(tiles)]
+            there[...] = tiles[start : start + len(events)]
+        else:
+            np.take(tiles, np.arange(events.start, events.stop) % len(tiles), axis=0, out=there)
 
     return Feed(
         read=read, n_events=n_events, dtype=tiles.dtype, good=good, adu_per_photon=1.0, **more
@@ -193,9 +203,9 @@ def encoded_feed(packed: Stored, n_events: int, good: NDArray[np.bool_], **more:
     """The same events, decoded as they are read."""
     n_tiles = len(good)
 
-    def read(events: range) -> NDArray[np.generic]:
-        tiles = packed.read(range(events.start * n_tiles, events.stop * n_tiles))
-        return tiles.reshape(-1, *good.shape)
+    def read(events: range, there: NDArray[np.generic]) -> None:
+        tiles = range(events.start * n_tiles, events.stop * n_tiles)
+        packed.read(tiles, there.reshape(-1, *TILE_SHAPE))
 
     return Feed(
         read=read,
@@ -255,15 +265,16 @@ def measure_one_core(bench: Bench, tiles: Pixels, packed: Stored, fused: FusedNe
         return fused_probability_of_tiles(fused, seen)
 
     n = min(len(tiles), 64)
+    read = partial(packed.read, range(n), room_for(n))
     bench.measure("packed tiles", "times smaller", lambda: packed.ratio)
-    bench.measure("decode, one core", "tiles/s", lambda: cpu_rate(lambda: packed.read(range(n)), n))
+    bench.measure("decode, one core", "tiles/s", lambda: cpu_rate(read, n))
     bench.measure(
         "one core, decoding excluded", "events/s", lambda: cpu_rate(lambda: score(tiles[:n]), n)
     )
     bench.measure(
         "one core, decoding included",
         "events/s",
-        lambda: cpu_rate(lambda: score(packed.read(range(n))[:, np.newaxis]), n),
+        lambda: cpu_rate(lambda: score(read()[:, np.newaxis]), n),
     )
 
 
@@ -292,17 +303,14 @@ def with_decoding(bench: Bench, name: str, n_tiles: int) -> float:
 
 
 def measure_limits(bench: Bench, packed: Stored) -> None:
-    """Decoding by several threads, and the way to the device."""
-
-    def decode(n_threads: int, n: int) -> None:
-        parts = [range(i, min(i + bench.tiles, n)) for i in range(0, n, bench.tiles)]
-        with ThreadPoolExecutor(n_threads) as threads:
-            for _ in threads.map(packed.read, parts):
-                pass
-
+    """Decoding by several threads, or processes, and the way to the device."""
     for t in bench.threads:
-        rate = partial(wall_rate, bench, partial(decode, t), bench.tiles * t)
+        decode = partial(decode_on_threads, packed, bench.tiles, t)
+        rate = partial(wall_rate, bench, decode, bench.tiles * t)
         bench.measure("decode limit", "tiles/s", rate, threads=t)
+    most = max(bench.threads)
+    rate = partial(decode_in_processes, bench, packed, most)
+    bench.measure("decode limit without Python's lock", "tiles/s", rate, processes=most)
     for kind in ("pinned", "pageable"):
         bench.measure("host to device", "GB/s", partial(bandwidth, bench, kind), memory=kind)
     bench.measure(
@@ -310,6 +318,52 @@ def measure_limits(bench: Bench, packed: Stored) -> None:
         "tiles/s",
         lambda: 1e9 * bench.value("host to device", memory="pinned") / TILE_BYTES,
     )
+
+
+def decode_on_threads(packed: Stored, tiles: int, n_threads: int, n: int) -> None:
+    """Decode, each thread into memory that it keeps."""
+    kept: SimpleQueue[Pixels] = SimpleQueue()
+    for _ in range(n_threads):
+        kept.put(room_for(tiles))
+
+    def decode(part: range) -> None:
+        there = kept.get()
+        packed.read(part, there)
+        kept.put(there)
+
+    parts = [range(i, min(i + tiles, n)) for i in range(0, n, tiles)]
+    with ThreadPoolExecutor(n_threads) as threads:
+        for _ in threads.map(decode, parts):
+            pass
+
+
+def decode_in_processes(bench: Bench, packed: Stored, n: int) -> float:
+    """Tiles per second of as many processes, which share nothing: what the processors could do."""
+    if not packed.encoded:
+        raise UnmeasuredError("nothing is packed")
+    fork = multiprocessing.get_context("fork")
+    begin, rates = fork.Barrier(n), fork.SimpleQueue()
+
+    def decode() -> None:
+        there = room_for(bench.tiles)
+        packed.read(range(bench.tiles), there)
+        begin.wait()
+        start, done = time.perf_counter(), 0
+        while time.perf_counter() - start < bench.seconds:
+            packed.read(range(bench.tiles), there)
+            done += bench.tiles
+        rates.put(done / (time.perf_counter() - start))
+
+    with warnings.catch_warnings():
+        # They end before they could miss one of this process's threads.
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        processes = [fork.Process(target=decode, daemon=True) for _ in range(n)]
+        for process in processes:
+            process.start()
+    total = sum(rates.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return total
 
 
 def bandwidth(bench: Bench, kind: str) -> float:
@@ -338,7 +392,7 @@ def measure_poster(
 
     def poster(n_threads: int, *, half: bool, compiled: bool) -> PosterOnDevice:
         if compiled and not bench.compiled:
-            raise UnmeasuredError("not asked for; pass --compiled")
+            raise UnmeasuredError("not asked for on a processor; pass --compiled")
         settings = DeviceSettings(
             device=bench.device,
             half=half,
@@ -379,6 +433,13 @@ def measure_poster(
                 threads=t,
                 **of,
             )
+        bench.measure(
+            "device, decoding included, task by task",
+            "events/s",
+            partial(task_rate, bench, make, encoded),
+            threads=max(bench.threads),
+            **of,
+        )
 
 
 def difference(
@@ -408,18 +469,32 @@ def poster_rate(
     return wall_rate(bench, lambda n: poster.score(feed(n)), step)
 
 
+def task_rate(
+    bench: Bench, make: Callable[[int], PosterOnDevice], feed: Callable[[int], Feed]
+) -> float:
+    """Events per second if the threads stop after each scoring task, as they do in a run."""
+    poster = make(max(bench.threads))
+    task = 2 * bench.tiles if bench.small else EVENTS_PER_TASK
+
+    def score(n: int) -> None:
+        for _ in range(0, n, task):
+            poster.score(feed(task))
+
+    return wall_rate(bench, score, task)
+
+
 def network_rate(bench: Bench, make: Callable[[int], PosterOnDevice]) -> float:
     """Events per second once the bytes are on the device."""
     poster = make(1)
     n = min(bench.tiles, poster.seam.most_at_once)
     sent = torch.ones(n * TILE_BYTES, dtype=torch.uint8, device=bench.device)
     good = torch.ones((1, *TILE_SHAPE), dtype=torch.bool, device=bench.device)
-    least, dtype = least_variance(HOW, 1.0), np.dtype(np.uint16)
+    least, dtype, finite = least_variance(HOW, 1.0), np.dtype(np.uint16), True
 
     def score(n_events: int) -> None:
         with torch.inference_mode(), poster.seam.exact():
             for _ in range(0, n_events, n):
-                margin = poster.margin(as_numbers(sent, dtype), good, least)
+                margin = poster.margin(as_numbers(sent, dtype), good, least, finite)
             poster.seam.fetch(margin)()
 
     return wall_rate(bench, score, n * (1 if bench.small else 8))
@@ -576,7 +651,7 @@ def run(options: argparse.Namespace) -> Bench:
     bench = Bench(
         device=options.device,
         small=small,
-        compiled=options.compiled,
+        compiled=options.compiled or options.device.startswith("cuda"),
         tiles=options.tiles or (4 if small else 128),
         seconds=0.1 if small else options.seconds,
         threads=options.threads or thread_counts(2 if small else 64),
@@ -606,7 +681,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="everything once, in a minute")
-    parser.add_argument("--compiled", action="store_true", help="also with torch.compile")
+    parser.add_argument("--compiled", action="store_true", help="also compiled, on a processor")
     parser.add_argument(
         "--threads", type=int, nargs="+", help="that decode; 1, 2, 4, ... if not given"
     )

@@ -119,10 +119,14 @@ class _Look:
         dtype = np.dtype(self.source.dtype)
         readable = np.zeros(len(rows), np.bool_)
 
-        def read(part: range) -> NDArray[np.generic]:
+        def read(part: range, pixels: NDArray[np.generic]) -> None:
             where = slice(part.start, part.stop)
-            pixels, readable[where] = self._read(events[where], rows[where])
-            return np.zeros((len(part), *self.shape), dtype) if pixels is None else pixels
+            pixels[...] = 0
+            try:
+                reasons = read_into(self.source, events[where], self.window, pixels)
+            except SOURCE_LOST:
+                return
+            readable[where] = self._note(rows[where], pixels, reasons)
 
         score, kind = scorer.stream(read, n_events=len(rows), dtype=dtype, detector=self.detector)
         rows["score"][readable], rows["class"][readable] = score[readable], kind[readable]
@@ -161,18 +165,23 @@ class _Look:
         self, events: Sequence[int], rows: NDArray[np.void]
     ) -> tuple[NDArray[np.generic] | None, NDArray[np.bool_]]:
         """Pixels of some events, and which of them mean something; what is odd goes to the rows."""
-        readable = np.zeros(len(rows), np.bool_)
         try:
             reading = self.source.read(events, self.window)
         except SOURCE_LOST:
-            return None, readable
-        rows["reason"] = reading.reasons
-        readable[:] = reading.reasons == 0
+            return None, np.zeros(len(rows), np.bool_)
+        return reading.pixels, self._note(rows, reading.pixels, reading.reasons)
+
+    def _note(
+        self, rows: NDArray[np.void], pixels: NDArray[np.generic], reasons: NDArray[np.uint32]
+    ) -> NDArray[np.bool_]:
+        """Write down what is odd about some events; which of them mean something."""
+        rows["reason"] = reasons
+        readable: NDArray[np.bool_] = reasons == 0
         if readable.any():
             rows["tiles"][readable] = 0 if self.window is None else len(self.window.origins)
-            pixels = reading.pixels if readable.all() else reading.pixels[readable]
-            rows["reason"][readable] |= self._oddities(pixels, self.window)
-        return reading.pixels, readable
+            seen = pixels if readable.all() else pixels[readable]
+            rows["reason"][readable] |= self._oddities(seen, self.window)
+        return readable
 
     def _oddities(self, pixels: NDArray[np.generic], window: Window | None) -> NDArray[np.uint32]:
         """Reasons not to trust a score, event by event."""

@@ -23,7 +23,7 @@ EVENTS_PER_BATCH = 64
 """Events of one scoring task: large enough that a task's own cost is a few per cent of it."""
 
 
-EVENTS_PER_STREAM = 2048
+EVENTS_PER_STREAM = 8192
 """The same where a device works while threads decode: its pipeline must fill and empty once."""
 
 

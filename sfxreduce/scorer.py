@@ -151,11 +151,14 @@ class Streamer(Protocol):
 
     def stream(
         self,
-        read: Callable[[range], NDArray[np.generic]],
+        read: Callable[[range, NDArray[np.generic]], None],
         *,
         n_events: int,
         dtype: np.dtype[np.generic],
         detector: Detector,
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Score events and tell their classes; `read` is called on several threads at once."""
+        """Score events and tell their classes; `read` is called on several threads at once.
+
+        It writes the pixels of consecutive events, given as a range from 0 on, into an array.
+        """
         ...

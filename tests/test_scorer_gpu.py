@@ -19,23 +19,31 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from planted import ArrayFrames
 
+from sfxreduce.cluster import SerialPool
+from sfxreduce.columns import event_columns
 from sfxreduce.errors import ClusterError, ModelError, SourceError
 from sfxreduce.geometry import Detector, Window
+from sfxreduce.ingest import store_run
+from sfxreduce.io.readers.zarr import open_zarr
+from sfxreduce.look import look_at
+from sfxreduce.run import Run
 from sfxreduce.scorers import _seam, gpu, inference
 from sfxreduce.scorers._halving import Batches, assembled, batch_that_fits
 from sfxreduce.scorers._on_device import (
     as_numbers,
     in_noise_units,
     least_variance,
+    pixels_in,
     wire_dtype,
-    write_pixels,
 )
 from sfxreduce.scorers._overlap import overlap
 from sfxreduce.scorers._seam import CpuSeam, CudaSeam, Slot
+from sfxreduce.scorers._squares import in_squares
 from sfxreduce.scorers.candidates import CandidateFinder
 from sfxreduce.scorers.classes import class_of, event_features
-from sfxreduce.scorers.cnn import cuda_available
+from sfxreduce.scorers.cnn import CnnScorer, cuda_available
 from sfxreduce.scorers.fused import FusedNetwork, fused_probability_of_tiles
 from sfxreduce.scorers.gpu import DeviceSettings, Feed, PosterOnDevice
 from sfxreduce.scorers.gpu_patches import PatchesOnDevice
@@ -43,7 +51,7 @@ from sfxreduce.scorers.network import TILE_SHAPE, HitNetwork
 from sfxreduce.scorers.normalise import Normalisation, normalise
 from sfxreduce.scorers.patches import PatchNetwork, patch_logits
 from sfxreduce.scorers.pooling import Pooling
-from sfxreduce.scorers.weights import Model, ModelConfig
+from sfxreduce.scorers.weights import Model, ModelConfig, default_model
 from sfxreduce.window_choice import FULL
 
 HOW = Normalisation()
@@ -57,11 +65,12 @@ def _poster(
 ) -> PosterOnDevice:
     """Random weights, loud enough to spread the probabilities."""
     network = _network(HitNetwork, seed, loudness=2.4)
-    if hook is not None:
-        network.trunk[0].register_forward_pre_hook(hook)
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     fused = FusedNetwork.of(weights)
-    return PosterOnDevice(network, fused=fused, how=HOW, settings=settings)
+    poster = PosterOnDevice(network, fused=fused, how=HOW, settings=settings)
+    if hook is not None:
+        poster._eager._convolve[0].register_forward_pre_hook(hook)
+    return poster
 
 
 def _network(kind: type[Any], seed: int, loudness: float) -> Any:
@@ -90,7 +99,7 @@ def _feed(pixels: NDArray[Any], masked: float = 0.1, window: Window | None = Non
 
 
 def _by_cpu(poster: PosterOnDevice, feed: Feed) -> NDArray[np.float32]:
-    pixels = feed.read(range(feed.n_events))
+    pixels = feed.pixels(range(feed.n_events))
     seen = normalise(pixels, feed.good, adu_per_photon=feed.adu_per_photon, how=HOW)
     return fused_probability_of_tiles(poster.fused, seen)
 
@@ -110,7 +119,7 @@ def test_every_integer_survives_the_way_to_the_device(
     values = data.draw(st.lists(st.integers(int(limits.min), int(limits.max)), max_size=20))
     pixels = np.array([int(limits.min), int(limits.max), 0, 1, *values], f"{order}{kind}")
     host, dtype = np.zeros(pixels.nbytes, np.uint8), wire_dtype(pixels.dtype)
-    write_pixels(pixels, host, dtype)
+    pixels_in(host, pixels.shape, dtype)[...] = pixels
     found = as_numbers(torch.from_numpy(host), dtype).numpy()
     assert dtype.itemsize == pixels.dtype.itemsize
     np.testing.assert_array_equal(found, pixels.astype(np.float32))
@@ -121,7 +130,7 @@ def test_floating_pixels_survive_too(kind: str) -> None:
     pixels = np.array([0.0, -1.5, 3e4, np.nan, np.inf, -np.inf]).astype(kind)
     dtype = wire_dtype(pixels.dtype)
     host = np.zeros(pixels.size * dtype.itemsize, np.uint8)
-    write_pixels(pixels[::-1], host, dtype)
+    pixels_in(host, pixels.shape, dtype)[...] = pixels[::-1]
     found = as_numbers(torch.from_numpy(host), dtype).numpy()
     np.testing.assert_array_equal(found, pixels.astype(np.float32)[::-1])
 
@@ -280,14 +289,8 @@ def test_no_events_give_no_scores() -> None:
 
 def test_pixels_that_do_not_fit_are_refused() -> None:
     good = np.ones((1, *TILE_SHAPE), bool)
-    wrong = Feed(
-        read=lambda events: np.zeros((len(events), 2, *TILE_SHAPE), np.int16),
-        n_events=3,
-        dtype=np.dtype(np.int16),
-        good=good,
-    )
-    with pytest.raises(ModelError, match=r"expected pixels of shape \(3, 1, 350, 350\)"):
-        _poster(4, CPU).score(wrong)
+    with pytest.raises(ModelError, match=r"expected pixels of shape \('event', 1, 350, 350\)"):
+        Feed.of(np.zeros((3, 2, *TILE_SHAPE), np.int16), good=good)
     small = Feed.of(np.zeros((1, 1, 40, 40)), good=np.ones((1, 40, 40), bool))
     with pytest.raises(ModelError, match="expected tiles of"):
         _poster(4, CPU).score(small)
@@ -299,6 +302,90 @@ def test_a_device_that_is_not_there_is_one_line(device: str) -> None:
         pytest.skip("there is a CUDA device")
     with pytest.raises(ClusterError, match="--device"):
         _poster(4, DeviceSettings(device=device))
+
+
+# Squares of pixels, and compiling
+
+
+@given(
+    n_in=st.integers(1, 3),
+    n_out=st.integers(1, 3),
+    kernel=st.integers(1, 8),
+    side=st.integers(1, 6),
+    y=st.integers(13, 40),
+    x=st.integers(13, 40),
+)
+@settings(max_examples=40, deadline=None)
+def test_squares_give_what_convolution_and_pooling_give(
+    n_in: int, n_out: int, kernel: int, side: int, y: int, x: int
+) -> None:
+    layers = [torch.nn.Conv2d(n_in, n_out, kernel), torch.nn.MaxPool2d(side), torch.nn.ReLU()]
+    pictures = torch.randn(2, n_in, y, x)
+    with torch.inference_mode():
+        expected = torch.nn.Sequential(*layers)(pictures)
+        found = in_squares(layers)(pictures)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-4)
+
+
+def test_only_convolutions_with_poolings_are_written_in_squares() -> None:
+    with pytest.raises(TypeError, match="expected a convolution and a pooling"):
+        in_squares([torch.nn.Conv2d(1, 1, 3), torch.nn.ReLU(), torch.nn.ReLU()])
+
+
+def test_one_mask_of_finite_pixels_is_counted_once_with_the_same_result() -> None:
+    rng = np.random.default_rng(5)
+    values = torch.from_numpy(rng.poisson(3.0, (3, 90, 70)).astype(np.float32))
+    good = torch.from_numpy(rng.random((1, 90, 70)) >= 0.3)
+    found = in_noise_units(values, good, HOW, least=0.25, finite=True)
+    torch.testing.assert_close(found, in_noise_units(values, good, HOW, least=0.25), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, FileNotFoundError, subprocess.SubprocessError])
+def test_where_torch_cannot_compile_the_scorer_says_so_once_and_does_without(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[bool] = []
+
+    def compile_nothing(module: torch.nn.Module, *, dynamic: bool) -> Callable[..., torch.Tensor]:
+        def fail(*arguments: object) -> torch.Tensor:
+            asked.append(dynamic)
+            raise error("no compiler here")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    compiled = DeviceSettings(device="cpu", compiled=True, tiles=2, n_threads=1)
+    poster, feed = _poster(4, compiled), _feed(_pixels(4, 5))
+    np.testing.assert_allclose(poster.score(feed).score, _by_cpu(poster, feed), atol=ROUNDING)
+    assert asked == [False]
+    assert [record.message for record in caplog.records] == [
+        "device scorer: torch cannot compile here, so it is slower: no compiler here"
+    ]
+
+
+def test_a_compiled_network_that_does_not_fit_is_no_compiler_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, forgotten: list[int]
+) -> None:
+    sizes: list[int] = []
+
+    def compile_small(module: torch.nn.Module, *, dynamic: bool) -> Callable[..., torch.Tensor]:
+        def call(values: torch.Tensor, *more: object) -> torch.Tensor:
+            sizes.append(values.numel() // (350 * 350))
+            if sizes[-1] > 2:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+            found: torch.Tensor = module(values, *more)
+            return found
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_small)
+    poster = _poster(4, DeviceSettings(device="cpu", compiled=True, tiles=4, n_threads=1))
+    feed = _feed(_pixels(4, 5))
+    found = poster.score(feed)
+    assert sizes == [4, 2, 2, 2]  # always as many tiles, whatever the feed has left
+    assert (found.halvings, len(forgotten)) == (1, 1)
+    np.testing.assert_allclose(found.score, _by_cpu(poster, feed), atol=ROUNDING)
 
 
 # Memory
@@ -401,7 +488,7 @@ def test_a_batch_takes_at_most_half_of_what_is_free(free: int, item: float, most
 
 def test_batches_begin_with_what_the_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     full = Full(99)
-    tile_bytes, slots_bytes = 10_000_000, 3 * 12 * 350 * 350 * 2
+    tile_bytes, slots_bytes = 10_000_000, 12 * 350 * 350 * 2  # one sub-batch, so one slot
     monkeypatch.setattr(CpuSeam, "free_bytes", lambda self: slots_bytes + 11 * tile_bytes)
 
     def measure(self: CpuSeam, action: Callable[[], object]) -> int:
@@ -563,15 +650,41 @@ def test_an_error_anywhere_reaches_the_caller_and_leaves_no_thread(
 def test_an_event_that_cannot_be_read_stops_the_scorer_with_its_own_error() -> None:
     pixels = _pixels(1, 6)
 
-    def read(events: range) -> NDArray[Any]:
+    def read(events: range, there: NDArray[Any]) -> None:
         if 4 in events:
             raise SourceError("event 4 cannot be read")
-        return pixels[events.start : events.stop]
+        there[...] = pixels[events.start : events.stop]
 
     good = np.ones((1, *TILE_SHAPE), bool)
     feed = Feed(read=read, n_events=6, dtype=pixels.dtype, good=good)
     with pytest.raises(SourceError, match="event 4 cannot be read"):
         _poster(1, CPU).score(feed)
+
+
+class OnDevice(CnnScorer):
+    """Scores as on a card, but on the processor."""
+
+    @property
+    def needs_gpu(self) -> bool:
+        return True
+
+
+def test_a_stream_of_a_run_store_is_scored_as_batches_of_it_are(tmp_path: Path) -> None:
+    frames = _pixels(8, 12, 2, dtype="int16").reshape(12, *WIDE.frame_shape)
+    run = Run(source=ArrayFrames(frames=frames, detector=WIDE), columns=event_columns(12))
+    store_run(run, out=tmp_path / "run.zarr", pool=SerialPool())
+    largest = max((tmp_path / "run.zarr" / "frames").rglob("*"), key=lambda f: f.stat().st_size)
+    damaged = bytearray(largest.read_bytes())
+    damaged[len(damaged) // 2] ^= 1  # one event cannot be read
+    largest.write_bytes(damaged)
+    source = open_zarr(tmp_path / "run.zarr").source
+    batches = look_at(source, CnnScorer(default_model()), range(12))
+    stream = look_at(source, OnDevice(default_model()), range(12))
+    assert np.isnan(batches["score"]).sum() == 1
+    assert np.ptp(batches["score"][~np.isnan(batches["score"])]) > 0.05
+    np.testing.assert_allclose(stream["score"], batches["score"], atol=ROUNDING)
+    for name in ("reason", "tiles", "class"):
+        np.testing.assert_array_equal(stream[name], batches[name])
 
 
 def test_by_default_as_many_threads_as_processors() -> None:
@@ -699,7 +812,7 @@ def _patches_by_cpu(
     scorer: PatchesOnDevice, feed: Feed
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     n_events, n_tiles = feed.n_events, len(feed.good)
-    found = scorer.finder(feed.read(range(n_events)), feed.good, adu_per_photon=20.0)
+    found = scorer.finder(feed.pixels(range(n_events)), feed.good, adu_per_photon=20.0)
     logits = patch_logits(scorer.on_cpu, found)
     evidence = scorer.pooling.evidence(logits, found.tile, n_events=n_events, n_tiles=n_tiles)
     features = event_features(logits, found, WINDOW, n_events=n_events)
@@ -818,6 +931,21 @@ def test_a_card_says_what_the_processor_says(half: bool, tiles: int) -> None:
     found = poster.score(feed)
     np.testing.assert_allclose(found.score, _by_cpu(poster, feed), atol=poster.tolerance)
     assert found.on_cpu == 0
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+def test_a_card_compiles_or_not_and_says_the_same(
+    dtype: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    feed = _feed(_pixels(3, 20, dtype=dtype))
+    plain, compiled = (
+        _poster(4, DeviceSettings(device="cuda", compiled=compiled, half=False, tiles=8))
+        for compiled in (False, True)
+    )
+    found = compiled.score(feed).score
+    np.testing.assert_allclose(found, plain.score(feed).score, atol=ROUNDING)
+    assert not caplog.records
 
 
 @needs_cuda

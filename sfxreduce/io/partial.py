@@ -47,7 +47,13 @@ def copy_spans(stored: Stored, out: NDArray[np.uint8], spans: Spans, *, start: i
         stored.fetch(start + first, view[first:stop])
 
 
-def unpack_spans(stored: Stored, n_bytes: int, spans: Spans | None = None) -> NDArray[np.uint8]:
+def unpack_spans(
+    stored: Stored,
+    n_bytes: int,
+    spans: Spans | None = None,
+    *,
+    out: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
     """Unpack those blocks of a Blosc buffer that hold any byte of the spans.
 
     Parameters
@@ -57,6 +63,8 @@ def unpack_spans(stored: Stored, n_bytes: int, spans: Spans | None = None) -> ND
         Bytes of pixels that the buffer must hold.
     spans : ndarray of int64, optional
         Shape (span, 2), see `copy_spans`; all bytes if not given.
+    out : ndarray of uint8, optional
+        Shape (n_bytes,), in memory order; where the bytes go, if anywhere in particular.
 
     Returns
     -------
@@ -69,7 +77,8 @@ def unpack_spans(stored: Stored, n_bytes: int, spans: Spans | None = None) -> ND
         If the buffer is damaged, as far as it was looked at, or holds another number of bytes.
     """
     header = BloscHeader.of(stored, n_bytes=n_bytes)
-    out = np.empty(n_bytes, np.uint8)
+    if out is None:
+        out = np.empty(n_bytes, np.uint8)
     if spans is not None and header.is_copied:
         copy_spans(stored, out, spans, start=HEADER_BYTES)
         return out

@@ -64,6 +64,14 @@ class TilePiece:
     copies: tuple[PixelCopy, ...]
     spans: Places | None
 
+    def within(self, picture: NDArray[np.generic], n_pixels: int) -> NDArray[np.generic] | None:
+        """Part of a picture that is all `n_pixels` of the tile in memory order; None if none is."""
+        target = self.copies[0].target
+        if self.spans is not None or len(self.copies) > 1 or not isinstance(target, tuple):
+            return None
+        part = picture[target]
+        return part if part.size == n_pixels and part.flags.c_contiguous else None
+
     def put(self, tile: NDArray[np.generic], picture: NDArray[np.generic]) -> None:
         """Copy what the picture shows of a tile, whose pixels may come in any shape."""
         rows = tile.reshape(-1, self.width)

@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import ModelError
 from sfxreduce.geometry import Window
+from sfxreduce.scorers._on_device import wire_dtype
 
-__all__ = ["TOLERANCE", "DeviceScores", "DeviceSettings", "Feed", "sub_batches"]
+__all__ = [
+    "TOLERANCE",
+    "DeviceScores",
+    "DeviceSettings",
+    "Feed",
+    "events_together",
+    "sub_batches",
+]
 
 TOLERANCE = {"float32": 2e-3, "half": 2e-2}
 """How far a hit probability may be from the processor's. A decision differs only for events that
@@ -33,19 +41,20 @@ class DeviceSettings:
         "cpu", "cuda" or "cuda:N".
     half : bool or None
         Convolve with numbers of 16 bits; None for what suits the device.
-    compiled : bool
-        Let torch compile the poster's network; takes a minute once.
+    compiled : bool or None
+        Let torch compile the poster's network, which takes ten seconds once; None for what suits
+        the device. Where torch cannot, it says so and does without.
     n_threads : int
         Threads that read and decode; 0 for one per processor this process may use, up to 16.
     n_slots : int
-        Sub-batches on their way to or on the device.
+        Sub-batches on their way to or on the device, beside those that are being read.
     tiles : int
         Tiles of one sub-batch; an event is never divided.
     """
 
     device: str = "cuda"
     half: bool | None = None
-    compiled: bool = False
+    compiled: bool | None = None
     n_threads: int = 0
     n_slots: int = 3
     tiles: int = 128
@@ -63,11 +72,12 @@ class Feed:
     Parameters
     ----------
     read : callable
-        Pixels of consecutive events, given as a range: shape (event, tile, y, x), in ADU. Called
-        on several threads at once. Pixels of an event that cannot be read may be anything.
+        Writes the pixels of consecutive events, given as a range, into an array of shape (event,
+        tile, y, x), in ADU, that may hold anything before. Called on several threads at once.
+        Pixels of an event that cannot be read may be anything.
     n_events : int
     dtype : dtype
-        Of a pixel.
+        Of a pixel; it is read in this machine's byte order.
     good : ndarray of bool
         Shape (tile, y, x): pixels that can be trusted.
     adu_per_photon : float
@@ -79,11 +89,11 @@ class Feed:
     --------
     >>> pixels = np.zeros((5, 1, 350, 350), np.uint16)
     >>> feed = Feed.of(pixels, good=np.ones((1, 350, 350), bool))
-    >>> feed.n_events, feed.read(range(2, 4)).shape
+    >>> feed.n_events, feed.pixels(range(2, 4)).shape
     (5, (2, 1, 350, 350))
     """
 
-    read: Callable[[range], NDArray[np.generic]]
+    read: Callable[[range, NDArray[np.generic]], None]
     n_events: int
     dtype: np.dtype[np.generic]
     good: NDArray[np.bool_]
@@ -99,9 +109,24 @@ class Feed:
         adu_per_photon: float = math.nan,
         window: Window | None = None,
     ) -> Feed:
-        """Feed of events that are in memory, shape (event, tile, y, x)."""
+        """Feed of events that are in memory, shape (event, tile, y, x).
+
+        Raises
+        ------
+        ModelError
+            If the pixels are of another shape than the mask.
+        """
+        if pixels.shape[1:] != good.shape:
+            raise ModelError(
+                f"device scorer: expected pixels of shape {('event', *good.shape)}, found "
+                f"{pixels.shape}; read them with the window of this model"
+            )
+
+        def read(events: range, there: NDArray[np.generic]) -> None:
+            np.copyto(there, pixels[events.start : events.stop], casting="same_kind")
+
         return cls(
-            read=lambda events: pixels[events.start : events.stop],
+            read=read,
             n_events=len(pixels),
             dtype=pixels.dtype,
             good=good,
@@ -110,19 +135,9 @@ class Feed:
         )
 
     def pixels(self, events: range) -> NDArray[np.generic]:
-        """Read events and refuse what does not fit the mask.
-
-        Raises
-        ------
-        ModelError
-            If the pixels are of another shape.
-        """
-        pixels = self.read(events)
-        if pixels.shape != (len(events), *self.good.shape):
-            raise ModelError(
-                f"device scorer: expected pixels of shape {(len(events), *self.good.shape)}, found "
-                f"{pixels.shape}; read them with the window of this model"
-            )
+        """Read events into memory of their own, shape (event, tile, y, x)."""
+        pixels = np.empty((len(events), *self.good.shape), wire_dtype(self.dtype))
+        self.read(events, pixels)
         return pixels
 
 
@@ -149,6 +164,11 @@ class DeviceScores:
     on_cpu: int
 
 
+def events_together(feed: Feed, tiles: int) -> int:
+    """Events that have some `tiles` together, at least one event."""
+    return max(1, tiles // len(feed.good))
+
+
 def sub_batches(feed: Feed, tiles: int) -> list[range]:
     """Consecutive events of some `tiles` together, at least one event.
 
@@ -158,5 +178,5 @@ def sub_batches(feed: Feed, tiles: int) -> list[range]:
     >>> sub_batches(feed, 4)
     [range(0, 2), range(2, 4), range(4, 5)]
     """
-    step = max(1, tiles // len(feed.good))
+    step = events_together(feed, tiles)
     return [range(n, min(n + step, feed.n_events)) for n in range(0, feed.n_events, step)]

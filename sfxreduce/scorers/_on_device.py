@@ -17,15 +17,15 @@ from torch.nn.functional import avg_pool2d
 
 from sfxreduce.scorers.normalise import Normalisation
 
-__all__ = ["as_numbers", "in_noise_units", "least_variance", "wire_dtype", "write_pixels"]
+__all__ = ["as_numbers", "in_noise_units", "least_variance", "pixels_in", "wire_dtype"]
 
-# What torch calls the same bytes. It has few operations for unsigned numbers of more than 8 bits:
+# What torch calls the same bytes. It has few operations for unsigned numbers of more than 16 bits:
 # those travel as signed ones and are put right on the other side.
 _SENT_AS = {
     "i1": torch.int8,
     "u1": torch.uint8,
     "i2": torch.int16,
-    "u2": torch.int16,
+    "u2": torch.uint16,
     "i4": torch.int32,
     "u4": torch.int32,
     "i8": torch.int64,
@@ -54,16 +54,15 @@ def wire_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
     return native if native.str[1:] in _SENT_AS else np.dtype(np.float64)
 
 
-def write_pixels(
-    pixels: NDArray[np.generic], host: NDArray[np.uint8], dtype: np.dtype[np.generic]
-) -> None:
-    """Write pixels to the beginning of some bytes, whatever their byte order and strides."""
-    there = host[: pixels.size * dtype.itemsize].view(dtype).reshape(pixels.shape)
-    np.copyto(there, pixels, casting="same_kind")
+def pixels_in(
+    host: NDArray[np.uint8], shape: tuple[int, ...], dtype: np.dtype[np.generic]
+) -> NDArray[np.generic]:
+    """Pixels at the beginning of some bytes, to be written to."""
+    return host[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
 
 def as_numbers(sent: torch.Tensor, dtype: np.dtype[np.generic]) -> torch.Tensor:
-    """Make numbers of 32 bits from bytes that were written by `write_pixels`.
+    """Make numbers of 32 bits from bytes that were written to `pixels_in`.
 
     Parameters
     ----------
@@ -79,8 +78,6 @@ def as_numbers(sent: torch.Tensor, dtype: np.dtype[np.generic]) -> torch.Tensor:
     """
     kind = dtype.str[1:]
     signed = sent.view(_SENT_AS[kind])
-    if kind == "u2":
-        return signed.to(torch.int32).bitwise_and(0xFFFF).float()
     if kind == "u4":
         return signed.to(torch.int64).bitwise_and(0xFFFFFFFF).float()
     if kind == "u8":
@@ -96,7 +93,12 @@ def least_variance(how: Normalisation, adu_per_photon: float) -> float:
 
 
 def in_noise_units(
-    values: torch.Tensor, good: torch.Tensor, how: Normalisation, *, least: float
+    values: torch.Tensor,
+    good: torch.Tensor,
+    how: Normalisation,
+    *,
+    least: float,
+    finite: bool = False,
 ) -> torch.Tensor:
     """Express every pixel in units of the noise around it; see `normalise`.
 
@@ -109,13 +111,16 @@ def in_noise_units(
     how : Normalisation
     least : float
         See `least_variance`.
+    finite : bool
+        Whether all values are known to be finite, as integers are: one mask of all tiles is then
+        counted once for all of them.
 
     Returns
     -------
     Tensor of float32
         Shape (tile, y, x), in units of sigma, without NaN.
     """
-    seen = good & values.isfinite()
+    seen = good if finite else good & values.isfinite()
     off = _off_the_median(values, seen)
     mean, variance, use = off, torch.full_like(off, least), seen
     for done in range(how.passes):
@@ -147,12 +152,15 @@ def _local_moments(
     """Mean and floored variance of the used pixels of every box; the old ones if there are few."""
     weight = use.float()
     used = off * weight
-    planes = torch.stack([weight.expand_as(off), used, used * off], dim=1)
-    side, margin = 2 * how.radius + 1, how.radius
-    planes = avg_pool2d(planes, (1, side), 1, (0, margin), divisor_override=1)
-    planes = avg_pool2d(planes, (side, 1), 1, (margin, 0), divisor_override=1)
-    n, total, squares = planes.unbind(dim=1)
+    n, total, squares = (_box_sums(plane, how.radius) for plane in (weight, used, used * off))
     enough = n >= how.fewest_pixels
     here = total / n
     spread = ((squares - total * here) / (n - 1.0)).clamp_min(least)
     return torch.where(enough, here, mean), torch.where(enough, spread, variance)
+
+
+def _box_sums(plane: torch.Tensor, radius: int) -> torch.Tensor:
+    """Sums of the square boxes around all pixels, shape (tile, y, x)."""
+    side = 2 * radius + 1
+    rows = avg_pool2d(plane.unsqueeze(1), (1, side), 1, (0, radius), divisor_override=1)
+    return avg_pool2d(rows, (side, 1), 1, (radius, 0), divisor_override=1).squeeze(1)

@@ -57,6 +57,11 @@ class Seam(Protocol):
         ...
 
     @property
+    def likes_compiled(self) -> bool:
+        """Whether a compiled network is worth the seconds that compiling takes."""
+        ...
+
+    @property
     def most_at_once(self) -> int:
         """Most tiles that should go through a network together, whatever the memory."""
         ...
@@ -130,6 +135,7 @@ class CpuSeam:
 
     device = torch.device("cpu")
     likes_half = False
+    likes_compiled = False
     most_at_once = 8  # more tiles no longer fit the cache
 
     @contextmanager
@@ -210,6 +216,7 @@ class CudaSeam:
     """
 
     likes_half = True
+    likes_compiled = True
     most_at_once = 2**11  # beyond that, maps have more values than 32 bits can count
 
     def __init__(self, device: torch.device) -> None:

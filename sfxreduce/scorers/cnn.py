@@ -208,7 +208,9 @@ class CnnScorer:
         window = self.window(detector)
         if self.device != "cpu":
             return self.stream(
-                lambda events: pixels[events.start : events.stop],
+                lambda events, there: np.copyto(
+                    there, pixels[events.start : events.stop], casting="same_kind"
+                ),
                 n_events=len(pixels),
                 dtype=pixels.dtype,
                 detector=detector,
@@ -221,7 +223,7 @@ class CnnScorer:
 
     def stream(
         self,
-        read: Callable[[range], NDArray[np.generic]],
+        read: Callable[[range, NDArray[np.generic]], None],
         *,
         n_events: int,
         dtype: np.dtype[np.generic],
@@ -232,8 +234,9 @@ class CnnScorer:
         Parameters
         ----------
         read : callable
-            Pixels of consecutive events, given as a range from 0 on; see `__call__`. It is called
-            on several threads at once.
+            Writes the pixels of consecutive events, given as a range from 0 on, into an array of
+            the shape that `__call__` wants; what the array holds before means nothing. It is
+            called on several threads at once.
         n_events : int
         dtype : dtype
             Of a pixel.

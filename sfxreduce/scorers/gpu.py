@@ -17,17 +17,26 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sfxreduce.errors import ModelError
-from sfxreduce.scorers._feed import TOLERANCE, DeviceScores, DeviceSettings, Feed, sub_batches
+from sfxreduce.scorers._compiled import CompiledIfPossible
+from sfxreduce.scorers._feed import (
+    TOLERANCE,
+    DeviceScores,
+    DeviceSettings,
+    Feed,
+    events_together,
+    sub_batches,
+)
 from sfxreduce.scorers._halving import Batches, Fetched, Pieces, assembled, batch_that_fits
 from sfxreduce.scorers._on_device import (
     as_numbers,
     in_noise_units,
     least_variance,
+    pixels_in,
     wire_dtype,
-    write_pixels,
 )
 from sfxreduce.scorers._overlap import overlap
 from sfxreduce.scorers._seam import Seam, Slot, seam_of
+from sfxreduce.scorers._squares import in_squares
 from sfxreduce.scorers.fused import FusedNetwork
 from sfxreduce.scorers.network import TILE_SHAPE, HitNetwork
 from sfxreduce.scorers.normalise import Normalisation, normalise
@@ -77,10 +86,11 @@ class PosterOnDevice:
         self.seam: Seam = seam_of(settings.device)
         self.fused, self.how = fused, how
         half = self.seam.likes_half if settings.half is None else settings.half
+        compiled = self.seam.likes_compiled if settings.compiled is None else settings.compiled
         self.tolerance = TOLERANCE["half" if half else "float32"]
         eager = _Margin(network, how, half=half).to(self.seam.device)
         self._eager = eager
-        self.margin = torch.compile(eager, dynamic=False) if settings.compiled else eager
+        self.margin = CompiledIfPossible(eager) if compiled else eager
         self._bytes_per_tile = 0.0
 
     def score(self, feed: Feed) -> DeviceScores:
@@ -106,12 +116,15 @@ class PosterOnDevice:
                 f"{feed.good.shape[1:]}; read them with the window of this model"
             )
         parts = sub_batches(feed, self.settings.tiles)
-        room = max(map(len, parts), default=0) * len(feed.good)
+        # As many for a feed of few events: a compiled network knows one number of tiles.
+        room = events_together(feed, self.settings.tiles) * len(feed.good)
         n_bytes = room * _TILE_PIXELS * wire_dtype(feed.dtype).itemsize
+        # Every thread reads right into a slot.
+        n_slots = min(len(parts), self.settings.threads + self.settings.n_slots)
         with (
             torch.inference_mode(),
             self.seam.exact(),
-            self.seam.slots(self.settings.n_slots, n_bytes) as slots,
+            self.seam.slots(n_slots, n_bytes) as slots,
         ):
             size = self._at_once(wire_dtype(feed.dtype), room, n_bytes * len(slots))
             batches = Batches(size=size, forget=self.seam.forget)
@@ -143,7 +156,7 @@ class PosterOnDevice:
         device = self.seam.device
         sent = torch.zeros(n * _TILE_PIXELS * dtype.itemsize, dtype=torch.uint8, device=device)
         good = torch.ones((1, *TILE_SHAPE), dtype=torch.bool, device=device)
-        self._eager(as_numbers(sent, dtype), good, 1.0)
+        self._eager(as_numbers(sent, dtype), good, 1.0, dtype.kind != "f")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -166,13 +179,14 @@ class _PosterWork:
         self.dtype = wire_dtype(feed.dtype)
         self.least = least_variance(poster.how, feed.adu_per_photon)
 
-    def load(self, events: range) -> NDArray[np.generic]:
-        """Read and decode."""
-        return self.feed.pixels(events)
+    def load(self, events: range) -> range:
+        """Nothing yet: what is decoded elsewhere would have to be copied."""
+        return events
 
-    def stage(self, slot: Slot, loaded: NDArray[np.generic]) -> int:
-        """Write the pixels; the number of tiles."""
-        write_pixels(loaded, slot.host, self.dtype)
+    def stage(self, slot: Slot, loaded: range) -> int:
+        """Read and decode the pixels; the number of tiles."""
+        shape = (len(loaded), *self.feed.good.shape)
+        self.feed.read(loaded, pixels_in(slot.host, shape, self.dtype))
         return len(loaded) * len(self.feed.good)
 
     def launch(self, slot: Slot, staged: int) -> Pieces:
@@ -185,7 +199,8 @@ class _PosterWork:
             first = min(start, self.room - size)
             of_tiles = slot.sent(n_bytes).view(self.room, -1)[first : first + size]
             values = as_numbers(of_tiles.reshape(-1), self.dtype)
-            margin = self.poster.margin(values, self._good_of(first, size), self.least)
+            good, finite = self._good_of(first, size), self.dtype.kind != "f"
+            margin = self.poster.margin(values, good, self.least, finite)
             return self.poster.seam.fetch(margin[start - first :])
 
         return self.batches.run(
@@ -233,16 +248,19 @@ class _Margin(nn.Module):
         flat = next(i for i, layer in enumerate(trunk) if isinstance(layer, nn.Flatten))
         largest = max(abs(how.lowest), abs(how.highest))
         self._dtype = _half_dtype(trunk[:flat], largest) if half else torch.float32
-        self._convolve = trunk[:flat].to(self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._convolve = in_squares([*trunk.children()][:flat]).to(self._dtype)
         # The connected layers are a hundredth of the work, and their sums are the longest.
         self._connect = trunk[flat:].float()
         self._how = how
 
-    def forward(self, values: torch.Tensor, good: torch.Tensor, least: float) -> torch.Tensor:
+    def forward(
+        self, values: torch.Tensor, good: torch.Tensor, least: float, finite: bool
+    ) -> torch.Tensor:
         """Shape (tile,), from numbers of shape (tile * y * x,) and masks (tile or 1, y, x)."""
-        seen = in_noise_units(values.view(-1, *TILE_SHAPE), good, self._how, least=least)
-        maps = seen.unsqueeze(1).to(dtype=self._dtype, memory_format=torch.channels_last)
-        outputs: torch.Tensor = self._connect(self._convolve(maps).float())
+        tiles = values.view(-1, *TILE_SHAPE)
+        seen = in_noise_units(tiles, good, self._how, least=least, finite=finite)
+        maps = self._convolve(seen.unsqueeze(1).to(self._dtype))
+        outputs: torch.Tensor = self._connect(maps.float())
         return outputs[:, 1] - outputs[:, 0]
 
 

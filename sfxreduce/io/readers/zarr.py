@@ -28,7 +28,7 @@ from sfxreduce.io.readers.zarr_foreign import read_foreign
 from sfxreduce.io.schema import MANIFEST_GROUP, SCHEMA
 from sfxreduce.io.shards import ShardFile, TileCodec, check_crc
 from sfxreduce.io.store import ZARR_ERRORS, Store, open_store
-from sfxreduce.io.tiles import frame_pieces, tile_pieces
+from sfxreduce.io.tiles import TilePiece, frame_pieces, tile_pieces
 from sfxreduce.manifest import Manifest, manifest_from_json
 from sfxreduce.run import Reading, Run
 
@@ -197,9 +197,10 @@ class ZarrFrames:
                 continue
             try:
                 for piece in pieces:
-                    tile = codec.decode(event.tile(piece.tile) or b"", piece.spans)
-                    piece.put(tile, pixels[event.place])
+                    encoded = event.tile(piece.tile) or b""
+                    _decode(codec, encoded, piece, pixels[event.place])
             except SourceError:
+                pixels[event.place] = 0
                 reasons[event.place] = Reason.READ_ERROR
         return reasons
 
@@ -248,6 +249,17 @@ class _StoredEvent:
         except SourceError:
             return None
         return encoded
+
+
+def _decode(
+    codec: TileCodec, encoded: bytes, piece: TilePiece, picture: NDArray[np.generic]
+) -> None:
+    """Decode what a picture shows of a tile: right there where it can be, or with a copy."""
+    there = piece.within(picture, math.prod(codec.tile))
+    if there is not None:
+        codec.decode(encoded, out=there.reshape(codec.tile))
+    else:
+        piece.put(codec.decode(encoded, piece.spans), picture)
 
 
 def _events_in_shards(path: str, layout: Layout, events: Sequence[int]) -> Iterator[_StoredEvent]:
