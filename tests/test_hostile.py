@@ -68,6 +68,7 @@ def test_a_hostile_input_is_refused_or_kept_as_undecided(name: str, met: dict[st
     told = f"{result['stdout']}\n{result['stderr']}"
     assert not result["timed_out"], told
     assert "Traceback" not in told, told
+    assert "\x1b" not in told
     assert result["status"] == case.status, told
     if case.status:
         lines = [s for s in result["stderr"].splitlines() if s and not PROGRESS.fullmatch(s)]

@@ -27,6 +27,7 @@ __all__ = [
     "print_filter_report",
     "print_json",
     "print_table",
+    "printable",
     "say",
 ]
 
@@ -40,10 +41,10 @@ def print_table(title: str, facts: Mapping[str, Any]) -> None:
     """Print names and values on stdout, one a line."""
     # Paths may hold brackets, which are not markup.
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(title, style="bold")
+    console.print(printable(title), style="bold")
     width = max((len(name) for name in facts), default=0)
     for name, value in facts.items():
-        console.print(f"  {name:<{width}}  {value}")
+        console.print(f"  {printable(name):<{width}}  {printable(str(value))}")
 
 
 def print_filter_plan(plan: FilterPlan, *, as_json: bool) -> None:
@@ -145,9 +146,22 @@ def _ratios(counts: Confusion) -> dict[str, str]:
     }
 
 
+def printable(text: str) -> str:
+    r"""Text for a terminal: names out of a file could hold sequences that a terminal obeys.
+
+    Examples
+    --------
+    >>> printable("run \x1b[2J7")
+    'run \\x1b[2J7'
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 def say(line: str) -> None:
     """Print a line on stderr."""
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(printable(line) + "\n")
     sys.stderr.flush()
 
 

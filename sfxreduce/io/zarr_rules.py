@@ -150,7 +150,7 @@ def _v3(document: Mapping[str, Any], where: str) -> ArrayRules:
     shape = _sides(document["shape"], least=0, where=where)
     grid = document["chunk_grid"]
     if grid["name"] != "regular":
-        raise SchemaError(f"{where}: expected a regular chunk grid, found '{grid['name']}'")
+        raise SchemaError(f"{where}: expected a regular chunk grid, found {grid['name']!r:.40}")
     chunk = _sides(grid["configuration"]["chunk_shape"], least=1, where=where)
     _same_axes(shape, chunk, where)
     chain = [_named(codec) for codec in document["codecs"]]
@@ -203,7 +203,7 @@ def _v2(document: Mapping[str, Any], where: str) -> ArrayRules:
         )
     found = re.fullmatch(r"[<>|=]?([biufcSUOMm])(\d*)(\[\w+\])?", kind)
     if found is None:
-        raise SchemaError(f"{where}: expected values of a plain dtype, found '{kind[:40]}'")
+        raise SchemaError(f"{where}: expected values of a plain dtype, found {kind[:40]!r}")
     width = int(found[2] or TEXT_ITEM_BYTES) * (4 if found[1] == "U" else 1)
     return ArrayRules(shape=shape, chunk=chunk, item_bytes=max(width, 1), **facts)
 
@@ -214,7 +214,7 @@ def _chain(chain: Sequence[tuple[str, Mapping[str, Any]]], where: str) -> dict[s
     unknown = [name for name in names if name not in KNOWN]
     if unknown:
         raise SchemaError(
-            f"{where}: the codec '{unknown[0][:40]}' is not among those that are accepted, "
+            f"{where}: the codec {unknown[0][:40]!r} is not among those that are accepted, "
             f"{', '.join(KNOWN)}; store the array with one of them"
         )
     crc_bytes = 0

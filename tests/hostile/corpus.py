@@ -180,6 +180,13 @@ def zarr_v3_codec_named_like_a_module(folder: Path) -> Case:
 
 
 @hostile
+def zarr_codec_that_speaks_to_the_terminal(folder: Path) -> Case:
+    path = theirs(folder)
+    edit(path, lambda d: d["codecs"].append({"name": "\x1b]0;owned\x07\x1b[2J\n\nsfxreduce: done"}))
+    return refused(path, "\\x1b]0;owned")
+
+
+@hostile
 def zarr_pickle_in_consolidated_metadata(folder: Path) -> Case:
     """A second copy of the metadata, which the library would believe."""
     path = theirs(folder)

@@ -15,6 +15,7 @@ from sfxreduce.errors import SourceError
 from sfxreduce.geometry import Box, Detector, Window
 from sfxreduce.io.readers.chunks import ChunkGrid
 from sfxreduce.io.readers.hdf5 import HDF5_ERRORS
+from sfxreduce.io.readers.hdf5_gzip import is_gzip, read_gzip
 from sfxreduce.io.readers.hdf5_rules import check_chunks
 from sfxreduce.io.readers.windows import take_window, window_boxes
 
@@ -70,9 +71,7 @@ class Hdf5Frames:
         """Read consecutive events, whole or in a window."""
         events = slice(start, start + len(pixels))
         if window is None:
-            check_chunks(self.dataset, events.start, events.stop)
-            frames = pixels.reshape(len(pixels), *self.dataset.shape[1:])
-            self.dataset.read_direct(frames, np.s_[events])
+            self._read_whole(pixels.reshape(len(pixels), *self.dataset.shape[1:]), events)
             return
         if self.grid is not None:
             # What cannot be read in this way is left to HDF5, which has the last word on damage.
@@ -80,16 +79,24 @@ class Hdf5Frames:
                 wanted = range(start, start + len(pixels))
                 pixels[:] = self.grid.read(wanted, self.detector, window)
                 return
-        check_chunks(self.dataset, events.start, events.stop)
+        frames = np.zeros((len(pixels), *self.dataset.shape[1:]), self.dataset.dtype)
         if self._read_by_box():
-            frames = np.zeros((len(pixels), *self.dataset.shape[1:]), self.dataset.dtype)
+            check_chunks(self.dataset, events.start, events.stop)
             for box in window_boxes(self.detector, window):
                 part = self._selection(box)
                 frames[:, *part] = self.dataset[events, *part]
         else:
-            frames = np.asarray(self.dataset[events])
+            self._read_whole(frames, events)
         shape = (len(pixels), *self.detector.frame_shape)
         pixels[:] = take_window(frames.reshape(shape), self.detector, window)
+
+    def _read_whole(self, frames: NDArray[np.generic], events: slice) -> None:
+        """Read whole frames, in the shape that they have in the file."""
+        if is_gzip(self.dataset):
+            read_gzip(self.dataset, events.start, frames)
+            return
+        check_chunks(self.dataset, events.start, events.stop)
+        self.dataset.read_direct(frames, np.s_[events])
 
     def _read_by_box(self) -> bool:
         """Whether a part of a frame costs less to read than all of it."""

@@ -21,7 +21,7 @@ from sfxreduce.io.packed_size import (
     check_ratio,
 )
 
-__all__ = ["check_chunks", "check_dataset", "check_whole"]
+__all__ = ["GZIP", "SHUFFLE", "check_chunks", "check_dataset", "check_whole"]
 
 GZIP, SHUFFLE, FLETCHER32 = 1, 2, 3
 LZF, BLOSC, LZ4, BITSHUFFLE, ZSTD, BLOSC2 = 32000, 32001, 32004, 32008, 32015, 32026
