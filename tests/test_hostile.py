@@ -75,7 +75,7 @@ def test_a_hostile_input_is_refused_or_kept_as_undecided(name: str, met: dict[st
         # A verification lists all that is wrong; everything else ends at the first.
         assert len(lines) == 1 or (case.status == 4 and lines), told
         assert all(line.startswith("sfxreduce: ") for line in lines), told
-        assert case.says in lines[0]
+        assert any(case.says in line for line in lines), told
         after = picture(folder)
     else:
         assert json.loads(result["stdout"])["undecided"] == case.undecided

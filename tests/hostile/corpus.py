@@ -1062,7 +1062,7 @@ def _reduced(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     body = {k: v for k, v in document["attributes"].items() if k != "sha256"}
     change(body)
     document["attributes"] = {**body, "sha256": _digest(body)}
-    file.write_text(json.dumps(document))
+    file.write_text(json.dumps(document, indent=2))
     return path
 
 
@@ -1088,7 +1088,7 @@ def manifest_with_an_absolute_path(folder: Path) -> Case:
 def output_with_a_pipe(folder: Path) -> Case:
     path = _reduced(folder, lambda body: None)
     os.mkfifo(path / "ledger" / "more")
-    return verify(path, "pipe or device")
+    return verify(path, "no plain file")
 
 
 @hostile
@@ -1096,6 +1096,21 @@ def output_with_a_link(folder: Path) -> Case:
     path = _reduced(folder, lambda body: None)
     (path / "ledger" / "more").symlink_to(folder.parent / SECRET)
     return verify(path, "symbolic link")
+
+
+@hostile
+def output_whose_manifest_is_a_pipe(folder: Path) -> Case:
+    path = _reduced(folder, lambda body: None)
+    (path / "manifest" / "zarr.json").unlink()
+    os.mkfifo(path / "manifest" / "zarr.json")
+    return verify(path, "")
+
+
+@hostile
+def output_whose_manifest_is_nested(folder: Path) -> Case:
+    path = _reduced(folder, lambda body: None)
+    (path / "manifest" / "zarr.json").write_text("[" * 100_000)
+    return verify(path, "nested too deep")
 
 
 def make_good_run(folder: Path) -> None:
