@@ -95,7 +95,7 @@ def reduced(case: Case) -> Found:
             f"{case.policy.keep.random_share:.3%} have to be",
         )
     if not case.facts.store.audited_kept and case.policy.release.disposition.irreversible:
-        yield refuse("R20", "audited events", remedy="archive them too: 'archive plan --audited'")
+        yield refuse("R20", "events that were audited", remedy="plan again, which stores them")
 
 
 def was_verified(case: Case) -> Found:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -78,9 +79,10 @@ class PlanPaper(_Paper):
     sources : tuple of PinnedFile
         What may leave the disk.
     payload : tuple of PinnedFile
-        What goes to the archive; by their paths there, after the prefix.
-    payload_root : str
-        Absolute path of the folder that the payload lies in now.
+        What goes to the archive; by their paths there, after the prefix. The first part of each
+        is one of `roots`.
+    roots : mapping of str to str
+        Absolute path of the folders, or single files, that parts of the payload are in now.
     """
 
     plan_version: Literal[1] = 1
@@ -95,12 +97,18 @@ class PlanPaper(_Paper):
     prefix: Text
     sources: Annotated[tuple[PinnedFile, ...], Field(min_length=1)]
     payload: Annotated[tuple[PinnedFile, ...], Field(min_length=1)]
-    payload_root: Text
+    roots: dict[str, Text]
 
     @property
     def plan_id(self) -> str:
         """Hash of all of it."""
         return paper_id(self)
+
+    def local(self, path: str) -> Path:
+        """Where a file of the payload lies now."""
+        part, _, rest = path.partition("/")
+        root = Path(self.roots[part])
+        return root / rest if root.is_dir() else root
 
     @property
     def release_bytes(self) -> int:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import tomllib
 from enum import StrEnum
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
@@ -282,6 +283,7 @@ def read_policy(path: Path) -> Policy:
         raise SchemaError(f"{path}: expected text in UTF-8, found other bytes") from error
 
 
+@cache
 def preset(name: str) -> Policy:
     """Policy that comes with the package.
 

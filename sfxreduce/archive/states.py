@@ -79,6 +79,7 @@ ARROWS = frozenset(
         *((state, State.RESTORED) for state in UNDOABLE),
         (State.INVALIDATED, State.REGISTERED),
         (State.RESTORED, State.REGISTERED),
+        (State.RELEASE_TICKETED, State.RELEASABLE),
         (State.RELEASED, State.RESTORING),
         (State.RESTORING, State.RESTORED),
     ]
@@ -182,7 +183,8 @@ def _asked(state: State, after: State) -> tuple[Check, ...]:
         return (checks.sound,)
     if state is State.RESTORING:
         return (checks.sound, checks.restored)
-    if after in (State.INVALIDATED, State.RESTORED):
+    back = (State.RELEASE_TICKETED, State.RELEASABLE)
+    if after in (State.INVALIDATED, State.RESTORED) or (state, after) == back:
         # What only keeps data on the disk is never refused but for evidence that cannot be read.
         return (checks.sound,)
     if after is State.RELEASED:
