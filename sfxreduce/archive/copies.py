@@ -13,7 +13,7 @@ from sfxreduce.archive.backends import Backend, open_backend
 from sfxreduce.archive.documents import PlanPaper
 from sfxreduce.archive.evidence import Contents, Writer
 from sfxreduce.archive.policy import Policy
-from sfxreduce.archive.receipts import Receipt, receipt_name, receipt_to_json
+from sfxreduce.archive.receipts import Receipt, receipt_to_json
 from sfxreduce.archive.refusals import Refusal, refuse
 from sfxreduce.errors import UsageError
 
@@ -23,6 +23,8 @@ Copies = tuple[tuple[Backend, str], ...]
 """Archive and pool of each copy."""
 
 HOUR_NS = 3_600 * 10**9
+BATCH = 256
+"""Files whose receipts are kept in one paper."""
 
 
 def copies_of(given: Sequence[str], *, policy: Policy, contents: Contents) -> dict[str, str]:
@@ -86,10 +88,13 @@ def take_down(
     plan: PlanPaper,
     copies: Copies,
     *,
-    ask: Callable[[Backend, str, str, str], Receipt],
+    ask: Callable[[Backend, str, str], Receipt],
+    action: str,
     began_ns: int,
 ) -> None:
     """Ask for the receipt of every file in every pool, and keep what was said.
+
+    Before a batch of files is dealt with, the journal says so.
 
     Parameters
     ----------
@@ -97,23 +102,30 @@ def take_down(
     plan : PlanPaper
     copies : tuple of (Backend, str)
     ask : callable
-        Given an archive, a pool, a path of the payload and the same path in the archive, returns
-        the receipt.
+        Given an archive, a pool, and a path of the payload, returns the receipt.
+    action : str
+        ``put`` or ``query``.
     began_ns : int
         When the first one was asked for; receipts count from then.
     """
     faults: list[Refusal] = []
-    for file in plan.payload:
+    for start in range(0, len(plan.payload), BATCH):
+        batch = plan.payload[start : start + BATCH]
         for backend, pool in copies:
-            path = plan.prefix + file.path
-            # Archives have clocks of their own; what they say is compared with this machine's.
-            earliest = time.time_ns() - plan.policy.release.receipt_hours * HOUR_NS
-            receipt = ask(backend, pool, file.path, path)
-            faults += _about(receipt, path, pool, earliest=earliest)
-            name = f"receipts/{plan.plan_id[:8]}/{receipt_name(receipt)}"
-            writer.write(name, json.dumps(receipt_to_json(receipt), sort_keys=True).encode())
-    told = [asdict(fault) for fault in dict.fromkeys(faults)]
-    writer.append("asked", plan_id=plan.plan_id, faults=told, began_ns=began_ns)
+            writer.append(
+                "intent", action=action, pool=pool, plan_id=plan.plan_id, first=start, n=len(batch)
+            )
+            told = []
+            for file in batch:
+                # Archives have clocks of their own; what they say is compared with this machine's.
+                earliest = time.time_ns() - plan.policy.release.receipt_hours * HOUR_NS
+                receipt = ask(backend, pool, file.path)
+                faults += _about(receipt, plan.prefix + file.path, pool, earliest=earliest)
+                told.append(receipt_to_json(receipt))
+            name = f"receipts/{plan.plan_id[:8]}/{pool}-{start}.json"
+            writer.write(name, json.dumps(told, sort_keys=True).encode())
+    found = [asdict(fault) for fault in dict.fromkeys(faults)]
+    writer.append("asked", plan_id=plan.plan_id, faults=found, began_ns=began_ns)
 
 
 def _about(receipt: Receipt, path: str, pool: str, *, earliest: float) -> list[Refusal]:

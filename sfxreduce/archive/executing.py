@@ -124,7 +124,7 @@ def _put_all(subject: Subject, writer: Writer, plan: PlanPaper, copies: Copies) 
     began_ns = subject.clock()
     pins = {file.path: file for file in plan.sources}
 
-    def put(backend: Backend, pool: str, part: str, path: str) -> Receipt:
+    def put(backend: Backend, pool: str, part: str) -> Receipt:
         check_holds(subject)
         local = plan.local(part)
         name = part.partition("/")[2]
@@ -134,10 +134,9 @@ def _put_all(subject: Subject, writer: Writer, plan: PlanPaper, copies: Copies) 
             pin = pins[name].model_copy(update={"path": whole.name})
             if compare_pins(whole, [pin], rehash=False) is not SourcePin.SAME:
                 raise ArchiveRefused([refuse("R03", name)])
-        writer.append("intent", action="put", path=path, pool=pool)
-        return backend.put(local, path, pool=pool)
+        return backend.put(local, plan.prefix + part, pool=pool)
 
-    take_down(writer, plan, copies, ask=put, began_ns=began_ns)
+    take_down(writer, plan, copies, ask=put, action="put", began_ns=began_ns)
 
 
 def check_holds(subject: Subject) -> None:

@@ -224,8 +224,9 @@ def _receipts(found: Contents, plan: PlanPaper | None, unknown: list[str]) -> Re
 def _read_receipts(found: Contents, unknown: list[str]) -> Iterator[Receipt]:
     for name, data in found.papers("receipts").items():
         try:
-            yield receipt_from_json(json.loads(data), where=name)
-        except (ValueError, SchemaError) as error:
+            for told in json.loads(data):
+                yield receipt_from_json(told, where=name)
+        except (ValueError, TypeError, SchemaError) as error:
             unknown.append(f"{name}: {error}")
 
 

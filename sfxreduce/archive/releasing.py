@@ -174,10 +174,10 @@ def _look_again(
         verify_again(writer, run, Path(plan.hits), pool=pool, progress=progress)
     copies = open_copies(copies_of(to, policy=plan.policy, contents=found.contents))
 
-    def ask(backend: Backend, pool: str, _: str, path: str) -> Receipt:
-        return backend.query(path, pool=pool)
+    def ask(backend: Backend, pool: str, part: str) -> Receipt:
+        return backend.query(plan.prefix + part, pool=pool)
 
-    take_down(writer, plan, copies, ask=ask, began_ns=subject.clock())
+    take_down(writer, plan, copies, ask=ask, action="query", began_ns=subject.clock())
 
 
 def _ticket(subject: Subject, writer: Writer, plan: PlanPaper, found: Gathered) -> TicketPaper:
