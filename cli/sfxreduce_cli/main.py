@@ -12,17 +12,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from sfxreduce.archive.refusals import ArchiveRefused
 from sfxreduce.errors import SfxReduceError
+from sfxreduce_cli.archive import archive
 from sfxreduce_cli.audit import audit
 from sfxreduce_cli.crossval import crossval
 from sfxreduce_cli.evaluate import evaluate
 from sfxreduce_cli.filter import filter_
+from sfxreduce_cli.hold import hold
 from sfxreduce_cli.info import info
 from sfxreduce_cli.ingest import ingest
 from sfxreduce_cli.inputs import ManyInputs, OneInput
 from sfxreduce_cli.label import label
 from sfxreduce_cli.ledger import ledger
 from sfxreduce_cli.output import print_json, say
+from sfxreduce_cli.policy import policy
 from sfxreduce_cli.simulate import simulate
 from sfxreduce_cli.train import train
 from sfxreduce_cli.verify import verify
@@ -51,6 +55,9 @@ app.command("train", cls=ManyInputs)(train)
 app.command("evaluate", cls=ManyInputs)(evaluate)
 app.command("crossval")(crossval)
 app.add_typer(audit, name="audit")
+app.add_typer(archive, name="archive")
+app.add_typer(hold, name="hold")
+app.add_typer(policy, name="policy")
 
 
 @app.callback()
@@ -115,11 +122,22 @@ class _Interrupts:
 def _run() -> None:
     try:
         app(prog_name="sfxreduce")
+    except ArchiveRefused as error:
+        _refuse(error)
     except SfxReduceError as error:
         _fail(str(error), error.exit_status)
     except (OSError, MemoryError, UnicodeError) as error:
         # What the system refuses in a way nobody foresaw is still one line.
         _fail(f"{type(error).__name__}: {error}", SfxReduceError.exit_status)
+
+
+def _refuse(error: ArchiveRefused) -> NoReturn:
+    """Print every refusal on a line of its own."""
+    for refusal in error.refusals:
+        say(f"sfxreduce: refused: {' '.join(str(refusal).split())}")
+    if "--json" in sys.argv:
+        print_json(error.to_json())
+    raise SystemExit(error.exit_status) from None
 
 
 def _fail(message: str, status: int) -> NoReturn:

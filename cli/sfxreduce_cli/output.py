@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -26,6 +26,8 @@ __all__ = [
     "print_filter_plan",
     "print_filter_report",
     "print_json",
+    "print_lines",
+    "print_summary",
     "print_table",
     "printable",
     "say",
@@ -35,6 +37,32 @@ __all__ = [
 def print_json(facts: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout; numbers that JSON cannot hold become null."""
     sys.stdout.write(json.dumps(_plain(facts), indent=2) + "\n")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines on stdout."""
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
+
+
+def print_summary(found: Mapping[str, Any]) -> None:
+    """Print where many runs are on their way to the archive."""
+    states = ", ".join(f"{count} {state}" for state, count in found["states"].items())
+    facts = {
+        "states": states or "none",
+        "held": found["held"],
+        "ready": f"{len(found['ready'])} runs, {human_bytes(found['bytes_ready'])}",
+        "ticketed": human_bytes(found["bytes_ticketed"]),
+        "released": human_bytes(found["bytes_released"]),
+    }
+    for move in found.get("moved", ()):
+        facts[f"moved: {move['run']}"] = f"{move['from']} -> {move['to']}"
+    for failure in found.get("failed", ()):
+        facts[f"failed: {failure['run']}"] = failure["problem"]
+    for row in found["runs"]:
+        if row["run"] in found["attention"]:
+            facts[f"look at: {row['run']}"] = f"{row['state']} {' '.join(row['codes'])}"
+    print_table(f"{found['root']}: {len(found['runs'])} runs", facts)
 
 
 def print_table(title: str, facts: Mapping[str, Any]) -> None:

@@ -1,0 +1,102 @@
+"""``sfxreduce hold``: forbid that a run leaves the disk."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sfxreduce_cli.archiving import (
+    By,
+    EvidenceDir,
+    PolicyPath,
+    RunPath,
+    given_policy,
+    nanoseconds,
+    print_facts,
+    subject_of,
+)
+from sfxreduce_cli.options import AsJson
+from sfxreduce_cli.output import print_json, print_lines
+
+__all__ = ["hold"]
+
+hold = typer.Typer(
+    help="Forbid that a run leaves the disk; a hold wins over everything.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Authority = Annotated[str, typer.Option(help="In whose name: pi, facility or legal.")]
+
+
+@hold.command("add")
+def add(
+    run: RunPath,
+    reason: Annotated[str, typer.Option(help="Why.")],
+    authority: Authority,
+    until: Annotated[str, typer.Option(help="Date on which it ends by itself.")] = "",
+    by: By = "",
+    policy: PolicyPath = None,
+    evidence: EvidenceDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Place a hold; it counts at once, and puts a ticket out of force that was written before.
+
+    Example: sfxreduce hold add run.zarr --reason "thesis" --authority pi
+    """
+    from sfxreduce.archive.holds import add_hold
+
+    placed = add_hold(
+        subject_of(run, evidence, by),
+        reason=reason,
+        authority=authority,
+        until_ns=nanoseconds(until, option="--until"),
+        policy=given_policy(policy),
+    )
+    facts = {"run": str(run), "hold_id": placed.hold_id, "authority": authority, "reason": reason}
+    print_facts(f"{run}: held", facts, as_json=as_json)
+
+
+@hold.command("lift")
+def lift(
+    run: RunPath,
+    hold_id: Annotated[str, typer.Argument(help="As 'hold list' shows it.")],
+    authority: Authority,
+    by: By = "",
+    policy: PolicyPath = None,
+    evidence: EvidenceDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Lift a hold; the authority that placed it can.
+
+    Example: sfxreduce hold lift run.zarr 1f0c22aa7b31 --authority pi
+    """
+    from sfxreduce.archive.holds import lift_hold
+
+    subject = subject_of(run, evidence, by)
+    lift_hold(subject, hold_id, authority=authority, policy=given_policy(policy))
+    print_facts(f"{run}: lifted", {"run": str(run), "hold_id": hold_id}, as_json=as_json)
+
+
+@hold.command("list")
+def list_(run: RunPath, evidence: EvidenceDir = None, as_json: AsJson = False) -> None:
+    """List the holds of a run that were not lifted.
+
+    Example: sfxreduce hold list run.zarr
+    """
+    from dataclasses import asdict
+
+    from sfxreduce.archive.holds import list_holds
+
+    subject = subject_of(run, evidence, "status")
+    now_ns = subject.clock()
+    rows = [{**asdict(h), "in_force": h.stands(now_ns)} for h in list_holds(subject)]
+    if as_json:
+        print_json({"run": str(run), "holds": rows})
+    else:
+        print_lines(
+            f"{row['hold_id']}  {row['authority']}: {row['reason']} (by {row['by']}"
+            f"{'' if row['in_force'] else ', ended'})"
+            for row in rows
+        )

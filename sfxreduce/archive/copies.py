@@ -1,0 +1,140 @@
+"""Where the copies of a plan go, and what the archive says of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from sfxreduce.archive.backends import Backend, open_backend
+from sfxreduce.archive.documents import PlanPaper
+from sfxreduce.archive.evidence import Contents, Writer
+from sfxreduce.archive.policy import Policy
+from sfxreduce.archive.receipts import Receipt, receipt_to_json
+from sfxreduce.archive.refusals import Refusal, refuse
+from sfxreduce.errors import UsageError
+
+__all__ = ["Copies", "copies_of", "open_copies", "take_down"]
+
+Copies = tuple[tuple[Backend, str], ...]
+"""Archive and pool of each copy."""
+
+HOUR_NS = 3_600 * 10**9
+BATCH = 256
+"""Files whose receipts are kept in one paper."""
+
+
+def copies_of(given: Sequence[str], *, policy: Policy, contents: Contents) -> dict[str, str]:
+    """Name of the pool of each copy, and its archive: as told, as before, or as the policy says.
+
+    Parameters
+    ----------
+    given : sequence of str
+        ``POOL=ARCHIVE``, or ``ARCHIVE`` alone, whose last part names the pool then.
+    policy : Policy
+    contents : Contents
+
+    Raises
+    ------
+    UsageError
+        If none is known, or two have one name.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> empty = Contents(path=Path("e"), entries=(), tampered=())
+    >>> copies_of(["a=posix:/mnt/one", "posix:/mnt/two"], policy=Policy(), contents=empty)
+    {'a': 'posix:/mnt/one', 'two': 'posix:/mnt/two'}
+    """
+    if not given:
+        line = contents.last("archive")
+        known = dict(line["copies"]) if line else dict(policy.pools)
+        if not known:
+            raise UsageError("archive: no pool is known; name one for each copy: --to POOL=ARCHIVE")
+        return known
+    found: dict[str, str] = {}
+    for text in given:
+        pool, spec = _split(text)
+        if pool in found:
+            raise UsageError(f"archive: two pools are called '{pool}'; name them --to POOL=ARCHIVE")
+        found[pool] = spec
+    return found
+
+
+def _split(text: str) -> tuple[str, str]:
+    named = re.fullmatch("([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)", text)
+    if named:
+        return named[1], named[2]
+    last = Path(text.partition("?")[0]).name
+    return re.sub("[^A-Za-z0-9._-]", "-", last) or "pool", text
+
+
+def open_copies(copies: Mapping[str, str]) -> Copies:
+    """Open the archive of every copy.
+
+    Raises
+    ------
+    ArchiveError
+        If one is not there.
+    """
+    return tuple((open_backend(spec), pool) for pool, spec in copies.items())
+
+
+def take_down(
+    writer: Writer,
+    plan: PlanPaper,
+    copies: Copies,
+    *,
+    ask: Callable[[Backend, str, str], Receipt],
+    action: str,
+    began_ns: int,
+) -> None:
+    """Ask for the receipt of every file in every pool, and keep what was said.
+
+    Before a batch of files is dealt with, the journal says so.
+
+    Parameters
+    ----------
+    writer : Writer
+    plan : PlanPaper
+    copies : tuple of (Backend, str)
+    ask : callable
+        Given an archive, a pool, and a path of the payload, returns the receipt.
+    action : str
+        ``put`` or ``query``.
+    began_ns : int
+        When the first one was asked for; receipts count from then.
+    """
+    faults: list[Refusal] = []
+    for start in range(0, len(plan.payload), BATCH):
+        batch = plan.payload[start : start + BATCH]
+        for backend, pool in copies:
+            writer.append(
+                "intent", action=action, pool=pool, plan_id=plan.plan_id, first=start, n=len(batch)
+            )
+            told = []
+            for file in batch:
+                # Archives have clocks of their own; what they say is compared with this machine's.
+                earliest = time.time_ns() - plan.policy.release.receipt_hours * HOUR_NS
+                receipt = ask(backend, pool, file.path)
+                faults += _about(receipt, plan.prefix + file.path, pool, earliest=earliest)
+                told.append(receipt_to_json(receipt))
+            name = f"receipts/{plan.plan_id[:8]}/{pool}-{start}.json"
+            writer.write(name, json.dumps(told, sort_keys=True).encode())
+    found = [asdict(fault) for fault in dict.fromkeys(faults)]
+    writer.append("asked", plan_id=plan.plan_id, faults=found, began_ns=began_ns)
+
+
+def _about(receipt: Receipt, path: str, pool: str, *, earliest: float) -> list[Refusal]:
+    """What is wrong with a receipt that its own fields do not show."""
+    found = []
+    if receipt.path != path:
+        found.append(refuse("R04", f"{path}: the receipt is for another file"))
+    if receipt.queried_at_ns < earliest:
+        found.append(refuse("R04", f"{path}: the receipt is an old one"))
+    if pool not in {copy.pool for copy in receipt.copies}:
+        found.append(refuse("R07", f"{path}: no copy is in the pool '{pool}'"))
+    return found

@@ -1,0 +1,214 @@
+"""The papers in an evidence folder: plan, approvals, holds, tickets; closed, and hashed.
+
+A field that is not known is refused (R16): it could be a condition that is not understood here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sfxreduce.archive.policy import Policy
+from sfxreduce.archive.refusals import ArchiveRefused, refuse
+from sfxreduce.manifest import FileRecord
+
+__all__ = [
+    "ApprovalPaper",
+    "HoldPaper",
+    "JobPaper",
+    "PinnedFile",
+    "PlanPaper",
+    "ReleasePaper",
+    "TicketPaper",
+    "paper_bytes",
+    "paper_id",
+    "read_paper",
+]
+
+
+class _Paper(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Text = Annotated[str, Field(max_length=4096)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class PinnedFile(_Paper):
+    """A file of the source run as it was when it was planned.
+
+    Attributes
+    ----------
+    path : str
+        Below the run; the run's own name if it is one file.
+    size, mtime_ns, inode : int
+    sha256 : str
+    """
+
+    path: Text
+    size: int
+    mtime_ns: int
+    inode: int
+    sha256: Sha256
+
+
+class PlanPaper(_Paper):
+    """What is to be archived and what may then leave the disk. Its hash is the plan's id.
+
+    Attributes
+    ----------
+    plan_version : int
+    run : str
+        Absolute path.
+    name : str
+    planner : str
+    policy : Policy
+        All of it, so that nobody can swap it afterwards.
+    hits : str
+        Absolute path of the reduced store.
+    hits_manifest_sha256 : str
+    certificate_sha256 : str or None
+    experiment_end_ns : int
+    prefix : str
+        What stands before all paths in the archive.
+    sources : tuple of PinnedFile
+        What may leave the disk.
+    payload : tuple of PinnedFile
+        What goes to the archive; by their paths there, after the prefix. The first part of each
+        is one of `roots`.
+    roots : mapping of str to str
+        Absolute path of the folders, or single files, that parts of the payload are in now.
+    """
+
+    plan_version: Literal[1] = 1
+    run: Text
+    name: Name
+    planner: Name
+    policy: Policy
+    hits: Text
+    hits_manifest_sha256: Sha256
+    certificate_sha256: Sha256 | None
+    experiment_end_ns: int
+    prefix: Text
+    sources: Annotated[tuple[PinnedFile, ...], Field(min_length=1)]
+    payload: Annotated[tuple[PinnedFile, ...], Field(min_length=1)]
+    roots: dict[str, Text]
+
+    @property
+    def plan_id(self) -> str:
+        """Hash of all of it."""
+        return paper_id(self)
+
+    def local(self, path: str) -> Path:
+        """Where a file of the payload lies now."""
+        part, _, rest = path.partition("/")
+        root = Path(self.roots[part])
+        return root / rest if root.is_dir() else root
+
+    @property
+    def release_bytes(self) -> int:
+        """Bytes that may leave the disk."""
+        return sum(file.size for file in self.sources)
+
+    @property
+    def archive_files(self) -> tuple[FileRecord, ...]:
+        """The payload by its paths in the archive."""
+        return tuple(
+            FileRecord(path=self.prefix + file.path, size=file.size, sha256=file.sha256)
+            for file in self.payload
+        )
+
+
+class ApprovalPaper(_Paper):
+    """Somebody's word for a plan."""
+
+    approval_version: Literal[1] = 1
+    plan_id: Sha256
+    by: Name
+    role: Text
+    at_ns: int
+
+
+class HoldPaper(_Paper):
+    """Somebody forbids a release."""
+
+    hold_version: Literal[1] = 1
+    hold_id: Name
+    reason: Name
+    authority: Name
+    by: Name
+    at_ns: int
+    until_ns: int | None
+
+
+class JobPaper(_Paper):
+    """Something still uses the run; whoever began it writes this, and removes it."""
+
+    job_version: Literal[1] = 1
+    name: Name
+    by: Name
+    since: Text = ""
+
+
+class TicketPaper(_Paper):
+    """What may leave the disk, until when, and why. It is the facility's own tool that acts."""
+
+    ticket_version: Literal[1] = 1
+    plan_id: Sha256
+    run: Text
+    disposition: Text
+    by: Name
+    written_at_ns: int
+    valid_until_ns: int
+    files: tuple[PinnedFile, ...]
+    bytes: int
+    why: tuple[Text, ...]
+    journal_sha256: Sha256
+
+
+class ReleasePaper(_Paper):
+    """What the facility's tool says it did; see the documentation of the archive."""
+
+    release_version: Literal[1] = 1
+    plan_id: Sha256
+    ticket_sha256: Sha256
+    by: Name
+    released: tuple[Text, ...]
+
+
+Kind = TypeVar("Kind", bound=_Paper)
+
+
+def paper_bytes(paper: _Paper) -> bytes:
+    """Paper as canonical JSON."""
+    text = json.dumps(paper.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def paper_id(paper: _Paper) -> str:
+    """Hash of a paper, in hexadecimal."""
+    return hashlib.sha256(paper_bytes(paper)).hexdigest()
+
+
+def read_paper(kind: type[Kind], data: bytes | str, *, where: str) -> Kind:
+    """Paper from JSON.
+
+    Raises
+    ------
+    ArchiveRefused
+        With R16, if a field is not known, missing, or of another kind.
+    """
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        faults: list[Any] = error.errors(include_url=False, include_input=False)
+        found = [
+            refuse("R16", f"{where}: {'.'.join(map(str, f['loc'])) or 'the file'}: {f['msg']}")
+            for f in faults[:5]
+        ]
+        raise ArchiveRefused(found) from error

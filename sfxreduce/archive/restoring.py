@@ -1,0 +1,125 @@
+"""Bring events, or a whole run, back from wherever they are."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from sfxreduce.archive.copies import Copies, copies_of, open_copies
+from sfxreduce.archive.documents import PlanPaper
+from sfxreduce.archive.evidence import Contents
+from sfxreduce.archive.holding import Holding, fetch_files
+from sfxreduce.archive.moves import arrow
+from sfxreduce.archive.pins import pin_files
+from sfxreduce.archive.restore import Places, Restored, restore_events
+from sfxreduce.archive.states import State
+from sfxreduce.archive.subject import Subject
+from sfxreduce.cluster import Pool
+from sfxreduce.errors import RunNotFound, UsageError, VerificationError
+from sfxreduce.io.publish import check_outputs, staged
+from sfxreduce.manifest import FileRecord
+from sfxreduce.progress import Progress, silent
+
+__all__ = ["restore_run_events", "restore_whole_run"]
+
+
+def restore_run_events(
+    subject: Subject,
+    events: Sequence[str],
+    *,
+    out: Path,
+    hits: Path | None = None,
+    to: Sequence[str] = (),
+    pool: Pool,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Restored:
+    """Bring events back by their ids; see `restore_events`. The run counts as in use meanwhile.
+
+    Raises
+    ------
+    SourceError
+        If an event is nowhere.
+    """
+    with subject.opened() as (writer, found):
+        plan = found.plan
+        job = uuid.uuid4().hex[:12]
+        writer.append("job-began", job=job, what="restore")
+        store = hits or (Path(plan.hits) if plan else None)
+        places = Places(
+            run=(subject.run,) if subject.run.exists() else (),
+            hits=store if store is not None and store.exists() else None,
+            archive=_holding(plan, found.contents, to),
+        )
+        try:
+            return restore_events(
+                events, places=places, out=out, pool=pool, overwrite=overwrite, progress=progress
+            )
+        finally:
+            writer.append("job-ended", job=job)
+
+
+def _holding(plan: PlanPaper | None, contents: Contents, to: Sequence[str]) -> Holding | None:
+    """What the archive holds, if it holds anything that events can be read from."""
+    asked = contents.last("asked")
+    if plan is None or asked is None:
+        return None
+    part = next(part for part in ("raw", "rejects", "hits") if part in plan.roots)
+    return _part(plan, part, open_copies(copies_of(to, policy=plan.policy, contents=contents)))
+
+
+def _part(plan: PlanPaper, part: str, copies: Copies) -> Holding:
+    start = f"{part}/"
+    files = tuple(
+        FileRecord(path=file.path.removeprefix(start), size=file.size, sha256=file.sha256)
+        for file in plan.payload
+        if file.path.startswith(start)
+    )
+    return Holding(files=files, copies=copies, prefix=plan.prefix + start)
+
+
+def restore_whole_run(subject: Subject, *, out: Path, to: Sequence[str] = ()) -> int:
+    """Bring a raw run back from the archive, every file compared with its checksum.
+
+    Parameters
+    ----------
+    subject : Subject
+    out : Path
+        Folder that takes the files of the run; nothing may lie there.
+    to : sequence of str
+
+    Returns
+    -------
+    int
+        Bytes that were recalled.
+
+    Raises
+    ------
+    UsageError
+        If the raw run is not what was archived.
+    VerificationError
+        If it is not back as it was.
+    """
+    with subject.opened() as (writer, found):
+        plan, state = found.plan, found.contents.state
+        if plan is None or found.contents.last("asked") is None:
+            raise RunNotFound(f"{subject.run}: was not archived; there is nothing to restore")
+        if set(plan.roots) != {"raw"}:
+            raise UsageError(f"{subject.run}: its raw run was not archived; restore single events")
+        if state is State.RELEASED:
+            state = arrow(writer, state, State.RESTORING)
+        copies = open_copies(copies_of(to, policy=plan.policy, contents=found.contents))
+        holding = _part(plan, "raw", copies)
+        check_outputs(stores=[out], inputs=[subject.run])
+        with staged(stores=[out]) as hidden:
+            folder = hidden[out]
+            folder.mkdir()
+            n_bytes = fetch_files(holding, [f.path for f in holding.files], into=folder)
+            back = {(f.path, f.size, f.sha256) for f in pin_files(folder)}
+            if back != {(f.path, f.size, f.sha256) for f in plan.sources}:
+                raise VerificationError(f"{out}: what came back is not the run that was archived")
+        writer.append("restored", plan_id=plan.plan_id, bytes=n_bytes, out=str(out))
+        if state is State.RESTORING:
+            arrow(writer, state, State.RESTORED)
+    return n_bytes
