@@ -25,7 +25,7 @@ had to do with more is set aside, not given up."""
 WORKER_TTL = "30 s"
 """Silence after which a worker is restarted. It is looked for as often: at most twice as long."""
 
-_SCHEDULER = {"allowed_failures": ALLOWED_FAILURES, "worker_ttl": WORKER_TTL}
+SCHEDULER = {"allowed_failures": ALLOWED_FAILURES, "worker_ttl": WORKER_TTL}
 
 
 def local_cluster(n_workers: int, *, gpu: bool, security: Security | None = None) -> SpecCluster:
@@ -54,7 +54,7 @@ def local_cluster(n_workers: int, *, gpu: bool, security: Security | None = None
             host=HOST,
             dashboard_address=DASHBOARD,
             security=security,
-            scheduler_kwargs=_SCHEDULER,
+            scheduler_kwargs=SCHEDULER,
             silence_logs=logging.CRITICAL,
         )
     finally:
@@ -95,7 +95,7 @@ def _gpu_cluster(n_workers: int, cards: Sequence[str], security: Security) -> Sp
         }
         for number in range(n_workers)
     }
-    options = {**shared, **_SCHEDULER, "dashboard_address": DASHBOARD, "port": 0}
+    options = {**shared, **SCHEDULER, "dashboard_address": DASHBOARD, "port": 0}
     return SpecCluster(
         workers=workers,
         scheduler={"cls": Scheduler, "options": options},

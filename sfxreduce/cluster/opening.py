@@ -11,6 +11,7 @@ from distributed import Client
 from sfxreduce.cluster.connection import connect
 from sfxreduce.cluster.dask_pool import DaskPool
 from sfxreduce.cluster.flow import PATIENCE_SECONDS
+from sfxreduce.cluster.keeper import kept_in_number
 from sfxreduce.cluster.local import local_cluster
 from sfxreduce.cluster.pool import Pool, SerialPool
 from sfxreduce.cluster.security import read_security
@@ -74,6 +75,7 @@ def open_pool(
     else:
         with (
             local_cluster(n_workers, gpu=gpu, security=certificates) as cluster,
+            kept_in_number(cluster),
             Client(cluster) as client,
         ):
             yield DaskPool(client, patience_seconds=patience_seconds)
