@@ -173,9 +173,9 @@ class Stored:
 
     def read(self, tiles: range, there: NDArray[np.generic]) -> NDArray[np.generic]:
         """Decode tiles, counted round and round, into an array of shape (tile, y, x)."""
-        encoded = self.encoded
-        for place, tile in enumerate(tiles):
-            self._codec.decode(encoded[tile % len(encoded)], out=there[place])
+        encoded = [self.encoded[tile % len(self.encoded)] for tile in tiles]
+        if not self._codec.decode_many(encoded, there, np.arange(len(tiles))).all():
+            raise RuntimeError("a tile cannot be decoded")
         return there
 
 
