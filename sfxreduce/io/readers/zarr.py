@@ -264,6 +264,8 @@ def _read_whole_tiles(
     targets: list[int] = []
 
     def decode() -> None:
+        if not encoded:
+            return
         at = np.array(targets, np.int64)
         lost = at[~codec.decode_many(encoded, rows, at)] // pixels.shape[1]
         reasons[lost], pixels[lost] = Reason.READ_ERROR, 0
