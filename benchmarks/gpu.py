@@ -23,6 +23,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -173,9 +174,9 @@ class Stored:
 
     def read(self, tiles: range, there: NDArray[np.generic]) -> NDArray[np.generic]:
         """Decode tiles, counted round and round, into an array of shape (tile, y, x)."""
-        encoded = self.encoded
-        for place, tile in enumerate(tiles):
-            self._codec.decode(encoded[tile % len(encoded)], out=there[place])
+        encoded = [self.encoded[tile % len(self.encoded)] for tile in tiles]
+        if not self._codec.decode_many(encoded, there, np.arange(len(tiles))).all():
+            raise RuntimeError("a tile cannot be decoded")
         return there
 
 
@@ -215,6 +216,75 @@ def encoded_feed(packed: Stored, n_events: int, good: NDArray[np.bool_], **more:
         adu_per_photon=1.0,
         **more,
     )
+
+
+def run_store_feed(store: RunStore, n_events: int, good: NDArray[np.bool_]) -> Feed:
+    """Centre tiles of a run store, read as the scorer of a run reads them."""
+    source, window = store.source, store.window
+
+    def read(events: range, there: NDArray[np.generic]) -> None:
+        there[...] = 0
+        if source.read_into([event % source.n_events for event in events], window, there).any():
+            raise RuntimeError("an event cannot be read")
+
+    return Feed(read=read, n_events=n_events, dtype=source.dtype, good=good, adu_per_photon=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """A source of frames that are in memory, round and round."""
+
+    frames: Pixels
+    n_events: int
+    detector: Any
+    path: str = "memory"
+    inputs: tuple[Path, ...] = ()
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        return self.frames.dtype
+
+    @property
+    def n_bytes(self) -> int:
+        return self.n_events * self.frames[0].nbytes
+
+    def read(self, events: Sequence[int], window: Any = None) -> Any:
+        from sfxreduce.run import Reading
+
+        pixels = self.frames[np.asarray(events) % len(self.frames)]
+        return Reading(pixels=pixels, reasons=np.zeros(len(events), np.uint32))
+
+
+class RunStore:
+    """A run store of some frames, in a folder that is gone afterwards."""
+
+    def __init__(self, n_events: int) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._n_events, self._opened = n_events, False
+        self.source: Any = None
+        self.window: Any = None
+
+    def opened(self) -> RunStore:
+        """Write it at the first call."""
+        if self._opened:
+            return self
+        try:
+            from sfxreduce.cluster import SerialPool
+            from sfxreduce.columns import event_columns
+            from sfxreduce.geometry import Detector, Window
+            from sfxreduce.ingest import store_run
+            from sfxreduce.io.readers.zarr import open_zarr
+            from sfxreduce.run import Run
+        except ImportError as error:
+            raise UnmeasuredError(f"a run store cannot be written ({error})") from error
+        detector = Detector.centred("camera", (FRAME_SIDE, FRAME_SIDE), adu_per_photon=1.0)
+        frames = Frames(frames=make_frames(4), n_events=self._n_events, detector=detector)
+        path = Path(self._folder.name) / "run.zarr"
+        run = Run(source=frames, columns=event_columns(self._n_events))
+        store_run(run, out=path, pool=SerialPool())
+        self.source, self.window = open_zarr(path).source, Window.centre(detector)
+        self._opened = True
+        return self
 
 
 def loud_network() -> HitNetwork:
@@ -387,6 +457,7 @@ def measure_poster(
     bench: Bench, tiles: Pixels, packed: Stored, network: HitNetwork, fused: FusedNetwork
 ) -> None:
     """The poster's network on the device: numbers of 32 and 16 bits, eager and compiled."""
+    store = RunStore(4 if bench.small else 64)
     seen = normalise(tiles, GOOD, adu_per_photon=1.0, how=HOW)
     expected = fused_probability_of_tiles(fused, seen)
 
@@ -440,6 +511,13 @@ def measure_poster(
             threads=max(bench.threads),
             **of,
         )
+        bench.measure(
+            "device, reading a run store included",
+            "events/s",
+            partial(run_store_rate, bench, make, store),
+            threads=max(bench.threads),
+            **of,
+        )
 
 
 def difference(
@@ -467,6 +545,12 @@ def poster_rate(
     poster = make(n_threads)
     step = bench.tiles * (1 if bench.small else max(8, n_threads))
     return wall_rate(bench, lambda n: poster.score(feed(n)), step)
+
+
+def run_store_rate(bench: Bench, make: Callable[[int], PosterOnDevice], store: RunStore) -> float:
+    """Events per second from files that the system holds in memory."""
+    feed = partial(run_store_feed, store.opened(), good=GOOD)
+    return poster_rate(bench, make, feed, max(bench.threads))
 
 
 def task_rate(

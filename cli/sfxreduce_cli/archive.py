@@ -31,6 +31,7 @@ from sfxreduce_cli.options import (
     DataPath,
     Overwrite,
     SchedulerAddress,
+    SecurityPath,
     Serial,
     Workers,
     working_pool,
@@ -70,6 +71,7 @@ def plan(
     data_path: DataPath = "",
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
+    security: SecurityPath = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -90,7 +92,10 @@ def plan(
     ended_ns = nanoseconds(ended, option="--ended")
     rows: list[dict[str, Any]] = []
     refusals: list[Refusal] = []
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
+    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
+        pool,
+        progress,
+    ):
         for number, run in enumerate(runs):
             subject = subject_of(run, evidence, by)
             options = PlanOptions(
@@ -215,6 +220,7 @@ def release(
     data_path: DataPath = "",
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
+    security: SecurityPath = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -229,7 +235,10 @@ def release(
         state = record_release(subject, receipt)
         print_facts(f"{run}: released", {"state": str(state)}, as_json=as_json)
         return
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
+    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
+        pool,
+        progress,
+    ):
         done = release_run(
             subject,
             token=token,
@@ -258,6 +267,7 @@ def restore(
     overwrite: Overwrite = False,
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
+    security: SecurityPath = None,
     workers: Workers = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -281,7 +291,10 @@ def restore(
         facts = {"out": str(out), "bytes_recalled": n_bytes}
         print_facts(f"{out}: restored", facts, as_json=as_json)
         return
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers) as (pool, progress):
+    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
+        pool,
+        progress,
+    ):
         found = restoring.restore_run_events(
             subject,
             [name.strip() for name in events.split(",") if name.strip()],

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from sfxreduce.audit_labels import select_run
 from sfxreduce.cluster import Pool
+from sfxreduce.compare import CompareJob, differing_events
 from sfxreduce.errors import VerificationError
 from sfxreduce.ingest import store_run
 from sfxreduce.io.readers.zarr import ZarrFrames
 from sfxreduce.run import Run
-from sfxreduce.verify import CompareJob, differing_events
 
 __all__ = ["store_events"]
 

@@ -23,6 +23,7 @@ from sfxreduce.errors import SourceError
 from sfxreduce.io.packing import SHUFFLES, USUAL_PACKING, Packing
 from sfxreduce.io.partial import unpack_spans
 from sfxreduce.io.ranges import MemoryRange
+from sfxreduce.io.unpack import can_unpack_many, unpack_many
 from sfxreduce.small_files import open_regular
 
 __all__ = ["ABSENT", "ShardFile", "TileCodec", "check_crc", "shard_parts", "with_crc"]
@@ -121,6 +122,42 @@ class TileCodec:
         if there is None:
             out[...] = tile
         return out
+
+    def decode_many(
+        self, encoded: Sequence[bytes], out: NDArray[np.generic], places: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Decode tiles, all in one call where that can be; see `decode`.
+
+        Parameters
+        ----------
+        encoded : sequence of bytes
+        out : ndarray
+            Shape (place, y, x), in memory order.
+        places : ndarray of int64
+            Shape (tile,): where each of them goes.
+
+        Returns
+        -------
+        ndarray of bool
+            Shape (tile,): which of them could be decoded; the places of others may hold anything.
+        """
+        if out.dtype == self.dtype.newbyteorder("<") and can_unpack_many():
+            sound = np.fromiter(map(_is_sound, encoded), np.bool_, len(encoded))
+            packed = [one for one, is_sound in zip(encoded, sound, strict=True) if is_sound]
+            rows = out.reshape(len(out), -1).view(np.uint8)
+            sound[sound] = unpack_many(packed, rows, places[sound])
+            return sound
+        return np.array(
+            [self._decodes(*one, out) for one in zip(encoded, places, strict=True)], np.bool_
+        )
+
+    def _decodes(self, encoded: bytes, place: int, out: NDArray[np.generic]) -> bool:
+        """Decode one tile; whether that went well."""
+        try:
+            self.decode(encoded, out=out[place])
+        except SourceError:
+            return False
+        return True
 
 
 class ShardFile:
@@ -232,9 +269,14 @@ def check_crc(stored: bytes) -> None:
     SourceError
         If they differ.
     """
-    # One pass over them as they lie; to compare the numbers, they would have to be copied.
-    if len(stored) < CRC_BYTES or google_crc32c.value(stored) != CRC_RESIDUE:
+    if not _is_sound(stored):
         raise SourceError("stored bytes do not match their crc32c checksum")
+
+
+def _is_sound(stored: bytes) -> bool:
+    """Whether the crc32c at the end is that of the bytes before."""
+    # One pass over them as they lie; to compare the numbers, they would have to be copied.
+    return len(stored) >= CRC_BYTES and bool(google_crc32c.value(stored) == CRC_RESIDUE)
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.io.layout import Layout
 
-__all__ = ["PixelCopy", "TilePiece", "frame_pieces", "tile_pieces"]
+__all__ = ["PixelCopy", "TilePiece", "frame_pieces", "tile_pieces", "whole_tiles"]
 
 GAP_PIXELS = 8192
 """Pixels between two wanted ones that cost less to read than asking twice."""
@@ -63,14 +63,6 @@ class TilePiece:
     width: int
     copies: tuple[PixelCopy, ...]
     spans: Places | None
-
-    def within(self, picture: NDArray[np.generic], n_pixels: int) -> NDArray[np.generic] | None:
-        """Part of a picture that is all `n_pixels` of the tile in memory order; None if none is."""
-        target = self.copies[0].target
-        if self.spans is not None or len(self.copies) > 1 or not isinstance(target, tuple):
-            return None
-        part = picture[target]
-        return part if part.size == n_pixels and part.flags.c_contiguous else None
 
     def put(self, tile: NDArray[np.generic], picture: NDArray[np.generic]) -> None:
         """Copy what the picture shows of a tile, whose pixels may come in any shape."""
@@ -132,6 +124,27 @@ def tile_pieces(
             TilePiece(tile=number, width=tile_shape[-1], copies=tuple(copies), spans=spans)
         )
     return tuple(pieces)
+
+
+def whole_tiles(
+    pieces: Sequence[TilePiece], tile_shape: tuple[int, int], picture_shape: tuple[int, ...]
+) -> NDArray[np.int64] | None:
+    """Place of each piece in a picture made of whole stored tiles; None if it is another one.
+
+    Parameters
+    ----------
+    pieces : sequence of TilePiece
+    tile_shape : tuple of int
+        Stored (y, x).
+    picture_shape : tuple of int
+        Of a window: (tile, y, x).
+    """
+    if picture_shape[1:] != tile_shape:
+        return None
+    whole = tuple(slice(0, side) for side in tile_shape)
+    targets = [piece.copies[0].target for piece in pieces if len(piece.copies) == 1]
+    places = [t[0] for t in targets if isinstance(t, tuple) and t[1:] == whole]
+    return np.array(places, np.int64) if len(places) == len(pieces) else None
 
 
 def _groups(numbers: Places) -> Iterator[tuple[int, Places]]:

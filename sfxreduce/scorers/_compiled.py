@@ -27,10 +27,13 @@ class CompiledIfPossible:
 
     def __init__(self, plain: nn.Module) -> None:
         self.plain = plain
-        self._compiled = torch.compile(plain, dynamic=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own modules use what torch deprecates
+            self._compiled = torch.compile(plain, dynamic=False)
         self._fails = False
         # Torch would like to round to 10 bits, and says so each time it compiles.
         warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
 
     def __call__(self, *arguments: object) -> torch.Tensor:
         """Call the module."""

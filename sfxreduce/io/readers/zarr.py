@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
@@ -28,13 +27,16 @@ from sfxreduce.io.readers.zarr_foreign import read_foreign
 from sfxreduce.io.schema import MANIFEST_GROUP, SCHEMA
 from sfxreduce.io.shards import ShardFile, TileCodec, check_crc
 from sfxreduce.io.store import ZARR_ERRORS, Store, open_store
-from sfxreduce.io.tiles import TilePiece, frame_pieces, tile_pieces
+from sfxreduce.io.tiles import TilePiece, frame_pieces, tile_pieces, whole_tiles
 from sfxreduce.manifest import Manifest, manifest_from_json
 from sfxreduce.run import Reading, Run
 
 __all__ = ["ZarrFrames", "open_table", "open_zarr", "read_manifest"]
 
 DEFAULT_EVENTS_PER_BLOCK = 32
+
+# Their packed bytes are held until they are unpacked together.
+_TILES_AT_ONCE = 64
 
 
 def open_zarr(path: Path) -> Run:
@@ -191,17 +193,12 @@ class ZarrFrames:
             else tile_pieces(layout.frame_shape, layout.chunks[1:], store.detector, window)
         )
         codec = TileCodec(dtype=store.dtype, tile=layout.tile, packing=layout.packing)
-        for event in _events_in_shards(self.path, layout, events):
-            if not event.whole():
-                reasons[event.place] = event.reason or Reason.DATA_HOLE
-                continue
-            try:
-                for piece in pieces:
-                    encoded = event.tile(piece.tile) or b""
-                    _decode(codec, encoded, piece, pixels[event.place])
-            except SourceError:
-                pixels[event.place] = 0
-                reasons[event.place] = Reason.READ_ERROR
+        stored = _events_in_shards(self.path, layout, events)
+        places = whole_tiles(pieces, layout.tile, pixels.shape[1:])
+        if places is not None and pixels.flags.c_contiguous:
+            _read_whole_tiles(stored, codec, (pieces, places), pixels, reasons)
+        else:
+            _read_pieces(stored, codec, pieces, pixels, reasons)
         return reasons
 
     def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
@@ -251,15 +248,62 @@ class _StoredEvent:
         return encoded
 
 
-def _decode(
-    codec: TileCodec, encoded: bytes, piece: TilePiece, picture: NDArray[np.generic]
+def _read_pieces(
+    stored: Iterable[_StoredEvent],
+    codec: TileCodec,
+    pieces: Sequence[TilePiece],
+    pixels: NDArray[np.generic],
+    reasons: NDArray[np.uint32],
 ) -> None:
-    """Decode what a picture shows of a tile: right there where it can be, or with a copy."""
-    there = piece.within(picture, math.prod(codec.tile))
-    if there is not None:
-        codec.decode(encoded, out=there.reshape(codec.tile))
-    else:
-        piece.put(codec.decode(encoded, piece.spans), picture)
+    """Read what a picture shows of every tile, tile by tile."""
+    for event in stored:
+        if not event.whole():
+            reasons[event.place] = event.reason or Reason.DATA_HOLE
+            continue
+        try:
+            for piece in pieces:
+                tile = codec.decode(event.tile(piece.tile) or b"", piece.spans)
+                piece.put(tile, pixels[event.place])
+        except SourceError:
+            reasons[event.place] = Reason.READ_ERROR
+
+
+def _read_whole_tiles(
+    stored: Iterable[_StoredEvent],
+    codec: TileCodec,
+    wanted: tuple[Sequence[TilePiece], NDArray[np.int64]],
+    pixels: NDArray[np.generic],
+    reasons: NDArray[np.uint32],
+) -> None:
+    """Read tiles right to where they go, many at once."""
+    pieces, places = wanted
+    rows = pixels.reshape(-1, *codec.tile)
+    there = places.tolist()
+    encoded: list[bytes] = []
+    targets: list[int] = []
+
+    def decode() -> None:
+        if not encoded:
+            return
+        at = np.array(targets, np.int64)
+        lost = at[~codec.decode_many(encoded, rows, at)] // pixels.shape[1]
+        reasons[lost], pixels[lost] = Reason.READ_ERROR, 0
+        encoded.clear()
+        targets.clear()
+
+    for event in stored:
+        if not event.whole():
+            reasons[event.place] = event.reason or Reason.DATA_HOLE
+            continue
+        try:
+            encoded += [event.tile(piece.tile) or b"" for piece in pieces]
+        except SourceError:
+            reasons[event.place] = Reason.READ_ERROR
+            continue
+        targets += [event.place * pixels.shape[1] + place for place in there]
+        if len(encoded) >= _TILES_AT_ONCE:
+            decode()
+    decode()
 
 
 def _events_in_shards(path: str, layout: Layout, events: Sequence[int]) -> Iterator[_StoredEvent]:
