@@ -160,7 +160,7 @@ def test_plugins_of_hdf5_come_from_one_folder_whatever_the_environment_says(
 
 
 def test_no_pickle_and_no_evaluated_text_on_the_way_of_data() -> None:
-    """One pickle is left: it goes to the process that writes CXI, from its own parent."""
+    """Pickles go only between our own processes, as Dask sends them: tasks, not what was read."""
     found = []
     for path in sorted([*(ROOT / "sfxreduce").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]):
         for number, line in enumerate(path.read_text().splitlines(), start=1):
@@ -171,7 +171,11 @@ def test_no_pickle_and_no_evaluated_text_on_the_way_of_data() -> None:
             ) and not re.search(r"\.eval\(\)", line):
                 found.append(f"{path.relative_to(ROOT)}:{number}")
     files = {entry.rpartition(":")[0] for entry in found}
-    assert files <= {"sfxreduce/io/writers/cxi_process.py"}, found
+    assert files <= {
+        "sfxreduce/cluster/alone.py",
+        "sfxreduce/cluster/child.py",
+        "sfxreduce/io/writers/cxi_process.py",
+    }, found
     assert found
 
 
