@@ -338,10 +338,11 @@ def test_a_glob_after_in_works() -> None:
 def test_every_command_has_help_with_an_example() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert sorted(commands) == [
-        "audit", "crossval", "evaluate", "filter", "info", "ingest", "label", "ledger", "redecide",
-        "simulate", "train", "verify",
+        "archive", "audit", "crossval", "evaluate", "filter", "hold", "info", "ingest", "label",
+        "ledger", "policy", "redecide", "simulate", "train", "verify",
     ]  # fmt: skip
-    commands |= {f"audit {name}": c for name, c in commands.pop("audit").commands.items()}
+    for group in ("archive", "audit", "hold", "policy"):
+        commands |= {f"{group} {name}": c for name, c in commands.pop(group).commands.items()}
     for name, command in commands.items():
         assert "Example: sfxreduce" in (command.help or ""), name
         assert any("--json" in parameter.opts for parameter in command.params), name

@@ -62,6 +62,7 @@ def test_reason_bits_never_change_their_meaning() -> None:
         "SATURATED": 512,
         "SCHEMA": 1024,
         "SCORE_INVALID": 2048,
+        "WORKER_LOST": 4096,
         "DUP_ID": 8192,
         "TS_ORDER": 16384,
         "META_MISSING": 32768,
