@@ -25,14 +25,21 @@ autodoc_typehints = "none"
 napoleon_numpy_docstring = True
 
 
+def command_names(group: object, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Words of every command, those of groups included."""
+    found = []
+    for name, command in sorted(getattr(group, "commands", {}).items()):
+        found += [(*before, name), *command_names(command, (*before, name))]
+    return found
+
+
 def write_cli_page(*_: object) -> None:
     """Write one section for each command."""
     app = sfxreduce_cli.main.app
-    names = sorted(typer.main.get_command(app).commands)
     parts = ["# Command line\n"]
-    for name in names:
-        shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "92"}).output
-        parts.append(f"## sfxreduce {name}\n\n```text\n{shown.strip()}\n```\n")
+    for words in command_names(typer.main.get_command(app)):
+        shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "92"}).output
+        parts.append(f"## sfxreduce {' '.join(words)}\n\n```text\n{shown.strip()}\n```\n")
     Path(__file__).with_name("reference").joinpath("cli.md").write_text("\n".join(parts))
 
 

@@ -60,7 +60,8 @@ def sound(case: Case) -> Found:
     for what in case.facts.tampered:
         yield refuse("R10", what)
     if case.facts.certificate and not case.facts.certificate.intact:
-        yield refuse("R10", "the certificate proves nothing")
+        yield refuse("R10", "the certificate is not as it was made")
+        yield refuse("R02", "the one given is not valid for this run")
     for what in case.facts.unknown:
         yield refuse("R16", what)
     if case.now_ns < case.facts.last_seen_ns:

@@ -29,7 +29,7 @@ from sfxreduce.archive.facts import (
     StoreFacts,
     Verified,
 )
-from sfxreduce.archive.inspect import certificate_facts, manifest_sha256
+from sfxreduce.archive.inspect import manifest_sha256
 from sfxreduce.archive.pins import compare_pins
 from sfxreduce.archive.policy import policy_sha256
 from sfxreduce.archive.receipts import Receipt, check_receipts, receipt_from_json
@@ -107,7 +107,7 @@ def gather(
         experiment_end_ns=plan.experiment_end_ns if plan else None,
         store=_store(found, plan),
         verified=_verified(found),
-        certificate=_certificate(found, plan),
+        certificate=_certificate(found),
         plan=_plan(found, plan),
         approvals=tuple(_approvals(found, unknown)),
         receipts=_receipts(found, plan, unknown),
@@ -159,22 +159,21 @@ def _verified(found: Contents) -> Verified | None:
     return None if line is None else Verified(ok=bool(line["ok"]), at_ns=int(line["at_ns"]))
 
 
-def _certificate(found: Contents, plan: PlanPaper | None) -> CertificateFacts | None:
+def _certificate(found: Contents) -> CertificateFacts | None:
+    """What was found when it was taken up: the journal vouches for the certificate, and for the
+    reduced store that it was compared with.
+    """
     data, line = found.paper("certificate.json"), found.last("certificate")
     if data is None or line is None:
         return None
-    hits = Path(plan.hits if plan else line["hits"])
     # When this certificate was seen first, not when it was last taken up.
     first = min(
         int(e.body["at_ns"])
         for e in found.entries
         if e.body.get("event") == "certificate" and e.body["certificate"] == line["certificate"]
     )
-    if hashlib.sha256(data).hexdigest() != line["certificate"]:
-        return CertificateFacts(
-            intact=False, fits=False, loss_upper=1.0, confidence=0.0, at_ns=first
-        )
-    return certificate_facts(data, hits=hits, at_ns=first)[0]
+    intact = hashlib.sha256(data).hexdigest() == line["certificate"]
+    return CertificateFacts(**{**line["facts"], "intact": intact, "at_ns": first})
 
 
 def _plan(found: Contents, plan: PlanPaper | None) -> PlanFacts | None:

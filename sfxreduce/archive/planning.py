@@ -98,7 +98,7 @@ def plan_run(
     if not hits.exists():
         raise ArchiveRefused([refuse("R01", f"there is nothing at {hits}")])
     run = open_run(subject.run, data_path=options.data_path)
-    with subject.opened() as (writer, found):
+    with subject.opened(create=True) as (writer, found):
         state = found.contents.state
         if state in FINISHED:
             raise UsageError(f"{subject.run}: is {state}; what was ticketed is not planned again")
@@ -144,9 +144,14 @@ def _take_up(writer: Writer, hits: Path, given: Path | None) -> None:
         raise RunNotFound(
             f"{path}: cannot be read ({error.strerror}); check --certificate"
         ) from error
+    facts, certificate = certificate_facts(data, hits=hits, at_ns=0)
+    if certificate is None:
+        # It stays out of the evidence, which would not be trusted any more with it.
+        found = [refuse("R10", f"{path} is not as it was made"), refuse("R02", f"{path}")]
+        raise ArchiveRefused(found)
     writer.write("certificate.json", data)
     digest = hashlib.sha256(data).hexdigest()
-    writer.append("certificate", certificate=digest, hits=str(hits))
+    writer.append("certificate", certificate=digest, facts=asdict(facts))
 
 
 def _inspect(writer: Writer, run: Run, hits: Path) -> Certificate | None:

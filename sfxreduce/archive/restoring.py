@@ -42,22 +42,41 @@ def restore_run_events(
     SourceError
         If an event is nowhere.
     """
+    if not subject.begun:
+        return restore_events(
+            events,
+            places=_places(subject, None, hits, None),
+            out=out,
+            pool=pool,
+            overwrite=overwrite,
+            progress=progress,
+        )
     with subject.opened() as (writer, found):
-        plan = found.plan
+        archive = _holding(found.plan, found.contents, to)
         job = uuid.uuid4().hex[:12]
         writer.append("job-began", job=job, what="restore")
-        store = hits or (Path(plan.hits) if plan else None)
-        places = Places(
-            run=(subject.run,) if subject.run.exists() else (),
-            hits=store if store is not None and store.exists() else None,
-            archive=_holding(plan, found.contents, to),
-        )
         try:
             return restore_events(
-                events, places=places, out=out, pool=pool, overwrite=overwrite, progress=progress
+                events,
+                places=_places(subject, found.plan, hits, archive),
+                out=out,
+                pool=pool,
+                overwrite=overwrite,
+                progress=progress,
             )
         finally:
             writer.append("job-ended", job=job)
+
+
+def _places(
+    subject: Subject, plan: PlanPaper | None, hits: Path | None, archive: Holding | None
+) -> Places:
+    store = hits or (Path(plan.hits) if plan else None)
+    return Places(
+        run=(subject.run,) if subject.run.exists() else (),
+        hits=store if store is not None and store.exists() else None,
+        archive=archive,
+    )
 
 
 def _holding(plan: PlanPaper | None, contents: Contents, to: Sequence[str]) -> Holding | None:

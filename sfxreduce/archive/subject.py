@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sfxreduce.archive.documents import PlanPaper
-from sfxreduce.archive.evidence import Clock, EvidenceFolder, Writer, evidence_path
+from sfxreduce.archive.evidence import JOURNAL, Clock, EvidenceFolder, Writer, evidence_path
 from sfxreduce.archive.gather import Gathered, gather
 from sfxreduce.archive.moves import check_sound
 from sfxreduce.archive.policy import Policy, preset
@@ -75,9 +75,25 @@ class Subject:
         """Its evidence."""
         return EvidenceFolder(path=self.evidence, clock=self.clock)
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is any evidence."""
+        return (self.evidence / JOURNAL).exists()
+
     @contextmanager
-    def opened(self, *, rehash: bool = False) -> Iterator[tuple[Writer, Gathered]]:
-        """Open the evidence to add to it, and take down the facts; unsound ones are refused."""
+    def opened(
+        self, *, rehash: bool = False, create: bool = False
+    ) -> Iterator[tuple[Writer, Gathered]]:
+        """Open the evidence to add to it, and take down the facts; unsound ones are refused.
+
+        Raises
+        ------
+        ArchiveRefused
+            With R11, if there is no evidence and none is to be begun.
+        """
+        if not create and not self.begun:
+            remedy = "run 'sfxreduce archive plan'"
+            raise ArchiveRefused([refuse("R11", f"{self.run}: there is no plan", remedy=remedy)])
         with self.folder.opened(by=self.by) as writer:
             yield writer, self.look(writer, rehash=rehash)
 
