@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from sfxreduce.outputs import Outputs
     from sfxreduce.peaks import PeakFinder
     from sfxreduce.pipeline import plan_filter, run_filter
+    from sfxreduce.redecide import plan_redecide, run_redecide
+    from sfxreduce.reduced import read_reduced
     from sfxreduce.report import Report
     from sfxreduce.run import Run
     from sfxreduce.scorer import Scorer
@@ -83,8 +85,11 @@ __all__ = [
     "open_pool",
     "open_run",
     "plan_filter",
+    "plan_redecide",
     "read_model",
+    "read_reduced",
     "run_filter",
+    "run_redecide",
     "simulated_run",
     "source_of",
     "store_run",
@@ -128,8 +133,11 @@ _HOMES = {
     "mean_of_run": ("audit_sample", "mean_of_run"),
     "open_run": ("io.open", "open_run"),
     "plan_filter": ("pipeline", "plan_filter"),
+    "plan_redecide": ("redecide", "plan_redecide"),
     "read_model": ("scorers.weights", "read_model"),
+    "read_reduced": ("reduced", "read_reduced"),
     "run_filter": ("pipeline", "run_filter"),
+    "run_redecide": ("redecide", "run_redecide"),
     "simulated_run": ("simulate.run", "simulated_run"),
     "source_of": ("verify", "source_of"),
     "store_run": ("ingest", "store_run"),

@@ -26,6 +26,7 @@ from sfxreduce.drift import (
 from sfxreduce.look import SOURCE_LOST
 from sfxreduce.notes import NO_NOTES, Notes, each_once
 from sfxreduce.progress import Progress, silent, tracked
+from sfxreduce.rounds import closed_early
 from sfxreduce.run import FrameSource, Run
 from sfxreduce.scorer import Scorer
 from sfxreduce.scorers.peaks import PeakScorer
@@ -33,14 +34,6 @@ from sfxreduce.scorers.peaks import PeakScorer
 __all__ = ["check_drift", "fall_back"]
 
 _FRAMES_PER_TASK = 4
-
-
-def _any_closed(run: Run, scorer: Scorer, decisions: Decisions) -> bool:
-    """Whether any event was called a hit before all of its window was seen."""
-    window, tiles = scorer.window(run.detector), decisions.tiles
-    if window is None or tiles is None:
-        return False
-    return bool(np.any((tiles > 0) & (tiles < len(window.origins))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +83,8 @@ def check_drift(
     )
     move = scorer.level.move(decisions.score)
     judged = scorer.level.reduced(decisions.score[decisions.reason == 0], move)
-    if _any_closed(run, scorer, decisions):
+    tiles = decisions.tiles
+    if tiles is not None and closed_early(tiles, scorer, run.detector).any():
         highest = float(scorer.level.reduced([closed_from], move)[0])
         reference, judged = reference.up_to(highest), np.minimum(judged, highest)
     return judge_drift(reference, judged, sample)

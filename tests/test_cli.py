@@ -338,9 +338,8 @@ def test_a_glob_after_in_works() -> None:
 def test_every_command_has_help_with_an_example() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert sorted(commands) == [
-        "audit", "crossval", "evaluate", "filter", "info", "ingest", "label", "ledger", "simulate",
-        "train",
-        "verify",
+        "audit", "crossval", "evaluate", "filter", "info", "ingest", "label", "ledger", "redecide",
+        "simulate", "train", "verify",
     ]  # fmt: skip
     commands |= {f"audit {name}": c for name, c in commands.pop("audit").commands.items()}
     for name, command in commands.items():
@@ -360,7 +359,10 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_defaults_of_the_command_line_are_those_of_the_library() -> None:
+    from sfxreduce.audit_sample import AUDIT_SHARE
+    from sfxreduce.calibrate import Promise
     from sfxreduce_cli.filter import filter_
+    from sfxreduce_cli.redecide import redecide
 
     shown = {n: p.default for n, p in inspect.signature(filter_).parameters.items()}
     finder = PeakFinder()
@@ -368,6 +370,11 @@ def test_defaults_of_the_command_line_are_those_of_the_library() -> None:
     assert shown["min_snr"] == finder.min_snr
     assert shown["min_pixels"] == finder.min_pixels
     assert shown["threshold"] is None
+    again = {n: p.default for n, p in inspect.signature(redecide).parameters.items()}
+    for name in ("max_loss", "confidence", "drift", "audit_share", "threshold", "cxi_filter"):
+        assert again[name] == shown[name]
+    assert (shown["max_loss"], shown["confidence"]) == (Promise().max_loss, Promise().confidence)
+    assert shown["audit_share"] == AUDIT_SHARE
 
 
 def test_main_turns_errors_into_a_line_and_a_status(

@@ -27,6 +27,7 @@ from sfxreduce_cli.label import label
 from sfxreduce_cli.ledger import ledger
 from sfxreduce_cli.output import print_json, say
 from sfxreduce_cli.policy import policy
+from sfxreduce_cli.redecide import redecide
 from sfxreduce_cli.simulate import simulate
 from sfxreduce_cli.train import train
 from sfxreduce_cli.verify import verify
@@ -45,6 +46,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("filter", cls=OneInput)(filter_)
+app.command("redecide", cls=OneInput)(redecide)
 app.command("verify", cls=OneInput)(verify)
 app.command("ledger", cls=OneInput)(ledger)
 app.command("info")(info)

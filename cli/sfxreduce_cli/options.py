@@ -25,6 +25,7 @@ __all__ = [
     "DataPath",
     "Device",
     "HitAtLeast",
+    "InReduced",
     "InRun",
     "InRuns",
     "LabelFiles",
@@ -64,6 +65,10 @@ class WindowName(StrEnum):
 
 InRun = Annotated[
     Path, typer.Option("--in", metavar="RUN", help="Run store, CXI or HDF5 file; never written to.")
+]
+InReduced = Annotated[
+    Path,
+    typer.Option("--in", metavar="HITS", help="Output of 'filter'; never written to."),
 ]
 InRuns = Annotated[
     list[Path], typer.Option("--in", metavar="PATH...", help="One or several paths; globs work.")

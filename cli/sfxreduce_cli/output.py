@@ -16,6 +16,7 @@ from sfxreduce.units import human_bytes
 
 if TYPE_CHECKING:
     from sfxreduce.metrics import Confusion
+    from sfxreduce.redecide import Reread
     from sfxreduce.reduce import FilterPlan
     from sfxreduce.report import Report
     from sfxreduce.train.evaluate import Evaluation
@@ -27,6 +28,8 @@ __all__ = [
     "print_filter_report",
     "print_json",
     "print_lines",
+    "print_redecided",
+    "print_redecided_plan",
     "print_summary",
     "print_table",
     "printable",
@@ -77,8 +80,17 @@ def print_table(title: str, facts: Mapping[str, Any]) -> None:
 
 def print_filter_plan(plan: FilterPlan, *, as_json: bool) -> None:
     """Print what a filter run would keep and write."""
+    facts = _planned(plan)
+    if as_json:
+        print_json(facts)
+    else:
+        told = facts | {"drift": _drifted(plan.method.claims["drift"])}
+        print_table("Nothing was written; this is the plan", told)
+
+
+def _planned(plan: FilterPlan) -> dict[str, Any]:
     counts = {d.name.lower(): plan.decisions.count(d) for d in sfxreduce.Decision}
-    facts = {
+    return {
         "dry_run": True,
         "events": plan.run.n_events,
         "hits": counts["hit"],
@@ -93,11 +105,32 @@ def print_filter_plan(plan: FilterPlan, *, as_json: bool) -> None:
         "copies_tiles": plan.reduction.copies_tiles,
         **plan.method.claims,
     }
+
+
+def print_redecided_plan(plan: FilterPlan, reread: Reread, *, as_json: bool) -> None:
+    """Print what another threshold would keep and write."""
+    facts = _planned(plan) | reread.to_json()
     if as_json:
         print_json(facts)
     else:
         told = facts | {"drift": _drifted(plan.method.claims["drift"])}
         print_table("Nothing was written; this is the plan", told)
+
+
+def print_redecided(report: Report, reread: Reread, *, as_json: bool) -> None:
+    """Print the numbers of an output with another threshold, and what had to be read for it."""
+    if as_json:
+        print_json(report.to_json() | reread.to_json())
+        return
+    print_filter_report(report, as_json=False)
+    print_table(
+        "Of the source were read",
+        {
+            "frames": f"{reread.frames_read:,}; {reread.frames_taken_over:,} were taken over",
+            "tiles": f"{reread.tiles_read:,}, of {reread.events_reopened:,} events that were "
+            f"reopened and {reread.events_rechecked:,} that were checked again",
+        },
+    )
 
 
 def print_filter_report(report: Report, *, as_json: bool) -> None:

@@ -47,6 +47,17 @@ class TiledSource(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsTwice(Protocol):
+    """A source of tiles some of which have to be read as frames, and encoded, first."""
+
+    def encoded_twice(
+        self, events: Sequence[int], unstable: list[int]
+    ) -> Iterator[list[bytes | None]]:
+        """Tiles of events; those of frames that came out differently when read again are added."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob:
     """One shard to be read from a source, encoded and written.
@@ -196,7 +207,12 @@ def copy_shard(job: ShardJob) -> ShardWritten:
         raise SchemaError(
             f"{job.source.path}: its tiles do not fit the output; encode them instead"
         )
-    return _write(job, list(job.source.encoded(job.events)))
+    unstable: list[int] = []
+    if isinstance(job.source, ReadsTwice):
+        tiles = job.source.encoded_twice(job.events, unstable)
+    else:
+        tiles = job.source.encoded(job.events)
+    return _write(job, list(tiles), unstable=unstable)
 
 
 def payload_hash(tiles: Iterable[bytes | None]) -> str:
