@@ -30,6 +30,7 @@ class Clock:
         self.ahead_ns = 0
 
     def __call__(self) -> int:
+        """Nanoseconds since 1970."""
         return wall_clock() + self.ahead_ns
 
 
