@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sfxreduce.io.labels import write_labels
     from sfxreduce.io.ledger_files import export_ledger
     from sfxreduce.io.open import open_run
-    from sfxreduce.io.unfinished import describe_unfinished
+    from sfxreduce.io.unfinished_facts import describe_unfinished
     from sfxreduce.outputs import Outputs
     from sfxreduce.peaks import PeakFinder
     from sfxreduce.pipeline import plan_filter, run_filter
@@ -126,7 +126,7 @@ _HOMES = {
     "cuda_available": ("scorers.cnn", "cuda_available"),
     "default_model": ("scorers.weights", "default_model"),
     "describe_run": ("describe", "describe_run"),
-    "describe_unfinished": ("io.unfinished", "describe_unfinished"),
+    "describe_unfinished": ("io.unfinished_facts", "describe_unfinished"),
     "export_ledger": ("io.ledger_files", "export_ledger"),
     "evaluate_scorer": ("train.evaluate", "evaluate"),
     "open_pool": ("cluster", "open_pool"),

@@ -20,7 +20,8 @@ from sfxreduce.errors import OutputError, RefusedError, SourceError, UsageError,
 from sfxreduce.io.ledger_files import export_ledger
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr import ZarrFrames, open_table
-from sfxreduce.io.unfinished import JOURNAL, describe_unfinished, unfinished_folder
+from sfxreduce.io.unfinished import JOURNAL, unfinished_folder
+from sfxreduce.io.unfinished_facts import describe_unfinished
 from sfxreduce.io.writers.shards import payload_hash
 from sfxreduce.ledger import ledger_root, read_ledger
 from sfxreduce.outputs import Outputs

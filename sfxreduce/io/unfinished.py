@@ -12,7 +12,7 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from sfxreduce.io.journal import Journal, open_journal, read_journal
 from sfxreduce.io.moves import Move, complete_moves, planned_moves, remove, sync_tree
 from sfxreduce.io.publish import check_replaceable, under_final_names
 from sfxreduce.io.writers.shards import ShardWritten
+from sfxreduce.journal import Entry
 
 __all__ = [
     "Unfinished",
-    "UnfinishedFacts",
     "appearing",
-    "describe_unfinished",
+    "moves_under_way",
     "unfinished",
     "unfinished_folder",
 ]
@@ -79,7 +79,7 @@ class Unfinished:
     @property
     def published(self) -> bool:
         """Whether all outputs were complete before, and only their appearing was cut off."""
-        return bool(_moves_under_way(self._journal.entries))
+        return bool(moves_under_way(self._journal.entries))
 
     @property
     def may_appear(self) -> bool:
@@ -217,7 +217,7 @@ class Unfinished:
         OutputError
             If one of them cannot be moved, or is no longer there.
         """
-        complete_moves(_moves_under_way(self._journal.entries), undo=False)
+        complete_moves(moves_under_way(self._journal.entries), undo=False)
 
 
 def unfinished_folder(store: Path) -> Path:
@@ -236,63 +236,7 @@ def appearing(store: Path) -> list[Path]:
         entries = read_journal(journal)
     except SfxReduceError:
         return []
-    return [move.final for move in _moves_under_way(entries)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnfinishedFacts:
-    """What is there of an output that is not finished.
-
-    Parameters
-    ----------
-    folder : Path
-    pins : mapping
-        Everything the output depends on.
-    scored : int
-        Parts of the run that were scored.
-    shards : int
-        Shards that were written and acknowledged.
-    bytes : int
-        Of these shards.
-    appearing : bool
-        Whether all of it was complete and only its appearing was cut off.
-    """
-
-    folder: Path
-    pins: Mapping[str, Any]
-    scored: int
-    shards: int
-    bytes: int
-    appearing: bool
-
-
-def describe_unfinished(store: Path) -> UnfinishedFacts | None:
-    """Say what is there of an output that is not finished; None if nothing is.
-
-    Raises
-    ------
-    VerificationError
-        If its journal was changed.
-    SourceError
-        If it cannot be read.
-    """
-    folder = unfinished_folder(store)
-    if not (folder / JOURNAL).exists():
-        return None
-    scored, sizes, entries = set(), {}, read_journal(folder / JOURNAL)
-    for done in (done for entry in entries for done in entry.body.get("done", ())):
-        if "shard" in done:
-            sizes[done["shard"]["path"]] = int(done["shard"]["size"])
-        elif done["note"][0] == "score":
-            scored.add(done["note"][1])
-    return UnfinishedFacts(
-        folder=folder,
-        pins=entries[0].body.get("begin", {}) if entries else {},
-        scored=len(scored),
-        shards=len(sizes),
-        bytes=sum(sizes.values()),
-        appearing=bool(_moves_under_way(entries)),
-    )
+    return [move.final for move in moves_under_way(entries)]
 
 
 @contextmanager
@@ -373,6 +317,8 @@ def _journal(
                 journal = opened.enter_context(open_journal(folder / JOURNAL))
                 if not journal.entries:
                     journal.append({"begin": dict(pins)})
+                # Of one that did no more than begin nothing is lost.
+                overwrite = overwrite or len(journal.entries) == 1
                 _check_pins(store, folder, journal.entries[0].body, pins)
                 stack.push(opened.pop_all())
                 return journal
@@ -397,7 +343,8 @@ def _check_pins(
         )
 
 
-def _moves_under_way(entries: Sequence[Any]) -> list[Move]:
+def moves_under_way(entries: Sequence[Entry]) -> list[Move]:
+    """Moves of outputs that were appearing when the last line was written; none if none were."""
     for entry in reversed(entries):
         if "appear" in entry.body:
             return [Move.from_json(facts) for facts in entry.body["appear"]]
