@@ -163,6 +163,16 @@ def test_a_journal_that_was_changed_is_not_gone_on_with(stored: Path, tmp_path: 
         keep_hits(open_run(stored), out, SerialPool())
 
 
+def test_what_was_half_written_is_swept(stored: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    torn = tmp_path / f".{unfinished_folder(page).name}.0123456789ab.partial"
+    torn.write_text("<html>")
+    outputs = Outputs(store=tmp_path / "hits.zarr", report=page)
+    run_filter(open_run(stored), outputs=outputs, scorer=BrightestPixel(), pool=SerialPool())
+    assert page.exists()
+    assert not torn.exists()
+
+
 def test_two_programs_do_not_work_on_one_output(stored: Path, tmp_path: Path) -> None:
     out = tmp_path / "hits.zarr"
 

@@ -13,11 +13,12 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from sfxreduce.errors import OutputError, RefusedError, SfxReduceError, VerificationError
-from sfxreduce.io.files import output_errors, sweep_partial
+from sfxreduce.io.files import PARTIAL, output_errors, sweep_partial
 from sfxreduce.io.journal import Journal, open_journal, read_journal
 from sfxreduce.io.moves import Move, complete_moves, planned_moves, remove, sync_tree
 from sfxreduce.io.publish import check_replaceable, under_final_names
@@ -179,6 +180,8 @@ class Unfinished:
                 place.rename(home)
         for hidden in self.hidden.values():
             remove(hidden)
+            for torn in hidden.parent.glob(f".{escape(hidden.name)}.*{PARTIAL}"):
+                torn.unlink()
         self.shards_folder.mkdir(exist_ok=True)
         sweep_partial(self.shards_folder)
 
