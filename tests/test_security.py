@@ -8,6 +8,7 @@ import re
 import stat
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import h5py
@@ -20,7 +21,13 @@ from sfxreduce.errors import SchemaError, SourceError
 from sfxreduce.ingest import store_run
 from sfxreduce.io.journal import open_journal
 from sfxreduce.io.open import open_run
-from sfxreduce.io.packed_size import MOST_CHUNK_BYTES, MOST_RATIO, SPARED_BYTES, check_ratio
+from sfxreduce.io.packed_size import (
+    MOST_CHUNK_BYTES,
+    MOST_RATIO,
+    SPARED_BYTES,
+    check_packed,
+    check_ratio,
+)
 from sfxreduce.pipeline import Outputs, run_filter
 from sfxreduce.scorers.peaks import PeakScorer
 from sfxreduce.small_files import open_regular, read_small
@@ -229,3 +236,13 @@ def test_a_folder_that_cannot_be_listed_is_one_line(tmp_path: Path) -> None:
             open_run(tmp_path / "run.zarr")
     finally:
         (tmp_path / "run.zarr" / "frames").chmod(0o755)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("n_bytes", [1 << 20, (1 << 20) + 1, 3 << 20])
+def test_a_checksum_behind_a_stream_of_whole_megabytes_is_not_read_for_ever(n_bytes: int) -> None:
+    # What is left behind the end of a stream stays left however often it is handed over.
+    packed = zlib.compress(bytes(n_bytes)) + b"sum4"
+    check_packed(memoryview(packed), packing="zlib", most_bytes=n_bytes)
+    with pytest.raises(SourceError):
+        check_packed(memoryview(packed), packing="zlib", most_bytes=n_bytes - 1)

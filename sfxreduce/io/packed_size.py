@@ -103,10 +103,10 @@ def _deflate(packed: memoryview, most: int) -> int:
     with suppress(zlib.error):
         while rest and n_bytes <= most:
             unpacker = zlib.decompressobj(GZIP_OR_ZLIB)
-            while rest and n_bytes <= most:
+            while rest and n_bytes <= most and not unpacker.eof:
                 n_bytes += len(unpacker.decompress(rest, 1 << 20))
                 rest = unpacker.unconsumed_tail
-            rest = rest or unpacker.unused_data
+            rest = unpacker.unused_data
     return n_bytes
 
 
