@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ from sfxreduce.ingest import store_run
 from sfxreduce.io.readers.zarr import open_zarr
 from sfxreduce.look import look_at
 from sfxreduce.run import Run
+from sfxreduce.score import EVENTS_PER_STREAM
 from sfxreduce.scorers import _seam, gpu, inference
 from sfxreduce.scorers._halving import Batches, assembled, batch_that_fits
 from sfxreduce.scorers._on_device import (
@@ -96,6 +98,11 @@ def _pixels(seed: int, n_events: int, n_tiles: int = 1, dtype: str = "uint16") -
 def _feed(pixels: NDArray[Any], masked: float = 0.1, window: Window | None = None) -> Feed:
     good = np.random.default_rng(7).random(pixels.shape[1:]) >= masked
     return Feed.of(pixels, good=good, adu_per_photon=20.0, window=window)
+
+
+def _said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the scorers wrote to the log."""
+    return [r.message for r in caplog.records if r.name.startswith("sfxreduce")]
 
 
 def _by_cpu(poster: PosterOnDevice, feed: Feed) -> NDArray[np.float32]:
@@ -359,7 +366,7 @@ def test_where_torch_cannot_compile_the_scorer_says_so_once_and_does_without(
     poster, feed = _poster(4, compiled), _feed(_pixels(4, 5))
     np.testing.assert_allclose(poster.score(feed).score, _by_cpu(poster, feed), atol=ROUNDING)
     assert asked == [False]
-    assert [record.message for record in caplog.records] == [
+    assert _said(caplog) == [
         "device scorer: torch cannot compile here, so it is slower: no compiler here"
     ]
 
@@ -874,7 +881,8 @@ def test_a_model_becomes_a_device_scorer(architecture: str) -> None:
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 RUN_BARE = """
-import runpy, sys
+import os, runpy, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
 optional = ("dask", "google_crc32c", "h5py", "numcodecs", "safetensors", "scipy", "xarray", "zarr")
 sys.modules.update(dict.fromkeys(optional))
 runpy.run_path(sys.argv.pop(1), run_name="__main__")
@@ -919,6 +927,19 @@ def test_the_benchmark_runs_with_torch_numpy_and_numba_alone(tmp_path: Path) -> 
     assert "patch network cannot be loaded" in found["patches, decoding excluded"][0]["reason"]
 
 
+def test_a_task_is_as_long_in_the_benchmark_as_in_a_run() -> None:
+    text = BENCHMARK.read_text()
+    assert f"EVENTS_PER_TASK = {EVENTS_PER_STREAM}  # as `sfxreduce.score`" in text
+
+
+def test_the_page_of_figures_is_that_of_the_kept_figures() -> None:
+    results = BENCHMARK.parents[1] / "docs" / "results"
+    make = runpy.run_path(str(BENCHMARK.with_name("gpu_page.py")))["page"]
+    found = json.loads((results / "gpu.json").read_text())
+    assert (results / "gpu.md").read_text() == make(found)
+    assert found["failures"] == []
+
+
 # With a card
 
 
@@ -945,7 +966,7 @@ def test_a_card_compiles_or_not_and_says_the_same(
     )
     found = compiled.score(feed).score
     np.testing.assert_allclose(found, plain.score(feed).score, atol=ROUNDING)
-    assert not caplog.records
+    assert not _said(caplog)  # and so it was compiled
 
 
 @needs_cuda

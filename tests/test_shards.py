@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sfxreduce.errors import SourceError
-from sfxreduce.io.shards import ABSENT, ShardFile, TileCodec, shard_parts
+from sfxreduce.io import shards
+from sfxreduce.io.shards import ABSENT, ShardFile, TileCodec, shard_parts, with_crc
+from sfxreduce.io.unpack import can_unpack_many, unpack_many
 
 DTYPES = st.sampled_from(["int16", "uint16", "int32", "uint8", "float32", ">i2"])
 
@@ -43,6 +45,68 @@ def test_a_tile_of_another_size_is_refused_before_it_is_unpacked() -> None:
     large = TileCodec(dtype=np.dtype("int16"), tile=(500, 500)).encode(np.zeros((500, 500), "i2"))
     with pytest.raises(SourceError, match="expected 1200 bytes of pixels"):
         TileCodec(dtype=np.dtype("int16"), tile=(20, 30)).decode(large)
+
+
+@given(
+    dtype=DTYPES,
+    damaged=st.lists(st.booleans(), max_size=12),
+    bit=st.integers(0, 10**6),
+    compiled=st.booleans(),
+)
+def test_many_tiles_are_decoded_as_each_of_them_is(
+    dtype: str, damaged: list[bool], bit: int, compiled: bool
+) -> None:
+    codec = TileCodec(dtype=np.dtype(dtype), tile=(20, 30))
+    rng = np.random.default_rng(bit)
+    tiles = rng.poisson(5, (len(damaged), 20, 30)).astype(dtype)
+    stored = [bytearray(codec.encode(tile)) for tile in tiles]
+    for one, is_damaged in zip(stored, damaged, strict=True):
+        if is_damaged:
+            one[bit // 8 % len(one)] ^= 1 << bit % 8
+    places = rng.permutation(len(tiles) + 2)[: len(tiles)]
+    out = np.full((len(tiles) + 2, 20, 30), 99, dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        if not compiled:
+            patch.setattr(shards, "can_unpack_many", lambda: False)
+        decoded = codec.decode_many([bytes(one) for one in stored], out, places)
+    assert decoded.tolist() == [not is_damaged for is_damaged in damaged]
+    np.testing.assert_array_equal(out[places[decoded]], tiles[decoded])
+    assert (np.delete(out, places, axis=0) == 99).all()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_tiles_that_lie_about_their_size_are_not_decoded_with_others(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = TileCodec(dtype=np.dtype("int16"), tile=(20, 30))
+    good = codec.encode(np.ones((20, 30), "i2"))
+    large = TileCodec(dtype=np.dtype("int16"), tile=(50, 50)).encode(np.zeros((50, 50), "i2"))
+    longer = bytearray(good[:-4])
+    longer[12:16] = (len(longer) + 9).to_bytes(4, "little")  # packed bytes, by the header
+    # A checksum that is right does not make it true.
+    stored = [good, large, with_crc(bytes(longer)), with_crc(b""), b"", with_crc(b"blosc"), good]
+    if not compiled:
+        monkeypatch.setattr(shards, "can_unpack_many", lambda: False)
+    out = np.zeros((7, 20, 30), "int16")
+    decoded = codec.decode_many(stored, out, np.arange(7))
+    assert decoded.tolist() == [True, False, False, False, False, False, True]
+    assert out[[0, 6]].all()
+
+
+def test_blosc_can_be_called_from_compiled_code() -> None:
+    # Without it everything works, and threads that decode wait for one another.
+    assert can_unpack_many()
+    with pytest.raises(ValueError, match="2 places in 1 rows"):
+        unpack_many([b"", b""], np.zeros((1, 8), np.uint8), np.array([0, 1]))
+
+
+def test_a_tile_is_decoded_right_where_it_belongs() -> None:
+    codec = TileCodec(dtype=np.dtype(">i2"), tile=(20, 30))
+    tile = np.arange(600).reshape(20, 30).astype(">i2")
+    for dtype in ("<i2", ">i2", "int32"):
+        out = np.zeros((20, 30), dtype)
+        assert codec.decode(codec.encode(tile), out=out) is out
+        np.testing.assert_array_equal(out, tile)
 
 
 @given(sizes=st.lists(st.one_of(st.none(), st.integers(0, 50)), min_size=1, max_size=20))
