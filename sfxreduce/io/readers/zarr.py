@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +15,24 @@ import zarr
 from numpy.typing import NDArray
 
 from sfxreduce.columns import event_columns, plain_text
-from sfxreduce.decide import Reason
-from sfxreduce.errors import SchemaError, SfxReduceError, SourceError, VerificationError
+from sfxreduce.errors import SchemaError, SfxReduceError, VerificationError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.io.files import disk_bytes
 from sfxreduce.io.guarded_store import GuardedStore, check_tree
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.packed_size import MOST_CHUNK_BYTES, MOST_RATIO, SPARED_BYTES
 from sfxreduce.io.readers.zarr_foreign import read_foreign
+from sfxreduce.io.readers.zarr_tiles import events_in_shards, read_pieces, read_whole_tiles
 from sfxreduce.io.schema import MANIFEST_GROUP, SCHEMA
-from sfxreduce.io.shards import ShardFile, TileCodec, check_crc
+from sfxreduce.io.shards import TileCodec
 from sfxreduce.io.store import ZARR_ERRORS, Store, open_store
-from sfxreduce.io.tiles import TilePiece, frame_pieces, tile_pieces, whole_tiles
+from sfxreduce.io.tiles import frame_pieces, tile_pieces, whole_tiles
 from sfxreduce.manifest import Manifest, manifest_from_json
 from sfxreduce.run import Reading, Run
 
 __all__ = ["ZarrFrames", "open_table", "open_zarr", "read_manifest"]
 
 DEFAULT_EVENTS_PER_BLOCK = 32
-
-# Their packed bytes are held until they are unpacked together.
-_TILES_AT_ONCE = 64
 
 
 def open_zarr(path: Path) -> Run:
@@ -194,12 +189,12 @@ class ZarrFrames:
             else tile_pieces(layout.frame_shape, layout.chunks[1:], store.detector, window)
         )
         codec = TileCodec(dtype=store.dtype, tile=layout.tile, packing=layout.packing)
-        stored = _events_in_shards(self.path, layout, events)
+        stored = events_in_shards(self.path, layout, events)
         places = whole_tiles(pieces, layout.tile, pixels.shape[1:])
         if places is not None and pixels.flags.c_contiguous:
-            _read_whole_tiles(stored, codec, (pieces, places), pixels, reasons)
+            read_whole_tiles(stored, codec, (pieces, places), pixels, reasons)
         else:
-            _read_pieces(stored, codec, pieces, pixels, reasons)
+            read_pieces(stored, codec, pieces, pixels, reasons)
         return reasons
 
     def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
@@ -217,115 +212,8 @@ class ZarrFrames:
         layout = self.layout
         if layout is None:
             raise SchemaError(f"{self.path}: frames are not stored in tiles that can be copied")
-        for event in _events_in_shards(self.path, layout, events):
+        for event in events_in_shards(self.path, layout, events):
             yield [event.checked_tile(tile) for tile in range(layout.tiles_per_event)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _StoredEvent:
-    """One event in its open shard; without a shard there is a reason."""
-
-    place: int
-    first: int
-    n_tiles: int
-    shard: ShardFile | None
-    reason: Reason
-
-    def whole(self) -> bool:
-        """Whether the shard's index lists every tile of the event."""
-        tiles = np.arange(self.first, self.first + self.n_tiles)
-        return self.shard is not None and bool(self.shard.holds(tiles).all())
-
-    def tile(self, tile: int) -> bytes | None:
-        return self.shard.read(self.first + tile) if self.shard else None
-
-    def checked_tile(self, tile: int) -> bytes | None:
-        try:
-            encoded = self.tile(tile)
-            if encoded is not None:
-                check_crc(encoded)
-        except SourceError:
-            return None
-        return encoded
-
-
-def _read_pieces(
-    stored: Iterable[_StoredEvent],
-    codec: TileCodec,
-    pieces: Sequence[TilePiece],
-    pixels: NDArray[np.generic],
-    reasons: NDArray[np.uint32],
-) -> None:
-    """Read what a picture shows of every tile, tile by tile."""
-    for event in stored:
-        if not event.whole():
-            reasons[event.place] = event.reason or Reason.DATA_HOLE
-            continue
-        try:
-            for piece in pieces:
-                tile = codec.decode(event.tile(piece.tile) or b"", piece.spans)
-                piece.put(tile, pixels[event.place])
-        except SourceError:
-            reasons[event.place] = Reason.READ_ERROR
-
-
-def _read_whole_tiles(
-    stored: Iterable[_StoredEvent],
-    codec: TileCodec,
-    wanted: tuple[Sequence[TilePiece], NDArray[np.int64]],
-    pixels: NDArray[np.generic],
-    reasons: NDArray[np.uint32],
-) -> None:
-    """Read tiles right to where they go, many at once."""
-    pieces, places = wanted
-    rows = pixels.reshape(-1, *codec.tile)
-    there = places.tolist()
-    encoded: list[bytes] = []
-    targets: list[int] = []
-
-    def decode() -> None:
-        if not encoded:
-            return
-        at = np.array(targets, np.int64)
-        lost = at[~codec.decode_many(encoded, rows, at)] // pixels.shape[1]
-        reasons[lost], pixels[lost] = Reason.READ_ERROR, 0
-        encoded.clear()
-        targets.clear()
-
-    for event in stored:
-        if not event.whole():
-            reasons[event.place] = event.reason or Reason.DATA_HOLE
-            continue
-        try:
-            encoded += [event.tile(piece.tile) or b"" for piece in pieces]
-        except SourceError:
-            reasons[event.place] = Reason.READ_ERROR
-            continue
-        targets += [event.place * pixels.shape[1] + place for place in there]
-        if len(encoded) >= _TILES_AT_ONCE:
-            decode()
-    decode()
-
-
-def _events_in_shards(path: str, layout: Layout, events: Sequence[int]) -> Iterator[_StoredEvent]:
-    """Events in the order asked for; consecutive ones of one shard share its open file."""
-    n_tiles = layout.tiles_per_event
-    for number, group in groupby(enumerate(events), key=lambda item: layout.locate(item[1])[0]):
-        file = Path(path) / "frames" / layout.shard_key(number)
-        shard, reason = None, Reason(0)
-        try:
-            shard = ShardFile(file, n_tiles=n_tiles * layout.events_per_shard)
-        except SourceError:
-            reason = Reason.READ_ERROR if file.exists() else Reason.DATA_HOLE
-        with shard or nullcontext():
-            for place, event in group:
-                yield _StoredEvent(
-                    place=place,
-                    first=layout.locate(event)[1] * n_tiles,
-                    n_tiles=n_tiles,
-                    shard=shard,
-                    reason=reason,
-                )
 
 
 def _events_per_block(store: Store) -> int:
