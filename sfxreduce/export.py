@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess
 from sfxreduce.io.writers.geom import write_event_list, write_geometry
 from sfxreduce.peaks import PeakFinder, Peaks
 from sfxreduce.progress import Progress, silent, tracked
+from sfxreduce.rescue import Rescue, halves_of
 from sfxreduce.run import FrameSource
 
 __all__ = ["PeakJob", "crystfel_paths", "export_crystfel", "find_peaks"]
@@ -106,7 +108,7 @@ def export_crystfel(
         )
         for start in range(0, n_events, EVENTS_PER_TASK)
     ]
-    work = pool.map("peaks", find_peaks, jobs)
+    work = pool.map("peaks", find_peaks, jobs, rescue=_RESCUE)
     found = dict(tracked(work, stage="peaks", total=len(jobs), progress=progress))
     peaks = PeakTable.of([peaks for number in sorted(found) for peaks in found[number]])
     data, geometry, event_list = crystfel_paths(cxi)
@@ -133,3 +135,21 @@ def find_peaks(job: PeakJob) -> list[Peaks]:
             job.finder.find(reading.pixels[0], seen, radius, adu_per_photon=detector.adu_per_photon)
         )
     return found
+
+
+def _halves(job: PeakJob) -> list[PeakJob]:
+    parts = halves_of(range(job.start, job.stop))
+    return [replace(job, start=part.start, stop=part.stop) for part in parts]
+
+
+def _lost(job: PeakJob) -> list[Peaks]:
+    """No peaks, of an event that ends whatever looks for them."""
+    blank = np.zeros(job.source.detector.frame_shape, np.uint8)
+    return [job.finder.find(blank, blank.astype(np.bool_), blank.astype(np.float64))]
+
+
+def _joined(_: PeakJob, parts: Sequence[list[Peaks]]) -> list[Peaks]:
+    return list(chain.from_iterable(parts))
+
+
+_RESCUE = Rescue(attempt=find_peaks, halves=_halves, lost=_lost, joined=_joined)

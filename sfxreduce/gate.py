@@ -26,6 +26,7 @@ from sfxreduce.drift import (
 from sfxreduce.look import SOURCE_LOST
 from sfxreduce.notes import NO_NOTES, Notes, each_once
 from sfxreduce.progress import Progress, silent, tracked
+from sfxreduce.rescue import Rescue, halves_of
 from sfxreduce.rounds import closed_early
 from sfxreduce.run import FrameSource, Run
 from sfxreduce.scorer import Scorer
@@ -140,7 +141,7 @@ def _look(
     ]
 
     def work(left: Sequence[int]) -> Iterator[tuple[int, NDArray[np.void]]]:
-        return pool.map("drift", _look_at, [groups[number] for number in left])
+        return pool.map("drift", _look_at, [groups[number] for number in left], rescue=_RESCUE)
 
     looks = each_once(notes, "drift", len(groups), work, dtype=_SEEN)
     found = dict(tracked(looks, stage="drift", total=len(groups), progress=progress))
@@ -167,3 +168,21 @@ def _look_at(look: _Look) -> NDArray[np.void]:
         saturation_adu=detector.saturation_adu,
     )
     return seen
+
+
+def _halves(look: _Look) -> list[_Look]:
+    return [replace(look, events=events) for events in halves_of(look.events)]
+
+
+def _lost(look: _Look) -> NDArray[np.void]:
+    """What is seen of a frame that ends whatever looks at it: nothing."""
+    seen = np.zeros(len(look.events), _SEEN)
+    seen["statistics"], seen["reason"] = np.nan, Reason.WORKER_LOST
+    return seen
+
+
+def _joined(_: _Look, parts: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
+    return np.concatenate(parts)
+
+
+_RESCUE = Rescue(attempt=_look_at, halves=_halves, lost=_lost, joined=_joined)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import psutil
 import pytest
+from elsewhere import scheduler_elsewhere
 from planted import BrightestPixel, planted_run
 
 from sfxreduce.cluster import DaskPool, Pool, SerialPool, open_pool
@@ -202,6 +202,34 @@ class Hanging(BrightestPixel):
         return scores
 
 
+def stuck_block(*, block_id: tuple[int]) -> np.ndarray:
+    time.sleep(600 if block_id[0] == 3 else 0)
+    return np.array([block_id[0]])
+
+
+def quick_block(number: int) -> np.ndarray:
+    return np.array([-number])
+
+
+def test_what_holds_up_its_worker_is_set_aside_and_done_alone(faulty: Pool) -> None:
+    assert isinstance(faulty, DaskPool)
+    array = da.map_blocks(
+        stuck_block, chunks=((1,) * 6,), dtype=int, meta=np.empty(0, int), name="score-stuck"
+    )
+    rescue: Rescue[int, np.ndarray] = Rescue(
+        item=lambda place: 2 * place + 1, attempt=quick_block, halves=list, lost=abs, joined=max
+    )
+    impatient = DaskPool(faulty._client, patience_seconds=8)
+    # Some of its blocks, as after an interruption.
+    found = list(impatient.blocks(array.blocks[[1, 3, 5]], rescue=rescue))
+    # Others that were at work, or would have been next, may have been set aside with it.
+    assert sorted((number, abs(int(values[0]))) for number, values in found) == [
+        (0, 1), (1, 3), (2, 5),
+    ]  # fmt: skip
+    assert dict(found)[1] == -3
+
+
+@pytest.mark.slow
 def test_an_event_that_is_never_done_does_not_hold_up_the_others(
     faulty: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,42 +380,3 @@ def test_a_scheduler_that_dies_is_one_line_that_says_how_to_go_on(tmp_path: Path
             process.kill()
             list(results)
     assert "\n" not in str(told.value)
-
-
-@contextmanager
-def scheduler_elsewhere(
-    folder: Path, *options: str, protocol: str = "tcp"
-) -> Iterator[tuple[psutil.Popen, str]]:
-    """A scheduler and a worker as people start them, on 127.0.0.1."""
-    file, tool = folder / "scheduler.json", str(Path(sys.executable).with_name("dask"))
-    here = ["--scheduler-file", str(file), "--host", f"{protocol}://127.0.0.1", *options]
-    scheduler = psutil.Popen(
-        [tool, "scheduler", "--port", "0", "--dashboard-address", "127.0.0.1:0", *here],
-        stderr=subprocess.DEVNULL,
-    )
-    worker = psutil.Popen(
-        [
-            tool,
-            "worker",
-            "--scheduler-file",
-            str(file),
-            "--nthreads",
-            "1",
-            "--no-dashboard",
-            *here,
-        ],
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not file.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(0.2)
-        yield scheduler, json.loads(file.read_text())["address"]
-    finally:
-        for process in (worker, scheduler):
-            for one in [*process.children(recursive=True), process]:
-                with suppress(psutil.Error):
-                    one.kill()
-            process.wait()

@@ -92,8 +92,15 @@ class DaskPool:
             rescue=rescue,
             resources=resources,
         )
-        tasks = enumerate(flatten(array.__dask_keys__()))
-        yield from self._results(tasks, submit, work, at_least=BLOCKS_AT_ONCE)
+        flow = Flow(self._client, patience_seconds=self._patience)
+        tasks = flow.outcomes(
+            enumerate(flatten(array.__dask_keys__())),
+            submit,
+            # A block that was taken out of an array rests on that array's block.
+            needs=lambda task: part_of(array, [task[1]]).keys(),
+            at_least=BLOCKS_AT_ONCE,
+        )
+        yield from self._results(flow, tasks, work)
 
     def map(
         self,
@@ -105,29 +112,43 @@ class DaskPool:
     ) -> Iterator[tuple[int, Result]]:
         """Submit one task per item. See `Pool.map`."""
         work = _Work(name=name, function=function, rescue=rescue)
-        yield from self._results(enumerate(items), partial(self._submit, work), work)
+        flow = Flow(self._client, patience_seconds=self._patience)
+        yield from self._results(flow, self._outcomes(flow, enumerate(items), work), work)
 
     def _results(
-        self,
-        tasks: Iterator[tuple[int, Any]],
-        submit: Callable[[list[tuple[int, Any]]], list[Future[Any]]],
-        work: _Work,
-        *,
-        at_least: int = 1,
+        self, flow: Flow, outcomes: Iterator[tuple[tuple[int, Any], Any]], work: _Work
     ) -> Iterator[tuple[int, Any]]:
         """Give numbers and results of tasks as they are done; those that were set aside last."""
-        flow = Flow(self._client, patience_seconds=self._patience)
         suspects: list[Suspect] = []
-        for (number, what), outcome in flow.outcomes(tasks, submit, at_least=at_least):
+        for (number, what), outcome in outcomes:
             if isinstance(outcome, SetAside):
-                suspects.append(
-                    Suspect(number=number, item=work.item(number, what), why=outcome.why)
-                )
+                item = work.item(number, what)
+                suspects.append(Suspect(number=number, item=item, why=outcome.why))
             else:
                 yield number, outcome
         if suspects:
             each = partial(self._each, work, flow.most_seconds)
             yield from results_of(suspects, work.function, each, name=work.name, rescue=work.rescue)
+
+    def _outcomes(
+        self, flow: Flow, items: Iterator[tuple[int, Any]], work: _Work
+    ) -> Iterator[tuple[tuple[int, Any], Any]]:
+        """Outcomes of one call for each item. See `Flow.outcomes`."""
+        token = f"{work.name}-{uuid.uuid4().hex}"
+
+        def submit(part: list[tuple[int, Any]]) -> list[Future[Any]]:
+            numbers, chosen = zip(*part, strict=True)
+            futures: list[Future[Any]] = self._client.map(
+                work.function,
+                chosen,
+                key=[(token, number) for number in numbers],
+                pure=False,
+                retries=RETRIES,
+                resources=work.resources,
+            )
+            return futures
+
+        return flow.outcomes(items, submit, needs=lambda task: [(token, task[0])])
 
     def _each(
         self,
@@ -144,7 +165,7 @@ class DaskPool:
         for _ in range(ROUNDS_ALONE):
             flow = Flow(self._client, patience_seconds=START_SECONDS + 2 * seconds)
             again: list[tuple[int, Any]] = []
-            for task, outcome in flow.outcomes(iter(left), partial(self._submit, alone)):
+            for task, outcome in self._outcomes(flow, iter(left), alone):
                 if isinstance(outcome, SetAside):
                     again.append(task)
                 else:
@@ -155,19 +176,6 @@ class DaskPool:
                 f"workers die at task {left[0][0]} of '{alone.name}', which is in a process of its "
                 "own; look at the machines they run on, or work elsewhere"
             )
-
-    def _submit(self, work: _Work, part: list[tuple[int, Any]]) -> list[Future[Any]]:
-        numbers, chosen = zip(*part, strict=True)
-        token = uuid.uuid4().hex
-        futures: list[Future[Any]] = self._client.map(
-            work.function,
-            chosen,
-            key=[(f"{work.name}-{token}", number) for number in numbers],
-            pure=False,
-            retries=RETRIES,
-            resources=work.resources,
-        )
-        return futures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,13 +5,14 @@ for ever.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from dask.typing import Key
 from distributed import Client, Future, KilledWorker
 from distributed.client import ClosedClientError, FutureCancelledError
 from distributed.comm.core import CommClosedError
@@ -31,6 +32,9 @@ ANSWER_SECONDS = 60
 """In which a scheduler has to answer: it does little else."""
 
 RESTART_SECONDS = 60
+
+NOT_UNDERSTOOD = "Error during deserialization"
+"""What Dask says where it lacks a module that a task needs."""
 
 TASKS_PER_THREAD = 4
 """Tasks under way for each thread of a pool: one at work, and some to go on with."""
@@ -85,6 +89,7 @@ class Flow:
         tasks: Iterator[Task],
         submit: Callable[[list[Task]], list[Future[Any]]],
         *,
+        needs: Callable[[Task], Collection[Key]],
         at_least: int = 1,
     ) -> Iterator[tuple[Task, Any]]:
         """Give tasks as they are done, with their result or as `SetAside`.
@@ -96,6 +101,8 @@ class Flow:
         ----------
         tasks : iterator
         submit : callable
+        needs : callable
+            Keys of all that the scheduler runs for a task.
         at_least : int
             Tasks that are submitted together.
 
@@ -108,32 +115,34 @@ class Flow:
         """
         under_way: dict[Future[Any], Task] = {}
         window = n_threads = 0
-        with _cluster_errors():
-            try:
-                while True:
-                    if len(under_way) <= window // 2:
-                        # Workers come and go while a run is under way.
-                        n_threads = sum(self._ask("ncores").values())
-                        window = max(at_least, TASKS_PER_THREAD * n_threads)
-                        part = list(islice(tasks, window - len(under_way)))
+        try:
+            while True:
+                if len(under_way) <= window // 2:
+                    # Workers come and go while a run is under way.
+                    n_threads = sum(self._ask("ncores").values())
+                    window = max(at_least, TASKS_PER_THREAD * n_threads, len(under_way))
+                    part = list(islice(tasks, window - len(under_way)))
+                    with _scheduler_errors():
                         futures = submit(part) if part else []
-                        under_way.update(zip(futures, part, strict=True))
-                        for future in futures:
-                            future.add_done_callback(self._done.put)
-                    if not under_way:
-                        return
-                    started = time.monotonic()
-                    came = self._next(under_way)
-                    self._thread_seconds += (time.monotonic() - started) * max(n_threads, 1)
-                    self._n_done += len(came)
-                    for future, outcome in came:
-                        yield under_way.pop(future), outcome
-            finally:
-                # A scheduler that is gone has nothing left to cancel.
-                with suppress(TimeoutError, OSError, CommClosedError, ClosedClientError):
-                    self._cancel([future for future in under_way if not future.done()])
+                    under_way.update(zip(futures, part, strict=True))
+                    for future in futures:
+                        future.add_done_callback(self._done.put)
+                if not under_way:
+                    return
+                started = time.monotonic()
+                came = self._next(under_way, needs)
+                self._thread_seconds += (time.monotonic() - started) * max(n_threads, 1)
+                self._n_done += len(came)
+                for future, outcome in came:
+                    yield under_way.pop(future), outcome
+        finally:
+            # A scheduler that is gone has nothing left to cancel.
+            with suppress(ClusterError):
+                self._cancel([future for future in under_way if not future.done()])
 
-    def _next(self, under_way: Iterable[Future[Any]]) -> list[tuple[Future[Any], Any]]:
+    def _next(
+        self, under_way: dict[Future[Any], Task], needs: Callable[[Task], Collection[Key]]
+    ) -> list[tuple[Future[Any], Any]]:
         """Take what is done; if nothing is for too long, what may be the cause of it."""
         try:
             batch = {self._done.get(timeout=self._patience)}
@@ -142,9 +151,12 @@ class Flow:
                     batch.add(self._done.get_nowait())
             mine = batch.intersection(under_way)
             came = list(self._gathered(mine).items())
-        except (Empty, TimeoutError):
-            return [(future, SetAside(why="nothing was done")) for future in self._stuck(under_way)]
-        self._in_vain = False
+        except Empty:
+            at_work = self._at_work()
+            stuck = [f for f, task in under_way.items() if at_work.intersection(needs(task))]
+            self._restart_without(stuck)
+            return [(future, SetAside(why="nothing was done")) for future in stuck]
+        self._in_vain &= not came
         return came
 
     def _gathered(self, batch: set[Future[Any]]) -> dict[Future[Any], Any]:
@@ -157,81 +169,79 @@ class Flow:
             )
             return found
 
-        try:
-            found = self._sync(gather, seconds=self._patience)
-        except TimeoutError:
-            for future in batch:
-                self._done.put(future)
-            raise
+        with _scheduler_errors():
+            try:
+                found = self._client.sync(gather, callback_timeout=self._patience)
+            except TimeoutError:
+                # Its worker may have stopped: they are asked for again when it was restarted.
+                for future in batch:
+                    self._done.put(future)
+                raise Empty from None
         outcomes = {}
         for number, future in futures.items():
             failed = future.status in ("error", "cancelled")
             outcomes[future] = _suspicion(future) if failed else found[number]
         return outcomes
 
-    def _stuck(self, under_way: Iterable[Future[Any]]) -> list[Future[Any]]:
-        """Restart all workers; what they were at is set aside, one of it may hold up the rest."""
-        try:
-            held = self._ask("processing").values()
-            at_work = {key for keys in held for key in keys}
-            known = self._ask("identity", n_workers=-1)["workers"]
-            stuck = [future for future in under_way if future.key in at_work]
-            self._cancel(stuck)
-        except TimeoutError as error:
-            raise ClusterError(
-                f"the scheduler has not answered for {ANSWER_SECONDS} seconds; nothing was "
-                "published, the same command starts again"
-            ) from error
+    def _at_work(self) -> set[Key]:
+        """Keys of what workers are at, or will be at next."""
+        return {key for keys in self._ask("processing").values() for key in keys}
+
+    def _restart_without(self, stuck: list[Future[Any]]) -> None:
+        """Restart all workers, and take from them what may hold them up."""
+        self._cancel(stuck)
+        workers = self._ask("identity", n_workers=-1)["workers"]
         if self._in_vain:
             raise ClusterError(
                 f"twice no task was done within {self._patience:g} seconds, and none was at work "
-                f"on {len(known)} workers; look at them, or at their scheduler"
+                f"on {len(workers)} workers; look at them, or at their scheduler"
             )
         self._in_vain = not stuck
-        workers = [address for address, worker in known.items() if worker["nanny"]]
-        self._client.restart_workers(workers, timeout=RESTART_SECONDS, raise_for_error=False)
-        return stuck
+        with_nanny = [address for address, worker in workers.items() if worker["nanny"]]
+        # One may be gone by then, and some may take longer to come back: nothing to wait for.
+        with _scheduler_errors(), suppress(KeyError, TimeoutError):
+            self._client.restart_workers(with_nanny, timeout=RESTART_SECONDS, raise_for_error=False)
 
     def _cancel(self, futures: list[Future[Any]]) -> None:
         async def cancel() -> None:
             await self._client.cancel(futures, asynchronous=True)
 
         if futures:
-            self._sync(cancel)
+            with _scheduler_errors():
+                self._client.sync(cancel, callback_timeout=ANSWER_SECONDS)
 
     def _ask(self, question: str, **arguments: Any) -> Any:
-        """Ask the scheduler something."""
-        return self._sync(getattr(self._client.scheduler, question), **arguments)
-
-    def _sync(
-        self,
-        call: Callable[..., Awaitable[Answer]],
-        *,
-        seconds: float = ANSWER_SECONDS,
-        **arguments: Any,
-    ) -> Answer:
-        """Wait for the client, but not for ever."""
-        answer: Answer = self._client.sync(call, callback_timeout=seconds, **arguments)
-        return answer
+        """Ask the scheduler something, but do not wait for ever."""
+        with _scheduler_errors():
+            ask = getattr(self._client.scheduler, question)
+            return self._client.sync(ask, callback_timeout=ANSWER_SECONDS, **arguments)
 
 
 def _suspicion(future: Future[Any]) -> SetAside:
     """Set a task aside that may be what ends its workers; any other error is its own."""
-    error = future.exception(timeout=ANSWER_SECONDS)
+    with _scheduler_errors():
+        if future.status == "cancelled":
+            raise CommClosedError
+        error = future.exception(timeout=ANSWER_SECONDS)
     if isinstance(error, KilledWorker):
         return SetAside(why="its workers died")
     if isinstance(error, MemoryError):
         return SetAside(why="it ran out of memory")
+    if isinstance(error, RuntimeError) and str(error).startswith(NOT_UNDERSTOOD):
+        raise ClusterError(
+            f"the scheduler does not understand its tasks ({error.__cause__}); scheduler and "
+            "workers need the same sfxreduce as this command"
+        ) from error
     raise error
 
 
 @contextmanager
-def _cluster_errors() -> Iterator[None]:
-    """Turn the cluster's own failures into one line."""
+def _scheduler_errors() -> Iterator[None]:
+    """Turn what is said by a scheduler that is gone into one line; tasks raise other errors."""
     try:
         yield
-    except (ClosedClientError, CommClosedError, FutureCancelledError, TimeoutError) as error:
+    except (ClosedClientError, FutureCancelledError, OSError) as error:
         raise ClusterError(
-            "the scheduler went away while work was under way; nothing was published, the same "
-            "command continues with another scheduler or without --scheduler"
+            "the scheduler went away while work was under way, or does not answer; nothing was "
+            "published, the same command continues with another scheduler or without --scheduler"
         ) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from distributed import Client
+from distributed.utils import silence_logging_cmgr
 
 from sfxreduce.cluster.connection import connect
 from sfxreduce.cluster.dask_pool import DaskPool
@@ -70,7 +72,11 @@ def open_pool(
     if serial:
         yield SerialPool()
     elif scheduler:
-        with connect(scheduler, security=certificates) as client:
+        # What goes wrong is told in one line, here; Dask would add pages of its own.
+        with (
+            silence_logging_cmgr(logging.CRITICAL),
+            connect(scheduler, security=certificates) as client,
+        ):
             yield DaskPool(client, patience_seconds=patience_seconds)
     else:
         with (
