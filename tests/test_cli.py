@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -210,42 +211,86 @@ def begun(folder: Path) -> list[Path]:
     return [*folder.glob(".*.partial"), *folder.glob(".*.unfinished/shards/*")]
 
 
-def stop_when_staged(command: list[str], folder: Path, number: int) -> tuple[int, str]:
-    """Send a signal to a command's process group once it has begun to write."""
+def stop_when_staged(
+    command: list[str], folder: Path, number: int, *, times: int = 1
+) -> tuple[int, str]:
+    """Send a signal to a command's process group, as often, once it has begun to write."""
     child = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 120
     while not begun(folder) and time.monotonic() < deadline:
         time.sleep(0.05)
-    if number == signal.SIGINT:
-        os.killpg(child.pid, number)
-    else:
-        child.send_signal(number)
+    for _ in range(times):
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        time.sleep(0.3)
     _, stderr = child.communicate(timeout=120)
     return child.returncode, stderr
 
 
 @pytest.mark.parametrize(
-    ("pool", "number", "status"),
-    [("--serial", signal.SIGINT, 130), ("--workers=2", signal.SIGINT, 130),
-     ("--serial", signal.SIGTERM, 130), ("--workers=2", signal.SIGTERM, 130)],
+    ("pool", "number", "times"),
+    [("--serial", signal.SIGINT, 2), ("--workers=2", signal.SIGINT, 1),
+     ("--serial", signal.SIGTERM, 1), ("--workers=2", signal.SIGTERM, 2)],
 )  # fmt: skip
 def test_an_interrupted_filter_leaves_no_output_and_goes_on(
-    pool: str, number: int, status: int, small_run: Path, tmp_path: Path
+    pool: str, number: int, times: int, small_run: Path, tmp_path: Path
 ) -> None:
     command = [
         sys.executable, "-m", "sfxreduce_cli", "filter", "--in", str(small_run), "--out",
         str(tmp_path / "hits.zarr"), "--cxi", str(tmp_path / "hits.cxi"), "--report",
         str(tmp_path / "report.html"), "--scorer", "peaks", "--threshold", "-1", pool,
     ]  # fmt: skip
-    returncode, stderr = stop_when_staged(command, tmp_path, number)
-    assert returncode == status, stderr
+    returncode, stderr = stop_when_staged(command, tmp_path, number, times=times)
+    assert returncode == 130, stderr
     assert "Traceback" not in stderr
+    assert sum("interrupted" in line for line in stderr.splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == [".hits.zarr.unfinished"]
     subprocess.run(command, check=True, capture_output=True)
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["hits.cxi", "hits.geom", "hits.lst", "hits.zarr", "report.html"]
+
+
+SWALLOWED = """
+class Deaf:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+def work():
+    del [Deaf()][0]
+    time.sleep(60)
+"""
+TURNED = """
+def work():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise SystemError("compiled code returned a result with an exception set")
+"""
+LATE = """
+def work():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise SystemExit(0)
+"""
+
+
+@pytest.mark.parametrize(("work", "status"), [(SWALLOWED, 130), (TURNED, 130), (LATE, 0)])
+def test_an_interrupt_counts_wherever_it_comes(work: str, status: int) -> None:
+    # Inside compiled code that unpickles, SIGTERM once ended in a traceback.
+    lines = (
+        f"import os, signal, time\nimport sfxreduce_cli.main as m\n{work}\nm._run = work\nm.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", lines], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.returncode == status, done.stderr
+    said = done.stderr.splitlines()
+    assert len(said) == (1 if status else 0), done.stderr
 
 
 @pytest.mark.parametrize("pool", ["--serial", "--workers=2"])

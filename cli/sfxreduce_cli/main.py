@@ -35,6 +35,7 @@ from sfxreduce_cli.verify import verify
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 CLEANING_SECONDS = 60
 """After an interrupt, in which further ones are passed over: outputs are being removed."""
@@ -78,7 +79,7 @@ def main() -> None:
     """Run the command line; an error becomes one line and its exit status."""
     interrupts = _Interrupts()
     # A batch system ends jobs with SIGTERM: what was begun is removed, as after Ctrl-C.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in INTERRUPTS:
         signal.signal(number, interrupts.note)
     sys.unraisablehook = interrupts.hide
     try:
@@ -87,7 +88,10 @@ def main() -> None:
         done = isinstance(error, SystemExit) and not error.code
         if interrupts.first is None or done:
             raise
-        # Compiled code and clusters turn an interrupt into errors of their own.
+        # Compiled code and clusters turn an interrupt into errors of their own. Another one must
+        # not end the interpreter while it ends: it would have its default meaning by then.
+        for number in INTERRUPTS:
+            signal.signal(number, signal.SIG_IGN)
         _fail(
             "interrupted; no output was left half-written; 'filter' goes on from here if the same "
             "command is given again",
