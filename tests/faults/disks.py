@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trials import FAILED, Bench, Child, Outcome, fresh, go_on, look
+from faults.trials import FAILED, Bench, Child, Outcome, fresh, go_on, look
 
 SHUTDOWN = 0x8004587D
 """The file system stops at once. With 2 nothing more reaches the disk, with 1 only its own journal

@@ -20,8 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from disks import NoDiskError, full_disks, power_cuts
-from trials import Bench, Outcome, errors_at_calls, kills_at_calls, kills_at_random
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a call as a script
+
+from faults.disks import NoDiskError, full_disks, power_cuts
+from faults.trials import Bench, Outcome, errors_at_calls, kills_at_calls, kills_at_random
 
 
 def main() -> int:

@@ -22,9 +22,6 @@ from typing import Any
 from unittest import mock
 
 import xxhash
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from planted import BrightestPixel, planted_run
 
 from sfxreduce.cluster import SerialPool
