@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import runpy
 import subprocess
@@ -31,7 +32,7 @@ from sfxreduce.io.readers.zarr import open_zarr
 from sfxreduce.look import look_at
 from sfxreduce.run import Run
 from sfxreduce.score import EVENTS_PER_STREAM
-from sfxreduce.scorers import _seam, gpu, inference
+from sfxreduce.scorers import _compiled, _seam, gpu, inference
 from sfxreduce.scorers._halving import Batches, assembled, batch_that_fits
 from sfxreduce.scorers._on_device import (
     as_numbers,
@@ -352,6 +353,9 @@ def test_one_mask_of_finite_pixels_is_counted_once_with_the_same_result() -> Non
 def test_where_torch_cannot_compile_the_scorer_says_so_once_and_does_without(
     error: type[Exception], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    # Other tests' libraries may have set up logging for themselves.
+    caplog.set_level(logging.WARNING, logger=_compiled.__name__)
+    monkeypatch.setattr(logging.getLogger(_compiled.__name__), "disabled", False)
     asked: list[bool] = []
 
     def compile_nothing(module: torch.nn.Module, *, dynamic: bool) -> Callable[..., torch.Tensor]:
