@@ -92,7 +92,7 @@ class Watched(BrightestPixel):
 
 
 @pytest.mark.parametrize(
-    ("n_kills", "n_at_work"), [(50, 8), pytest.param(200, 60, marks=pytest.mark.slow)]
+    ("n_kills", "n_at_work"), [(50, 4), pytest.param(200, 30, marks=pytest.mark.slow)]
 )
 def test_results_are_the_same_bytes_however_many_workers_are_killed(
     n_kills: int, n_at_work: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import dask.config
 from distributed import SpecCluster, Status
 from tornado.ioloop import PeriodicCallback
 
@@ -29,12 +30,15 @@ def kept_in_number(cluster: SpecCluster) -> Iterator[None]:
     ----------
     cluster : distributed.SpecCluster
     """
+    # Dask would close a worker that takes longer to come back, and again the one in its place.
+    never = dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"})
     looks, loop = PeriodicCallback(_Keeper(cluster).look, 1000 * LOOK_SECONDS), cluster.loop
     if loop is None:
         raise ClusterError("the cluster of this machine was not started")
     loop.add_callback(looks.start)
     try:
-        yield
+        with never:
+            yield
     finally:
         loop.add_callback(looks.stop)
 
