@@ -6,16 +6,16 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sfxreduce.columns import select_events
 from sfxreduce.errors import LabelError
-from sfxreduce.geometry import Detector, Window
+from sfxreduce.geometry import Window
 from sfxreduce.labels import Label
-from sfxreduce.run import FrameSource, Reading, Run
+from sfxreduce.run import Reading, Run
+from sfxreduce.wrapped import WrappedFrames
 
 __all__ = [
     "EventLabel",
@@ -150,7 +150,7 @@ def _rows(rows: csv.DictReader[str], where: str) -> Iterator[dict[str, str]]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SelectedFrames:
+class SelectedFrames(WrappedFrames):
     """Some events of a source, as a source of their own.
 
     Parameters
@@ -160,38 +160,12 @@ class SelectedFrames:
         Positions in it.
     """
 
-    source: FrameSource
     events: tuple[int, ...]
-
-    @property
-    def path(self) -> str:
-        """Where the frames lie."""
-        return self.source.path
 
     @property
     def n_events(self) -> int:
         """Number of selected events."""
         return len(self.events)
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """Of a pixel."""
-        return self.source.dtype
-
-    @property
-    def detector(self) -> Detector:
-        """Geometry and mask."""
-        return self.source.detector
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the whole source on disk."""
-        return self.source.n_bytes
-
-    @property
-    def inputs(self) -> tuple[Path, ...]:
-        """Files of the whole source."""
-        return self.source.inputs
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
         """Read events by their position in the selection. See `FrameSource.read`."""

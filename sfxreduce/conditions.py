@@ -18,7 +18,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,8 @@ from sfxreduce.background import Background, background_of
 from sfxreduce.cells import CELL, by_pixel, cell_moments, cell_sums
 from sfxreduce.geometry import Detector, PixelFlag, Window
 from sfxreduce.noisy import noisy_pixels
-from sfxreduce.run import FrameSource, Reading, Run, read_into
+from sfxreduce.run import Run, read_into
+from sfxreduce.wrapped import WrappedFrames
 
 __all__ = [
     "Conditioned",
@@ -108,7 +108,7 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conditioned:
+class Conditioned(WrappedFrames):
     """A source of frames whose detector knows what was found: see `sfxreduce.run.FrameSource`.
 
     Parameters
@@ -117,23 +117,7 @@ class Conditioned:
     found : Conditions
     """
 
-    source: FrameSource
     found: Conditions
-
-    @property
-    def path(self) -> str:
-        """Where the frames lie, for messages."""
-        return self.source.path
-
-    @property
-    def n_events(self) -> int:
-        """Number of events."""
-        return self.source.n_events
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """Dtype of a pixel."""
-        return self.source.dtype
 
     @property
     def detector(self) -> Detector:
@@ -141,20 +125,6 @@ class Conditioned:
         found = self.found
         gain = np.float64(found.adu_per_photon).tobytes()
         return _amended(self.source.detector, found.hot, found.noisy, found.empty, gain)
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes the source occupies on disk."""
-        return self.source.n_bytes
-
-    @property
-    def inputs(self) -> tuple[Path, ...]:
-        """Every file and folder that frames are read from."""
-        return self.source.inputs
-
-    def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
-        """Read events; the pixels are the source's own."""
-        return self.source.read(events, window)
 
     def read_into(
         self, events: Sequence[int], window: Window | None, pixels: NDArray[np.generic]

@@ -53,8 +53,14 @@ class Outputs:
         crystfel = () if self.cxi is None else crystfel_paths(self.cxi)
         return (*crystfel, *((self.report,) if self.report else ()))
 
-    def check(self, run: Run) -> None:
+    def check(self, run: Run, *also_read: Path) -> None:
         """Refuse outputs that would touch the run, each other, or what is not ours to replace.
+
+        Parameters
+        ----------
+        run : Run
+        *also_read : Path
+            What is read besides the run.
 
         Raises
         ------
@@ -68,7 +74,7 @@ class Outputs:
         check_outputs(
             stores=[self.store],
             files=self.files,
-            inputs=run.inputs,
+            inputs=[*run.inputs, *also_read],
             overwrite=self.overwrite,
             appearing=appearing(self.store),
         )

@@ -14,7 +14,6 @@ from sfxreduce.calibrate import Promise
 from sfxreduce.cluster import Pool
 from sfxreduce.collect import as_seen, collect_scores
 from sfxreduce.conditions import Conditioned
-from sfxreduce.io.publish import check_outputs
 from sfxreduce.io.readers.reused import ReusedFrames
 from sfxreduce.io.readers.zarr import ZarrFrames
 from sfxreduce.io.schema import AUDIT_GROUP
@@ -228,12 +227,7 @@ def run_redecide(
 
 def _check(old: Reduced, against: Run, scorer: Scorer, outputs: Outputs | None) -> None:
     if outputs is not None:
-        check_outputs(
-            stores=[outputs.store],
-            files=outputs.files,
-            inputs=[*against.inputs, old.path],
-            overwrite=outputs.overwrite,
-        )
+        outputs.check(against, old.path)
     old.check_source(against)
     old.check_scorer(scorer)
 

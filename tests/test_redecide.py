@@ -30,6 +30,8 @@ from sfxreduce.drift import Drift
 from sfxreduce.errors import OutputExists, RefusedError, SchemaError, UsageError, VerificationError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.ingest import store_run
+from sfxreduce.io import unfinished
+from sfxreduce.io.moves import Move
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr import ZarrFrames
 from sfxreduce.outputs import Outputs
@@ -696,3 +698,39 @@ def test_the_command_refuses_another_run(by_peaks: Path, tmp_path: Path) -> None
     )  # fmt: skip
     assert done.exit_code == 3
     assert "expected" not in str(done.exception) or "found" in str(done.exception)
+
+
+def test_an_output_that_was_appearing_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It was once refused because it was there already.
+    store_run(planted_run(n_events=N_EVENTS), out=tmp_path / "run.zarr", pool=SERIAL)
+    run, scorer = open_run(tmp_path / "run.zarr"), BrightestPixel()
+    for name, threshold in (("old", 500.0), ("fresh", 1010.0)):
+        run_filter(
+            run, outputs=Outputs(store=tmp_path / name), scorer=scorer, pool=SERIAL,
+            threshold=threshold,
+        )  # fmt: skip
+    old, outputs = read_reduced(tmp_path / "old", pool=SERIAL), Outputs(store=tmp_path / "new")
+
+    def attempt() -> Reread:
+        return run_redecide(
+            old, against=run, outputs=outputs, scorer=scorer, pool=SERIAL, threshold=1010.0
+        )[1]
+
+    complete = unfinished.complete_moves
+
+    def interrupted(moves: Sequence[Move], *, undo: bool) -> None:
+        complete(moves, undo=undo)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(unfinished, "complete_moves", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            attempt()
+    assert outputs.store.exists()
+    attempt()
+    files = [path.relative_to(tmp_path / "new") for path in (tmp_path / "new").rglob("*")]
+    for file in (path for path in files if (tmp_path / "new" / path).is_file()):
+        assert (tmp_path / "new" / file).read_bytes() == (tmp_path / "fresh" / file).read_bytes()
+    assert not list(tmp_path.glob(".*"))

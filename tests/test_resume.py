@@ -173,6 +173,45 @@ def test_what_was_half_written_is_swept(stored: Path, tmp_path: Path) -> None:
     assert not torn.exists()
 
 
+def cut_off_while_appearing(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filter, and be interrupted when all is complete and nothing has its name yet."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sfxreduce.io.unfinished.complete_moves", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            keep_hits(run, out, SerialPool())
+
+
+def test_an_output_that_was_appearing_is_completed(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, pool = tmp_path / "hits.zarr", Stopping()
+    cut_off_while_appearing(open_run(stored), out, monkeypatch)
+    facts = describe_unfinished(out)
+    assert facts is not None
+    assert facts.appearing
+    keep_hits(open_run(stored), out, pool)
+    keep_hits(open_run(stored), tmp_path / "peace.zarr", SerialPool())
+    assert tree(out) == tree(tmp_path / "peace.zarr")
+    assert not pool.given
+    assert not unfinished_folder(out).exists()
+
+
+def test_an_output_that_was_not_made_does_not_appear_with_the_others(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "hits.zarr"
+    cut_off_while_appearing(open_run(stored), out, monkeypatch)
+    more = Outputs(store=out, report=tmp_path / "page.html")
+    with pytest.raises(RefusedError, match=r"page\.html: was not asked for"):
+        run_filter(open_run(stored), outputs=more, scorer=BrightestPixel(), pool=SerialPool())
+    keep_hits(open_run(stored), out, SerialPool())
+    assert out.exists()
+
+
 def test_two_programs_do_not_work_on_one_output(stored: Path, tmp_path: Path) -> None:
     out = tmp_path / "hits.zarr"
 

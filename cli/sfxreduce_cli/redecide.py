@@ -94,7 +94,7 @@ def redecide(
     outputs = sfxreduce.Outputs(
         store=out, cxi=cxi, cxi_filter=cxi_filter.value, report=report, overwrite=overwrite
     )
-    outputs.check(run)
+    outputs.check(run, in_)
     check_cxi_filter(ctx)
     gpu = wants_gpu(device, serial=serial, scheduler=scheduler)
     with working_pool(

@@ -277,7 +277,9 @@ def unfinished(
         journal = _journal(stack, store, folder, pins, overwrite=overwrite)
         work = Unfinished(folder, journal, hidden)
         try:
-            if not work.published:
+            if work.published:
+                _check_asked_for(work)
+            else:
                 with output_errors(store):
                     work.take_back()
             yield work
@@ -294,6 +296,17 @@ def unfinished(
         # command would remove it.
         with suppress(OSError):
             _remove_folder(folder)
+
+
+def _check_asked_for(work: Unfinished) -> None:
+    """Refuse to complete outputs together with one that was not made with them."""
+    made = appearing(work.store)
+    for final in work.hidden:
+        if final.absolute() not in made:
+            raise RefusedError(
+                f"{final}: was not asked for when {work.store} was made, which is complete and has "
+                "only to appear; give the same command as then, without this output"
+            )
 
 
 def _leave(work: Unfinished) -> None:

@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from sfxreduce.errors import SchemaError
-from sfxreduce.geometry import Detector, Window
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.readers.zarr import ZarrFrames
 from sfxreduce.io.store import ZARR_ERRORS
 from sfxreduce.io.writers.shards import TiledSource, encode_events
-from sfxreduce.run import FrameSource, Reading
+from sfxreduce.wrapped import WrappedFrames
 
 __all__ = ["ReusedFrames"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReusedFrames:
+class ReusedFrames(WrappedFrames):
     """A run whose frames are read from itself, and whose tiles from stores that have them already.
 
     Small when pickled: which events a store holds, each worker reads from its column
@@ -45,46 +43,11 @@ class ReusedFrames:
         Events that are taken from the run although a store holds them.
     """
 
-    source: FrameSource
     stores: tuple[str, ...]
     stamp: str
     layout: Layout
     copies_tiles: bool
     doubted: tuple[int, ...] = ()
-
-    @property
-    def path(self) -> str:
-        """Where the run lies."""
-        return self.source.path
-
-    @property
-    def n_events(self) -> int:
-        """Number of events of the run."""
-        return self.source.n_events
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """Of a pixel."""
-        return self.source.dtype
-
-    @property
-    def detector(self) -> Detector:
-        """Geometry and mask."""
-        return self.source.detector
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the run on disk."""
-        return self.source.n_bytes
-
-    @property
-    def inputs(self) -> tuple[Path, ...]:
-        """Files of the run."""
-        return self.source.inputs
-
-    def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
-        """Read events of the run itself. See `FrameSource.read`."""
-        return self.source.read(events, window)
 
     def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
         """Tiles of events in grid order, checksum included; None where the run has none either."""

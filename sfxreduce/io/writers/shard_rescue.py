@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from sfxreduce.decide import Reason
-from sfxreduce.geometry import Detector, Window
+from sfxreduce.geometry import Window
 from sfxreduce.io.layout import Layout
 from sfxreduce.io.writers.shards import ShardJob, ShardWritten, TiledSource, copy_shard
 from sfxreduce.rescue import Rescue, halves_of
-from sfxreduce.run import FrameSource, Reading
+from sfxreduce.run import Reading
+from sfxreduce.wrapped import WrappedFrames
 
 __all__ = ["shard_rescue"]
 
@@ -70,41 +70,10 @@ def _written(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Spared:
+class _Spared(WrappedFrames):
     """A source of frames some of which are never touched: see `sfxreduce.run.FrameSource`."""
 
-    source: FrameSource
     lost: frozenset[int]
-
-    @property
-    def path(self) -> str:
-        """Where the frames lie, for messages."""
-        return self.source.path
-
-    @property
-    def n_events(self) -> int:
-        """Number of events."""
-        return self.source.n_events
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """Dtype of a pixel."""
-        return self.source.dtype
-
-    @property
-    def detector(self) -> Detector:
-        """Geometry and mask of the frames."""
-        return self.source.detector
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes the source occupies on disk."""
-        return self.source.n_bytes
-
-    @property
-    def inputs(self) -> tuple[Path, ...]:
-        """Every file and folder that frames are read from."""
-        return self.source.inputs
 
     @property
     def layout(self) -> Layout | None:
