@@ -118,6 +118,7 @@ def test_a_scheduler_on_another_machine_is_refused_without_certificates(
         raise AssertionError("somebody was talked to")
 
     monkeypatch.setattr("sfxreduce.cluster.connection.Client", never)
+    monkeypatch.setattr("sfxreduce.cluster.connection.open_comm", never)
     with pytest.raises(RefusedError, match="--security") as told:
         connect(address)
     assert "openssl" in str(told.value)

@@ -6,8 +6,10 @@ import ipaddress
 import socket
 
 from distributed import Client
+from distributed.comm.core import connect as open_comm
 from distributed.comm.addressing import get_address_host, parse_address
 from distributed.security import Security
+from distributed.utils import LoopRunner
 
 from sfxreduce.cluster.security import HOW_TO_GET_CERTIFICATES
 from sfxreduce.errors import ClusterError, RefusedError, UsageError
@@ -38,6 +40,9 @@ def connect(address: str, *, security: Security | None = None) -> Client:
     """
     address = _checked(address, security)
     try:
+        # Not by a client: one that fails to connect stops its threads whenever it is collected, and
+        # for good if that is while another one starts.
+        LoopRunner(asynchronous=False).run_sync(_knock, address, security)
         client = Client(address, timeout=CONNECT_SECONDS, security=security)
     except (OSError, ValueError) as error:
         raise ClusterError(
@@ -55,6 +60,13 @@ def connect(address: str, *, security: Security | None = None) -> Client:
             "with 'dask worker'"
         ) from error
     return client
+
+
+async def _knock(address: str, security: Security | None) -> None:
+    """Connect as a client would, and hang up."""
+    certificates = (security or Security()).get_connection_args("client")
+    comm = await open_comm(address, timeout=CONNECT_SECONDS, **certificates)
+    await comm.close()
 
 
 def _checked(address: str, security: Security | None) -> str:
