@@ -6,8 +6,8 @@ import ipaddress
 import socket
 
 from distributed import Client
-from distributed.comm.core import connect as open_comm
 from distributed.comm.addressing import get_address_host, parse_address
+from distributed.comm.core import connect as open_comm
 from distributed.security import Security
 from distributed.utils import LoopRunner
 
