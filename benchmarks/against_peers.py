@@ -21,10 +21,11 @@ from rows import Row, cpu_ms_by_turns
 
 import sfxreduce
 from sfxreduce.calibrate import Promise
-from sfxreduce.collect import as_seen
+from sfxreduce.cluster import SerialPool
 from sfxreduce.geometry import Window
 from sfxreduce.judging import closed_from
 from sfxreduce.look import look_at
+from sfxreduce.seen import as_seen
 
 __all__ = ["measure"]
 
@@ -51,7 +52,8 @@ def measure(folder: Path, *, n_events: int = 64, repeats: int = 5) -> list[Row]:
         "default model, its window": sfxreduce.CnnScorer(default),
         "default model, full frame": sfxreduce.CnnScorer(default, looks_at="full"),
     }
-    source, centre = as_seen(run, scorers["default model, its window"]).source, range(n_events)
+    ours = scorers["default model, its window"]
+    source, centre = as_seen(run, ours, pool=SerialPool()).source, range(n_events)
     actions: dict[str, Callable[[], object]] = {}
     for name, scorer in scorers.items():
         closed = closed_from(scorer, None, Promise()) if "window" in name else np.inf

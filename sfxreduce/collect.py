@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.conditions import Conditioned, conditions_of_run
-from sfxreduce.decide import Reason
-from sfxreduce.event_checks import check_events
-from sfxreduce.look import SCORE_DTYPE, SOURCE_LOST
+from sfxreduce.look import SCORE_DTYPE
 from sfxreduce.notes import NO_NOTES, Notes, each_once
 from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.run import Run
 from sfxreduce.score import events_per_batch, score, score_rescue
 from sfxreduce.scorer import Scorer
+from sfxreduce.seen import as_seen
 
-__all__ = ["as_seen", "collect_scores", "odd_events"]
+__all__ = ["collect_scores"]
 
 
 def collect_scores(
@@ -58,7 +55,7 @@ def collect_scores(
         Shape (event,), dtype `SCORE_DTYPE`.
     """
     rows = np.zeros(run.n_events, SCORE_DTYPE)
-    seen = as_seen(run, scorer)
+    seen = as_seen(run, scorer, pool=pool)
     scores = score(seen, scorer, closed_from=closed_from)
     rescue = score_rescue(seen, scorer, closed_from=closed_from)
 
@@ -72,42 +69,3 @@ def collect_scores(
         start = block * events_per_batch(scorer)
         rows[start : start + len(values)] = values
     return rows
-
-
-def odd_events(run: Run, scorer: Scorer) -> NDArray[np.uint32]:
-    """Reasons that lie in the run's columns, and in what its scorer needs to know of it.
-
-    Parameters
-    ----------
-    run : Run
-        As the scorer sees it.
-    scorer : Scorer
-
-    Returns
-    -------
-    ndarray of uint32
-        `Reason` bits, shape (event,).
-    """
-    gain = run.detector.adu_per_photon
-    found = check_events(run.columns, run.detector)
-    if scorer.adapts and not (math.isfinite(gain) and gain > 0):
-        found |= np.uint32(Reason.NO_CALIB)
-    return found
-
-
-def as_seen(run: Run, scorer: Scorer) -> Run:
-    """Give the run its own gain, hot and noisy pixels, once, for scorers to which they matter.
-
-    Parameters
-    ----------
-    run : Run
-        Some of its frames are read; none if this was done before.
-    scorer : Scorer
-    """
-    if not scorer.adapts or isinstance(run.source, Conditioned):
-        return run
-    try:
-        found = conditions_of_run(run)
-    except SOURCE_LOST:
-        return run  # every event will say so for itself
-    return replace(run, source=Conditioned(source=run.source, found=found))

@@ -27,15 +27,17 @@ from sfxreduce.background import Background, background_of
 from sfxreduce.cells import CELL, by_pixel, cell_moments, cell_sums
 from sfxreduce.geometry import Detector, PixelFlag, Window
 from sfxreduce.noisy import noisy_pixels
-from sfxreduce.run import Run, read_into
+from sfxreduce.run import FrameSource, Run, read_into
 from sfxreduce.wrapped import WrappedFrames
 
 __all__ = [
     "Conditioned",
     "Conditions",
+    "conditions_of",
     "conditions_of_run",
     "empty_pixels",
     "estimate_gain",
+    "frames_to_look_at",
     "hot_pixels",
 ]
 
@@ -141,11 +143,40 @@ def conditions_of_run(run: Run, *, most_frames: int = SAMPLE_FRAMES) -> Conditio
     run : Run
     most_frames : int
     """
-    detector = run.detector
-    n = min(run.n_events, most_frames)
-    events = np.unique(np.linspace(0, run.n_events - 1, n).astype(int)) if n else np.zeros(0, int)
-    reading = run.source.read(events.tolist())
-    frames = reading.pixels[reading.reasons == 0]
+    return conditions_of(run.source, frames_to_look_at(run.n_events, most=most_frames))
+
+
+def frames_to_look_at(n_events: int, *, most: int = SAMPLE_FRAMES) -> list[int]:
+    """Indices of frames spread evenly over a run.
+
+    Parameters
+    ----------
+    n_events : int
+    most : int
+
+    Examples
+    --------
+    >>> frames_to_look_at(1000, most=3)
+    [0, 499, 999]
+    """
+    places = np.linspace(0, n_events - 1, min(n_events, most)).astype(int)
+    events: list[int] = np.unique(places).tolist()
+    return events
+
+
+def conditions_of(source: FrameSource, events: Sequence[int]) -> Conditions:
+    """Look at some frames; those that cannot be read do not count.
+
+    Parameters
+    ----------
+    source : FrameSource
+    events : sequence of int
+    """
+    detector = source.detector
+    reading = source.read(events)
+    frames = reading.pixels
+    if reading.reasons.any():
+        frames = frames[reading.reasons == 0]
     good = detector.good()
     known = math.isfinite(detector.adu_per_photon) and detector.adu_per_photon > 0
     gain = detector.adu_per_photon if known else estimate_gain(frames, good)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sfxreduce.audit_sample import AUDIT_SHARE
 from sfxreduce.calibrate import Promise
 from sfxreduce.cluster import Pool
-from sfxreduce.collect import as_seen, collect_scores
+from sfxreduce.collect import collect_scores
 from sfxreduce.judging import closed_from
 from sfxreduce.making import make_outputs, pins_of
 from sfxreduce.notes import NO_NOTES, Notes
@@ -16,6 +16,7 @@ from sfxreduce.reduce import FilterPlan
 from sfxreduce.report import Report
 from sfxreduce.run import Run
 from sfxreduce.scorer import Scorer
+from sfxreduce.seen import as_seen
 
 __all__ = ["plan_filter", "run_filter"]
 
@@ -70,7 +71,7 @@ def plan_filter(
     wanted = Wanted(
         threshold=threshold, promise=promise or Promise(), drift=drift, audit_share=audit_share
     )
-    seen = as_seen(run, scorer)
+    seen = as_seen(run, scorer, pool=pool)
     closed = closed_from(scorer, threshold, wanted.promise)
     rows = collect_scores(
         seen, scorer, pool=pool, closed_from=closed, notes=notes, progress=progress

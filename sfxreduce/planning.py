@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from sfxreduce.audit_sample import AUDIT_SHARE, check_share, draw_sample
 from sfxreduce.calibrate import Promise
 from sfxreduce.cluster import Pool
-from sfxreduce.collect import odd_events
 from sfxreduce.conditions import Conditioned
 from sfxreduce.decide import Reason, decide
 from sfxreduce.errors import UsageError
@@ -25,6 +24,7 @@ from sfxreduce.progress import Progress, silent
 from sfxreduce.reduce import FilterPlan
 from sfxreduce.run import Run
 from sfxreduce.scorer import Scorer
+from sfxreduce.seen import odd_events
 
 __all__ = ["Wanted", "plan_scored"]
 

@@ -12,7 +12,7 @@ from sfxreduce.audit_labels import select_run
 from sfxreduce.audit_sample import AUDIT_SHARE
 from sfxreduce.calibrate import Promise
 from sfxreduce.cluster import Pool
-from sfxreduce.collect import as_seen, collect_scores
+from sfxreduce.collect import collect_scores
 from sfxreduce.conditions import Conditioned
 from sfxreduce.io.readers.reused import ReusedFrames
 from sfxreduce.io.readers.zarr import ZarrFrames
@@ -30,6 +30,7 @@ from sfxreduce.report import Report
 from sfxreduce.rounds import rechecked, reopened
 from sfxreduce.run import Run
 from sfxreduce.scorer import Scorer
+from sfxreduce.seen import as_seen
 
 __all__ = ["Reread", "plan_redecide", "run_redecide"]
 
@@ -113,7 +114,7 @@ def plan_redecide(
     wanted = Wanted(
         threshold=threshold, promise=promise or Promise(), drift=drift, audit_share=audit_share
     )
-    seen = _as_seen(old, against, scorer)
+    seen = _as_seen(old, against, scorer, pool)
     closed = closed_from(scorer, wanted.threshold, wanted.promise)
     rows = old.rows()
     opened = reopened(rows, scorer, against.detector, closed_from=closed)
@@ -232,11 +233,11 @@ def _check(old: Reduced, against: Run, scorer: Scorer, outputs: Outputs | None) 
     old.check_scorer(scorer)
 
 
-def _as_seen(old: Reduced, run: Run, scorer: Scorer) -> Run:
+def _as_seen(old: Reduced, run: Run, scorer: Scorer, pool: Pool) -> Run:
     """The run as its scorer saw it: as is stored, or measured again where not all of it is."""
     found = old.conditions() if scorer.adapts else None
     if found is None:
-        return as_seen(run, scorer)
+        return as_seen(run, scorer, pool=pool)
     return replace(run, source=Conditioned(source=run.source, found=found))
 
 

@@ -180,7 +180,7 @@ def test_an_event_that_kills_every_process_that_reads_it_costs_itself_only(
         run_filter(
             replace(run, source=source),
             outputs=Outputs(store=stores[name]),
-            scorer=BrightestPixel(),
+            scorer=BrightestPixel(adapts=True),  # the event is read before it is scored, too
             pool=pool,
         )
     # The same as if the source itself had said that this event cannot be read.

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from planted import ArrayFrames, BrightestPixel, panelled_detector
 
 from sfxreduce.cluster import SerialPool
-from sfxreduce.collect import odd_events
 from sfxreduce.columns import MISSING_TIME, event_columns
 from sfxreduce.decide import HARMLESS, Decision, Reason, decide
 from sfxreduce.geometry import Window
@@ -27,6 +26,7 @@ from sfxreduce.ledger import read_ledger
 from sfxreduce.outputs import Outputs
 from sfxreduce.pipeline import plan_filter, run_filter
 from sfxreduce.run import Reading, Run
+from sfxreduce.seen import odd_events
 
 N_EVENTS = 12
 FULL_SCALE = 16_000.0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sfxreduce.cluster import Pool, SerialPool
-from sfxreduce.collect import as_seen, collect_scores
+from sfxreduce.collect import collect_scores
 from sfxreduce.decide import Decision, decide
 from sfxreduce.geometry import Window
 from sfxreduce.ingest import store_run
@@ -24,6 +24,7 @@ from sfxreduce.pipeline import Outputs, plan_filter, run_filter
 from sfxreduce.run import Run
 from sfxreduce.scorers.cnn import CnnScorer
 from sfxreduce.scorers.weights import default_model
+from sfxreduce.seen import as_seen
 from sfxreduce.simulate.run import simulated_run
 
 N_EVENTS = 40
@@ -100,7 +101,7 @@ def test_tiles_are_counted_and_closed_hits_cause_no_alarm(
 def test_further_tiles_are_read_for_open_events_only(
     stored_run: Run, scorer: CnnScorer, monkeypatch: pytest.MonkeyPatch, serial: Pool
 ) -> None:
-    seen = as_seen(stored_run, scorer)
+    seen = as_seen(stored_run, scorer, pool=SerialPool())
     reads: Counter[tuple[int, int]] = Counter()
     read = ZarrFrames.read_into
 
@@ -123,7 +124,7 @@ def test_a_rejected_event_costs_no_more_bytes_than_its_window(
     stored_run: Run, monkeypatch: pytest.MonkeyPatch, serial: Pool
 ) -> None:
     scorer = CnnScorer(default_model(), looks_at="centre")
-    seen = as_seen(stored_run, scorer)
+    seen = as_seen(stored_run, scorer, pool=SerialPool())
     n_read = 0
 
     def counted(function: Any, size: Any) -> Any:
