@@ -3,7 +3,7 @@
 All experiments of the simulator, whole frames. Each experiment is also left out in turn and judged
 by a model that has not seen it: that is what the threshold rests on, and what the card tells.
 With --only-usual nothing is learned: the model at --out gets anew what is usual, the same numbers
-that learning from all would give it, in five minutes of processor time.
+that learning from all would give it, in six minutes of processor time.
 
 Usage: python examples/make_default_model.py [--work build/across] [--only-usual]
 """

@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sfxreduce._peakfinder8 import compiled
 from sfxreduce.decide import Reason
 from sfxreduce.errors import ModelError
 from sfxreduce.geometry import Window
@@ -60,14 +61,11 @@ _DARK_PHOTONS = CandidateFinder().floor_photons
 _USUAL_IN_TILE = 4
 _FEWEST = 32
 _SHARE_LOOKED_AT = 4
-_MOST_SIGMA = np.float32(3.0)
+_MOST_SIGMA = 3.0
 _RING_PX = 8
-# Rows, and columns, of a patch beyond the peak in its middle, two on each side.
-_OUTER = np.array([0, 1, PATCH - 2, PATCH - 1])
-_AROUND = np.setdiff1d(
-    np.arange(PATCH * PATCH),
-    [y * PATCH + x for y in range(2, PATCH - 2) for x in range(2, PATCH - 2)],
-)
+# Rows and columns of a patch, on each side, that lie beyond the peak in its middle.
+_RIM = 2
+_N_AROUND = PATCH**2 - (PATCH - 2 * _RIM) ** 2
 
 
 def event_traits(found: Candidates, window: Window, *, n_events: int) -> NDArray[np.float64]:
@@ -204,7 +202,7 @@ def doubts_of(
 def _lack(noise_photons: NDArray[np.floating], n_tiles: int) -> float:
     """How many candidates too few there are, as a logarithm; 0 if enough, or in the dark."""
     too_few = math.log(_USUAL_IN_TILE * n_tiles / noise_photons.size)
-    light = math.log(max(float(np.median(noise_photons)) / _DARK_PHOTONS, 1.0))
+    light = math.log(max(_middle(noise_photons) / _DARK_PHOTONS, 1.0))
     return max(too_few, 0.0) * min(light, 1.0)
 
 
@@ -214,17 +212,47 @@ def _faintest(prominence: NDArray[np.floating]) -> NDArray[np.int64]:
     return np.flatnonzero(prominence <= np.partition(prominence, last)[last])
 
 
-def _texture(patch: NDArray[np.floating]) -> tuple[float, float, float]:
+def _texture(patch: NDArray[np.floating]) -> list[float]:
     """What is typical of the surroundings of candidates: roughness, likeness along x and y."""
-    seen = np.clip(patch.astype(np.float32), -_MOST_SIGMA, _MOST_SIGMA)
-    around = seen.reshape(len(seen), -1)[:, _AROUND]
-    square = np.square(around).mean(axis=1)
-    rough = max(float(np.median(around.std(axis=1))), 1.0)
-    rows, columns = seen[:, _OUTER, :], seen[:, :, _OUTER]
-    # A tenth of sigma squared, so that patches of single photons are alike to nothing.
-    along_x = (rows[:, :, :-1] * rows[:, :, 1:]).mean(axis=(1, 2)) / (square + 0.1)
-    along_y = (columns[:, :-1] * columns[:, 1:]).mean(axis=(1, 2)) / (square + 0.1)
-    return math.log(rough), float(np.median(along_x)), float(np.median(along_y))
+    of_each = _textures(patch.astype(np.float32))
+    rough, along_x, along_y = (_middle(of_each[:, column]) for column in range(3))
+    return [math.log(max(rough, 1.0)), along_x, along_y]
+
+
+@compiled
+def _textures(patch: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Standard deviation around the middle of each patch, and how alike its neighbours are."""
+    n, last = len(patch), PATCH - 1
+    of_each = np.empty((n, 3), np.float64)
+    for number in range(n):
+        seen = np.empty((PATCH, PATCH), np.float64)
+        total = square = 0.0
+        for y in range(PATCH):
+            for x in range(PATCH):
+                value = min(max(np.float64(patch[number, y, x]), -_MOST_SIGMA), _MOST_SIGMA)
+                seen[y, x] = value
+                if y < _RIM or y > last - _RIM or x < _RIM or x > last - _RIM:
+                    total += value
+                    square += value * value
+        mean, square = total / _N_AROUND, square / _N_AROUND
+        along_x = along_y = 0.0
+        for rim in range(_RIM):
+            for i in range(last):
+                for line in (rim, last - rim):
+                    along_x += seen[line, i] * seen[line, i + 1]
+                    along_y += seen[i, line] * seen[i + 1, line]
+        # A tenth of sigma squared, so that patches of single photons are alike to nothing.
+        scale = 2 * _RIM * last * (square + 0.1)
+        of_each[number, 0] = math.sqrt(max(square - mean * mean, 0.0))
+        of_each[number, 1] = along_x / scale
+        of_each[number, 2] = along_y / scale
+    return of_each
+
+
+def _middle(values: NDArray[np.floating]) -> float:
+    """The lower median: a fifth of the time of the usual one."""
+    half = (values.size - 1) // 2
+    return float(np.partition(values, half)[half])
 
 
 def _together(place: NDArray[np.int64]) -> float:
