@@ -25,7 +25,7 @@ from sfxreduce.scorers.cnn import CnnScorer
 from sfxreduce.scorers.gpu import DeviceSettings, Feed
 from sfxreduce.scorers.inference import device_scorer
 from sfxreduce.scorers.unlike import TRAITS, Usual, event_traits
-from sfxreduce.scorers.weights import CALIBRATION, default_model, read_model, write_model
+from sfxreduce.scorers.weights import CALIBRATION, USUAL, default_model, read_model, write_model
 from sfxreduce.simulate.run import simulated_run
 from sfxreduce.train.material import as_seen
 from sfxreduce.train.usual import (
@@ -127,9 +127,7 @@ def test_what_is_usual_comes_back_from_a_model(tmp_path: Path) -> None:
     assert whole.usual is not None
     bare = whole.without_usual()
     assert bare.usual is None
-    assert set(whole.weights) - set(bare.weights) == {
-        f"{CALIBRATION}usual_{name}" for name in ("mean", "whitening", "limit")
-    }
+    assert set(whole.weights) - set(bare.weights) == set(USUAL)
     write_model(tmp_path / "again", with_usual(bare, whole.usual))
     assert read_model(tmp_path / "again").sha256 == whole.sha256
     write_model(tmp_path / "bare", bare)
@@ -139,12 +137,12 @@ def test_what_is_usual_comes_back_from_a_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"usual_limit": None}, "or nothing of it, found no"),
-        ({"usual_mean": np.zeros(3, np.float32)}, r"found \(3,\)"),
-        ({"usual_mean": np.full(N_TRAITS, np.nan, np.float32)}, "finite arrays"),
-        ({"usual_whitening": np.ones(N_TRAITS, np.float32)}, r"of shapes \(7,\) and \(7, 7\)"),
-        ({"usual_limit": np.array([0.0], np.float32)}, "a positive limit"),
-        ({"usual_limit": np.zeros(0, np.float32)}, "a positive limit"),
+        ({"traits_limit": None}, "or nothing of it, found no"),
+        ({"traits_mean": np.zeros(3, np.float32)}, r"found \(3,\)"),
+        ({"traits_mean": np.full(N_TRAITS, np.nan, np.float32)}, "finite arrays"),
+        ({"traits_whitening": np.ones(N_TRAITS, np.float32)}, r"of shapes \(7,\) and \(7, 7\)"),
+        ({"traits_limit": np.array([0.0], np.float32)}, "a positive limit"),
+        ({"traits_limit": np.zeros(0, np.float32)}, "a positive limit"),
     ],
 )
 def test_a_damaged_part_is_refused_in_one_line(

@@ -37,6 +37,7 @@ __all__ = [
     "ARCHITECTURES",
     "CALIBRATION",
     "SCHEMA",
+    "USUAL",
     "Model",
     "ModelConfig",
     "Provenance",
@@ -55,6 +56,9 @@ ARCHITECTURES = ("poster", "patches")
 
 CALIBRATION = "calibration."
 """Beginning of the names of arrays that are no weights: what the threshold rests on."""
+
+USUAL = tuple(f"{CALIBRATION}traits_{name}" for name in ("mean", "whitening", "limit"))
+"""Names of the arrays of what is usual: see `sfxreduce.scorers.unlike.Usual`."""
 
 MOST_WEIGHT_BYTES = 1 << 30
 MOST_HEADER_BYTES = 1 << 20
@@ -231,22 +235,20 @@ class Model:
         ModelError
             If only a part of it is there, or it is damaged.
         """
-        names = [f"{CALIBRATION}usual_{name}" for name in ("mean", "whitening", "limit")]
-        missing = sorted(name for name in names if name not in self.weights)
-        if len(missing) == len(names):
+        missing = sorted(name for name in USUAL if name not in self.weights)
+        if len(missing) == len(USUAL):
             return None
         if missing:
             raise ModelError(
                 f"model: expected all of what is usual, or nothing of it, found no {missing}; "
                 "copy the model again, or train it anew"
             )
-        mean, whitening, limit = (self.weights[name].astype(np.float64) for name in names)
+        mean, whitening, limit = (self.weights[name].astype(np.float64) for name in USUAL)
         return Usual(mean=mean, whitening=whitening, limit=float(limit.max(initial=-np.inf)))
 
     def without_usual(self) -> Model:
         """The same model, to which no event is unlike the calibrated ones."""
-        own = f"{CALIBRATION}usual_"
-        kept = {name: array for name, array in self.weights.items() if not name.startswith(own)}
+        kept = {name: array for name, array in self.weights.items() if name not in USUAL}
         return replace(self, weights=kept)
 
     @property

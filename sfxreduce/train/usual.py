@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import UsageError
 from sfxreduce.scorers.unlike import TRAITS, Usual
-from sfxreduce.scorers.weights import CALIBRATION, Model
+from sfxreduce.scorers.weights import USUAL, Model
 
 __all__ = [
     "MOST_UNLIKE",
@@ -126,12 +126,8 @@ def shrunk_covariance(centred: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def with_usual(model: Model, usual: Usual) -> Model:
     """The same model with what is usual."""
-    arrays = {
-        "usual_mean": usual.mean,
-        "usual_whitening": usual.whitening,
-        "usual_limit": np.array([usual.limit]),
-    }
-    stored = {f"{CALIBRATION}{name}": array.astype(np.float32) for name, array in arrays.items()}
+    arrays = (usual.mean, usual.whitening, np.array([usual.limit]))
+    stored = {name: of.astype(np.float32) for name, of in zip(USUAL, arrays, strict=True)}
     return replace(model, weights={**model.weights, **stored})
 
 
