@@ -209,7 +209,7 @@ def spread(frame: Frame) -> float:
 
 GAIN = 20.0
 UNLIKE = (stripes, waves, blocks, clouds, even_noise)
-USUAL = (rings, dark)
+NOT_UNLIKE = (rings, dark)
 
 
 @pytest.fixture(scope="module")
@@ -226,10 +226,10 @@ def spoilt(run: Run) -> tuple[Run, dict[str, int]]:
     frames = run.source.read(range(run.n_events)).pixels.copy()
     frames = frames.reshape(run.n_events, *run.detector.frame_shape)
     blanks = np.flatnonzero(run.truth.n_crystals.values == 0)
-    assert blanks.size > len(UNLIKE) + len(USUAL)
+    assert blanks.size > len(UNLIKE) + len(NOT_UNLIKE)
     rng, lowest = np.random.default_rng(5), np.iinfo(frames.dtype)
     places = {}
-    for event, spoil in zip(blanks.tolist(), (*UNLIKE, *USUAL), strict=False):
+    for event, spoil in zip(blanks.tolist(), (*UNLIKE, *NOT_UNLIKE), strict=False):
         made = spoil(frames[event].reshape(frames.shape[-2:]).astype(np.float64), rng)
         frames[event] = np.clip(np.rint(made), lowest.min, lowest.max).reshape(frames[event].shape)
         places[spoil.__name__] = event
