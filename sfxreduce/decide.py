@@ -53,6 +53,7 @@ class Reason(IntFlag):
     PANEL_HOT = 1 << 18
     NO_CALIB = 1 << 19
     UNSTABLE_READ = 1 << 20
+    OOD = 1 << 21
 
 
 HARMLESS = Reason.NONFINITE_FEW | Reason.AUDIT_SAMPLE | Reason.TS_ORDER | Reason.META_MISSING

@@ -83,7 +83,9 @@ def check_drift(
         adu_per_photon=run.detector.adu_per_photon,
     )
     move = scorer.level.move(decisions.score)
-    judged = scorer.level.reduced(decisions.score[decisions.reason == 0], move)
+    # An event that is unlike the calibrated ones has a score all the same, and is what to look for.
+    judgeable = (decisions.reason & ~np.uint32(Reason.OOD)) == 0
+    judged = scorer.level.reduced(decisions.score[judgeable], move)
     tiles = decisions.tiles
     if tiles is not None and closed_early(tiles, scorer, run.detector).any():
         highest = float(scorer.level.reduced([closed_from], move)[0])

@@ -20,7 +20,7 @@ from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.parts import inspect_parts, parts_of
 from sfxreduce.run import FrameSource, read_into
-from sfxreduce.scorer import Classifier, Looking, Scorer, Stepwise, Streamer
+from sfxreduce.scorer import Classifier, Looking, Scorer, Stepwise, Streamer, Told
 
 __all__ = ["SCORE_DTYPE", "SOURCE_LOST", "look_at"]
 
@@ -110,7 +110,7 @@ class _Look:
             pixels = pixels[places]
         if isinstance(self.scorer, Classifier):
             told = self.scorer.classify(pixels, self.detector)
-            rows["score"][places], rows["class"][places] = told
+            self._write(rows, places, told)
         else:
             rows["score"][places] = self.scorer(pixels, self.detector)
 
@@ -128,8 +128,10 @@ class _Look:
                 return
             readable[where] = self._note(rows[where], pixels, reasons)
 
-        score, kind = scorer.stream(read, n_events=len(rows), dtype=dtype, detector=self.detector)
-        rows["score"][readable], rows["class"][readable] = score[readable], kind[readable]
+        told = scorer.stream(read, n_events=len(rows), dtype=dtype, detector=self.detector)
+        places = np.flatnonzero(readable)
+        told = Told(told.score[places], told.kind[places], told.reason[places])
+        self._write(rows, places, told)
 
     def in_steps(
         self,
@@ -154,12 +156,18 @@ class _Look:
                 return
             looking.add(part)
             seen += len(step.origins)
-            row["score"], row["class"] = looking.told()
+            row["score"], row["class"], reason = looking.told()
             row["tiles"] = seen
             if row["score"] >= closed_from:
                 break
         window = self.window if seen == pixels.shape[1] else steps[0]
-        row["reason"] |= self._oddities(pixels[:, :seen], window)[0]
+        row["reason"] |= reason | self._oddities(pixels[:, :seen], window)[0]
+
+    @staticmethod
+    def _write(rows: NDArray[np.void], places: NDArray[np.integer], told: Told) -> None:
+        """Write down what a scorer says of the events at some places."""
+        rows["score"][places], rows["class"][places] = told.score, told.kind
+        rows["reason"][places] |= told.reason
 
     def _read(
         self, events: Sequence[int], rows: NDArray[np.void]

@@ -38,6 +38,7 @@ SEEN_ON_PIXELS = (
     | Reason.CONSTANT
     | Reason.SATURATED
     | Reason.PANEL_HOT
+    | Reason.OOD
 )
 """Reasons that a scored event can have from being scored. Any other one lies in the run's columns,
 or came later: when the event was copied, drawn, or doubted by the drift gate."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,25 @@ from sfxreduce.geometry import Detector, Window
 from sfxreduce.level import LevelRule
 from sfxreduce.measured import Measured
 
-__all__ = ["Classifier", "Looking", "Scorer", "Stepwise", "Streamer"]
+__all__ = ["Classifier", "Looking", "Scorer", "Stepwise", "Streamer", "Told"]
+
+
+class Told(NamedTuple):
+    """What a scorer says of some events.
+
+    Parameters
+    ----------
+    score : ndarray of float32
+        Shape (event,).
+    kind : ndarray of uint8
+        `sfxreduce.decide.EventClass`, shape (event,); 0 where it is not known.
+    reason : ndarray of uint32
+        `sfxreduce.decide.Reason` bits not to trust the score, shape (event,).
+    """
+
+    score: NDArray[np.float32]
+    kind: NDArray[np.uint8]
+    reason: NDArray[np.uint32]
 
 
 class Scorer(Protocol):
@@ -107,10 +125,8 @@ class Scorer(Protocol):
 class Classifier(Protocol):
     """A scorer that also tells what kind of event it is. Classes are told, never used to drop."""
 
-    def classify(
-        self, pixels: NDArray[np.generic], detector: Detector
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Score events, and tell the class of each; 0 where it is not known."""
+    def classify(self, pixels: NDArray[np.generic], detector: Detector) -> Told:
+        """Score events, and tell the class of each and what is odd about it."""
         ...
 
 
@@ -127,8 +143,8 @@ class Looking(Protocol):
         """
         ...
 
-    def told(self) -> tuple[np.float32, np.uint8]:
-        """Return score and class, as far as the event was seen."""
+    def told(self) -> tuple[np.float32, np.uint8, np.uint32]:
+        """Return score, class and reasons not to trust the score, as far as the event was seen."""
         ...
 
 
@@ -156,8 +172,8 @@ class Streamer(Protocol):
         n_events: int,
         dtype: np.dtype[np.generic],
         detector: Detector,
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Score events and tell their classes; `read` is called on several threads at once.
+    ) -> Told:
+        """Score events and tell what they are; `read` is called on several threads at once.
 
         It writes the pixels of consecutive events, given as a range from 0 on, into an array.
         """

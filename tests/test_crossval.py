@@ -13,6 +13,8 @@ from sfxreduce.scorers.weights import read_model
 from sfxreduce.train.across import Across
 from sfxreduce.train.crossval import cross_validate
 from sfxreduce.train.material import stored_material
+from sfxreduce.train.refit import refit_usual
+from sfxreduce.train.usual import UNLIKE_HEAD, fit_usual
 
 THREE = ("lysozyme-8kev", "photosystem-i-8kev", "pyp-cspad")
 
@@ -57,6 +59,20 @@ def test_material_is_made_once_and_gives_the_same_again(found: Across, folder: P
     again = cross_validate(folder, experiments=THREE, scale=0.05, pool=SerialPool())
     assert [path.stat().st_mtime_ns for path in kept] == before
     assert again.shipped.encoded == found.shipped.encoded
+
+
+def test_what_is_usual_can_be_fitted_anew_and_comes_out_the_same(found: Across) -> None:
+    shipped = found.shipped
+    assert shipped.usual is not None
+    assert set(found.traits) == set(THREE)
+    again = refit_usual(shipped.without_usual(), scale=0.05, pool=SerialPool())
+    assert again.encoded == shipped.encoded
+    assert again.card == shipped.card
+    assert again.card.count(UNLIKE_HEAD) == 1
+    for name, model in found.models.items():
+        others = fit_usual([of for other, of in found.traits.items() if other != name])
+        assert model.usual is not None
+        assert model.usual.limit == np.float32(others.limit)
 
 
 def test_damaged_material_is_made_again(found: Across, folder: Path) -> None:

@@ -71,4 +71,5 @@ def test_reason_bits_never_change_their_meaning() -> None:
         "PANEL_HOT": 262144,
         "NO_CALIB": 524288,
         "UNSTABLE_READ": 1048576,
+        "OOD": 2097152,
     }

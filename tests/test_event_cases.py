@@ -26,6 +26,7 @@ from sfxreduce.ledger import read_ledger
 from sfxreduce.outputs import Outputs
 from sfxreduce.pipeline import plan_filter, run_filter
 from sfxreduce.run import Reading, Run
+from sfxreduce.scorer import Told
 from sfxreduce.seen import odd_events
 
 N_EVENTS = 12
@@ -90,7 +91,7 @@ class Unsteady(ArrayFrames):
 
 
 class Scoring(BrightestPixel):
-    """The brightest pixel; no number where a pixel has a value of its own."""
+    """The brightest pixel; no number, and doubts, where a pixel has a value of its own."""
 
     def __call__(self, pixels: np.ndarray, detector: Any) -> np.ndarray:
         with np.errstate(invalid="ignore"):
@@ -98,6 +99,11 @@ class Scoring(BrightestPixel):
             score = np.nanmax(np.where(np.isfinite(flat), flat, -1), axis=1)
             score = np.where(score >= FULL_SCALE, 0, score)
         return np.where((flat == 77.0).any(axis=1), np.nan, score).astype(np.float32)
+
+    def classify(self, pixels: np.ndarray, detector: Any) -> Told:
+        unlike = (pixels.reshape(len(pixels), -1) == 55.0).any(axis=1)
+        reason = np.where(unlike, np.uint32(Reason.OOD), np.uint32(0))
+        return Told(self(pixels, detector), np.zeros(len(pixels), np.uint8), reason)
 
 
 def reads_as(reason: Reason) -> Case:
@@ -136,8 +142,11 @@ def marked(name: str) -> Case:
     return case
 
 
-def no_number(bad: Bad, event: int) -> None:
-    bad.frames[event].reshape(-1)[3] = 77.0
+def holds(value: float) -> Case:
+    def case(bad: Bad, event: int) -> None:
+        bad.frames[event].reshape(-1)[3] = value
+
+    return case
 
 
 def early(bad: Bad, event: int) -> None:
@@ -158,7 +167,8 @@ CASES: dict[str, tuple[Case, Reason]] = {
     "dark": (marked("dark"), Reason.DARK),
     "saturated": (fills(FULL_SCALE, 0.05), Reason.SATURATED),
     "wrong shape or type": (reads_as(Reason.SCHEMA), Reason.SCHEMA),
-    "score is no number": (no_number, Reason.SCORE_INVALID),
+    "score is no number": (holds(77.0), Reason.SCORE_INVALID),
+    "unlike all calibrated events": (holds(55.0), Reason.OOD),
     "time stamp missing": (without("timestamp_ns", MISSING_TIME), Reason.TS_ORDER),
     "time stamp out of order": (early, Reason.TS_ORDER),
     "no photon energy": (without("photon_energy_ev", np.nan), Reason.META_MISSING),
@@ -190,6 +200,15 @@ def test_a_case_has_exactly_its_reason(name: str, event: int) -> None:
     rejected = found.decision == Decision.REJECT
     assert rejected[event] == bool(reason & ALLOWED)
     assert np.delete(rejected, event).all()
+
+
+def test_an_event_that_is_unlike_and_scores_high_is_a_hit_with_its_reason() -> None:
+    bad = Bad.good()
+    bad.frames[4, 1, 20, 30] = 1000.0
+    holds(55.0)(bad, 4)
+    found = decided(bad.run())
+    assert found.decision[4] == Decision.HIT
+    assert found.reason[4] == Reason.OOD
 
 
 def test_events_of_one_name_and_of_one_pulse() -> None:

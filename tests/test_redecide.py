@@ -40,7 +40,7 @@ from sfxreduce.redecide import Reread, plan_redecide, run_redecide
 from sfxreduce.reduce import FilterPlan
 from sfxreduce.reduced import SEEN_ON_PIXELS, Reduced, read_reduced
 from sfxreduce.run import Reading, Run
-from sfxreduce.scorer import Looking, Scorer
+from sfxreduce.scorer import Looking, Scorer, Told
 from sfxreduce.scorers.cnn import CnnScorer
 from sfxreduce.scorers.network import HitNetwork
 from sfxreduce.scorers.peaks import PeakScorer
@@ -64,8 +64,8 @@ class TilesSeen:
     def add(self, pixels: np.ndarray) -> None:
         self.brightest = max(self.brightest, np.float32(pixels.max()))
 
-    def told(self) -> tuple[np.float32, np.uint8]:
-        return self.brightest, np.uint8(1)
+    def told(self) -> tuple[np.float32, np.uint8, np.uint32]:
+        return self.brightest, np.uint8(1), np.uint32(0)
 
 
 class BrightestTile(BrightestPixel):
@@ -81,8 +81,9 @@ class BrightestTile(BrightestPixel):
     def begin(self, detector: Detector) -> Looking:
         return TilesSeen()
 
-    def classify(self, pixels: np.ndarray, detector: Detector) -> tuple[np.ndarray, np.ndarray]:
-        return self(pixels, detector), np.ones(len(pixels), np.uint8)
+    def classify(self, pixels: np.ndarray, detector: Detector) -> Told:
+        n = len(pixels)
+        return Told(self(pixels, detector), np.ones(n, np.uint8), np.zeros(n, np.uint32))
 
 
 class Promising(BrightestTile):

@@ -151,6 +151,8 @@ class DeviceScores:
         Hit probability of every event, shape (event,).
     kind : ndarray of uint8
         `EventClass` of every event; 0 where the model cannot tell.
+    reason : ndarray of uint32
+        `Reason` bits not to trust the score of each.
     halvings : int
         How often a batch was halved because the device's memory was full.
     on_cpu : int
@@ -160,6 +162,7 @@ class DeviceScores:
 
     score: NDArray[np.float32]
     kind: NDArray[np.uint8]
+    reason: NDArray[np.uint32]
     halvings: int
     on_cpu: int
 

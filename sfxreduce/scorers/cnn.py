@@ -17,6 +17,7 @@ from sfxreduce.errors import ModelError, UsageError
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.level import LevelRule
 from sfxreduce.measured import Measured
+from sfxreduce.scorer import Told
 from sfxreduce.scorers.on_cpu import EventLook, NetworkOnCpu, network_on_cpu
 from sfxreduce.scorers.weights import Model, read_model
 from sfxreduce.window_choice import CENTRE, FULL, TileChoice
@@ -118,8 +119,7 @@ class CnnScorer:
     def hit_scores(self) -> NDArray[np.float32]:
         """Scores of the hits the threshold rests on; none where they were of another window."""
         model = self._read()
-        same = self._choice == model.config.window
-        return model.hit_scores if same else model.hit_scores[:0]
+        return model.hit_scores if self._is_own else model.hit_scores[:0]
 
     @property
     def hit_groups(self) -> NDArray[np.int32]:
@@ -187,17 +187,18 @@ class CnnScorer:
         ClusterError
             If the device is not there.
         """
-        return self.classify(pixels, detector)[0]
+        return self.classify(pixels, detector).score
 
-    def classify(
-        self, pixels: NDArray[np.generic], detector: Detector
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Score events and tell their class; see `__call__`.
+    def classify(self, pixels: NDArray[np.generic], detector: Detector) -> Told:
+        """Score events, and tell their class and what is unlike the calibrated ones.
+
+        See `__call__`.
 
         Returns
         -------
-        tuple of ndarray
-            Scores, and `EventClass` of each event: unknown where the model cannot tell.
+        Told
+            The class is unknown where the model cannot tell; `Reason.OOD` is told only for the
+            window that the model was calibrated on.
         """
         good = self.window(detector).good(detector)
         if pixels.ndim != 4 or pixels.shape[1:] != good.shape:
@@ -217,9 +218,9 @@ class CnnScorer:
             )
         if not _enough(window, detector):
             return _unseen(len(pixels))
-        network = _on_cpu(self.model, _stamp(self.model))
+        network = _on_cpu(self.model, _stamp(self.model), self._is_own)
         seen = network.look(pixels, good, adu_per_photon=detector.adu_per_photon)
-        return network.told(seen, window)
+        return Told(*network.told(seen, window), network.doubts(seen, window))
 
     def stream(
         self,
@@ -228,7 +229,7 @@ class CnnScorer:
         n_events: int,
         dtype: np.dtype[np.generic],
         detector: Detector,
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    ) -> Told:
         """Score events on the device while threads read those that come next.
 
         Parameters
@@ -265,10 +266,10 @@ class CnnScorer:
             adu_per_photon=detector.adu_per_photon,
             window=window,
         )
-        found = _on_device(self.model, _stamp(self.model), self.device).score(feed)
+        found = _on_device(self.model, _stamp(self.model), self.device, self._is_own).score(feed)
         if not _enough(window, detector):
             return _unseen(n_events)
-        return found.score, found.kind
+        return Told(found.score, found.kind, found.reason)
 
     def steps(self, detector: Detector) -> tuple[Window, ...]:
         """Cut the window in two: the tiles nearest to the middle first, where most peaks are.
@@ -289,8 +290,13 @@ class CnnScorer:
         ----------
         detector : Detector
         """
-        network = _on_cpu(self.model, _stamp(self.model))
+        network = _on_cpu(self.model, _stamp(self.model), self._is_own)
         return EventLook(network, self.steps(detector), detector)
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether it looks through the window that the model was calibrated on."""
+        return self._choice == self._read().config.window
 
     @property
     def _choice(self) -> TileChoice:
@@ -326,17 +332,26 @@ def _model(folder: Path | str, stamp: Any) -> Model:  # noqa: ARG001 - the stamp
 
 
 @lru_cache(maxsize=4)
-def _on_cpu(folder: Path | str, stamp: Any) -> NetworkOnCpu:
+def _on_cpu(folder: Path | str, stamp: Any, own: bool) -> NetworkOnCpu:
     """Build a model's network once per process."""
-    return network_on_cpu(_model(folder, stamp))
+    return network_on_cpu(_judging(folder, stamp, own))
 
 
 @lru_cache(maxsize=4)
-def _on_device(folder: Path | str, stamp: Any, device: str) -> PosterOnDevice | PatchesOnDevice:
+def _on_device(
+    folder: Path | str, stamp: Any, device: str, own: bool
+) -> PosterOnDevice | PatchesOnDevice:
     """Build what scores on a device once per process."""
     from sfxreduce.scorers import gpu, inference  # loads torch, which takes seconds
 
-    return inference.device_scorer(_model(folder, stamp), gpu.DeviceSettings(device=device))
+    settings = gpu.DeviceSettings(device=device)
+    return inference.device_scorer(_judging(folder, stamp, own), settings)
+
+
+def _judging(folder: Path | str, stamp: Any, own: bool) -> Model:
+    """The model; what is usual was measured through its own window only."""
+    model = _model(folder, stamp)
+    return model if own else model.without_usual()
 
 
 @lru_cache(maxsize=8)
@@ -345,9 +360,13 @@ def _in_two(window: Window) -> tuple[Window, Window]:
     return window.part(slice(_FIRST_TILES)), window.part(slice(_FIRST_TILES, None))
 
 
-def _unseen(n_events: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _unseen(n_events: int) -> Told:
     """No score and no class: what was not seen must not be rejected."""
-    return np.full(n_events, np.nan, np.float32), np.zeros(n_events, np.uint8)
+    return Told(
+        score=np.full(n_events, np.nan, np.float32),
+        kind=np.zeros(n_events, np.uint8),
+        reason=np.zeros(n_events, np.uint32),
+    )
 
 
 @lru_cache(maxsize=4)

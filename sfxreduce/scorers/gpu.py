@@ -133,6 +133,7 @@ class PosterOnDevice:
         return DeviceScores(
             score=work.score,
             kind=np.zeros(feed.n_events, np.uint8),
+            reason=np.zeros(feed.n_events, np.uint32),
             halvings=batches.halvings,
             on_cpu=batches.on_cpu,
         )

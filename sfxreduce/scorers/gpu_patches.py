@@ -17,6 +17,7 @@ from sfxreduce.scorers.candidates import PATCH, CandidateFinder, Candidates
 from sfxreduce.scorers.classes import class_of, event_features
 from sfxreduce.scorers.patches import PatchNetwork, patch_logits
 from sfxreduce.scorers.pooling import Pooling
+from sfxreduce.scorers.unlike import Usual, doubts_of
 
 __all__ = ["PatchesOnDevice"]
 
@@ -39,6 +40,8 @@ class PatchesOnDevice:
     pooling : Pooling
     class_head : tuple of ndarray, optional
         See `sfxreduce.scorers.weights.Model.class_head`; the feed must have a window then.
+    usual : Usual, optional
+        Likewise; which events are like the calibrated ones.
     settings : DeviceSettings
         `half` does not matter: this network is small, and its patches are of 16 bits anyway.
 
@@ -55,12 +58,14 @@ class PatchesOnDevice:
         finder: CandidateFinder,
         pooling: Pooling,
         class_head: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+        usual: Usual | None = None,
         settings: DeviceSettings,
     ) -> None:
         self.settings = settings
         self.seam: Seam = seam_of(settings.device)
         self.tolerance = TOLERANCE["float32"]
-        self.finder, self.pooling, self.class_head = finder, pooling, class_head
+        self.finder, self.pooling = finder, pooling
+        self.class_head, self.usual = class_head, usual
         self.on_cpu = copy.deepcopy(network).cpu().eval().requires_grad_(requires_grad=False)
         self.network = copy.deepcopy(self.on_cpu).to(self.seam.device)
         self._bytes_per_patch = 0.0
@@ -95,7 +100,11 @@ class PatchesOnDevice:
             work = _PatchWork(feed=feed, room=room, batches=batches, scorer=self)
             overlap(parts, work, slots=slots, n_threads=self.settings.threads)
         return DeviceScores(
-            score=work.score, kind=work.kind, halvings=batches.halvings, on_cpu=batches.on_cpu
+            score=work.score,
+            kind=work.kind,
+            reason=work.reason,
+            halvings=batches.halvings,
+            on_cpu=batches.on_cpu,
         )
 
     def _at_once(self, room: int, n_bytes: int) -> int:
@@ -128,16 +137,23 @@ class _PatchWork:
     scorer: PatchesOnDevice
     score: NDArray[np.float32] = field(init=False)
     kind: NDArray[np.uint8] = field(init=False)
+    reason: NDArray[np.uint32] = field(init=False)
 
     def __post_init__(self) -> None:
         self.score = np.empty(self.feed.n_events, np.float32)
         self.kind = np.zeros(self.feed.n_events, np.uint8)
+        self.reason = np.zeros(self.feed.n_events, np.uint32)
 
     def load(self, events: range) -> Candidates:
-        """Read, decode and search."""
+        """Read, decode and search; what is unlike the calibrated events is told by the patches."""
         feed = self.feed
         pixels = feed.pixels(events)
-        return self.scorer.finder(pixels, feed.good, adu_per_photon=feed.adu_per_photon)
+        found = self.scorer.finder(pixels, feed.good, adu_per_photon=feed.adu_per_photon)
+        if feed.window is not None:
+            self.reason[events.start : events.stop] = doubts_of(
+                self.scorer.usual, found, feed.window, n_events=len(events)
+            )
+        return found
 
     def stage(self, slot: Slot, loaded: Candidates) -> Candidates:
         """Write the noise of all candidates, then their patches."""

@@ -88,6 +88,7 @@ def device_scorer(model: Model, settings: DeviceSettings) -> PosterOnDevice | Pa
             finder=config.candidates,
             pooling=config.pooling,
             class_head=model.class_head,
+            usual=model.usual,
             settings=settings,
         )
     fused = FusedNetwork.of(model.weights)

@@ -19,6 +19,7 @@ from sfxreduce.scorers.classes import class_of, event_features
 from sfxreduce.scorers.fused import FusedNetwork
 from sfxreduce.scorers.fused_patches import FusedPatchNetwork
 from sfxreduce.scorers.normalise import normalise
+from sfxreduce.scorers.unlike import Usual, doubts_of
 from sfxreduce.scorers.weights import Model
 
 __all__ = ["EventLook", "NetworkOnCpu", "PatchesOnCpu", "PosterOnCpu", "network_on_cpu"]
@@ -55,6 +56,10 @@ class NetworkOnCpu(Protocol):
 
     def told(self, seen: Seen, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores and classes of events that were seen through a window."""
+        ...
+
+    def doubts(self, seen: Seen, window: Window) -> NDArray[np.uint32]:
+        """Reasons not to trust the scores of events that were seen through the whole window."""
         ...
 
 
@@ -100,6 +105,14 @@ class PosterOnCpu:
         score: NDArray[np.float32] = np.exp(-np.logaddexp(0.0, -loudest)).astype(np.float32)
         return score, np.zeros(len(score), np.uint8)
 
+    def doubts(
+        self,
+        seen: Seen,
+        window: Window,  # noqa: ARG002 - see `told`
+    ) -> NDArray[np.uint32]:
+        """Nothing: it does not look at what stands out."""
+        return np.zeros(len(seen.of_tiles), np.uint32)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PatchesOnCpu:
@@ -109,10 +122,12 @@ class PatchesOnCpu:
     ----------
     model : Model
     network : FusedPatchNetwork
+    usual : Usual, optional
     """
 
     model: Model
     network: FusedPatchNetwork
+    usual: Usual | None = None
 
     def look(
         self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
@@ -139,6 +154,12 @@ class PatchesOnCpu:
         features = event_features(seen.logits, seen.found, window, n_events=n_events)
         return score, class_of(features, *head)
 
+    def doubts(self, seen: Seen, window: Window) -> NDArray[np.uint32]:
+        """`Reason.OOD` for events that are unlike the calibrated ones."""
+        if seen.found is None:
+            return np.zeros(len(seen.of_tiles), np.uint32)
+        return doubts_of(self.usual, seen.found, window, n_events=len(seen.of_tiles))
+
 
 class EventLook:
     """What a network makes of one event, some of its tiles after the other.
@@ -163,22 +184,26 @@ class EventLook:
         gain = self._detector.adu_per_photon
         self._seen.append(self._network.look(pixels, good, adu_per_photon=gain))
 
-    def told(self) -> tuple[np.float32, np.uint8]:
-        """Return score and class, as far as the event was seen."""
+    def told(self) -> tuple[np.float32, np.uint8, np.uint32]:
+        """Return score, class and doubts; none as long as the event was not seen whole."""
         steps = self._steps[: len(self._seen)]
         window = Window(
             name="seen",
             tile_shape=steps[0].tile_shape,
             origins=tuple(origin for step in steps for origin in step.origins),
         )
-        score, kind = self._network.told(_joined(self._seen), window)
-        return score[0], kind[0]
+        seen = _joined(self._seen)
+        score, kind = self._network.told(seen, window)
+        if len(steps) < len(self._steps):
+            return score[0], kind[0], np.uint32(0)
+        return score[0], kind[0], self._network.doubts(seen, window)[0]
 
 
 def network_on_cpu(model: Model) -> NetworkOnCpu:
     """Build the network of a model for a processor."""
     if model.config.architecture == "patches":
-        return PatchesOnCpu(model=model, network=FusedPatchNetwork.of(model.weights))
+        network = FusedPatchNetwork.of(model.weights)
+        return PatchesOnCpu(model=model, network=network, usual=model.usual)
     return PosterOnCpu(model=model, network=FusedNetwork.of(model.weights))
 
 

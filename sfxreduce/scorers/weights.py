@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ from sfxreduce.probability import Calibration, ReliabilityBin
 from sfxreduce.scorers.candidates import CandidateFinder
 from sfxreduce.scorers.normalise import Normalisation
 from sfxreduce.scorers.pooling import Pooling
+from sfxreduce.scorers.unlike import Usual
 from sfxreduce.small_files import parse_json, read_small
 from sfxreduce.window_choice import CENTRE, TileChoice, WindowLoss
 
@@ -36,6 +37,7 @@ __all__ = [
     "ARCHITECTURES",
     "CALIBRATION",
     "SCHEMA",
+    "USUAL",
     "Model",
     "ModelConfig",
     "Provenance",
@@ -54,6 +56,9 @@ ARCHITECTURES = ("poster", "patches")
 
 CALIBRATION = "calibration."
 """Beginning of the names of arrays that are no weights: what the threshold rests on."""
+
+USUAL = tuple(f"{CALIBRATION}traits_{name}" for name in ("mean", "whitening", "limit"))
+"""Names of the arrays of what is usual: see `sfxreduce.scorers.unlike.Usual`."""
 
 MOST_WEIGHT_BYTES = 1 << 30
 MOST_HEADER_BYTES = 1 << 20
@@ -222,6 +227,31 @@ class Model:
         return None if weight is None or bias is None else (weight, bias)
 
     @property
+    def usual(self) -> Usual | None:
+        """Which events are like the calibrated ones; None if that was not measured.
+
+        Raises
+        ------
+        ModelError
+            If only a part of it is there, or it is damaged.
+        """
+        missing = sorted(name for name in USUAL if name not in self.weights)
+        if len(missing) == len(USUAL):
+            return None
+        if missing:
+            raise ModelError(
+                f"model: expected all of what is usual, or nothing of it, found no {missing}; "
+                "copy the model again, or train it anew"
+            )
+        mean, whitening, limit = (self.weights[name].astype(np.float64) for name in USUAL)
+        return Usual(mean=mean, whitening=whitening, limit=float(limit.max(initial=-np.inf)))
+
+    def without_usual(self) -> Model:
+        """The same model, to which no event is unlike the calibrated ones."""
+        kept = {name: array for name, array in self.weights.items() if name not in USUAL}
+        return replace(self, weights=kept)
+
+    @property
     def probability(self) -> Calibration | None:
         """From reduced scores to calibrated probabilities; None if that was not measured."""
         knots = self.weights.get(f"{CALIBRATION}probability")
@@ -280,11 +310,16 @@ def read_model(path: Path | str) -> Model:
             f"{folder / _WEIGHTS}: not a safetensors file ({error}); copy the model again"
         ) from error
     card = _read(folder, _CARD, MOST_CARD_BYTES) if (folder / _CARD).is_file() else b""
-    return Model(
+    model = Model(
         config=_config(document["config"], folder),
         weights=weights,
         card=card.decode("utf-8", errors="replace"),
     )
+    try:
+        _ = model.usual
+    except ModelError as error:
+        raise ModelError(f"{folder / _WEIGHTS}: {error}") from error
+    return model
 
 
 def check_model_path(path: Path | str, *, overwrite: bool = False) -> None:

@@ -25,6 +25,7 @@ from sfxreduce.progress import Progress, silent
 from sfxreduce.scorers.classes import event_features
 from sfxreduce.scorers.patches import PatchNetwork, patch_logits
 from sfxreduce.scorers.pooling import Pooling
+from sfxreduce.scorers.unlike import event_traits
 from sfxreduce.scorers.weights import (
     CALIBRATION,
     Model,
@@ -43,6 +44,7 @@ from sfxreduce.train.classes import (
 from sfxreduce.train.material import SEED, Material
 from sfxreduce.train.patch_loop import PATCHES, train_patches
 from sfxreduce.train.patch_set import PatchSet
+from sfxreduce.train.usual import fit_usual, table_of_unlike, with_usual
 from sfxreduce.train.windows import CHOICES
 from sfxreduce.window_choice import TileChoice, WindowLoss, smallest_window
 
@@ -115,6 +117,8 @@ class Across:
         What fewer tiles would lose, the fewest first; the last one has all of them.
     confusions : tuple of ndarray
         What the class head says of each experiment, by a model that has not seen it.
+    traits : mapping of str to ndarray
+        What `sfxreduce.scorers.unlike.event_traits` says of each experiment's judged events.
     shipped : Model
         Learned from all experiments; its threshold rests on the scores of the left-out ones.
     """
@@ -123,6 +127,7 @@ class Across:
     judged: tuple[LeftOut, ...]
     windows: tuple[WindowLoss, ...]
     confusions: tuple[NDArray[np.int64], ...]
+    traits: Mapping[str, NDArray[np.float64]]
     shipped: Model
 
     @property
@@ -130,7 +135,7 @@ class Across:
         """What was measured, in Markdown."""
         names = [one.experiment for one in self.judged]
         classes = table_of_confusions(names, self.confusions)
-        return f"{table_of(self.judged)}\n\n{classes}"
+        return f"{table_of(self.judged)}\n\n{classes}\n\n{table_of_unlike(self.traits)}"
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the numbers of the networks."""
@@ -183,6 +188,7 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
         one.name: _head(networks[one.name], [parts[m.name] for m in material if m is not one])
         for one in material
     }
+    traits = {name: part.traits for name, part in parts.items()}
     shipped = replace(
         shipped,
         config=replace(
@@ -193,7 +199,10 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
         ),
     )
     return Across(
-        models={name: with_head(model, heads[name]) for name, model in models.items()},
+        models={
+            name: with_usual(with_head(model, heads[name]), fit_usual(_others(traits, name)))
+            for name, model in models.items()
+        },
         judged=judged,
         windows=curve,
         confusions=tuple(
@@ -204,7 +213,11 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
             )
             for one in material
         ),
-        shipped=with_head(shipped, _head(everything, list(parts.values()))),
+        traits=traits,
+        shipped=with_usual(
+            with_head(shipped, _head(everything, list(parts.values()))),
+            fit_usual(list(traits.values())),
+        ),
     )
 
 
@@ -339,6 +352,15 @@ class _Described(NamedTuple):
             judged=one.judged.within(columns),
             learned_class=classes_of_kinds(one.learned_kind),
         )
+
+    @property
+    def traits(self) -> NDArray[np.float64]:
+        """Of the judged events, shape (event, trait)."""
+        return event_traits(self.judged.found, self.window, n_events=self.judged.n_events)
+
+
+def _others(traits: Mapping[str, NDArray[np.float64]], name: str) -> list[NDArray[np.float64]]:
+    return [of for other, of in traits.items() if other != name]
 
 
 def _head(network: PatchNetwork, parts: Sequence[_Described]) -> ClassHead:

@@ -43,6 +43,7 @@ from sfxreduce.train.material import SEED, as_seen
 from sfxreduce.train.patch_loop import ADAPT, train_patches
 from sfxreduce.train.patch_set import PatchSet, read_patches
 from sfxreduce.train.peak_set import HIT_AT_LEAST, MISS_AT_MOST, SeenEvents, see_events
+from sfxreduce.train.usual import with_usual
 
 __all__ = ["SAMPLE", "Adapted", "Judged", "adapt"]
 
@@ -443,6 +444,9 @@ def _recalibrated(
         config=config,
         weights=weights | {f"{CALIBRATION}{name}": array for name, array in stored.items()},
     )
+    usual = start.usual
+    if usual is not None:  # it lies in what stands out, which does not depend on the network
+        model = with_usual(model, usual)
     if start.class_head is not None:
         weight, bias = (array.astype(np.float64) for array in start.class_head)
         model = with_head(model, ClassHead(weight=weight, bias=bias))

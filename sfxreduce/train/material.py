@@ -29,7 +29,15 @@ from sfxreduce.simulate.run import simulated_run
 from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.patch_set import PatchSet, read_patches
 
-__all__ = ["SEED", "Material", "as_seen", "material_of", "statistics_of", "stored_material"]
+__all__ = [
+    "SEED",
+    "Material",
+    "as_seen",
+    "judged_of",
+    "material_of",
+    "statistics_of",
+    "stored_material",
+]
 
 SEED = 20
 """Of the simulated runs that are learned from; those that are judged have the next ones."""
@@ -146,6 +154,37 @@ def material_of(name: str, *, scale: float = 1.0) -> Material:
     finder = CandidateFinder()
     run = as_seen(_simulated(name, scale * LEARNED, hit_rate=0.6, seed=SEED))
     learned = (read_patches(run, finder=finder), read_patches(run, finder=finder, vary_seed=SEED))
+    drawn, events = _drawn(name, scale)
+    truth = cast("xr.Dataset", drawn.truth)
+    return Material(
+        name=name,
+        learned=learned,
+        judged=read_patches(drawn, finder=finder, events=events.tolist()),
+        n_peaks=truth.n_peaks.values[events],
+        is_blank=truth.n_crystals.values[events] == 0,
+        learned_kind=cast("xr.Dataset", run.truth).kind.values,
+        judged_kind=truth.kind.values[events],
+        statistics=statistics_of(
+            as_seen(_simulated(name, scale * LOOKED_AT, hit_rate=0.5, seed=SEED + 2))
+        ),
+    )
+
+
+def judged_of(name: str, *, scale: float = 1.0) -> PatchSet:
+    """Simulate the judged events of an experiment's material alone.
+
+    Parameters
+    ----------
+    name : str
+    scale : float
+        Share of the usual number of events.
+    """
+    drawn, events = _drawn(name, scale)
+    return read_patches(drawn, finder=CandidateFinder(), events=events.tolist())
+
+
+def _drawn(name: str, scale: float) -> tuple[Run, NDArray[np.int64]]:
+    """A run that nothing is learned from, and those of its events that are judged."""
     drawn = as_seen(_simulated(name, scale * DRAWN, hit_rate=0.75, seed=SEED + 1))
     truth = cast("xr.Dataset", drawn.truth)  # simulated runs have one
     crystal, peaks = truth.n_crystals.values > 0, truth.n_peaks.values
@@ -154,19 +193,7 @@ def material_of(name: str, *, scale: float = 1.0) -> Material:
     blanks = np.flatnonzero(~crystal)
     wanted = ((hits, JUDGED_HITS), (weak, JUDGED_WEAK), (blanks, JUDGED_BLANKS))
     kinds = [kind[: max(round(scale * n), _FEWEST)] for kind, n in wanted]
-    events = np.sort(np.concatenate(kinds))
-    return Material(
-        name=name,
-        learned=learned,
-        judged=read_patches(drawn, finder=finder, events=events.tolist()),
-        n_peaks=peaks[events],
-        is_blank=~crystal[events],
-        learned_kind=cast("xr.Dataset", run.truth).kind.values,
-        judged_kind=truth.kind.values[events],
-        statistics=statistics_of(
-            as_seen(_simulated(name, scale * LOOKED_AT, hit_rate=0.5, seed=SEED + 2))
-        ),
-    )
+    return drawn, np.sort(np.concatenate(kinds))
 
 
 def as_seen(run: Run) -> Run:
