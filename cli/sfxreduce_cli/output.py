@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sfxreduce.redecide import Reread
     from sfxreduce.reduce import FilterPlan
     from sfxreduce.report import Report
+    from sfxreduce.savings import Savings
     from sfxreduce.train.evaluate import Evaluation
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "print_lines",
     "print_redecided",
     "print_redecided_plan",
+    "print_savings",
     "print_summary",
     "print_table",
     "printable",
@@ -66,6 +69,26 @@ def print_summary(found: Mapping[str, Any]) -> None:
         if row["run"] in found["attention"]:
             facts[f"look at: {row['run']}"] = f"{row['state']} {' '.join(row['codes'])}"
     print_table(f"{found['root']}: {len(found['runs'])} runs", facts)
+
+
+def print_savings(found: Savings, page: Path | None) -> None:
+    """Print where the bytes are, and what was saved."""
+    site = found.site
+    freed, cost = site.freed, site.realised_cost
+    money = found.rates.currency
+    total = site.total
+    facts = {str(part): f"{w.bytes:,} bytes" for part, w in site.parts.items() if w.bytes}
+    facts |= {
+        "released, realised": f"{freed.realised:,} bytes",
+        "a ticket could free": f"{freed.potential:,} bytes, {freed.ready:,} of them now",
+        "disk saved, net": f"{site.realised.disk_bytes:,} bytes",
+        "money saved": f"{cost.net.low:,.0f} to {cost.net.high:,.0f} {money}, about "
+        f"{cost.net.mid:,.0f}" + ("" if cost.compute else "; computing not known, not in it"),
+        "hits that may be lost": site.missed_told,
+    }
+    facts |= {f"damaged: {run.run}": run.problem for run in found.runs if run.problem}
+    facts |= {"page": str(page)} if page else {}
+    print_table(f"{len(found.runs)} runs: {total.bytes:,} bytes in {total.files:,} files", facts)
 
 
 def print_table(title: str, facts: Mapping[str, Any]) -> None:

@@ -92,7 +92,9 @@ class Status:
         }
 
 
-def status_of(subject: Subject, *, released_bytes: int | None = None) -> Status:
+def status_of(
+    subject: Subject, *, released_bytes: int | None = None, found: Gathered | None = None
+) -> Status:
     """Look at a run and its evidence; no file of the run is read and nothing is written.
 
     Parameters
@@ -100,8 +102,10 @@ def status_of(subject: Subject, *, released_bytes: int | None = None) -> Status:
     subject : Subject
     released_bytes : int, optional
         Bytes that tickets of the last 24 hours let go, if they were summed up already.
+    found : Gathered, optional
+        The facts, if they were taken down already.
     """
-    found = gather(subject.folder, subject.run, released_bytes=released_bytes)
+    found = found or gather(subject.folder, subject.run, released_bytes=released_bytes)
     state, facts = found.contents.state, found.facts
     if state in WAITING:
         facts = renewed(facts, subject.clock())
