@@ -40,9 +40,10 @@ NAME_WIDTH, NUMBER_WIDTH = 190, 110
 ROW, BAR = 24, 15
 MOST_ROWS = 40
 
-FLOW_HEIGHT = 330
+FLOW_HEIGHT = 260
 BLOCK = 16
 LEAST = 2.0
+LABEL, GAP = 27.0, 5.0
 LEFT_X, RIGHT_X = 210, WIDTH - 250
 
 
@@ -127,30 +128,26 @@ def flow_svg(group: Group) -> str:
     bands = [band for band in _bands(group) if band.n_bytes > 0]
     if not bands:
         return _svg('<text x="0" y="20">no bytes</text>', height=40)
-    ends = [name for name in ("disk", "released", "tape") if any(b.goes_to == name for b in bands)]
-    gap_left, gap_right = 30.0, 46.0
-    room = FLOW_HEIGHT - 30 - gap_left * (len(bands) - 1)
-    most = sum(band.n_bytes for band in bands)
-    scale = max(room - LEAST * len(bands), 20) / most
-    thick = [LEAST + band.n_bytes * scale for band in bands]
-    starts = _stacked(thick, gap_left, top=15)
-    order = sorted(range(len(bands)), key=lambda n: ends.index(bands[n].goes_to))
+    ends = [name for name in _ENDS if any(band.goes_to == name for band in bands)]
+    scale = FLOW_HEIGHT / sum(band.n_bytes for band in bands)
+    thick = [max(band.n_bytes * scale, LEAST) for band in bands]
+    starts, low = _stacked(thick, least=LABEL)
     totals = [
         sum(t for t, band in zip(thick, bands, strict=True) if band.goes_to == end) for end in ends
     ]
-    tops = _stacked(totals, gap_right, top=15)
+    tops, lower = _stacked(totals, least=2 * LABEL)
+    # The shorter column stands in the middle of the longer one.
+    down = max((low - lower) / 2, 0)
+    tops = [top + down for top in tops]
     drawn, used = [], dict(zip(ends, tops, strict=True))
-    for n in order:
-        band = bands[n]
-        drawn.append(_ribbon(starts[n], used[band.goes_to], thick[n], band))
-        used[band.goes_to] += thick[n]
-    drawn += [_left(start, t, b) for start, t, b in zip(starts, thick, bands, strict=True)]
+    for band, start, t in zip(bands, starts, thick, strict=True):
+        drawn += [_ribbon(start, used[band.goes_to], t, band), _left(start, t, band)]
+        used[band.goes_to] += t
     drawn += [
         _right(end, top, total, sum(b.n_bytes for b in bands if b.goes_to == end))
         for end, top, total in zip(ends, tops, totals, strict=True)
     ]
-    low = max(starts[-1] + thick[-1], tops[-1] + totals[-1])
-    return _svg("".join(drawn), height=low + 20)
+    return _svg("".join(drawn), height=max(low, lower))
 
 
 def _bands(group: Group) -> list[_Band]:
@@ -170,22 +167,22 @@ def _bands(group: Group) -> list[_Band]:
     ]
     raw = COLOURS_OF_PARTS[Part.RAW]
     return [
-        _Band(name="raw, stays", n_bytes=stays, colour=raw, goes_to="disk", told="recorded"),
-        _Band(
-            name="raw, may leave by a ticket",
-            n_bytes=may_go,
-            colour="#6f8aa5",
-            goes_to="disk",
-            told="recorded, potential",
-        ),
-        *added,
         _Band(
             name="raw, released",
             n_bytes=freed.realised,
             colour="#8fcfae",
             goes_to="released",
-            told="recorded, realised",
+            told="recorded",
         ),
+        _Band(
+            name="raw, a ticket may free it",
+            n_bytes=may_go,
+            colour="#6f8aa5",
+            goes_to="disk",
+            told="recorded",
+        ),
+        _Band(name="raw, stays", n_bytes=stays, colour=raw, goes_to="disk", told="recorded"),
+        *added,
         _Band(
             name=NAMES_OF_PARTS[Part.ARCHIVE_COPIES],
             n_bytes=freed.tape,
@@ -196,13 +193,14 @@ def _bands(group: Group) -> list[_Band]:
     ]
 
 
-def _stacked(heights: Sequence[float], gap: float, *, top: float) -> list[float]:
-    """Tops of blocks one below the other."""
-    found = []
+def _stacked(heights: Sequence[float], *, least: float) -> tuple[list[float], float]:
+    """Tops of blocks one below the other, each with room for its words; and the end of the last."""
+    found, y = [], 4.0
     for height in heights:
-        found.append(top)
-        top += height + gap
-    return found
+        room = max(height, least)
+        found.append(y + (room - height) / 2)
+        y += room + GAP
+    return found, y
 
 
 def _ribbon(left: float, right: float, thick: float, band: _Band) -> str:
@@ -227,8 +225,8 @@ def _left(top: float, thick: float, band: _Band) -> str:
 
 
 _ENDS = {
-    "disk": ("on the disk", "#33414f"),
     "released": ("gone from the disk", COLOURS[Decision.HIT]),
+    "disk": ("on the disk", "#33414f"),
     "tape": ("in the archive", COLOURS_OF_PARTS[Part.ARCHIVE_COPIES]),
 }
 

@@ -17,7 +17,7 @@ from sfxreduce.figures_of_savings import (
     flow_svg,
 )
 from sfxreduce.savings import Group, Part, Savings
-from sfxreduce.units import human_bytes
+from sfxreduce.units import human_bytes, rounded
 
 __all__ = ["render_savings"]
 
@@ -41,6 +41,7 @@ def render_savings(savings: Savings) -> str:
         loader=PackageLoader("sfxreduce"), autoescape=True, undefined=StrictUndefined
     )
     environment.filters |= {"bytes": human_bytes, "exact": _exact, "range": _range}
+    environment.filters["rounded"] = rounded
     groups = [savings.alone(run) for run in savings.runs]
     names = _short_names([run.run for run in savings.runs])
     site = savings.site
@@ -87,5 +88,5 @@ def _exact(number: int) -> str:
 def _range(found: Range) -> str:
     """Middle of a range, and its ends, with as many digits as make sense."""
     digits = 0 if max(abs(found.low), abs(found.high)) >= 100 else 2
-    low, mid, high = (f"{value + 0.0:,.{digits}f}" for value in (found.low, found.mid, found.high))
+    low, mid, high = (rounded(v, digits) for v in (found.low, found.mid, found.high))
     return f"{mid} ({low} to {high})"

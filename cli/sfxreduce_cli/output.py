@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import sfxreduce
-from sfxreduce.units import human_bytes
+from sfxreduce.units import human_bytes, rounded
 
 if TYPE_CHECKING:
     from sfxreduce.metrics import Confusion
@@ -82,8 +82,9 @@ def print_savings(found: Savings, page: Path | None) -> None:
         "released, realised": f"{freed.realised:,} bytes",
         "a ticket could free": f"{freed.potential:,} bytes, {freed.ready:,} of them now",
         "disk saved, net": f"{site.realised.disk_bytes:,} bytes",
-        "money saved": f"{cost.net.low:,.0f} to {cost.net.high:,.0f} {money}, about "
-        f"{cost.net.mid:,.0f}" + ("" if cost.compute else "; computing not known, not in it"),
+        "money saved": f"{rounded(cost.net.low, 2)} to {rounded(cost.net.high, 2)} {money}, about "
+        f"{rounded(cost.net.mid, 2)}"
+        + ("" if cost.compute else "; computing not known, not in it"),
         "hits that may be lost": site.missed_told,
     }
     facts |= {f"damaged: {run.run}": run.problem for run in found.runs if run.problem}

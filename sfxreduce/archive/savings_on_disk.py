@@ -61,6 +61,7 @@ def weigh_savings(
         for folder in {target.run.parent for target in targets}
     }
     cases = [open_case(t, clock=clock, released_bytes=released[t.run.parent]) for t in targets]
+    cases = _without_outputs(cases)
     scales = _Scales(root)
     for weigh_part in (scales.raw, scales.output, scales.evidence, scales.copies):
         for case in cases:
@@ -74,6 +75,15 @@ def weigh_savings(
         paths=scales.paths,
         stray=Weight(bytes=sum(file.size for file in stray), files=len(stray)),
     )
+
+
+def _without_outputs(cases: Sequence[RunCase]) -> list[RunCase]:
+    """Runs that are no output of another one: ``*.zarr`` names both, and some outputs are broken.
+
+    What has evidence of its own is a run all the same.
+    """
+    outputs = {path for case in cases for path in (case.output, *case.copies)}
+    return [c for c in cases if c.target.run not in outputs or c.target.evidence.exists()]
 
 
 class _Scales:

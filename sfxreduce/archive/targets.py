@@ -10,9 +10,11 @@ from pathlib import Path
 
 from sfxreduce.archive.evidence import SUFFIX, evidence_path
 from sfxreduce.archive.status import find_evidence
+from sfxreduce.archive.walking import walk_files
 from sfxreduce.errors import RunNotFound, SfxReduceError, UsageError
 from sfxreduce.io.readers.zarr import read_manifest
 from sfxreduce.io.schema import MANIFEST_GROUP
+from sfxreduce.manifest import Manifest
 
 __all__ = ["Target", "named_targets", "targets_below"]
 
@@ -131,8 +133,19 @@ def _sources(stores: Iterable[Path]) -> dict[Path, str]:
     for store in stores:
         if (store / MANIFEST_GROUP).exists():
             with suppress(SfxReduceError):
-                found[store] = os.path.realpath(read_manifest(store).source)
+                found[store] = _place_of_source(store, read_manifest(store))
     return found
+
+
+def _place_of_source(store: Path, manifest: Manifest) -> str:
+    """Where the source of a store is: as it says, or beside it, if both were moved together."""
+    named = Path(manifest.source)
+    beside = store.parent / named.name
+    if beside != named and beside.exists():
+        size = sum(file.size for file in walk_files(beside))
+        if size == manifest.source_bytes:
+            return os.path.realpath(beside)
+    return os.path.realpath(named)
 
 
 def _made_from(run: Path, sources: Mapping[Path, str]) -> tuple[Path, ...]:
