@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from audited import true_labels
@@ -43,7 +44,7 @@ from sfxreduce.ledger import read_ledger
 from sfxreduce.outputs import Outputs
 from sfxreduce.pipeline import run_filter
 from sfxreduce.run import Run
-from sfxreduce.savings import Part, RunSavings, Savings
+from sfxreduce.savings import Part, RunSavings, Savings, Weight
 from sfxreduce.scorers.peaks import PeakScorer
 from sfxreduce_cli.main import main
 
@@ -219,6 +220,30 @@ def test_frames_are_told_apart_to_the_byte(filtered: Path) -> None:
     assert found.parts[Part.SIDECARS].bytes == walked([hits])["bytes"] - frames
 
 
+def test_runs_of_hdf5_files_are_weighed_too(tmp_path: Path) -> None:
+    run = planted_run(n_events=20)
+    for name in ("a.h5", "b.h5", "c.cxi"):
+        with h5py.File(tmp_path / name, "w") as file:
+            frames = run.source.read(range(20)).pixels
+            file.create_dataset("/entry/data/data", data=frames, chunks=(1, *frames.shape[1:]))
+    for paths, out in (([tmp_path / "a.h5", tmp_path / "b.h5"], "ab"), ([tmp_path / "c.cxi"], "c")):
+        outputs = Outputs(store=tmp_path / f"{out}.zarr")
+        run_filter(open_run(paths), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
+    found = report_savings(root=tmp_path, sample=10)
+    check_sums(json.loads(json.dumps(found.to_json())))
+    assert found.stray.files == 0
+    # The frames of the source have the name of an output; they are no copy of its hits.
+    assert [r.parts[Part.RAW] for r in found.runs] == [
+        Weight(**walked([tmp_path / "a.h5", tmp_path / "b.h5"])),
+        Weight(**walked([tmp_path / "c.cxi"])),
+    ]
+    assert [r.problem for r in found.runs] == ["", ""]
+    assert found.runs[0].alternatives is None
+    single = found.runs[1].alternatives
+    assert single is not None
+    assert (single.exact, single.stored_bytes) == (False, round(single.raw_bytes / 2))
+
+
 def test_a_file_of_several_names_counts_once_for_what_it_is_first(beamtime: Beamtime) -> None:
     before = weighed(beamtime)
     shard = next(p for p in (beamtime.run(0) / "frames" / "c").rglob("*") if p.is_file())
@@ -239,6 +264,9 @@ def test_only_what_a_ticket_names_and_is_gone_is_realised(beamtime: Beamtime) ->
     beamtime.release(0)
     found = of(weighed(beamtime), run).freed
     assert (found.realised, found.potential, found.ready) == (0, raw, raw)
+    beamtime.clock.wait(days=2)
+    found = of(weighed(beamtime), run).freed
+    assert (found.potential, found.ready) == (raw, 0)
     shards = [p for p in (run / "frames" / "c").rglob("*") if p.is_file()]
     gone = walked(shards)["bytes"]
     moved = beamtime.root / "elsewhere"

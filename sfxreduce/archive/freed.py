@@ -46,7 +46,7 @@ def pool_folders(case: RunCase) -> dict[str, Path | None]:
     return found
 
 
-def freed_bytes(case: RunCase, weighed: Weighed, *, tape: int) -> Freed:
+def freed_bytes(case: RunCase, weighed: Weighed, *, tape: int, now_ns: int) -> Freed:
     """Sum up what left the disk, and what may.
 
     Parameters
@@ -56,15 +56,17 @@ def freed_bytes(case: RunCase, weighed: Weighed, *, tape: int) -> Freed:
         All files that were found anywhere: what was only moved is not gone.
     tape : int
         Bytes of its copies that were walked.
+    now_ns : int
+        Nanoseconds since 1970: a ticket that ran out has to be asked for again.
     """
     if case.found is None or case.status is None or not case.sound:
         return Freed(tape=tape)
     unwalked = _unwalked(case)
     potential = _potential(case)
-    state = case.status.state
-    named = case.status.ready or state is State.RELEASE_TICKETED
+    ticket = _ticket(case)
+    named = case.status.ready or (ticket is not None and ticket.valid_until_ns >= now_ns)
     return Freed(
-        realised=_realised(case, weighed),
+        realised=_realised(case, ticket, weighed) if ticket else 0,
         potential=potential,
         ready=potential if named else 0,
         tape=tape + unwalked,
@@ -73,12 +75,14 @@ def freed_bytes(case: RunCase, weighed: Weighed, *, tape: int) -> Freed:
     )
 
 
-def _realised(case: RunCase, weighed: Weighed) -> int:
-    """Bytes that a ticket named and that are gone: neither there, nor elsewhere by another name."""
+def _ticket(case: RunCase) -> TicketPaper | None:
+    """The release ticket that counts; one that was revoked lists nothing."""
     data = case.found.contents.paper(TICKET) if case.found else None
-    if data is None:
-        return 0
-    ticket = read_paper(TicketPaper, data, where=TICKET)
+    return None if data is None else read_paper(TicketPaper, data, where=TICKET)
+
+
+def _realised(case: RunCase, ticket: TicketPaper, weighed: Weighed) -> int:
+    """Bytes that a ticket named and that are gone: neither there, nor elsewhere by another name."""
     return sum(
         file.size
         for file in ticket.files

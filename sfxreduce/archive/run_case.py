@@ -135,7 +135,7 @@ def _choose_output(case: RunCase) -> None:
 def _raw_paths(case: RunCase) -> list[Path]:
     """Where the frames of a run lie: at its path, or in the files that its ledger names."""
     run = case.target.run
-    if run.exists() or case.output is None or case.manifest is None:
+    if run.exists() or case.plan or case.output is None or case.manifest is None:
         return [run]
     table = open_table(case.output, LEDGER_GROUP)
     names = sorted({str(name) for name in np.unique(table["source_file"].values)} - {""})

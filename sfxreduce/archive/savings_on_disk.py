@@ -68,9 +68,8 @@ def weigh_savings(
             with case.guarded():
                 weigh_part(case)
     stray = [] if root is None else scales.new(root)
-    tape = {id(case): _bytes(case, Part.ARCHIVE_COPIES) for case in cases}
     return Savings(
-        runs=tuple(_summed(case, scales.weighed, tape[id(case)], measure) for case in cases),
+        runs=tuple(_summed(case, scales.weighed, measure, now_ns=clock()) for case in cases),
         rates=rates,
         paths=scales.paths,
         stray=Weight(bytes=sum(file.size for file in stray), files=len(stray)),
@@ -179,14 +178,11 @@ def _crystfel(output: Path | None) -> list[tuple[Path, Part]]:
     return found
 
 
-def _bytes(case: RunCase, part: Part) -> int:
-    return sum(split.get(part, 0) for split in case.splits)
-
-
-def _summed(case: RunCase, weighed: Weighed, tape: int, measure: Measure | None) -> RunSavings:
+def _summed(case: RunCase, weighed: Weighed, measure: Measure | None, *, now_ns: int) -> RunSavings:
+    tape = sum(split.get(Part.ARCHIVE_COPIES, 0) for split in case.splits)
     freed, lost, alternatives = Freed(tape=tape), LostHits(), None
     with case.guarded():
-        freed = freed_bytes(case, weighed, tape=tape)
+        freed = freed_bytes(case, weighed, tape=tape, now_ns=now_ns)
     with case.guarded():
         lost = lost_hits(case)
     if measure is not None:
