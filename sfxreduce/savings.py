@@ -364,12 +364,15 @@ class Savings:
         Whatever was walked; no file below any of them is left out.
     stray : Weight
         See `Group`.
+    unseen : tuple of str
+        What could not be looked at, and is in no sum.
     """
 
     runs: tuple[RunSavings, ...]
     rates: Rates
     paths: tuple[str, ...]
     stray: Weight = field(default_factory=Weight)
+    unseen: tuple[str, ...] = ()
 
     @property
     def site(self) -> Group:
@@ -402,6 +405,7 @@ class Savings:
             "experiments": [{"experiment": e.name, **e.to_json()} for e in self.experiments],
             "runs": [self._run_to_json(run) for run in self.runs],
             "stray": asdict(self.stray),
+            "unseen": list(self.unseen),
             "rates": self.rates.model_dump(mode="json"),
         }
 

@@ -336,6 +336,31 @@ def test_what_may_not_leave_the_disk_is_no_potential(beamtime: Beamtime) -> None
     assert all(word in note for word, note in zip(expected, notes, strict=True))
 
 
+def test_stores_in_the_evidence_are_frames_and_no_sidecars(beamtime: Beamtime) -> None:
+    before = of(weighed(beamtime), beamtime.run(0)).parts
+    beamtime.plan(0, Policy(release=Release(disposition=Disposition.TAPE_REJECTS)))
+    found = of(weighed(beamtime), beamtime.run(0)).parts
+    rejects = ZarrFrames(path=str(beamtime.subject(0).evidence / "rejects.zarr"))
+    tiles = rejects.encoded(range(rejects.n_events))
+    n_bytes = sum(len(tile or b"") for event in tiles for tile in event)
+    assert found[Part.EXTRA_COPIES].bytes == n_bytes > 0
+    assert found[Part.SIDECARS].bytes > before[Part.SIDECARS].bytes
+    for part in (Part.RAW, Part.HITS, Part.UNDECIDED, Part.AUDIT_SET):
+        assert found[part] == before[part]
+
+
+def test_an_archive_that_cannot_be_walked_is_believed_by_its_receipts(beamtime: Beamtime) -> None:
+    beamtime.all_of(0)
+    raw = walked([beamtime.run(0)])["bytes"]
+    found = of(weighed(beamtime), beamtime.run(0)).freed
+    assert (found.tape, found.unwalked, found.tape_to_come) == (2 * raw, 0, 0)
+    shutil.rmtree(beamtime.root / "tape_b")
+    run = of(weighed(beamtime), beamtime.run(0))
+    assert (run.freed.tape, run.freed.unwalked, run.freed.tape_to_come) == (2 * raw, raw, 0)
+    assert run.parts[Part.ARCHIVE_COPIES].bytes == raw
+    assert any("'b' cannot be looked at" in note for note in run.notes)
+
+
 def test_a_run_without_an_output_has_none_and_says_so(beamtime: Beamtime) -> None:
     found = of(weighed(beamtime), beamtime.run(3))
     assert (found.output, found.problem, found.events) == (None, "", 0)
@@ -587,6 +612,20 @@ def test_the_page_shows_exact_bytes_and_needs_no_network(beamtime: Beamtime, cal
     assert call("--root", beamtime.root, "--out", out, "--overwrite").status == 0
 
 
+def test_odd_names_are_shown_and_obeyed_by_no_browser(tmp_path: Path, call: Call) -> None:
+    root, out = tmp_path / "runs", tmp_path / "page.html"
+    root.mkdir()
+    for name in ("<b>&.zarr", os.fsdecode(b"\xff.zarr")):
+        store_run(planted_run(n_events=3), out=root / name, pool=POOL)
+    told = call("--root", root, "--out", out, "--json")
+    assert told.status == 0, told.err
+    check_sums(told.facts)
+    assert len(told.facts["runs"]) == 2
+    page = out.read_text("utf-8")
+    assert "&lt;b&gt;&amp;.zarr" in page
+    assert "<b>&.zarr" not in page
+
+
 def test_what_people_read_says_the_same(beamtime: Beamtime, call: Call) -> None:
     told = call("--root", beamtime.root)
     total = walked([beamtime.root])
@@ -628,3 +667,28 @@ def test_a_walk_follows_no_link_and_tells_what_it_cannot_see(tmp_path: Path) -> 
     os.mkfifo(tmp_path / "a" / "pipe")
     assert [file.path.name for file in walk_files(tmp_path)] == ["file"]
     assert list(walk_files(tmp_path / "nothing")) == []
+
+
+def test_a_folder_that_nobody_may_enter_is_told_and_the_rest_is_summed(
+    beamtime: Beamtime, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = beamtime.root / "lost+found"
+    inside = beamtime.run(3) / "frames"
+    for folder in (secret, inside):
+        folder.mkdir(exist_ok=True)
+    expected = walked([beamtime.root])["bytes"] - walked([inside])["bytes"]
+    scandir = os.scandir
+
+    def guarded(path: Any = ".") -> Any:
+        if os.fspath(path) in {str(secret), str(inside)}:
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    told = call("--root", beamtime.root, "--json")
+    assert told.status == 0, told.err
+    assert len(told.facts["unseen"]) == 2
+    assert told.facts["total"]["bytes"] == expected
+    problem = next(r["problem"] for r in told.facts["runs"] if r["run"] == str(beamtime.run(3)))
+    assert "Permission denied" in problem
+    assert "not seen" in call("--root", beamtime.root).out

@@ -88,8 +88,10 @@ def print_savings(found: Savings, page: Path | None) -> None:
         "hits that may be lost": site.missed_told,
     }
     facts |= {f"damaged: {run.run}": run.problem for run in found.runs if run.problem}
+    facts |= {f"not seen: {n}": told for n, told in enumerate(found.unseen, 1)}
     facts |= {"page": str(page)} if page else {}
-    print_table(f"{len(found.runs)} runs: {total.bytes:,} bytes in {total.files:,} files", facts)
+    runs = f"{len(found.runs):,} run{'' if len(found.runs) == 1 else 's'}"
+    print_table(f"{runs}: {total.bytes:,} bytes in {total.files:,} files", facts)
 
 
 def print_table(title: str, facts: Mapping[str, Any]) -> None:

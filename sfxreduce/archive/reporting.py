@@ -13,6 +13,7 @@ from sfxreduce.archive.savings_on_disk import weigh_savings
 from sfxreduce.archive.subject import wall_clock
 from sfxreduce.archive.targets import named_targets, targets_below
 from sfxreduce.auditing import write_text
+from sfxreduce.columns import plain_text
 from sfxreduce.io.publish import check_outputs
 from sfxreduce.savings import Savings
 from sfxreduce.savings_page import render_savings
@@ -52,8 +53,6 @@ def report_savings(
         If runs cannot be told from what was given.
     SchemaError
         If the prices cannot be understood.
-    SourceError
-        If a folder below `root` cannot be listed.
     """
     prices = read_rates(rates) if rates else shipped_rates()
     if root is not None:
@@ -85,4 +84,4 @@ def write_page(savings: Savings, out: Path, *, overwrite: bool = False) -> None:
     """
     weighed = [path for run in savings.runs for path in (run.run, run.output) if path]
     check_outputs(files=[out], inputs=[Path(path) for path in weighed], overwrite=overwrite)
-    write_text(out, render_savings(savings), overwrite=overwrite)
+    write_text(out, plain_text(render_savings(savings)), overwrite=overwrite)

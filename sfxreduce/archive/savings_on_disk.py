@@ -51,10 +51,11 @@ def weigh_savings(
     measure : callable, optional
         Measures the alternatives of a run, for which frames are read.
 
-    Raises
-    ------
-    SourceError
-        If a folder below `root` cannot be listed. What is wrong with a run is told with it.
+    Returns
+    -------
+    Savings
+        What is wrong with a run is told with it; what could not be looked at below `root` is in
+        `unseen`.
     """
     released = {
         folder: released_today(folder, now_ns=clock(), but=folder)
@@ -67,12 +68,14 @@ def weigh_savings(
         for case in cases:
             with case.guarded():
                 weigh_part(case)
-    stray = [] if root is None else scales.new(root)
+    unseen: list[str] = []
+    stray = [] if root is None else scales.weighed.new(walk_files(root, unseen=unseen))
     return Savings(
         runs=tuple(_summed(case, scales.weighed, measure, now_ns=clock()) for case in cases),
         rates=rates,
         paths=scales.paths,
         stray=Weight(bytes=sum(file.size for file in stray), files=len(stray)),
+        unseen=tuple(unseen),
     )
 
 

@@ -98,7 +98,8 @@ def targets_below(root: Path) -> list[Target]:
     RunNotFound
         If there is no such folder.
     """
-    evidence = dict(find_evidence(root, depth=DEPTH))
+    # What cannot be listed is told by the walk that sums up what lies there.
+    evidence = dict(find_evidence(root, depth=DEPTH, unseen=[]))
     stores = list(_stores_below(root, DEPTH))
     outputs = _sources(stores)
     # A store whose manifest is damaged is listed by itself, with what is wrong with it.
@@ -118,7 +119,7 @@ def _stores_below(root: Path, depth: int) -> Iterator[Path]:
     try:
         folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink())
     except OSError:
-        # Whoever sums the bytes below says that it cannot be entered.
+        # The walk that sums up what lies there says so.
         return
     for path in folders:
         if (path / "zarr.json").exists():
@@ -142,7 +143,7 @@ def _place_of_source(store: Path, manifest: Manifest) -> str:
     named = Path(manifest.source)
     beside = store.parent / named.name
     if beside != named and beside.exists():
-        size = sum(file.size for file in walk_files(beside))
+        size = sum(file.size for file in walk_files(beside, unseen=[]))
         if size == manifest.source_bytes:
             return os.path.realpath(beside)
     return os.path.realpath(named)

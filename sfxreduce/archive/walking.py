@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,44 +38,59 @@ class DiskFile:
         return self.device, self.inode
 
 
-def walk_files(root: Path) -> Iterator[DiskFile]:
+def walk_files(root: Path, *, unseen: list[str] | None = None) -> Iterator[DiskFile]:
     """Regular files of a path, in order: itself, or all below it; none if nothing lies there.
+
+    What vanishes meanwhile is passed over.
 
     Parameters
     ----------
     root : Path
         May itself be a link, which whoever named it has chosen; links below it are not followed.
+    unseen : list of str, optional
+        Takes down what cannot be looked at, and the walk goes on.
 
     Raises
     ------
     SourceError
-        If a folder cannot be listed: bytes that cannot be seen cannot be summed.
+        Without `unseen`, if something cannot be looked at: bytes that are not seen cannot be
+        summed.
     """
-    try:
-        facts = root.stat()
-        if stat.S_ISREG(facts.st_mode):
-            yield _disk_file(root, facts)
-        elif stat.S_ISDIR(facts.st_mode):
-            yield from _below(root)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        raise SourceError(
-            f"{error.filename or root}: cannot be looked at ({error.strerror}); ask for the right "
-            "to read it"
-        ) from error
-
-
-def _below(root: Path) -> Iterator[DiskFile]:
-    waiting = [str(root)]
+    waiting = [root]
     while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        for entry in found:
+        path = waiting.pop()
+        try:
+            files, folders = _listed(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            told = (
+                f"{error.filename or path}: cannot be looked at ({error.strerror}); ask for the "
+                "right to read it"
+            )
+            if unseen is None:
+                raise SourceError(told) from error
+            unseen.append(told)
+            continue
+        yield from files
+        waiting += folders
+
+
+def _listed(path: Path) -> tuple[list[DiskFile], list[Path]]:
+    """Files and folders right below a path, or the file that it is."""
+    facts = path.stat()
+    if not stat.S_ISDIR(facts.st_mode):
+        return ([_disk_file(path, facts)] if stat.S_ISREG(facts.st_mode) else []), []
+    files, folders = [], []
+    with os.scandir(path) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.is_dir(follow_symlinks=False):
-                waiting.append(entry.path)
+                folders.append(Path(entry.path))
             elif entry.is_file(follow_symlinks=False):
-                yield _disk_file(Path(entry.path), entry.stat(follow_symlinks=False))
+                with suppress(FileNotFoundError):
+                    found = entry.stat(follow_symlinks=False)
+                    files.append(_disk_file(Path(entry.path), found))
+    return files, folders
 
 
 def _disk_file(path: Path, facts: os.stat_result) -> DiskFile:
