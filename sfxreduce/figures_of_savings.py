@@ -61,7 +61,7 @@ class _Band:
 def bars_svg(groups: Sequence[Group], names: Sequence[str]) -> str:
     """One stacked bar for each run: what lies there, and in outline what was released.
 
-    The largest runs by themselves, the others as one bar.
+    The largest runs by themselves, the others as one bar to a scale of its own.
 
     Parameters
     ----------
@@ -71,14 +71,15 @@ def bars_svg(groups: Sequence[Group], names: Sequence[str]) -> str:
         Of the runs, as they are shown.
     """
     order = sorted(range(len(groups)), key=lambda n: -_length(groups[n]))
-    rows = [(names[n], [groups[n]]) for n in order[:MOST_ROWS]]
-    if order[MOST_ROWS:]:
-        rest = [groups[n] for n in order[MOST_ROWS:]]
-        rows.append((f"{len(rest):,} smaller runs", rest))
-    longest = max((sum(map(_length, found)) for _, found in rows), default=0) or 1
-    scale = (WIDTH - NAME_WIDTH - NUMBER_WIDTH) / longest
+    longest = _length(groups[order[0]]) if order else 0
+    rows = [(names[n], [groups[n]], longest) for n in order[:MOST_ROWS]]
+    if rest := [groups[n] for n in order[MOST_ROWS:]]:
+        # To the scale of single runs it would leave no room for them.
+        rows.append((f"{len(rest):,} others, own scale", rest, sum(map(_length, rest))))
+    room = WIDTH - NAME_WIDTH - NUMBER_WIDTH
     drawn = [
-        _row(name, found, y=number * ROW, scale=scale) for number, (name, found) in enumerate(rows)
+        _row(name, found, y=number * ROW, scale=room / max(whole, 1))
+        for number, (name, found, whole) in enumerate(rows)
     ]
     return _svg("".join(drawn), height=max(len(rows), 1) * ROW)
 

@@ -36,6 +36,7 @@ from sfxreduce.certificate import Certificate, certificate_to_json
 from sfxreduce.costs import TB, Amounts, Range, cost_of
 from sfxreduce.decide import Decision
 from sfxreduce.errors import SchemaError
+from sfxreduce.figures_of_savings import bars_svg
 from sfxreduce.ingest import store_run
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr import ZarrFrames, open_table
@@ -610,6 +611,27 @@ def test_the_page_shows_exact_bytes_and_needs_no_network(beamtime: Beamtime, cal
     assert again.status == 1
     assert out.read_text() == page
     assert call("--root", beamtime.root, "--out", out, "--overwrite").status == 0
+
+
+def test_a_bar_is_as_long_as_its_run_however_many_there_are() -> None:
+    runs = tuple(
+        RunSavings(
+            run=f"/r{n}", experiment="e", state="REGISTERED", parts={Part.RAW: Weight(bytes=n)}
+        )
+        for n in range(1, 101)
+    )
+    savings = Savings(runs=runs, rates=shipped_rates(), paths=())
+    picture = bars_svg([savings.alone(run) for run in runs], [run.run for run in runs])
+    drawn = re.findall(r'width="([0-9.]+)" .*?<title>raw: ([0-9,]+) bytes', picture)
+    sizes = [int(told.replace(",", "")) for _, told in drawn]
+    # The largest first; the others are summed up, and nothing is left out.
+    assert sizes == [*range(100, 60, -1), sum(range(1, 61))]
+    widths = [float(width) for width, _ in drawn]
+    longest = widths[0]
+    assert widths[-1] == longest
+    for size, width in zip(sizes[:-1], widths[:-1], strict=True):
+        assert width == pytest.approx(longest * size / 100, abs=0.1)
+    assert savings.site.total.bytes == sum(sizes)
 
 
 def test_odd_names_are_shown_and_obeyed_by_no_browser(tmp_path: Path, call: Call) -> None:
