@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["human_bytes", "short_path"]
+__all__ = ["human_bytes", "rounded", "short_path"]
 
 
 def human_bytes(n_bytes: float) -> str:
@@ -20,6 +20,17 @@ def human_bytes(n_bytes: float) -> str:
             break
         n_bytes /= 1000
     return f"{n_bytes:.3g} {unit}" if abs(n_bytes) < 999.5 else f"{n_bytes:,.0f} {unit}"
+
+
+def rounded(value: float, digits: int = 0) -> str:
+    """Number with so many digits after the point, its thousands told apart, and no minus zero.
+
+    Examples
+    --------
+    >>> rounded(-12345.678, 1), rounded(-0.4)
+    ('-12,345.7', '0')
+    """
+    return f"{round(value, digits) + 0.0:,.{digits}f}"
 
 
 def short_path(path: str | Path) -> str:

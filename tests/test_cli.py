@@ -384,9 +384,9 @@ def test_every_command_has_help_with_an_example() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert sorted(commands) == [
         "archive", "audit", "crossval", "evaluate", "filter", "hold", "info", "ingest", "label",
-        "ledger", "policy", "redecide", "simulate", "train", "verify",
+        "ledger", "policy", "redecide", "report", "simulate", "train", "verify",
     ]  # fmt: skip
-    for group in ("archive", "audit", "hold", "policy"):
+    for group in ("archive", "audit", "hold", "policy", "report"):
         commands |= {f"{group} {name}": c for name, c in commands.pop(group).commands.items()}
     for name, command in commands.items():
         assert "Example: sfxreduce" in (command.help or ""), name

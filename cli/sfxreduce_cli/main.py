@@ -28,6 +28,7 @@ from sfxreduce_cli.ledger import ledger
 from sfxreduce_cli.output import print_json, say
 from sfxreduce_cli.policy import policy
 from sfxreduce_cli.redecide import redecide
+from sfxreduce_cli.report import report
 from sfxreduce_cli.simulate import simulate
 from sfxreduce_cli.train import train
 from sfxreduce_cli.verify import verify
@@ -61,6 +62,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(archive, name="archive")
 app.add_typer(hold, name="hold")
 app.add_typer(policy, name="policy")
+app.add_typer(report, name="report")
 
 
 @app.callback()

@@ -6,19 +6,21 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import sfxreduce
-from sfxreduce.units import human_bytes
+from sfxreduce.units import human_bytes, rounded
 
 if TYPE_CHECKING:
     from sfxreduce.metrics import Confusion
     from sfxreduce.redecide import Reread
     from sfxreduce.reduce import FilterPlan
     from sfxreduce.report import Report
+    from sfxreduce.savings import Savings
     from sfxreduce.train.evaluate import Evaluation
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "print_lines",
     "print_redecided",
     "print_redecided_plan",
+    "print_savings",
     "print_summary",
     "print_table",
     "printable",
@@ -66,6 +69,29 @@ def print_summary(found: Mapping[str, Any]) -> None:
         if row["run"] in found["attention"]:
             facts[f"look at: {row['run']}"] = f"{row['state']} {' '.join(row['codes'])}"
     print_table(f"{found['root']}: {len(found['runs'])} runs", facts)
+
+
+def print_savings(found: Savings, page: Path | None) -> None:
+    """Print where the bytes are, and what was saved."""
+    site = found.site
+    freed, cost = site.freed, site.realised_cost
+    money = found.rates.currency
+    total = site.total
+    facts = {str(part): f"{w.bytes:,} bytes" for part, w in site.parts.items() if w.bytes}
+    facts |= {
+        "released, realised": f"{freed.realised:,} bytes",
+        "a ticket could free": f"{freed.potential:,} bytes, {freed.ready:,} of them now",
+        "disk saved, net": f"{site.realised.disk_bytes:,} bytes",
+        "money saved": f"{rounded(cost.net.low, 2)} to {rounded(cost.net.high, 2)} {money}, about "
+        f"{rounded(cost.net.mid, 2)}"
+        + ("" if cost.compute else "; computing not known, not in it"),
+        "hits that may be lost": site.missed_told,
+    }
+    facts |= {f"damaged: {run.run}": run.problem for run in found.runs if run.problem}
+    facts |= {f"not seen: {n}": told for n, told in enumerate(found.unseen, 1)}
+    facts |= {"page": str(page)} if page else {}
+    runs = f"{len(found.runs):,} run{'' if len(found.runs) == 1 else 's'}"
+    print_table(f"{runs}: {total.bytes:,} bytes in {total.files:,} files", facts)
 
 
 def print_table(title: str, facts: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from sfxreduce.archive.paths import check_path
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.io.files import sha256_file
 
-__all__ = ["compare_pins", "pin_files"]
+__all__ = ["compare_pins", "pin_files", "pinned_place"]
 
 
 def pin_files(path: Path) -> tuple[PinnedFile, ...]:
@@ -95,7 +95,8 @@ def _names(path: Path) -> Iterator[str]:
                     )
 
 
-def _place(path: Path, name: str) -> Path:
+def pinned_place(path: Path, name: str) -> Path:
+    """Where a pinned file of a run lies, the run being a folder or that file itself."""
     return path / name if path.is_dir() else path
 
 
@@ -107,7 +108,7 @@ def _facts(file: Path) -> tuple[int, int, int]:
 
 
 def _pin(path: Path, name: str) -> PinnedFile:
-    file = _place(path, name)
+    file = pinned_place(path, name)
     before = _facts(file)
     digest = sha256_file(file)
     if _facts(file) != before:
@@ -117,7 +118,7 @@ def _pin(path: Path, name: str) -> PinnedFile:
 
 
 def _is_same(path: Path, pin: PinnedFile, *, rehash: bool) -> bool:
-    file = _place(path, pin.path)
+    file = pinned_place(path, pin.path)
     if _facts(file) != (pin.size, pin.mtime_ns, pin.inode):
         return False
     return not rehash or sha256_file(file) == pin.sha256

@@ -92,7 +92,9 @@ class Status:
         }
 
 
-def status_of(subject: Subject, *, released_bytes: int | None = None) -> Status:
+def status_of(
+    subject: Subject, *, released_bytes: int | None = None, found: Gathered | None = None
+) -> Status:
     """Look at a run and its evidence; no file of the run is read and nothing is written.
 
     Parameters
@@ -100,8 +102,10 @@ def status_of(subject: Subject, *, released_bytes: int | None = None) -> Status:
     subject : Subject
     released_bytes : int, optional
         Bytes that tickets of the last 24 hours let go, if they were summed up already.
+    found : Gathered, optional
+        The facts, if they were taken down already.
     """
-    found = gather(subject.folder, subject.run, released_bytes=released_bytes)
+    found = found or gather(subject.folder, subject.run, released_bytes=released_bytes)
     state, facts = found.contents.state, found.facts
     if state in WAITING:
         facts = renewed(facts, subject.clock())
@@ -167,7 +171,9 @@ def explain_run(subject: Subject) -> list[str]:
     return [*told, *explain_policy(_policy(found))]
 
 
-def find_evidence(root: Path, *, depth: int = 3) -> Iterator[tuple[Path, Path]]:
+def find_evidence(
+    root: Path, *, depth: int = 3, unseen: list[str] | None = None
+) -> Iterator[tuple[Path, Path]]:
     """Runs and their evidence folders below a folder, sorted; folders of runs are not entered.
 
     Parameters
@@ -175,15 +181,25 @@ def find_evidence(root: Path, *, depth: int = 3) -> Iterator[tuple[Path, Path]]:
     root : Path
     depth : int
         Levels of folders to look into.
+    unseen : list of str, optional
+        Takes down folders that cannot be listed, and the search goes on.
 
     Raises
     ------
     RunNotFound
         If there is no such folder.
+    OSError
+        Without `unseen`, if a folder cannot be listed.
     """
     if not root.is_dir():
         raise RunNotFound(f"{root}: no such folder; check the path given to --root")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
+    except OSError as error:
+        if unseen is None:
+            raise
+        unseen.append(f"{root}: cannot be listed ({error.strerror})")
+        return
     runs = {
         path.with_name(path.name.removesuffix(SUFFIX)) for path in folders if _is_evidence(path)
     }
@@ -191,7 +207,7 @@ def find_evidence(root: Path, *, depth: int = 3) -> Iterator[tuple[Path, Path]]:
         if _is_evidence(path):
             yield _run_of(path), path
         elif depth > 1 and path not in runs and not (path / "zarr.json").exists():
-            yield from find_evidence(path, depth=depth - 1)
+            yield from find_evidence(path, depth=depth - 1, unseen=unseen)
 
 
 def _run_of(path: Path) -> Path:
