@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from hypothesis import strategies as st
 
 from sfxreduce.manifest import FileRecord
+
+Call = Callable[..., tuple[int, Any, str]]
+"""Runs a command: exit status, what it printed, and the rest; see the fixture `call`."""
 
 SAFE_PARTS = st.text(
     st.characters(blacklist_categories=["Cs", "Cc"], blacklist_characters="/"),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from archived import Call
 from hypothesis import settings
 from planted import ArrayFrames, planted_run
 
 from sfxreduce.cluster import Pool, SerialPool, open_pool
 from sfxreduce.ingest import store_run
 from sfxreduce.run import Run
+from sfxreduce_cli.main import main
 
 # How long an example takes says more about what else the machine does than about the code.
 # Continuous integration tries the same examples every time; a developer's machine tries new ones.
@@ -63,3 +68,21 @@ def frames(run: Run) -> np.ndarray:
     """All frames of the run in memory."""
     assert isinstance(run.source, ArrayFrames)
     return run.source.frames
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run a command as a user does: exit status, what it printed as JSON, and the rest."""
+
+    def run(*args: object, json_too: bool = True) -> tuple[int, Any, str]:
+        words = ["sfxreduce", *map(str, args), *(["--json"] if json_too else [])]
+        monkeypatch.setattr(sys, "argv", words)
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        printed = capsys.readouterr()
+        return status, json.loads(printed.out) if json_too else printed.out, printed.err
+
+    return run

@@ -414,26 +414,6 @@ def test_a_hold_that_was_taken_away_is_noticed(beamtime: Beamtime) -> None:
     assert codes(beamtime.approve) == {"R10"}
 
 
-@pytest.mark.parametrize("lie", ["buffer-only", "wrong-checksum", "echoed-checksum", "one-copy"])
-def test_a_lying_archive_is_refused(beamtime: Beamtime, lie: str) -> None:
-    from sfxreduce.archive.backends.lying import LIES as KNOWN
-
-    assert lie in KNOWN
-    beamtime.plan()
-    beamtime.approve()
-    liar = f"lying:{lie}:{beamtime.root}/tape_a"
-    to = [f"a={liar}", f"b={liar}"]
-    token = beamtime.state_of().plan_id
-    expected = {"buffer-only": "R05", "wrong-checksum": "R06", "one-copy": "R07"}
-
-    def all_the_way() -> None:
-        executing.execute_run(beamtime.subject(), to=to, token=token)
-        executing.recall_run(beamtime.subject())
-
-    assert expected.get(lie, "R06") in codes(all_the_way)
-    assert beamtime.state_of().state in (State.ARCHIVING, State.ARCHIVED)
-
-
 class Crash(Exception):
     """The machine stops here."""
 
