@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sfxreduce.archive.backends import Backend
-from sfxreduce.archive.packages import Package, read_member
+from sfxreduce.archive.packages import Package
 from sfxreduce.archive.paths import check_path
 from sfxreduce.archive.recall import recall_file
+from sfxreduce.archive.tars import read_member
 from sfxreduce.errors import ArchiveError, SchemaError
 from sfxreduce.io.files import PARTIAL, output_errors
 from sfxreduce.manifest import FileRecord
