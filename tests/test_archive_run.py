@@ -4,149 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from archived import snapshot
-from audited import true_labels
+from beamtimes import POOL, Beamtime, act_as_the_facility, codes
 from planted import BrightestPixel, planted_run
 
 import sfxreduce.archive
-from sfxreduce.archive import executing, planning, releasing, restoring, status
+from sfxreduce.archive import executing, releasing, restoring, status
 from sfxreduce.archive.documents import TicketPaper, read_paper
 from sfxreduce.archive.holds import add_hold, lift_hold, list_holds
-from sfxreduce.archive.policy import Disposition, Keep, Policy, Release, preset
-from sfxreduce.archive.refusals import ArchiveRefused
+from sfxreduce.archive.policy import Disposition, Keep, Policy, Release
 from sfxreduce.archive.states import PATH, State
 from sfxreduce.archive.subject import Subject
-from sfxreduce.auditing import certify_run, draw_run, write_text
-from sfxreduce.calibrate import Promise
-from sfxreduce.certificate import certificate_to_json
-from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import OutputError, UsageError
 from sfxreduce.ingest import store_run
 from sfxreduce.io.journal import Journal
 from sfxreduce.io.open import open_run
 from sfxreduce.outputs import Outputs
 from sfxreduce.pipeline import run_filter
-
-DAY_NS = 86_400 * 10**9
-POOL = SerialPool()
-
-
-@dataclass
-class Clock:
-    """A clock that tests set."""
-
-    now_ns: int
-
-    def __call__(self) -> int:
-        self.now_ns += 1000
-        return self.now_ns
-
-    def wait(self, *, days: float) -> None:
-        self.now_ns += int(days * DAY_NS)
-
-
-@dataclass
-class Beamtime:
-    """Runs of one experiment, filtered, and two archives."""
-
-    root: Path
-    clock: Clock
-
-    @property
-    def to(self) -> tuple[str, str]:
-        return (f"a=posix:{self.root}/tape_a", f"b=posix:{self.root}/tape_b")
-
-    def run(self, n: int = 0) -> Path:
-        return self.root / f"r{n:04}.zarr"
-
-    def hits(self, n: int = 0) -> Path:
-        return self.root / f"r{n:04}_hits.zarr"
-
-    def subject(self, n: int = 0, *, by: str = "ann") -> Subject:
-        return Subject.of(self.run(n), by=by, clock=self.clock)
-
-    def certificate(self, n: int = 0) -> Path:
-        """Certify by the truth that was planted; all rejects are labelled."""
-        promise = Promise(max_loss=0.2, confidence=0.9)
-        draw = draw_run(self.hits(n), nonce="dice", promise=promise, rejects=26, kept=14)
-        labels = true_labels(draw, range(0, 40, 3))
-        made = certify_run(self.hits(n), draw, labels, promise=promise)
-        path = self.root / f"certificate_{n}.json"
-        write_text(path, json.dumps(certificate_to_json(made)), overwrite=True)
-        return path
-
-    def plan(self, n: int = 0, policy: Policy | None = None, **options: Any) -> str:
-        chosen = planning.PlanOptions(
-            policy=policy or preset("laptop"), hits=options.pop("hits", self.hits(n)), **options
-        )
-        return planning.plan_run(self.subject(n), chosen, pool=POOL).plan_id
-
-    def approve(self, n: int = 0, *, by: str = "bob", role: str = "") -> None:
-        planning.approve_run(self.subject(n, by=by), role=role)
-
-    def execute(self, n: int = 0) -> None:
-        token = self.state_of(n).plan_id[:8]
-        executing.execute_run(self.subject(n), to=self.to, token=token)
-
-    def recall(self, n: int = 0) -> Any:
-        return executing.recall_run(self.subject(n))
-
-    def release(self, n: int = 0) -> releasing.Released:
-        token = self.state_of(n).plan_id[:8]
-        return releasing.release_run(self.subject(n, by="cy"), token=token, pool=POOL)
-
-    def all_of(self, n: int = 0, policy: Policy | None = None, **options: Any) -> None:
-        """Everything but the release."""
-        self.plan(n, policy, **options)
-        self.approve(n)
-        self.execute(n)
-        self.recall(n)
-        self.clock.wait(days=8)
-
-    def state_of(self, n: int = 0) -> status.Status:
-        return status.status_of(self.subject(n))
-
-
-@pytest.fixture(scope="module")
-def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five runs of 40 events and their reduced stores."""
-    root = tmp_path_factory.mktemp("beamtime")
-    for n in range(5):
-        run = root / f"r{n:04}.zarr"
-        store_run(planted_run(n_events=40, seed=n), out=run, pool=POOL)
-        outputs = Outputs(store=root / f"r{n:04}_hits.zarr")
-        run_filter(open_run(run), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
-    return root
-
-
-@pytest.fixture
-def beamtime(filtered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Beamtime:
-    """The same runs, for one test to spoil."""
-    # No test here cuts the power; what it needs to reach the disk in time is tested elsewhere.
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    root = tmp_path / "beamtime"
-    shutil.copytree(filtered, root)
-    # The ledger names the source by its path, and so do certificates.
-    for pool in ("tape_a", "tape_b"):
-        (root / pool).mkdir()
-    newest = max(path.stat().st_mtime_ns for path in root.rglob("*"))
-    return Beamtime(root, Clock(newest + DAY_NS))
-
-
-def codes(call: Callable[[], object]) -> set[str]:
-    with pytest.raises(ArchiveRefused) as caught:
-        call()
-    return {refusal.code for refusal in caught.value.refusals}
 
 
 def test_an_experiment_goes_all_the_way_and_comes_back(beamtime: Beamtime, tmp_path: Path) -> None:
@@ -197,25 +79,6 @@ def test_an_experiment_goes_all_the_way_and_comes_back(beamtime: Beamtime, tmp_p
     assert restoring.restore_whole_run(beamtime.subject(1), out=back) > 0
     assert {k: v[0] for k, v in snapshot(back).items()} == {k: v[0] for k, v in before[1].items()}
     assert beamtime.state_of(1).history[-2:] == (State.RESTORING, State.RESTORED)
-
-
-def act_as_the_facility(beamtime: Beamtime, n: int, folder: Path) -> None:
-    """What a facility's own tool does with a ticket."""
-    subject = beamtime.subject(n)
-    data = (subject.evidence / "release-ticket.json").read_bytes()
-    shutil.rmtree(beamtime.run(n))
-    receipt = folder / "receipt.json"
-    facts = {
-        "release_version": 1,
-        "plan_id": json.loads(data)["plan_id"],
-        "ticket_sha256": hashlib.sha256(data).hexdigest(),
-        "by": "facility",
-        "released": [str(beamtime.run(n))],
-    }
-    receipt.write_text(json.dumps(facts | {"ticket_sha256": "0" * 64}))
-    assert codes(lambda: releasing.record_release(subject, receipt)) == {"R10"}
-    receipt.write_text(json.dumps(facts))
-    assert releasing.record_release(subject, receipt) is State.RELEASED
 
 
 def test_a_run_without_a_verified_output_is_not_planned(beamtime: Beamtime) -> None:
@@ -621,8 +484,9 @@ ALLOWED = {
     "backends/lying.py",
     "backends/script.py",
     "holding.py",
-    "packages.py",
+    "packing.py",
     "recall.py",
+    "workfolder.py",
 }
 
 

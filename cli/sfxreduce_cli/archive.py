@@ -126,6 +126,11 @@ def _planned(plan: Any, subject: Any) -> dict[str, Any]:
         "state": str(subject.folder.read().state),
         "archive_files": len(plan.payload),
         "archive_bytes": sum(file.size for file in plan.payload),
+        "parcels": len(plan.parcels),
+        "packages": [
+            {"name": package.name, "bytes": package.size, "files": len(package.files)}
+            for package in plan.packages
+        ],
         "release_files": len(plan.sources),
         "release_bytes": plan.release_bytes,
         "evidence": str(subject.evidence),

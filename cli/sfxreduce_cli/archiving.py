@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfxreduce.errors import UsageError
+from sfxreduce.units import human_bytes
 from sfxreduce_cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -110,8 +111,17 @@ def print_runs(name: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool) -
 
 def _told(value: object) -> object:
     if isinstance(value, list):
-        return "; ".join(f"{v['code']} {v['message']}" if isinstance(v, dict) else v for v in value)
+        return "; ".join(map(_words, value))
     return value
+
+
+def _words(value: Any) -> str:
+    """A refusal, or a package."""
+    if not isinstance(value, dict):
+        return str(value)
+    if "code" in value:
+        return f"{value['code']} {value['message']}"
+    return f"{value['name']}: {value['files']} files, {human_bytes(value['bytes'])}"
 
 
 def _user() -> str:

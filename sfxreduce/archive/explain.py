@@ -65,9 +65,19 @@ def _copies(policy: Policy) -> list[str]:
         f"The archive must hold {release.copies} copies of every file{where}{pools}, on tape, with "
         "the checksum of the file, and must have said so at most "
         f"{release.receipt_hours:g} hours before the release.",
-        f"{release.recall_files} files drawn at random (all, if there are fewer) must have been "
-        "staged back and compared.",
+        _packages(release.package_gb),
+        f"{release.recall_files} packages and files drawn at random (all, if there are fewer) must "
+        "have been staged back and compared.",
     ]
+
+
+def _packages(size_gb: float) -> str:
+    if not size_gb:
+        return "Every file goes to the archive as it is."
+    return (
+        f"Files smaller than {size_gb / 10:g} GB go to the archive in packages of about "
+        f"{size_gb:g} GB."
+    )
 
 
 def _waits(policy: Policy) -> list[str]:

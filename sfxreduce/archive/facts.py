@@ -112,7 +112,7 @@ class PlanFacts:
     policy_sha256 : str
     at_ns : int
     n_payload : int
-        Files that go to the archive.
+        Packages and files that go to the archive.
     release_bytes : int
         Bytes that may leave the disk.
     """

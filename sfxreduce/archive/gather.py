@@ -185,7 +185,7 @@ def _plan(found: Contents, plan: PlanPaper | None) -> PlanFacts | None:
         planner=plan.planner,
         policy_sha256=policy_sha256(plan.policy),
         at_ns=int(line["at_ns"]),
-        n_payload=len(plan.payload),
+        n_payload=len(plan.parcels),
         release_bytes=plan.release_bytes,
     )
 

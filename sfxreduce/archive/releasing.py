@@ -191,6 +191,7 @@ def _ticket(subject: Subject, writer: Writer, plan: PlanPaper, found: Gathered) 
         valid_until_ns=now_ns + VALID_HOURS * HOUR_NS,
         files=plan.sources,
         bytes=plan.release_bytes,
+        packages=plan.packages,
         why=tuple(_why(plan, found)),
         journal_sha256=writer.head,
     )
@@ -206,8 +207,9 @@ def _why(plan: PlanPaper, found: Gathered) -> list[str]:
         + ", ".join(sorted(f"{a.by} ({a.role or 'no role'})" for a in facts.approvals))
         + ".",
         f"Every kept event in {plan.hits} equals its source, bit for bit.",
-        f"{len(plan.payload)} files lie on tape, {release.copies} copies each, with their "
-        "checksums.",
+        f"{len(plan.payload)} files lie on tape, as {len(plan.packages)} packages and "
+        f"{len(plan.parcels) - len(plan.packages)} single files, {release.copies} copies each, "
+        "with their checksums.",
         f"Recall test: {recalled.get('statement', '')}",
     ]
     if facts.certificate is not None:
@@ -225,7 +227,13 @@ def revoke_ticket(writer: Writer, found: Gathered, *, reason: str) -> None:
         return
     ticket = read_paper(TicketPaper, data, where=TICKET)
     empty = ticket.model_copy(
-        update={"files": (), "bytes": 0, "valid_until_ns": 0, "why": (f"Revoked: {reason}",)}
+        update={
+            "files": (),
+            "bytes": 0,
+            "packages": (),
+            "valid_until_ns": 0,
+            "why": (f"Revoked: {reason}",),
+        }
     )
     writer.write(TICKET, paper_bytes(empty))
 

@@ -1,0 +1,128 @@
+"""Experiments whose runs are archived: runs, reduced stores, tapes, people, and a clock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from audited import true_labels
+
+from sfxreduce.archive import executing, planning, releasing, status
+from sfxreduce.archive.policy import Policy, preset
+from sfxreduce.archive.refusals import ArchiveRefused
+from sfxreduce.archive.states import State
+from sfxreduce.archive.subject import Subject
+from sfxreduce.auditing import certify_run, draw_run, write_text
+from sfxreduce.calibrate import Promise
+from sfxreduce.certificate import certificate_to_json
+from sfxreduce.cluster import SerialPool
+
+DAY_NS = 86_400 * 10**9
+POOL = SerialPool()
+
+
+@dataclass
+class Clock:
+    """A clock that tests set."""
+
+    now_ns: int
+
+    def __call__(self) -> int:
+        self.now_ns += 1000
+        return self.now_ns
+
+    def wait(self, *, days: float) -> None:
+        self.now_ns += int(days * DAY_NS)
+
+
+@dataclass
+class Beamtime:
+    """Runs of one experiment, filtered, and two archives."""
+
+    root: Path
+    clock: Clock
+
+    @property
+    def to(self) -> tuple[str, str]:
+        return (f"a=posix:{self.root}/tape_a", f"b=posix:{self.root}/tape_b")
+
+    def run(self, n: int = 0) -> Path:
+        return self.root / f"r{n:04}.zarr"
+
+    def hits(self, n: int = 0) -> Path:
+        return self.root / f"r{n:04}_hits.zarr"
+
+    def subject(self, n: int = 0, *, by: str = "ann") -> Subject:
+        return Subject.of(self.run(n), by=by, clock=self.clock)
+
+    def certificate(self, n: int = 0) -> Path:
+        """Certify by the truth that was planted; all rejects are labelled."""
+        promise = Promise(max_loss=0.2, confidence=0.9)
+        draw = draw_run(self.hits(n), nonce="dice", promise=promise, rejects=26, kept=14)
+        labels = true_labels(draw, range(0, 40, 3))
+        made = certify_run(self.hits(n), draw, labels, promise=promise)
+        path = self.root / f"certificate_{n}.json"
+        write_text(path, json.dumps(certificate_to_json(made)), overwrite=True)
+        return path
+
+    def plan(self, n: int = 0, policy: Policy | None = None, **options: Any) -> str:
+        chosen = planning.PlanOptions(
+            policy=policy or preset("laptop"), hits=options.pop("hits", self.hits(n)), **options
+        )
+        return planning.plan_run(self.subject(n), chosen, pool=POOL).plan_id
+
+    def approve(self, n: int = 0, *, by: str = "bob", role: str = "") -> None:
+        planning.approve_run(self.subject(n, by=by), role=role)
+
+    def execute(self, n: int = 0) -> None:
+        token = self.state_of(n).plan_id[:8]
+        executing.execute_run(self.subject(n), to=self.to, token=token)
+
+    def recall(self, n: int = 0) -> Any:
+        return executing.recall_run(self.subject(n))
+
+    def release(self, n: int = 0) -> releasing.Released:
+        token = self.state_of(n).plan_id[:8]
+        return releasing.release_run(self.subject(n, by="cy"), token=token, pool=POOL)
+
+    def all_of(self, n: int = 0, policy: Policy | None = None, **options: Any) -> None:
+        """Everything but the release."""
+        self.plan(n, policy, **options)
+        self.approve(n)
+        self.execute(n)
+        self.recall(n)
+        self.clock.wait(days=8)
+
+    def state_of(self, n: int = 0) -> status.Status:
+        return status.status_of(self.subject(n))
+
+
+def codes(call: Callable[[], object]) -> set[str]:
+    with pytest.raises(ArchiveRefused) as caught:
+        call()
+    return {refusal.code for refusal in caught.value.refusals}
+
+
+def act_as_the_facility(beamtime: Beamtime, n: int, folder: Path) -> None:
+    """What a facility's own tool does with a ticket."""
+    subject = beamtime.subject(n)
+    data = (subject.evidence / "release-ticket.json").read_bytes()
+    shutil.rmtree(beamtime.run(n))
+    receipt = folder / "receipt.json"
+    facts = {
+        "release_version": 1,
+        "plan_id": json.loads(data)["plan_id"],
+        "ticket_sha256": hashlib.sha256(data).hexdigest(),
+        "by": "facility",
+        "released": [str(beamtime.run(n))],
+    }
+    receipt.write_text(json.dumps(facts | {"ticket_sha256": "0" * 64}))
+    assert codes(lambda: releasing.record_release(subject, receipt)) == {"R10"}
+    receipt.write_text(json.dumps(facts))
+    assert releasing.record_release(subject, receipt) is State.RELEASED
