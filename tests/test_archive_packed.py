@@ -20,11 +20,10 @@ from archived import Call, snapshot
 from beamtimes import POOL, Beamtime, act_as_the_facility, codes
 from planted import ArrayFrames, BrightestPixel, planted_run
 
-from sfxreduce.archive import executing, releasing, restoring
+from sfxreduce.archive import restoring
 from sfxreduce.archive.backends.posix import PosixBackend
 from sfxreduce.archive.documents import PlanPaper, TicketPaper, paper_bytes, read_paper
-from sfxreduce.archive.packages import packages_to_json
-from sfxreduce.archive.packing import tars_of
+from sfxreduce.archive.packing import Tars
 from sfxreduce.archive.policy import Disposition, Policy, Release
 from sfxreduce.archive.states import State
 from sfxreduce.errors import SourceError
@@ -48,8 +47,8 @@ def packing(*, kilobytes: float) -> Policy:
 
 @pytest.fixture
 def shards(beamtime: Beamtime, monkeypatch: pytest.MonkeyPatch) -> Beamtime:
-    """The first run has a shard for every four events."""
-    monkeypatch.setattr("sfxreduce.io.layout.MAX_EVENTS_PER_SHARD", 4)
+    """The first run has a shard for every two events."""
+    monkeypatch.setattr("sfxreduce.io.layout.MAX_EVENTS_PER_SHARD", 2)
     for path in (beamtime.run(), beamtime.hits()):
         shutil.rmtree(path)
     store_run(planted_run(n_events=40, seed=0), out=beamtime.run(), pool=POOL)
@@ -66,7 +65,7 @@ def plan_of(beamtime: Beamtime, n: int = 0) -> PlanPaper:
 
 def size_of_shards(beamtime: Beamtime) -> int:
     files = [path for path in (beamtime.run() / "frames" / "c").rglob("*") if path.is_file()]
-    assert len(files) == 10
+    assert len(files) == 20
     return max(path.stat().st_size for path in files)
 
 
@@ -76,17 +75,17 @@ def on_tape(beamtime: Beamtime, pool: str) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
-def three_shards_a_package(beamtime: Beamtime) -> Policy:
-    """Shards are a tenth of a package in no test's run, so the share is that of a larger one."""
-    return packing(kilobytes=size_of_shards(beamtime) * 11 / 1000)
+def ten_shards_a_package(beamtime: Beamtime) -> Policy:
+    """All files of the run are small enough to be packed, and the shards fill two packages."""
+    return packing(kilobytes=size_of_shards(beamtime) * 10.5 / 1000)
 
 
 def test_a_plan_names_its_packages_and_each_file_is_in_one_or_goes_as_it_is(
     shards: Beamtime,
 ) -> None:
-    shards.plan(0, three_shards_a_package(shards))
+    shards.plan(0, ten_shards_a_package(shards))
     plan = plan_of(shards)
-    assert len(plan.packages) >= 2
+    assert sum("columns" not in package.name for package in plan.packages) == 2
     packed = [f"raw/{file.path}" for package in plan.packages for file in package.files]
     loose = [parcel.path for parcel in plan.parcels[len(plan.packages) :]]
     assert sorted(packed + loose) == sorted(file.path for file in plan.payload)
@@ -114,7 +113,7 @@ def test_packages_go_to_tape_as_tars_and_a_run_comes_back_out_of_them(
 ) -> None:
     before = snapshot(shards.run())
     whole = open_run(shards.run()).source.read(range(40)).pixels
-    shards.plan(0, three_shards_a_package(shards))
+    shards.plan(0, ten_shards_a_package(shards))
     shards.approve()
     shards.execute()
     plan, held = plan_of(shards), on_tape(shards, "a")
@@ -160,7 +159,7 @@ def test_an_event_needs_the_columns_and_one_package_of_shards_each_recalled_once
     shards.plan(0, packing(kilobytes=100 * size_of_shards(shards) / 1000))
     plan = plan_of(shards)
     # All shards would fit in one package; so this tries that the columns are apart from them.
-    assert [len(package.files) for package in plan.packages][1:] == [10]
+    assert [len(package.files) for package in plan.packages][1:] == [20]
     shards.approve()
     shards.execute()
     asked: list[str] = []
@@ -179,17 +178,14 @@ def test_an_event_needs_the_columns_and_one_package_of_shards_each_recalled_once
 
 
 def test_the_same_run_gives_the_same_packages_whoever_packs_it(shards: Beamtime) -> None:
-    policy = three_shards_a_package(shards)
+    policy = ten_shards_a_package(shards)
     shards.plan(0, policy)
     first = plan_of(shards).packages
     for path in shards.run().rglob("*"):
         path.touch()
     shards.plan(0, policy)
     assert plan_of(shards).packages == first
-    assert packages_to_json([p for p, _ in tars_of(plan_of(shards), "raw")]) == [
-        package.model_dump(mode="json", exclude={"sha256"}) | {"name": package.name[4:]}
-        for package in first
-    ] or all(package.name.startswith("raw/") for package in first)
+    assert len(first) >= 3
 
 
 @contextmanager
@@ -230,13 +226,13 @@ class KilledError(BaseException):
 def test_a_program_killed_while_it_packs_leaves_nothing_half_done_and_goes_on(
     shards: Beamtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shards.plan(0, three_shards_a_package(shards))
+    shards.plan(0, ten_shards_a_package(shards))
     shards.approve()
     plan, before = plan_of(shards), snapshot(shards.run())
     expected = {parcel.path: parcel.sha256 for parcel in plan.parcels}
     left_behind, n_killed = 0, 0
     evidence = shards.subject().evidence
-    for n in range(1, 200, 3):
+    for n in range(1, 200):
         with killed_at(monkeypatch, n):
             try:
                 shards.execute()
@@ -245,7 +241,7 @@ def test_a_program_killed_while_it_packs_leaves_nothing_half_done_and_goes_on(
             else:
                 break
         found = shards.state_of()
-        assert found.state in (State.APPROVED, State.ARCHIVING)
+        assert found.state in (State.APPROVED, State.ARCHIVING, State.ARCHIVED)
         assert not {"R10", "R03"} & {refusal.code for refusal in found.refusals}
         left_behind += len(list(evidence.glob(".packing-*/*")))
         for pool in ("a", "b"):
@@ -270,7 +266,7 @@ def _hidden(path: str) -> bool:
 def test_a_package_is_made_once_for_all_pools_and_gone_before_the_next(
     shards: Beamtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shards.plan(0, three_shards_a_package(shards))
+    shards.plan(0, ten_shards_a_package(shards))
     shards.approve()
     plan, evidence = plan_of(shards), shards.subject().evidence
     put, seen = PosixBackend.put, []
@@ -289,16 +285,15 @@ def test_a_package_is_made_once_for_all_pools_and_gone_before_the_next(
 
 
 def test_a_packed_file_that_was_touched_or_rotted_is_refused(shards: Beamtime) -> None:
-    shards.plan(0, three_shards_a_package(shards))
+    shards.plan(0, ten_shards_a_package(shards))
     shards.approve()
     plan = plan_of(shards)
     file = shards.run() / plan.packages[-1].files[0].path
-    with executing.Tars.opened(plan, evidence=shards.subject().evidence) as tars:
-        data, facts = file.read_bytes(), file.stat()
+    with Tars.opened(plan, evidence=shards.subject().evidence) as tars:
+        data = file.read_bytes()
         file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         with pytest.raises(SourceError, match="is not what was planned"):
             tars.local(plan.packages[-1].name, check=lambda paths: None)
-        assert facts.st_size == len(data)
     assert codes(shards.execute) == {"R03"}
     assert not on_tape(shards, "a")
 
@@ -307,7 +302,7 @@ def test_a_packed_file_that_was_touched_or_rotted_is_refused(shards: Beamtime) -
 def test_a_package_that_is_bad_on_tape_is_found_and_the_other_copy_is_read(
     shards: Beamtime, tmp_path: Path, pools: str
 ) -> None:
-    shards.plan(0, three_shards_a_package(shards))
+    shards.plan(0, ten_shards_a_package(shards))
     shards.approve()
     shards.execute()
     package = plan_of(shards).packages[-1]
@@ -317,13 +312,11 @@ def test_a_package_that_is_bad_on_tape_is_found_and_the_other_copy_is_read(
         data[package.files[0].offset] ^= 1
         tar.write_bytes(data)
     assert codes(shards.recall) == {"R06", "R08"}
-    before = snapshot(shards.run())
     for file in (shards.run() / "frames" / "c").rglob("*"):
         if file.is_file():
             file.unlink()
     names = [f"@{n}" for n in range(40)]
     call = {"hits": tmp_path / "none", "out": tmp_path / "events.zarr", "pool": POOL}
-    # The run on the disk changed, but events can be asked for all the same.
     if pools == "ab":
         with pytest.raises(SourceError, match="no copy came back"):
             restoring.restore_run_events(shards.subject(), names, **call)
@@ -333,7 +326,6 @@ def test_a_package_that_is_bad_on_tape_is_found_and_the_other_copy_is_read(
     assert isinstance(source, ArrayFrames)
     back = open_run(tmp_path / "events.zarr").source.read(range(40)).pixels
     np.testing.assert_array_equal(back, source.frames)
-    assert before
 
 
 @pytest.mark.parametrize(
@@ -351,7 +343,7 @@ def test_a_package_that_is_bad_on_tape_is_found_and_the_other_copy_is_read(
 def test_a_plan_whose_packages_do_not_fit_its_files_is_refused(
     shards: Beamtime, where: tuple[Any, ...], value: object
 ) -> None:
-    shards.plan(0, three_shards_a_package(shards))
+    shards.plan(0, ten_shards_a_package(shards))
     facts = json.loads(paper_bytes(plan_of(shards)))
     *way, last = where
     place = facts
@@ -362,7 +354,7 @@ def test_a_plan_whose_packages_do_not_fit_its_files_is_refused(
 
 
 def test_a_file_is_in_one_package_only(shards: Beamtime) -> None:
-    shards.plan(0, three_shards_a_package(shards))
+    shards.plan(0, ten_shards_a_package(shards))
     facts = json.loads(paper_bytes(plan_of(shards)))
     facts["packages"] += facts["packages"][:1]
     assert codes(lambda: read_paper(PlanPaper, json.dumps(facts), where="plan")) == {"R16"}
@@ -371,7 +363,7 @@ def test_a_file_is_in_one_package_only(shards: Beamtime) -> None:
 def test_packages_take_names_that_no_file_of_the_run_has(shards: Beamtime) -> None:
     for name in ("package-00000.tar", "_package"):
         (shards.run() / name).write_bytes(b"notes")
-    shards.plan(0, three_shards_a_package(shards))
+    shards.plan(0, ten_shards_a_package(shards))
     names = [parcel.path for parcel in plan_of(shards).parcels]
     assert len(set(names)) == len(names)
     assert all(package.name.startswith("raw/__package") for package in plan_of(shards).packages)
@@ -415,4 +407,3 @@ def test_what_is_printed_names_packages_sizes_and_counts(call: Call, shards: Bea
     _, out, _ = call(*words, json_too=False)
     for package in plan.packages:
         assert f"{package.name}: {len(package.files)} files, " in out
-    assert releasing.renewed  # the ticket of such a plan is tried above
