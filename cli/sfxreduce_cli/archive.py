@@ -50,6 +50,12 @@ Hits = Annotated[
     Path | None, typer.Option("--hits", metavar="PATH", help="The reduced store of the run.")
 ]
 Root = Annotated[Path, typer.Option("--root", metavar="DIR", help="Folder with many runs.")]
+LimitRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--root", metavar="DIR", help="Folder below which all tickets count for the daily limit."
+    ),
+]
 
 
 @archive.command("plan")
@@ -222,6 +228,7 @@ def release(
     to: To = None,
     by: By = "",
     evidence: EvidenceDir = None,
+    root: LimitRoot = None,
     data_path: DataPath = "",
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
@@ -235,7 +242,7 @@ def release(
     """
     from sfxreduce.archive.releasing import record_release, release_run
 
-    subject = subject_of(run, evidence, by)
+    subject = subject_of(run, evidence, by, root=root)
     if receipt is not None:
         state = record_release(subject, receipt)
         print_facts(f"{run}: released", {"state": str(state)}, as_json=as_json)

@@ -58,12 +58,14 @@ To = Annotated[
 ]
 
 
-def subject_of(run: Path, evidence: Path | None, by: str) -> Subject:
+def subject_of(run: Path, evidence: Path | None, by: str, *, root: Path | None = None) -> Subject:
     """Return the run, its evidence, and who acts."""
     from sfxreduce.archive import subject
 
     # The name is looked up here, so that a clock can be put in its place.
-    return subject.Subject.of(run, by=by or _user(), evidence=evidence, clock=subject.wall_clock)
+    return subject.Subject.of(
+        run, by=by or _user(), evidence=evidence, clock=subject.wall_clock, root=root
+    )
 
 
 def given_policy(path: Path | None) -> Policy | None:

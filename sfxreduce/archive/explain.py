@@ -85,7 +85,8 @@ def _waits(policy: Policy) -> list[str]:
     return [
         f"Data stay {release.grace_days:g} days after the recall test, and at least "
         f"{release.min_retention_days:g} days after the end of the experiment.",
-        f"At most {release.max_tb_per_day:g} TB are released in a day.",
+        f"At most {release.max_tb_per_day:g} TB are released in a day, counting "
+        + (f"all runs below {release.limit_root}." if release.limit_root else "runs side by side."),
     ]
 
 

@@ -104,6 +104,9 @@ class Release(_Table):
         Time in days from the end of the experiment, below which nothing is released.
     max_tb_per_day : float
         Most terabytes (10^12 bytes) that tickets of one day may add up to.
+    limit_root : str
+        Absolute path of the folder below which the tickets of all runs count for that; if empty,
+        the evidence folders that lie side by side.
     """
 
     disposition: Disposition = Disposition.KEEP
@@ -121,6 +124,7 @@ class Release(_Table):
     grace_days: Days = 30
     min_retention_days: Days = 120
     max_tb_per_day: Annotated[float, Field(gt=0)] = 50
+    limit_root: Annotated[str, Field(pattern="^(/.*)?$", max_length=4096)] = ""
 
 
 class Approvals(_Table):

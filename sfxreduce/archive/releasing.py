@@ -27,6 +27,7 @@ from sfxreduce.archive.receipts import Receipt
 from sfxreduce.archive.refusals import ArchiveRefused, refuse
 from sfxreduce.archive.states import PATH, State
 from sfxreduce.archive.subject import Subject
+from sfxreduce.archive.tickets import limit_roots, one_ticket_at_a_time
 from sfxreduce.cluster import Pool
 from sfxreduce.errors import RunNotFound
 from sfxreduce.io.open import open_run
@@ -108,11 +109,14 @@ def release_run(
         _look_again(subject, writer, found, plan, to, data_path, pool=pool, progress=progress)
         found = subject.look(writer, rehash=True)
         _advance(subject, writer, found, plan, State.RELEASABLE)
-        found = subject.look(writer)
-        _check(subject, plan, State.RELEASABLE, found.facts)
-        check_holds(subject)
-        writer.write(TICKET, paper_bytes(_ticket(subject, writer, plan, found)))
-        _advance(subject, writer, subject.look(writer), plan, State.RELEASE_TICKETED)
+        roots = limit_roots(plan.policy, root=subject.root, evidence=subject.evidence)
+        # What others release meanwhile has to count here, and this there.
+        with one_ticket_at_a_time(roots):
+            found = subject.look(writer)
+            _check(subject, plan, State.RELEASABLE, found.facts)
+            check_holds(subject)
+            writer.write(TICKET, paper_bytes(_ticket(subject, writer, plan, found)))
+            _advance(subject, writer, subject.look(writer), plan, State.RELEASE_TICKETED)
         done = writer.contents().state
     return Released(plan=plan, dry_run=False, state=done, ticket=subject.evidence / TICKET)
 
