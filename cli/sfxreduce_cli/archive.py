@@ -37,6 +37,7 @@ from sfxreduce_cli.options import (
     working_pool,
 )
 from sfxreduce_cli.output import print_json, print_lines, print_summary
+from sfxreduce_cli.ticket import check_ticket
 
 __all__ = ["archive"]
 
@@ -45,6 +46,8 @@ archive = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+archive.command("check-ticket")(check_ticket)
 
 Hits = Annotated[
     Path | None, typer.Option("--hits", metavar="PATH", help="The reduced store of the run.")
@@ -229,6 +232,10 @@ def release(
     by: By = "",
     evidence: EvidenceDir = None,
     root: LimitRoot = None,
+    sign_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Private Ed25519 key; else the policy's, if any."),
+    ] = None,
     data_path: DataPath = "",
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
@@ -256,6 +263,7 @@ def release(
             token=token,
             to=to or (),
             data_path=data_path,
+            sign_key=sign_key,
             pool=pool,
             progress=progress,
         )

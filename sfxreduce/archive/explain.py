@@ -82,7 +82,9 @@ def _packages(size_gb: float) -> str:
 
 def _waits(policy: Policy) -> list[str]:
     release = policy.release
+    signed = [f"Release tickets are signed with {release.sign_key}."] if release.sign_key else []
     return [
+        *signed,
         f"Data stay {release.grace_days:g} days after the recall test, and at least "
         f"{release.min_retention_days:g} days after the end of the experiment.",
         f"At most {release.max_tb_per_day:g} TB are released in a day, counting "

@@ -107,6 +107,9 @@ class Release(_Table):
     limit_root : str
         Absolute path of the folder below which the tickets of all runs count for that; if empty,
         the evidence folders that lie side by side.
+    sign_key : str
+        Absolute path of the private key that signs release tickets; if empty, they are signed only
+        if whoever writes one names a key.
     """
 
     disposition: Disposition = Disposition.KEEP
@@ -125,6 +128,7 @@ class Release(_Table):
     min_retention_days: Days = 120
     max_tb_per_day: Annotated[float, Field(gt=0)] = 50
     limit_root: Annotated[str, Field(pattern="^(/.*)?$", max_length=4096)] = ""
+    sign_key: Annotated[str, Field(pattern="^(/.*)?$", max_length=4096)] = ""
 
 
 class Approvals(_Table):

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sfxreduce.archive.backends import Backend
 from sfxreduce.archive.copies import copies_of, open_copies, take_down
@@ -25,6 +25,7 @@ from sfxreduce.archive.moves import advance, arrow, missing
 from sfxreduce.archive.planning import verify_again
 from sfxreduce.archive.receipts import Receipt
 from sfxreduce.archive.refusals import ArchiveRefused, refuse
+from sfxreduce.archive.signing import SIGNATURE_SUFFIX, read_signing_key
 from sfxreduce.archive.states import PATH, State
 from sfxreduce.archive.subject import Subject
 from sfxreduce.archive.tickets import limit_roots, one_ticket_at_a_time
@@ -32,6 +33,9 @@ from sfxreduce.cluster import Pool
 from sfxreduce.errors import RunNotFound
 from sfxreduce.io.open import open_run
 from sfxreduce.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 __all__ = ["Released", "cancel_run", "record_release", "release_run", "renewed", "revoke_ticket"]
 
@@ -75,6 +79,7 @@ def release_run(
     token: str | None = None,
     to: Sequence[str] = (),
     data_path: str = "",
+    sign_key: Path | None = None,
     pool: Pool,
     progress: Progress = silent,
 ) -> Released:
@@ -90,6 +95,8 @@ def release_run(
         Beginning of the plan's id; without it nothing is done, and it is told whether it could be.
     to : sequence of str
     data_path : str
+    sign_key : Path, optional
+        Private key that signs the ticket; that of the policy by default, if it names one.
     pool : Pool
     progress : Progress
 
@@ -97,11 +104,14 @@ def release_run(
     ------
     ArchiveRefused
         If anything is missing.
+    RefusedError
+        If others can read the key.
     """
     if token is None:
-        return _would_release(subject)
+        return _would_release(subject, sign_key)
     with subject.opened(rehash=True) as (writer, found):
         plan = subject.planned(found, token=token)
+        key = _signing_key(plan, sign_key)
         state = found.contents.state
         if state is State.RELEASE_TICKETED:
             state = arrow(writer, state, State.RELEASABLE)
@@ -115,15 +125,26 @@ def release_run(
             found = subject.look(writer)
             _check(subject, plan, State.RELEASABLE, found.facts)
             check_holds(subject)
-            writer.write(TICKET, paper_bytes(_ticket(subject, writer, plan, found)))
+            data = paper_bytes(_ticket(subject, writer, plan, found))
+            if key is not None:
+                # First, so that no ticket lies there that still waits for its signature.
+                writer.write(TICKET + SIGNATURE_SUFFIX, key.sign(data))
+            writer.write(TICKET, data)
             _advance(subject, writer, subject.look(writer), plan, State.RELEASE_TICKETED)
         done = writer.contents().state
     return Released(plan=plan, dry_run=False, state=done, ticket=subject.evidence / TICKET)
 
 
-def _would_release(subject: Subject) -> Released:
+def _signing_key(plan: PlanPaper, given: Path | None) -> Ed25519PrivateKey | None:
+    named = plan.policy.release.sign_key
+    path = given or (Path(named) if named else None)
+    return None if path is None else read_signing_key(path)
+
+
+def _would_release(subject: Subject, sign_key: Path | None) -> Released:
     found = subject.look()
     plan = subject.planned(found)
+    _signing_key(plan, sign_key)
     state = found.contents.state
     before = State.RELEASABLE if state is State.RELEASE_TICKETED else state
     _check(subject, plan, before, renewed(found.facts, subject.clock()))
