@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archived import Call, snapshot
+from archived import Call, snapshot, write_keys
 from beamtimes import DAY_NS, POOL, Beamtime, codes
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -33,20 +33,9 @@ from sfxreduce.errors import RefusedError, RunNotFound, UsageError
 from sfxreduce.io.journal import Journal
 
 
-def write_keys(folder: Path, name: str) -> tuple[Path, Path]:
-    """A private key of its owner's alone, and its public part."""
-    key = Ed25519PrivateKey.generate()
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
-    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    private.chmod(0o600)
-    spki = PublicFormat.SubjectPublicKeyInfo
-    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, spki))
-    return private, public
-
-
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, Path]:
-    return write_keys(tmp_path, "ours")
+    return write_keys(tmp_path / "ours.pem", tmp_path / "ours.pub")
 
 
 @pytest.fixture
@@ -117,7 +106,7 @@ def test_one_altered_byte_anywhere_is_refused(
 
 
 def test_the_key_of_another_is_refused(ready: Beamtime, ticket: Path, tmp_path: Path) -> None:
-    _, public = write_keys(tmp_path, "theirs")
+    _, public = write_keys(tmp_path / "theirs.pem", tmp_path / "theirs.pub")
     assert codes(lambda: check_ticket(ticket, key=public, clock=ready.clock)) == {"R10"}
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from archived import snapshot
+from archived import snapshot, write_keys
 from planted import planted_run
 
 from faults.watch import events_below, lines_below, watched
@@ -174,8 +174,12 @@ def way_to_the_ticket(run: Path, out: Path) -> Iterator[list[str]]:
     yield ["archive", "approve", str(run), "--as", "bob"]
     yield ["archive", "execute", str(run), *to, "--execute", plan_id]
     yield ["archive", "recall-test", str(run)]
-    yield ["archive", "release", str(run), "--execute", plan_id, *here]
-    assert json.loads((evidence / "release-ticket.json").read_text())["files"]
+    key, public = out / "key.pem", out / "public.pem"
+    write_keys(key, public)
+    yield ["archive", "release", str(run), "--execute", plan_id, "--sign-key", str(key), *here]
+    ticket = evidence / "release-ticket.json"
+    assert json.loads(ticket.read_text())["files"]
+    yield ["archive", "check-ticket", str(ticket), "--key", str(public)]
     yield [
         "archive",
         "restore",
