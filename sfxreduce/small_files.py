@@ -13,7 +13,16 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["MOST_JSON_BYTES", "open_file", "open_regular", "parse_json", "read_small"]
+from sfxreduce.errors import RefusedError
+
+__all__ = [
+    "MOST_JSON_BYTES",
+    "check_private_key",
+    "open_file",
+    "open_regular",
+    "parse_json",
+    "read_small",
+]
 
 MOST_JSON_BYTES = 128 << 20
 """Longest JSON document that is read: the manifest of a million files."""
@@ -87,6 +96,22 @@ def read_small(path: Path | str, *, most_bytes: int, follow: bool = True) -> byt
     if len(data) > most_bytes:
         raise OSError(errno.EFBIG, f"expected at most {most_bytes} bytes, found more", str(path))
     return data
+
+
+def check_private_key(key: Path) -> None:
+    """Refuse a private key that others can read.
+
+    Raises
+    ------
+    RefusedError
+        If its mode lets anybody but its owner do anything with it.
+    """
+    mode = stat.S_IMODE(key.stat().st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise RefusedError(
+            f"{key}: a private key must be its owner's alone, found mode {mode:04o}; run "
+            f"'chmod 600 {key}', and make a new one if others may have read it"
+        )
 
 
 def parse_json(data: bytes) -> Any:

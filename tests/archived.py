@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from hypothesis import strategies as st
 
 from sfxreduce.manifest import FileRecord
+
+Call = Callable[..., tuple[int, Any, str]]
+"""Runs a command: exit status, what it printed, and the rest; see the fixture `call`."""
 
 SAFE_PARTS = st.text(
     st.characters(blacklist_categories=["Cs", "Cc"], blacklist_characters="/"),
@@ -52,3 +63,13 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int, int, int]]:
                 facts.st_nlink,
             )
     return found
+
+
+def write_keys(private: Path, public: Path) -> tuple[Path, Path]:
+    """Write a private key of its owner's alone, and its public part."""
+    key = Ed25519PrivateKey.generate()
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    private.chmod(0o600)
+    spki = PublicFormat.SubjectPublicKeyInfo
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, spki))
+    return private, public

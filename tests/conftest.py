@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from archived import Call
+from beamtimes import DAY_NS, POOL, Beamtime, Clock
 from hypothesis import settings
-from planted import ArrayFrames, planted_run
+from planted import ArrayFrames, BrightestPixel, planted_run
 
 from sfxreduce.cluster import Pool, SerialPool, open_pool
 from sfxreduce.ingest import store_run
+from sfxreduce.io.open import open_run
+from sfxreduce.outputs import Outputs
+from sfxreduce.pipeline import run_filter
 from sfxreduce.run import Run
+from sfxreduce_cli.main import main
 
 # How long an example takes says more about what else the machine does than about the code.
 # Continuous integration tries the same examples every time; a developer's machine tries new ones.
@@ -63,3 +73,47 @@ def frames(run: Run) -> np.ndarray:
     """All frames of the run in memory."""
     assert isinstance(run.source, ArrayFrames)
     return run.source.frames
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run a command as a user does: exit status, what it printed as JSON, and the rest."""
+
+    def run(*args: object, json_too: bool = True) -> tuple[int, Any, str]:
+        words = ["sfxreduce", *map(str, args), *(["--json"] if json_too else [])]
+        monkeypatch.setattr(sys, "argv", words)
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        printed = capsys.readouterr()
+        return status, json.loads(printed.out) if json_too else printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def filtered_beamtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five runs of 40 events and their reduced stores."""
+    root = tmp_path_factory.mktemp("beamtime")
+    for n in range(5):
+        run = root / f"r{n:04}.zarr"
+        store_run(planted_run(n_events=40, seed=n), out=run, pool=POOL)
+        outputs = Outputs(store=root / f"r{n:04}_hits.zarr")
+        run_filter(open_run(run), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
+    return root
+
+
+@pytest.fixture
+def beamtime(filtered_beamtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Beamtime:
+    """The same runs, for one test to spoil."""
+    # No test here cuts the power; what it needs to reach the disk in time is tested elsewhere.
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    root = tmp_path / "beamtime"
+    shutil.copytree(filtered_beamtime, root)
+    # The ledger names the source by its path, and so do certificates.
+    for pool in ("tape_a", "tape_b"):
+        (root / pool).mkdir()
+    newest = max(path.stat().st_mtime_ns for path in root.rglob("*"))
+    return Beamtime(root, Clock(newest + DAY_NS))

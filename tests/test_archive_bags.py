@@ -23,10 +23,9 @@ from sfxreduce.archive.packages import (
     pack,
     packages_from_json,
     packages_to_json,
-    read_member,
-    write_package,
 )
 from sfxreduce.archive.paths import check_path, decode_path, encode_path
+from sfxreduce.archive.tars import read_member, sum_package, write_package
 from sfxreduce.errors import OutputExists, SchemaError, SourceError, UsageError
 from sfxreduce.manifest import FileRecord
 
@@ -353,6 +352,7 @@ def test_a_package_is_the_same_bytes_whenever_it_is_written(tmp_path: Path) -> N
     first = write_package(package, source=tmp_path / "s", folder=tmp_path / "a")
     os.utime(tmp_path / "s" / "zarr.json", (1, 1))
     assert write_package(package, source=tmp_path / "s", folder=tmp_path / "b") == first
+    assert sum_package(package, source=tmp_path / "s") == first
 
 
 @pytest.mark.parametrize("changed", [b"shorT", b"shor", b"shorter", None])

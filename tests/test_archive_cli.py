@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from archived import Call
 from planted import BrightestPixel, planted_run
 
 from sfxreduce.archive import subject
@@ -18,29 +17,8 @@ from sfxreduce.ingest import store_run
 from sfxreduce.io.open import open_run
 from sfxreduce.outputs import Outputs
 from sfxreduce.pipeline import run_filter
-from sfxreduce_cli.main import main
 
 DAY_NS = 86_400 * 10**9
-
-Call = Callable[..., tuple[int, Any, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run a command as a user does: exit status, what it printed as JSON, and the rest."""
-
-    def run(*args: object, json_too: bool = True) -> tuple[int, Any, str]:
-        words = ["sfxreduce", *map(str, args), *(["--json"] if json_too else [])]
-        monkeypatch.setattr(sys, "argv", words)
-        status = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        printed = capsys.readouterr()
-        return status, json.loads(printed.out) if json_too else printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture

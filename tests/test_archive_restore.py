@@ -15,8 +15,9 @@ from planted import ArrayFrames, BrightestPixel, planted_run
 from sfxreduce.archive.backends import Backend, open_backend
 from sfxreduce.archive.bags import read_bag, write_bag
 from sfxreduce.archive.holding import Holding, fetch_files
-from sfxreduce.archive.packages import pack, write_package
+from sfxreduce.archive.packages import pack
 from sfxreduce.archive.restore import Places, restore_events
+from sfxreduce.archive.tars import write_package
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.errors import ArchiveError, OutputExists, SchemaError, SourceError, UsageError
 from sfxreduce.ingest import store_run

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from archived import snapshot
-from beamtime import DAY_NS, POOL, Beamtime, Clock
+from beamtimes import POOL, Beamtime, act_as_the_facility, codes
 from planted import BrightestPixel, planted_run
 
 import sfxreduce.archive
@@ -22,7 +21,6 @@ from sfxreduce.archive import executing, releasing, restoring, status
 from sfxreduce.archive.documents import TicketPaper, read_paper
 from sfxreduce.archive.holds import add_hold, lift_hold, list_holds
 from sfxreduce.archive.policy import Disposition, Keep, Policy, Release
-from sfxreduce.archive.refusals import ArchiveRefused
 from sfxreduce.archive.states import PATH, State
 from sfxreduce.archive.subject import Subject
 from sfxreduce.errors import OutputError, UsageError
@@ -31,38 +29,6 @@ from sfxreduce.io.journal import Journal
 from sfxreduce.io.open import open_run
 from sfxreduce.outputs import Outputs
 from sfxreduce.pipeline import run_filter
-
-
-@pytest.fixture(scope="module")
-def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five runs of 40 events and their reduced stores."""
-    root = tmp_path_factory.mktemp("beamtime")
-    for n in range(5):
-        run = root / f"r{n:04}.zarr"
-        store_run(planted_run(n_events=40, seed=n), out=run, pool=POOL)
-        outputs = Outputs(store=root / f"r{n:04}_hits.zarr")
-        run_filter(open_run(run), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
-    return root
-
-
-@pytest.fixture
-def beamtime(filtered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Beamtime:
-    """The same runs, for one test to spoil."""
-    # No test here cuts the power; what it needs to reach the disk in time is tested elsewhere.
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    root = tmp_path / "beamtime"
-    shutil.copytree(filtered, root)
-    # The ledger names the source by its path, and so do certificates.
-    for pool in ("tape_a", "tape_b"):
-        (root / pool).mkdir()
-    newest = max(path.stat().st_mtime_ns for path in root.rglob("*"))
-    return Beamtime(root, Clock(newest + DAY_NS))
-
-
-def codes(call: Callable[[], object]) -> set[str]:
-    with pytest.raises(ArchiveRefused) as caught:
-        call()
-    return {refusal.code for refusal in caught.value.refusals}
 
 
 def test_an_experiment_goes_all_the_way_and_comes_back(beamtime: Beamtime, tmp_path: Path) -> None:
@@ -113,25 +79,6 @@ def test_an_experiment_goes_all_the_way_and_comes_back(beamtime: Beamtime, tmp_p
     assert restoring.restore_whole_run(beamtime.subject(1), out=back) > 0
     assert {k: v[0] for k, v in snapshot(back).items()} == {k: v[0] for k, v in before[1].items()}
     assert beamtime.state_of(1).history[-2:] == (State.RESTORING, State.RESTORED)
-
-
-def act_as_the_facility(beamtime: Beamtime, n: int, folder: Path) -> None:
-    """What a facility's own tool does with a ticket."""
-    subject = beamtime.subject(n)
-    data = (subject.evidence / "release-ticket.json").read_bytes()
-    shutil.rmtree(beamtime.run(n))
-    receipt = folder / "receipt.json"
-    facts = {
-        "release_version": 1,
-        "plan_id": json.loads(data)["plan_id"],
-        "ticket_sha256": hashlib.sha256(data).hexdigest(),
-        "by": "facility",
-        "released": [str(beamtime.run(n))],
-    }
-    receipt.write_text(json.dumps(facts | {"ticket_sha256": "0" * 64}))
-    assert codes(lambda: releasing.record_release(subject, receipt)) == {"R10"}
-    receipt.write_text(json.dumps(facts))
-    assert releasing.record_release(subject, receipt) is State.RELEASED
 
 
 def test_a_run_without_a_verified_output_is_not_planned(beamtime: Beamtime) -> None:
@@ -328,26 +275,6 @@ def test_a_hold_that_was_taken_away_is_noticed(beamtime: Beamtime) -> None:
     (hold,) = (beamtime.subject().evidence / "holds").glob("*.json")
     hold.unlink()
     assert codes(beamtime.approve) == {"R10"}
-
-
-@pytest.mark.parametrize("lie", ["buffer-only", "wrong-checksum", "echoed-checksum", "one-copy"])
-def test_a_lying_archive_is_refused(beamtime: Beamtime, lie: str) -> None:
-    from sfxreduce.archive.backends.lying import LIES as KNOWN
-
-    assert lie in KNOWN
-    beamtime.plan()
-    beamtime.approve()
-    liar = f"lying:{lie}:{beamtime.root}/tape_a"
-    to = [f"a={liar}", f"b={liar}"]
-    token = beamtime.state_of().plan_id
-    expected = {"buffer-only": "R05", "wrong-checksum": "R06", "one-copy": "R07"}
-
-    def all_the_way() -> None:
-        executing.execute_run(beamtime.subject(), to=to, token=token)
-        executing.recall_run(beamtime.subject())
-
-    assert expected.get(lie, "R06") in codes(all_the_way)
-    assert beamtime.state_of().state in (State.ARCHIVING, State.ARCHIVED)
 
 
 class Crash(Exception):
@@ -557,8 +484,9 @@ ALLOWED = {
     "backends/lying.py",
     "backends/script.py",
     "holding.py",
-    "packages.py",
+    "packing.py",
     "recall.py",
+    "workfolder.py",
 }
 
 

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 from audited import true_labels
-from beamtime import DAY_NS, POOL, Beamtime, Clock
+from beamtimes import DAY_NS, POOL, Beamtime, Clock
 from hypothesis import given
 from hypothesis import strategies as st
 from numcodecs import blosc

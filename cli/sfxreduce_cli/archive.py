@@ -37,6 +37,7 @@ from sfxreduce_cli.options import (
     working_pool,
 )
 from sfxreduce_cli.output import print_json, print_lines, print_summary
+from sfxreduce_cli.ticket import check_ticket
 
 __all__ = ["archive"]
 
@@ -46,10 +47,18 @@ archive = typer.Typer(
     rich_markup_mode=None,
 )
 
+archive.command("check-ticket")(check_ticket)
+
 Hits = Annotated[
     Path | None, typer.Option("--hits", metavar="PATH", help="The reduced store of the run.")
 ]
 Root = Annotated[Path, typer.Option("--root", metavar="DIR", help="Folder with many runs.")]
+LimitRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--root", metavar="DIR", help="Folder below which all tickets count for the daily limit."
+    ),
+]
 
 
 @archive.command("plan")
@@ -126,6 +135,11 @@ def _planned(plan: Any, subject: Any) -> dict[str, Any]:
         "state": str(subject.folder.read().state),
         "archive_files": len(plan.payload),
         "archive_bytes": sum(file.size for file in plan.payload),
+        "parcels": len(plan.parcels),
+        "packages": [
+            {"name": package.name, "bytes": package.size, "files": len(package.files)}
+            for package in plan.packages
+        ],
         "release_files": len(plan.sources),
         "release_bytes": plan.release_bytes,
         "evidence": str(subject.evidence),
@@ -217,6 +231,11 @@ def release(
     to: To = None,
     by: By = "",
     evidence: EvidenceDir = None,
+    root: LimitRoot = None,
+    sign_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Private Ed25519 key; else the policy's, if any."),
+    ] = None,
     data_path: DataPath = "",
     serial: Serial = False,
     scheduler: SchedulerAddress = "",
@@ -230,7 +249,7 @@ def release(
     """
     from sfxreduce.archive.releasing import record_release, release_run
 
-    subject = subject_of(run, evidence, by)
+    subject = subject_of(run, evidence, by, root=root)
     if receipt is not None:
         state = record_release(subject, receipt)
         print_facts(f"{run}: released", {"state": str(state)}, as_json=as_json)
@@ -244,6 +263,7 @@ def release(
             token=token,
             to=to or (),
             data_path=data_path,
+            sign_key=sign_key,
             pool=pool,
             progress=progress,
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfxreduce.errors import UsageError
+from sfxreduce.units import human_bytes
 from sfxreduce_cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -57,12 +58,14 @@ To = Annotated[
 ]
 
 
-def subject_of(run: Path, evidence: Path | None, by: str) -> Subject:
+def subject_of(run: Path, evidence: Path | None, by: str, *, root: Path | None = None) -> Subject:
     """Return the run, its evidence, and who acts."""
     from sfxreduce.archive import subject
 
     # The name is looked up here, so that a clock can be put in its place.
-    return subject.Subject.of(run, by=by or _user(), evidence=evidence, clock=subject.wall_clock)
+    return subject.Subject.of(
+        run, by=by or _user(), evidence=evidence, clock=subject.wall_clock, root=root
+    )
 
 
 def given_policy(path: Path | None) -> Policy | None:
@@ -110,8 +113,17 @@ def print_runs(name: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool) -
 
 def _told(value: object) -> object:
     if isinstance(value, list):
-        return "; ".join(f"{v['code']} {v['message']}" if isinstance(v, dict) else v for v in value)
+        return "; ".join(map(_words, value))
     return value
+
+
+def _words(value: Any) -> str:
+    """A refusal, or a package."""
+    if not isinstance(value, dict):
+        return str(value)
+    if "code" in value:
+        return f"{value['code']} {value['message']}"
+    return f"{value['name']}: {value['files']} files, {human_bytes(value['bytes'])}"
 
 
 def _user() -> str:

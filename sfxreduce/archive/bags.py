@@ -26,8 +26,9 @@ from sfxreduce.io.files import output_errors, write_file
 from sfxreduce.io.publish import check_outputs, staged
 from sfxreduce.manifest import FileRecord
 
-__all__ = ["PLAN_FILE", "read_bag", "validate_bag", "write_bag"]
+__all__ = ["PACKAGES_FILE", "PLAN_FILE", "read_bag", "validate_bag", "write_bag"]
 
+PACKAGES_FILE = "sfxreduce-packages.json"
 PLAN_FILE = "sfxreduce-plan.json"
 
 DECLARATION = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
@@ -45,6 +46,7 @@ def write_bag(
     source: Path,
     info: Mapping[str, str],
     tag_files: Mapping[str, bytes],
+    run: Path | None = None,
 ) -> None:
     """Write a holey bag; it appears under its name whole.
 
@@ -63,6 +65,9 @@ def write_bag(
     tag_files : mapping of str to bytes
         Further files beside the payload, such as `PLAN_FILE`. Without one,
         ``ro-crate-metadata.json`` is written.
+    run : Path, optional
+        What the bag may not overlap; `source` by default, which may hold much else if the run is
+        one file.
 
     Raises
     ------
@@ -94,7 +99,7 @@ def write_bag(
     }
     sums = ((hashlib.sha256(data).hexdigest(), name) for name, data in sorted(tags.items()))
     tags[TAG_MANIFEST] = _lines(f"{value}  {encode_path(name)}" for value, name in sums)
-    check_outputs(stores=[folder], inputs=[source])
+    check_outputs(stores=[folder], inputs=[run or source])
     with staged(stores=[folder]) as paths, output_errors(folder):
         hidden = paths[folder]
         (hidden / "data").mkdir(parents=True)

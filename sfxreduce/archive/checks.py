@@ -267,6 +267,12 @@ def fresh(case: Case) -> Found:
         yield refuse("R04", "the archive was not asked lately")
     for job in case.facts.open_jobs:
         yield refuse("R19", job)
+    if case.facts.limit_problem:
+        yield refuse(
+            "R15",
+            f"how much is not known: {case.facts.limit_problem}",
+            remedy="name the folder that holds the evidence of all runs with --root",
+        )
     most = case.policy.release.max_tb_per_day * TB
     if case.facts.plan and case.facts.released_today_bytes + case.facts.plan.release_bytes > most:
         total = (case.facts.released_today_bytes + case.facts.plan.release_bytes) / TB

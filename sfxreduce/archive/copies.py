@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from sfxreduce.archive.policy import Policy
 from sfxreduce.archive.receipts import Receipt, receipt_to_json
 from sfxreduce.archive.refusals import Refusal, refuse
 from sfxreduce.errors import UsageError
+from sfxreduce.manifest import FileRecord
 
 __all__ = ["Copies", "copies_of", "open_copies", "take_down"]
 
@@ -92,9 +93,10 @@ def take_down(
     action: str,
     began_ns: int,
 ) -> None:
-    """Ask for the receipt of every file in every pool, and keep what was said.
+    """Ask for the receipt of every package and file in every pool, and keep what was said.
 
-    Before a batch of files is dealt with, the journal says so.
+    Before a batch is dealt with, the journal says so. A package is a batch of its own, so that it
+    goes to all pools before the next one is made.
 
     Parameters
     ----------
@@ -102,15 +104,14 @@ def take_down(
     plan : PlanPaper
     copies : tuple of (Backend, str)
     ask : callable
-        Given an archive, a pool, and a path of the payload, returns the receipt.
+        Given an archive, a pool, and the path of a parcel, returns the receipt.
     action : str
         ``put`` or ``query``.
     began_ns : int
         When the first one was asked for; receipts count from then.
     """
     faults: list[Refusal] = []
-    for start in range(0, len(plan.payload), BATCH):
-        batch = plan.payload[start : start + BATCH]
+    for start, batch in _batches(plan):
         for backend, pool in copies:
             writer.append(
                 "intent", action=action, pool=pool, plan_id=plan.plan_id, first=start, n=len(batch)
@@ -126,6 +127,15 @@ def take_down(
             writer.write(name, json.dumps(told, sort_keys=True).encode())
     found = [asdict(fault) for fault in dict.fromkeys(faults)]
     writer.append("asked", plan_id=plan.plan_id, faults=found, began_ns=began_ns)
+
+
+def _batches(plan: PlanPaper) -> Iterator[tuple[int, Sequence[FileRecord]]]:
+    """Parcels that are dealt with together, and the number of the first one."""
+    parcels, n_packages = plan.parcels, len(plan.packages)
+    for start in range(n_packages):
+        yield start, parcels[start : start + 1]
+    for start in range(n_packages, len(parcels), BATCH):
+        yield start, parcels[start : start + BATCH]
 
 
 def _about(receipt: Receipt, path: str, pool: str, *, earliest: float) -> list[Refusal]:

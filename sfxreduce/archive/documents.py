@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sfxreduce.archive.packages import Package, packages_from_json
 from sfxreduce.archive.policy import Policy
 from sfxreduce.archive.refusals import ArchiveRefused, refuse
+from sfxreduce.errors import SchemaError
 from sfxreduce.manifest import FileRecord
 
 __all__ = [
     "ApprovalPaper",
     "HoldPaper",
     "JobPaper",
+    "PackagePaper",
+    "PackedFile",
     "PinnedFile",
     "PlanPaper",
     "ReleasePaper",
@@ -57,6 +62,68 @@ class PinnedFile(_Paper):
     sha256: Sha256
 
 
+class PackedFile(_Paper):
+    """A file in a package.
+
+    Attributes
+    ----------
+    path : str
+        In the tar; below one of the plan's roots.
+    size : int
+    sha256 : str
+    offset : int
+        Where its bytes begin in the tar.
+    """
+
+    path: Text
+    size: int
+    sha256: Sha256
+    offset: int
+
+
+class PackagePaper(_Paper):
+    """Files of a payload that go to the archive as one tar.
+
+    Attributes
+    ----------
+    name : str
+        In the archive, after the prefix; its first part is the root that the files lie below.
+    size : int
+        Bytes of the tar.
+    sha256 : str
+        Of the tar, known before it is written.
+    files : tuple of PackedFile
+        In the order in which they lie there.
+    """
+
+    name: Text
+    size: int
+    sha256: Sha256
+    files: Annotated[tuple[PackedFile, ...], Field(min_length=1)]
+
+    @property
+    def part(self) -> str:
+        """Root that the files lie below."""
+        return self.name.partition("/")[0]
+
+    @property
+    def record(self) -> FileRecord:
+        """The tar."""
+        return FileRecord(path=self.name, size=self.size, sha256=self.sha256)
+
+    @property
+    def package(self) -> Package:
+        """The plan of the tar.
+
+        Raises
+        ------
+        SchemaError
+            If sizes and places are not those that follow from the files.
+        """
+        facts = [self.model_dump(mode="json", exclude={"sha256"})]
+        return packages_from_json(facts, where=self.name)[0]
+
+
 class PlanPaper(_Paper):
     """What is to be archived and what may then leave the disk. Its hash is the plan's id.
 
@@ -79,8 +146,10 @@ class PlanPaper(_Paper):
     sources : tuple of PinnedFile
         What may leave the disk.
     payload : tuple of PinnedFile
-        What goes to the archive; by their paths there, after the prefix. The first part of each
-        is one of `roots`.
+        What goes to the archive; by their paths there, after the prefix, if they go as they are.
+        The first part of each is one of `roots`.
+    packages : tuple of PackagePaper
+        Which files of the payload go in packages; all others go as they are.
     roots : mapping of str to str
         Absolute path of the folders, or single files, that parts of the payload are in now.
     """
@@ -97,7 +166,23 @@ class PlanPaper(_Paper):
     prefix: Text
     sources: Annotated[tuple[PinnedFile, ...], Field(min_length=1)]
     payload: Annotated[tuple[PinnedFile, ...], Field(min_length=1)]
+    packages: tuple[PackagePaper, ...] = ()
     roots: dict[str, Text]
+
+    @model_validator(mode="after")
+    def _packages_fit(self) -> PlanPaper:
+        """Every packed file is one of the payload, once, and lies where tar would put it."""
+        waiting = {file.path: (file.size, file.sha256) for file in self.payload}
+        for found in self.packages:
+            try:
+                package = found.package
+            except SchemaError as error:
+                raise ValueError(str(error)) from error
+            for file in package.files:
+                path = f"{found.part}/{file.path}"
+                if waiting.pop(path, None) != (file.size, file.sha256):
+                    raise ValueError(f"{found.name}: '{path}' is no file of the plan, or twice")
+        return self
 
     @property
     def plan_id(self) -> str:
@@ -116,12 +201,20 @@ class PlanPaper(_Paper):
         return sum(file.size for file in self.sources)
 
     @property
-    def archive_files(self) -> tuple[FileRecord, ...]:
-        """The payload by its paths in the archive."""
-        return tuple(
-            FileRecord(path=self.prefix + file.path, size=file.size, sha256=file.sha256)
+    def parcels(self) -> tuple[FileRecord, ...]:
+        """What is put into the archive: packages, and files as they are; paths after the prefix."""
+        packed = {f"{p.part}/{file.path}" for p in self.packages for file in p.files}
+        loose = [
+            FileRecord(path=file.path, size=file.size, sha256=file.sha256)
             for file in self.payload
-        )
+            if file.path not in packed
+        ]
+        return (*(package.record for package in self.packages), *loose)
+
+    @property
+    def archive_files(self) -> tuple[FileRecord, ...]:
+        """The same by their paths in the archive."""
+        return tuple(replace(parcel, path=self.prefix + parcel.path) for parcel in self.parcels)
 
 
 class ApprovalPaper(_Paper):
@@ -156,7 +249,10 @@ class JobPaper(_Paper):
 
 
 class TicketPaper(_Paper):
-    """What may leave the disk, until when, and why. It is the facility's own tool that acts."""
+    """What may leave the disk, until when, and why. It is the facility's own tool that acts.
+
+    `packages` say in which tar of the archive a file lies; all others lie there as they are.
+    """
 
     ticket_version: Literal[1] = 1
     plan_id: Sha256
@@ -167,6 +263,7 @@ class TicketPaper(_Paper):
     valid_until_ns: int
     files: tuple[PinnedFile, ...]
     bytes: int
+    packages: tuple[PackagePaper, ...] = ()
     why: tuple[Text, ...]
     journal_sha256: Sha256
 

@@ -50,7 +50,9 @@ def find_events(run: Run, names: Iterable[str]) -> dict[str, int]:
     return found
 
 
-def open_archived(holding: Holding, names: Iterable[str], *, into: Path) -> tuple[Run, int]:
+def open_archived(
+    holding: Holding, names: Iterable[str], *, into: Path, tars: Path
+) -> tuple[Run, int]:
     """Recall what is needed to read some events of a run, and open it.
 
     Of a run store all but the shards is recalled, and those shards that hold the events. Of other
@@ -63,6 +65,8 @@ def open_archived(holding: Holding, names: Iterable[str], *, into: Path) -> tupl
         See `find_events`.
     into : Path
         Empty folder that takes the run's place.
+    tars : Path
+        Folder for the packages that they are read out of.
 
     Returns
     -------
@@ -79,11 +83,12 @@ def open_archived(holding: Holding, names: Iterable[str], *, into: Path) -> tupl
     paths = [file.path for file in holding.files]
     roots = [PurePosixPath(path).parent for path in paths if _name(path) == "zarr.json"]
     if not roots:
-        n_bytes = fetch_files(holding, paths, into=into)
+        n_bytes = fetch_files(holding, paths, into=into, tars=tars)
         return open_run(_openable(into, paths)), n_bytes
     root = min(roots, key=lambda folder: len(folder.parts))
     chunks = str(root / "frames" / "c") + "/"
-    n_bytes = fetch_files(holding, [p for p in paths if not p.startswith(chunks)], into=into)
+    others = [path for path in paths if not path.startswith(chunks)]
+    n_bytes = fetch_files(holding, others, into=into, tars=tars)
     run = open_run(into / root)
     layout = run.source.layout if isinstance(run.source, ZarrFrames) else None
     shards = {path for path in paths if path.startswith(chunks)}
@@ -92,7 +97,7 @@ def open_archived(holding: Holding, names: Iterable[str], *, into: Path) -> tupl
         keys = {layout.shard_key(layout.locate(event)[0]) for event in events}
         # A shard that was never written is a hole in the source, and no loss of the archive.
         shards &= {str(root / "frames" / key) for key in keys}
-    return run, n_bytes + fetch_files(holding, sorted(shards), into=into)
+    return run, n_bytes + fetch_files(holding, sorted(shards), into=into, tars=tars)
 
 
 def _openable(folder: Path, paths: Iterable[str]) -> list[Path]:

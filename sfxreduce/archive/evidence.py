@@ -27,7 +27,13 @@ __all__ = ["Clock", "Contents", "EvidenceFolder", "Writer", "evidence_path"]
 
 JOURNAL = "journal.jsonl"
 SUFFIX = ".evidence"
-VOUCHED = ("plan.json", "certificate.json", "release-ticket.json", "release-receipt.json")
+VOUCHED = (
+    "plan.json",
+    "certificate.json",
+    "release-ticket.json",
+    "release-ticket.json.sig",
+    "release-receipt.json",
+)
 VOUCHED_FOLDERS = ("approvals", "receipts")
 PAPER_BYTES = 1 << 28
 

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sfxreduce.archive.backends import Backend
 from sfxreduce.archive.copies import Copies, copies_of, open_copies, take_down
-from sfxreduce.archive.documents import PlanPaper
+from sfxreduce.archive.documents import PinnedFile, PlanPaper
 from sfxreduce.archive.evidence import Writer
 from sfxreduce.archive.facts import SourcePin
 from sfxreduce.archive.gather import gather
 from sfxreduce.archive.moves import advance, go_on, missing
+from sfxreduce.archive.packing import Tars
 from sfxreduce.archive.pins import compare_pins
 from sfxreduce.archive.recall import RecallResult, check_recall, recall_test
 from sfxreduce.archive.receipts import Receipt
 from sfxreduce.archive.refusals import ArchiveRefused, refuse
 from sfxreduce.archive.states import State
 from sfxreduce.archive.subject import Subject
+from sfxreduce.archive.workfolder import work_folder
 
 __all__ = ["Executed", "check_holds", "execute_run", "recall_run"]
 
@@ -53,15 +53,18 @@ class Executed:
             "state": str(self.state),
             "files": len(self.plan.payload),
             "bytes": sum(file.size for file in self.plan.payload),
+            "packages": len(self.plan.packages),
+            "parcels": len(self.plan.parcels),
             "copies": self.copies,
         }
 
 
 def execute_run(subject: Subject, *, to: Sequence[str] = (), token: str | None = None) -> Executed:
-    """Put every file of a plan into every pool, and take down the receipts.
+    """Put every package and file of a plan into every pool, and take down the receipts.
 
-    What was cut off is begun again with the same call: files that are there are not copied twice.
-    The facts and the holds are looked at before every file.
+    What was cut off is begun again with the same call: what is there is not copied twice. The facts
+    and the holds are looked at before every copy. A package is made beside the evidence, put into
+    all pools, and removed.
 
     Parameters
     ----------
@@ -124,19 +127,27 @@ def _put_all(subject: Subject, writer: Writer, plan: PlanPaper, copies: Copies) 
     began_ns = subject.clock()
     pins = {file.path: file for file in plan.sources}
 
-    def put(backend: Backend, pool: str, part: str) -> Receipt:
-        check_holds(subject)
-        local = plan.local(part)
-        name = part.partition("/")[2]
-        if part.startswith("raw/"):
-            # Somebody may have touched it since everything was compared.
-            whole = Path(plan.run) if Path(plan.run).is_file() else local
-            pin = pins[name].model_copy(update={"path": whole.name})
-            if compare_pins(whole, [pin], rehash=False) is not SourcePin.SAME:
-                raise ArchiveRefused([refuse("R03", name)])
-        return backend.put(local, plan.prefix + part, pool=pool)
+    def check(paths: Sequence[str]) -> None:
+        for path in paths:
+            if path.startswith("raw/"):
+                _check_pin(plan, pins[path.removeprefix("raw/")])
 
-    take_down(writer, plan, copies, ask=put, action="put", began_ns=began_ns)
+    with Tars.opened(plan, evidence=subject.evidence) as tars:
+
+        def put(backend: Backend, pool: str, parcel: str) -> Receipt:
+            check_holds(subject)
+            local = tars.local(parcel, check=check)
+            return backend.put(local, plan.prefix + parcel, pool=pool)
+
+        take_down(writer, plan, copies, ask=put, action="put", began_ns=began_ns)
+
+
+def _check_pin(plan: PlanPaper, pin: PinnedFile) -> None:
+    """Refuse a file that somebody touched since everything was compared."""
+    whole = plan.local(f"raw/{pin.path}")
+    moved = pin.model_copy(update={"path": whole.name})
+    if compare_pins(whole, [moved], rehash=False) is not SourcePin.SAME:
+        raise ArchiveRefused([refuse("R03", pin.path)])
 
 
 def check_holds(subject: Subject) -> None:
@@ -188,15 +199,16 @@ def recall_run(subject: Subject, *, n: int | None = None, to: Sequence[str] = ()
         size = n or plan.policy.release.recall_files
         # Nobody who archived the files could know which ones would be drawn.
         drawn_by = hashlib.sha256(f"{plan.plan_id} {writer.head}".encode()).digest()
-        with tempfile.TemporaryDirectory(prefix=".recall-", dir=subject.evidence) as workdir:
+        with work_folder(subject.evidence, "recall") as workdir:
             result = recall_test(
                 [backend for backend, _ in copies],
                 plan.archive_files,
                 n=size,
                 seed=int.from_bytes(drawn_by[:8], "big"),
-                workdir=Path(workdir),
+                workdir=workdir,
                 pools=[pool for _, pool in copies],
             )
+        result = replace(result, statement=result.statement + _held(plan, result.paths))
         writer.append(
             "recalled",
             plan_id=plan.plan_id,
@@ -217,3 +229,12 @@ def recall_run(subject: Subject, *, n: int | None = None, to: Sequence[str] = ()
             until=State.GRACE,
         )
     return result
+
+
+def _held(plan: PlanPaper, paths: Sequence[str]) -> str:
+    """What packages that were recalled hold; empty if the plan has none."""
+    if not plan.packages:
+        return ""
+    n_of = {plan.prefix + package.name: len(package.files) for package in plan.packages}
+    n_files = sum(n_of.get(path, 1) for path in paths)
+    return f" Packages count as files; those recalled hold {n_files} of {len(plan.payload)} files."

@@ -65,17 +65,30 @@ def _copies(policy: Policy) -> list[str]:
         f"The archive must hold {release.copies} copies of every file{where}{pools}, on tape, with "
         "the checksum of the file, and must have said so at most "
         f"{release.receipt_hours:g} hours before the release.",
-        f"{release.recall_files} files drawn at random (all, if there are fewer) must have been "
-        "staged back and compared.",
+        _packages(release.package_gb),
+        f"{release.recall_files} packages and files drawn at random (all, if there are fewer) must "
+        "have been staged back and compared.",
     ]
+
+
+def _packages(size_gb: float) -> str:
+    if not size_gb:
+        return "Every file goes to the archive as it is."
+    return (
+        f"Files smaller than {size_gb / 10:g} GB go to the archive in packages of about "
+        f"{size_gb:g} GB."
+    )
 
 
 def _waits(policy: Policy) -> list[str]:
     release = policy.release
+    signed = [f"Release tickets are signed with {release.sign_key}."] if release.sign_key else []
     return [
+        *signed,
         f"Data stay {release.grace_days:g} days after the recall test, and at least "
         f"{release.min_retention_days:g} days after the end of the experiment.",
-        f"At most {release.max_tb_per_day:g} TB are released in a day.",
+        f"At most {release.max_tb_per_day:g} TB are released in a day, counting "
+        + (f"all runs below {release.limit_root}." if release.limit_root else "runs side by side."),
     ]
 
 

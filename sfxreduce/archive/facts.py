@@ -112,7 +112,7 @@ class PlanFacts:
     policy_sha256 : str
     at_ns : int
     n_payload : int
-        Files that go to the archive.
+        Packages and files that go to the archive.
     release_bytes : int
         Bytes that may leave the disk.
     """
@@ -235,6 +235,8 @@ class Evidence:
         What still uses the run.
     released_today_bytes : int
         Bytes that other tickets of the last 24 hours let go.
+    limit_problem : str
+        Why that cannot be known; empty if it is.
     ticket_plan_id : str
         Of the ticket that was written; empty if none was.
     released_plan_id : str
@@ -259,6 +261,7 @@ class Evidence:
     holds: tuple[Hold, ...] = ()
     open_jobs: tuple[str, ...] = ()
     released_today_bytes: int = 0
+    limit_problem: str = ""
     ticket_plan_id: str = ""
     released_plan_id: str = ""
     restored: bool = False

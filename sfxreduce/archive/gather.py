@@ -16,7 +16,7 @@ from sfxreduce.archive.documents import (
     TicketPaper,
     read_paper,
 )
-from sfxreduce.archive.evidence import SUFFIX, Contents, EvidenceFolder
+from sfxreduce.archive.evidence import Contents, EvidenceFolder
 from sfxreduce.archive.facts import (
     Approval,
     CertificateFacts,
@@ -34,11 +34,10 @@ from sfxreduce.archive.pins import compare_pins
 from sfxreduce.archive.policy import policy_sha256
 from sfxreduce.archive.receipts import Receipt, check_receipts, receipt_from_json
 from sfxreduce.archive.refusals import ArchiveRefused, Refusal
+from sfxreduce.archive.tickets import TicketBook, limit_roots
 from sfxreduce.errors import SchemaError
 
-__all__ = ["Gathered", "gather", "read_plan", "released_today"]
-
-DAY_NS = 86_400 * 10**9
+__all__ = ["Gathered", "gather", "read_plan"]
 
 
 class Gathered:
@@ -75,7 +74,8 @@ def gather(
     *,
     rehash: bool = False,
     contents: Contents | None = None,
-    released_bytes: int | None = None,
+    root: Path | None = None,
+    book: TicketBook | None = None,
 ) -> Gathered:
     """Take down all that is known of a run now.
 
@@ -87,8 +87,10 @@ def gather(
         Read the whole source and compare it with its pins; else only look at it.
     contents : Contents, optional
         Of the folder, if they were read already.
-    released_bytes : int, optional
-        See `released_today`, if that was called already.
+    root : Path, optional
+        Folder below which tickets count for the daily limit; see `limit_roots`.
+    book : TicketBook, optional
+        That counts them.
     """
     found = folder.read() if contents is None else contents
     unknown: list[str] = []
@@ -98,6 +100,8 @@ def gather(
     except ArchiveRefused as error:
         plan, unknown = None, [refusal.message for refusal in error.refusals]
     holds = list(_holds(found, unknown, tampered))
+    roots = limit_roots(plan.policy if plan else None, root=root, evidence=found.path)
+    released = (book or TicketBook(folder.clock())).others(roots, found.path)
     facts = Evidence(
         name=run.name,
         last_seen_ns=found.last_seen_ns,
@@ -114,11 +118,8 @@ def gather(
         recall=_recall(found),
         holds=tuple(holds),
         open_jobs=tuple(_jobs(found, unknown)),
-        released_today_bytes=(
-            released_today(run.parent, now_ns=folder.clock(), but=found.path)
-            if released_bytes is None
-            else released_bytes
-        ),
+        released_today_bytes=released.bytes,
+        limit_problem=released.problem,
         ticket_plan_id=_ticket(found, unknown),
         released_plan_id=_released(found, unknown),
         restored=found.last("restored") is not None,
@@ -126,22 +127,6 @@ def gather(
         unknown=tuple(unknown),
     )
     return Gathered(found, facts, plan)
-
-
-def released_today(root: Path, *, now_ns: int, but: Path) -> int:
-    """Bytes that tickets of the last 24 hours let go, of all runs in a folder but one."""
-    total = 0
-    for folder in root.glob(f"*{SUFFIX}"):
-        ticket = folder / "release-ticket.json"
-        if folder == but or not ticket.exists():
-            continue
-        try:
-            found = read_paper(TicketPaper, ticket.read_bytes(), where=str(ticket))
-        except (ArchiveRefused, OSError):
-            continue
-        if found.written_at_ns > now_ns - DAY_NS:
-            total += found.bytes
-    return total
 
 
 def _store(found: Contents, plan: PlanPaper | None) -> StoreFacts | None:
@@ -185,7 +170,7 @@ def _plan(found: Contents, plan: PlanPaper | None) -> PlanFacts | None:
         planner=plan.planner,
         policy_sha256=policy_sha256(plan.policy),
         at_ns=int(line["at_ns"]),
-        n_payload=len(plan.payload),
+        n_payload=len(plan.parcels),
         release_bytes=plan.release_bytes,
     )
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sfxreduce.archive.backends import Backend
-from sfxreduce.archive.packages import Package, read_member
+from sfxreduce.archive.packages import Package
 from sfxreduce.archive.paths import check_path
 from sfxreduce.archive.recall import recall_file
+from sfxreduce.archive.tars import read_member
 from sfxreduce.errors import ArchiveError, SchemaError
 from sfxreduce.io.files import PARTIAL, output_errors
 from sfxreduce.manifest import FileRecord
@@ -51,11 +52,13 @@ class Holding:
             check_path(self.prefix + file.path, where="archived run")
 
 
-def fetch_files(holding: Holding, paths: Iterable[str], *, into: Path) -> int:
+def fetch_files(
+    holding: Holding, paths: Iterable[str], *, into: Path, tars: Path | None = None
+) -> int:
     """Recall files of a run; each is compared with its record before it takes its name.
 
     A copy that is bad is told apart and the next one tried. Of a package the tar is recalled once,
-    into the same folder, and removed again.
+    into the same folder, the files are read out of it, and it is removed again.
 
     Parameters
     ----------
@@ -64,6 +67,8 @@ def fetch_files(holding: Holding, paths: Iterable[str], *, into: Path) -> int:
         Of the files, below the run.
     into : Path
         Folder that takes the run's place; what is there already is not recalled again.
+    tars : Path, optional
+        Folder in which tars stay, so that a later call with the same one need not recall them.
 
     Returns
     -------
@@ -95,24 +100,30 @@ def fetch_files(holding: Holding, paths: Iterable[str], *, into: Path) -> int:
         n_bytes += records[path].size
     for number, members in wanted.items():
         if number is not None:
-            n_bytes += _unpack(holding, number, members, into)
+            n_bytes += _unpack(holding, number, members, into, tars)
     return n_bytes
 
 
-def _unpack(holding: Holding, number: int, members: Iterable[str], into: Path) -> int:
-    """Recall a package and take some files out of it."""
+def _unpack(
+    holding: Holding, number: int, members: Iterable[str], into: Path, tars: Path | None
+) -> int:
+    """Recall a package, unless it is here, and take some files out of it."""
     package, tar = holding.packages[number]
-    local = into / f".{uuid.uuid4().hex[:12]}{PARTIAL}"
+    local = (tars or into) / (f"{number}.tar" if tars else f".{uuid.uuid4().hex[:12]}{PARTIAL}")
+    n_bytes = 0
     try:
-        _recall(holding, tar, local)
+        if not local.exists():
+            _recall(holding, tar, local)
+            n_bytes = tar.size
         for path in members:
             target = into / path
             with output_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
             read_member(local, package, path, into=target)
     finally:
-        local.unlink(missing_ok=True)
-    return tar.size
+        if tars is None:
+            local.unlink(missing_ok=True)
+    return n_bytes
 
 
 def _recall(holding: Holding, file: FileRecord, target: Path) -> None:

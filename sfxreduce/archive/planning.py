@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.archive.bags import PLAN_FILE, write_bag
+from sfxreduce.archive.bags import PACKAGES_FILE, PLAN_FILE, write_bag
 from sfxreduce.archive.documents import (
     ApprovalPaper,
     PinnedFile,
@@ -29,6 +29,7 @@ from sfxreduce.archive.inspect import (
     store_facts,
 )
 from sfxreduce.archive.moves import advance, send_back
+from sfxreduce.archive.packing import pack_payload
 from sfxreduce.archive.pins import pin_files
 from sfxreduce.archive.policy import Disposition, Policy
 from sfxreduce.archive.refusals import ArchiveRefused, refuse
@@ -80,7 +81,8 @@ def plan_run(
 ) -> PlanPaper:
     """Pin a run, compare its reduced store with it, and write down what is to be archived.
 
-    The run is read whole, twice: for the checksums of its files, and for the comparison. A plan
+    The run is read whole, twice: for the checksums of its files, and for the comparison. Files that
+    go in packages are read once more, for the checksums of those. A plan
     that says the same as the one that is there leaves that one and its approvals as they are.
 
     Raises
@@ -113,7 +115,7 @@ def plan_run(
         verify_again(writer, run, hits, pool=pool, progress=progress)
         _go(subject, writer, options.policy, State.CERTIFIED)
         plan = _draft(subject, pinned, hits, options)
-        plan = _with_payload(plan, subject, run, certificate, pool=pool)
+        plan = pack_payload(_with_payload(plan, subject, run, certificate, pool=pool))
         writer.write("plan.json", paper_bytes(plan))
         _go(subject, writer, options.policy, State.PLANNED)
         _write_bag(subject, plan)
@@ -257,12 +259,19 @@ def _write_bag(subject: Subject, plan: PlanPaper) -> None:
         folder,
         files=[FileRecord(path=f.path, size=f.size, sha256=f.sha256) for f in plan.sources],
         source=source,
+        run=subject.run,
         info={
             "External-Identifier": plan.prefix.rstrip("/"),
             "External-Description": f"Plan {plan.plan_id} of sfxreduce",
         },
-        tag_files={PLAN_FILE: paper_bytes(plan)},
+        tag_files={PLAN_FILE: paper_bytes(plan), PACKAGES_FILE: _index(plan)},
     )
+
+
+def _index(plan: PlanPaper) -> bytes:
+    """Which file lies where in which package, for other tools."""
+    found = [package.model_dump(mode="json") for package in plan.packages]
+    return json.dumps(found, indent=1).encode() + b"\n"
 
 
 def approve_run(

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sfxreduce.archive.packages import TARGET_BYTES
 from sfxreduce.archive.refusals import ArchiveRefused, refuse
 from sfxreduce.errors import RunNotFound, SchemaError
 
@@ -40,6 +41,7 @@ __all__ = [
 PRESETS = ("esrf", "euxfel", "laptop", "lcls")
 """Policies that come with the package."""
 
+GB = 10**9
 POLICY_BYTES = 1 << 20
 """Longest policy that is read."""
 
@@ -91,14 +93,23 @@ class Release(_Table):
         Whether they must lie in different pools.
     receipt_hours : float
         Longest age in hours of the archive's receipts when data are released.
+    package_gb : float
+        Gigabytes (10^9 bytes) of the packages that small files go to the archive in; 0 puts every
+        file as it is. Files of a tenth of it or more go as they are.
     recall_files : int
-        Files to stage back and compare; all of them if there are fewer.
+        Packages and files to stage back and compare; all of them if there are fewer.
     grace_days : float
         Time in days between the recall test and the release.
     min_retention_days : float
         Time in days from the end of the experiment, below which nothing is released.
     max_tb_per_day : float
         Most terabytes (10^12 bytes) that tickets of one day may add up to.
+    limit_root : str
+        Absolute path of the folder below which the tickets of all runs count for that; if empty,
+        the evidence folders that lie side by side.
+    sign_key : str
+        Absolute path of the private key that signs release tickets; if empty, they are signed only
+        if whoever writes one names a key.
     """
 
     disposition: Disposition = Disposition.KEEP
@@ -111,10 +122,13 @@ class Release(_Table):
     copies: Annotated[int, Field(ge=1, le=9)] = 2
     distinct_pools: bool = True
     receipt_hours: Annotated[float, Field(gt=0, le=720)] = 24
+    package_gb: Annotated[float, Field(ge=0, le=100_000)] = TARGET_BYTES / GB
     recall_files: Annotated[int, Field(ge=1, le=1_000_000)] = 59
     grace_days: Days = 30
     min_retention_days: Days = 120
     max_tb_per_day: Annotated[float, Field(gt=0)] = 50
+    limit_root: Annotated[str, Field(pattern="^(/.*)?$", max_length=4096)] = ""
+    sign_key: Annotated[str, Field(pattern="^(/.*)?$", max_length=4096)] = ""
 
 
 class Approvals(_Table):

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sfxreduce.archive.backends import Backend
 from sfxreduce.archive.copies import copies_of, open_copies, take_down
@@ -25,12 +25,17 @@ from sfxreduce.archive.moves import advance, arrow, missing
 from sfxreduce.archive.planning import verify_again
 from sfxreduce.archive.receipts import Receipt
 from sfxreduce.archive.refusals import ArchiveRefused, refuse
+from sfxreduce.archive.signing import SIGNATURE_SUFFIX, read_signing_key
 from sfxreduce.archive.states import PATH, State
 from sfxreduce.archive.subject import Subject
+from sfxreduce.archive.tickets import limit_roots, one_ticket_at_a_time
 from sfxreduce.cluster import Pool
 from sfxreduce.errors import RunNotFound
 from sfxreduce.io.open import open_run
 from sfxreduce.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 __all__ = ["Released", "cancel_run", "record_release", "release_run", "renewed", "revoke_ticket"]
 
@@ -74,6 +79,7 @@ def release_run(
     token: str | None = None,
     to: Sequence[str] = (),
     data_path: str = "",
+    sign_key: Path | None = None,
     pool: Pool,
     progress: Progress = silent,
 ) -> Released:
@@ -89,6 +95,8 @@ def release_run(
         Beginning of the plan's id; without it nothing is done, and it is told whether it could be.
     to : sequence of str
     data_path : str
+    sign_key : Path, optional
+        Private key that signs the ticket; that of the policy by default, if it names one.
     pool : Pool
     progress : Progress
 
@@ -96,11 +104,14 @@ def release_run(
     ------
     ArchiveRefused
         If anything is missing.
+    RefusedError
+        If others can read the key.
     """
     if token is None:
-        return _would_release(subject)
+        return _would_release(subject, sign_key)
     with subject.opened(rehash=True) as (writer, found):
         plan = subject.planned(found, token=token)
+        key = _signing_key(plan, sign_key)
         state = found.contents.state
         if state is State.RELEASE_TICKETED:
             state = arrow(writer, state, State.RELEASABLE)
@@ -108,18 +119,32 @@ def release_run(
         _look_again(subject, writer, found, plan, to, data_path, pool=pool, progress=progress)
         found = subject.look(writer, rehash=True)
         _advance(subject, writer, found, plan, State.RELEASABLE)
-        found = subject.look(writer)
-        _check(subject, plan, State.RELEASABLE, found.facts)
-        check_holds(subject)
-        writer.write(TICKET, paper_bytes(_ticket(subject, writer, plan, found)))
-        _advance(subject, writer, subject.look(writer), plan, State.RELEASE_TICKETED)
+        roots = limit_roots(plan.policy, root=subject.root, evidence=subject.evidence)
+        # What others release meanwhile has to count here, and this there.
+        with one_ticket_at_a_time(roots):
+            found = subject.look(writer)
+            _check(subject, plan, State.RELEASABLE, found.facts)
+            check_holds(subject)
+            data = paper_bytes(_ticket(subject, writer, plan, found))
+            if key is not None:
+                # First, so that no ticket lies there that still waits for its signature.
+                writer.write(TICKET + SIGNATURE_SUFFIX, key.sign(data))
+            writer.write(TICKET, data)
+            _advance(subject, writer, subject.look(writer), plan, State.RELEASE_TICKETED)
         done = writer.contents().state
     return Released(plan=plan, dry_run=False, state=done, ticket=subject.evidence / TICKET)
 
 
-def _would_release(subject: Subject) -> Released:
+def _signing_key(plan: PlanPaper, given: Path | None) -> Ed25519PrivateKey | None:
+    named = plan.policy.release.sign_key
+    path = given or (Path(named) if named else None)
+    return None if path is None else read_signing_key(path)
+
+
+def _would_release(subject: Subject, sign_key: Path | None) -> Released:
     found = subject.look()
     plan = subject.planned(found)
+    _signing_key(plan, sign_key)
     state = found.contents.state
     before = State.RELEASABLE if state is State.RELEASE_TICKETED else state
     _check(subject, plan, before, renewed(found.facts, subject.clock()))
@@ -191,6 +216,7 @@ def _ticket(subject: Subject, writer: Writer, plan: PlanPaper, found: Gathered) 
         valid_until_ns=now_ns + VALID_HOURS * HOUR_NS,
         files=plan.sources,
         bytes=plan.release_bytes,
+        packages=plan.packages,
         why=tuple(_why(plan, found)),
         journal_sha256=writer.head,
     )
@@ -206,8 +232,9 @@ def _why(plan: PlanPaper, found: Gathered) -> list[str]:
         + ", ".join(sorted(f"{a.by} ({a.role or 'no role'})" for a in facts.approvals))
         + ".",
         f"Every kept event in {plan.hits} equals its source, bit for bit.",
-        f"{len(plan.payload)} files lie on tape, {release.copies} copies each, with their "
-        "checksums.",
+        f"{len(plan.payload)} files lie on tape, as {len(plan.packages)} packages and "
+        f"{len(plan.parcels) - len(plan.packages)} single files, {release.copies} copies each, "
+        "with their checksums.",
         f"Recall test: {recalled.get('statement', '')}",
     ]
     if facts.certificate is not None:
@@ -225,7 +252,13 @@ def revoke_ticket(writer: Writer, found: Gathered, *, reason: str) -> None:
         return
     ticket = read_paper(TicketPaper, data, where=TICKET)
     empty = ticket.model_copy(
-        update={"files": (), "bytes": 0, "valid_until_ns": 0, "why": (f"Revoked: {reason}",)}
+        update={
+            "files": (),
+            "bytes": 0,
+            "packages": (),
+            "valid_until_ns": 0,
+            "why": (f"Revoked: {reason}",),
+        }
     )
     writer.write(TICKET, paper_bytes(empty))
 

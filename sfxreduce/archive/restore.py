@@ -190,7 +190,9 @@ def _look_everywhere(events: Sequence[str], places: Places, folder: Path) -> _Se
     if archive is not None and search.missing:
 
         def recalled() -> Run:
-            found, search.bytes_recalled = open_archived(archive, search.missing, into=folder)
+            found, search.bytes_recalled = open_archived(
+                archive, search.missing, into=folder / "run", tars=folder / "tars"
+            )
             return found
 
         search.look("archive", recalled)
@@ -271,8 +273,10 @@ def _layout(run: Run) -> Layout:
 
 @contextmanager
 def _recall_folder(out: Path) -> Iterator[Path]:
-    """A folder beside the output, on the same disk, for what comes from the archive."""
+    """Folders beside the output, on the same disk, for what comes from the archive."""
     with output_errors(out):
         folder = tempfile.TemporaryDirectory(prefix=".sfxreduce-recall-", dir=out.parent.resolve())
     with folder as name:
+        for part in ("run", "tars"):
+            (Path(name) / part).mkdir()
         yield Path(name)

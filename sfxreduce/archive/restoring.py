@@ -11,6 +11,7 @@ from sfxreduce.archive.documents import PlanPaper
 from sfxreduce.archive.evidence import Contents
 from sfxreduce.archive.holding import Holding, fetch_files
 from sfxreduce.archive.moves import arrow
+from sfxreduce.archive.packing import tars_of
 from sfxreduce.archive.pins import pin_files
 from sfxreduce.archive.restore import Places, Restored, restore_events
 from sfxreduce.archive.states import State
@@ -95,7 +96,9 @@ def _part(plan: PlanPaper, part: str, copies: Copies) -> Holding:
         for file in plan.payload
         if file.path.startswith(start)
     )
-    return Holding(files=files, copies=copies, prefix=plan.prefix + start)
+    return Holding(
+        files=files, copies=copies, prefix=plan.prefix + start, packages=tars_of(plan, part)
+    )
 
 
 def restore_whole_run(subject: Subject, *, out: Path, to: Sequence[str] = ()) -> int:

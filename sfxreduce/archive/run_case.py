@@ -16,6 +16,7 @@ from sfxreduce.archive.inspect import read_reduced
 from sfxreduce.archive.status import Status, status_of
 from sfxreduce.archive.subject import Subject
 from sfxreduce.archive.targets import Target
+from sfxreduce.archive.tickets import TicketBook
 from sfxreduce.archive.walking import DiskFile
 from sfxreduce.decide import Decisions
 from sfxreduce.errors import SfxReduceError, VerificationError
@@ -94,20 +95,24 @@ class RunCase:
         self.splits += [{part: file.size} for file in files]
 
 
-def open_case(target: Target, *, clock: Clock, released_bytes: int) -> RunCase:
+def open_case(target: Target, *, clock: Clock, root: Path | None, book: TicketBook) -> RunCase:
     """Find out what is known of a run; none of its frames is read.
 
     Parameters
     ----------
     target : Target
     clock : callable
-    released_bytes : int
-        See `sfxreduce.archive.gather.released_today`.
+    root : Path, optional
+        Folder below which tickets count for the daily limit.
+    book : TicketBook
+        That counts them.
     """
     case = RunCase(target=target)
     with case.guarded():
-        subject = Subject(run=target.run, evidence=target.evidence, by="report", clock=clock)
-        found = gather(subject.folder, subject.run, released_bytes=released_bytes)
+        subject = Subject(
+            run=target.run, evidence=target.evidence, by="report", clock=clock, root=root
+        )
+        found = gather(subject.folder, subject.run, root=root, book=book)
         case.status = status_of(subject, found=found)
         case.found = found
         case.problems += [*found.facts.tampered, *found.facts.unknown]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from sfxreduce.archive.evidence import Clock
 from sfxreduce.archive.freed import freed_bytes, lost_hits, pool_folders
-from sfxreduce.archive.gather import released_today
 from sfxreduce.archive.run_case import RunCase, check_files, open_case
 from sfxreduce.archive.store_parts import frame_parts, kept_parts, weigh
 from sfxreduce.archive.targets import Target
+from sfxreduce.archive.tickets import TicketBook
 from sfxreduce.archive.walking import DiskFile, Weighed, walk_files
 from sfxreduce.costs import Rates
 from sfxreduce.errors import VerificationError
@@ -57,11 +57,8 @@ def weigh_savings(
         What is wrong with a run is told with it; what could not be looked at below `root` is in
         `unseen`.
     """
-    released = {
-        folder: released_today(folder, now_ns=clock(), but=folder)
-        for folder in {target.run.parent for target in targets}
-    }
-    cases = [open_case(t, clock=clock, released_bytes=released[t.run.parent]) for t in targets]
+    book = TicketBook(clock())
+    cases = [open_case(target, clock=clock, root=root, book=book) for target in targets]
     cases = _without_outputs(cases)
     scales = _Scales(root)
     for weigh_part in (scales.raw, scales.output, scales.evidence, scales.copies):

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sfxreduce.archive.evidence import JOURNAL, SUFFIX, Clock, EvidenceFolder
+from sfxreduce.archive.evidence import Clock, EvidenceFolder
 from sfxreduce.archive.explain import explain_policy
-from sfxreduce.archive.gather import Gathered, gather, released_today
+from sfxreduce.archive.found import find_evidence
+from sfxreduce.archive.gather import Gathered, gather
 from sfxreduce.archive.moves import advance, missing
 from sfxreduce.archive.policy import Policy, preset
 from sfxreduce.archive.refusals import ArchiveRefused, Refusal
 from sfxreduce.archive.releasing import renewed
 from sfxreduce.archive.states import PATH, State
 from sfxreduce.archive.subject import DEFAULT_PRESET, Subject
-from sfxreduce.errors import RunNotFound, SfxReduceError
+from sfxreduce.archive.tickets import TicketBook
+from sfxreduce.errors import SfxReduceError
 from sfxreduce.units import human_bytes
 
-__all__ = ["Status", "explain_run", "find_evidence", "nightly", "status_of", "summary_of"]
+__all__ = ["Status", "explain_run", "nightly", "status_of", "summary_of"]
 
 DAY_NS = 86_400 * 10**9
 WAITING = (State.RECALL_TESTED, State.GRACE, State.RELEASABLE)
@@ -93,19 +94,19 @@ class Status:
 
 
 def status_of(
-    subject: Subject, *, released_bytes: int | None = None, found: Gathered | None = None
+    subject: Subject, *, book: TicketBook | None = None, found: Gathered | None = None
 ) -> Status:
     """Look at a run and its evidence; no file of the run is read and nothing is written.
 
     Parameters
     ----------
     subject : Subject
-    released_bytes : int, optional
-        Bytes that tickets of the last 24 hours let go, if they were summed up already.
+    book : TicketBook, optional
+        That counts tickets, so that they are counted once for many runs.
     found : Gathered, optional
         The facts, if they were taken down already.
     """
-    found = found or gather(subject.folder, subject.run, released_bytes=released_bytes)
+    found = found or gather(subject.folder, subject.run, root=subject.root, book=book)
     state, facts = found.contents.state, found.facts
     if state in WAITING:
         facts = renewed(facts, subject.clock())
@@ -171,53 +172,6 @@ def explain_run(subject: Subject) -> list[str]:
     return [*told, *explain_policy(_policy(found))]
 
 
-def find_evidence(
-    root: Path, *, depth: int = 3, unseen: list[str] | None = None
-) -> Iterator[tuple[Path, Path]]:
-    """Runs and their evidence folders below a folder, sorted; folders of runs are not entered.
-
-    Parameters
-    ----------
-    root : Path
-    depth : int
-        Levels of folders to look into.
-    unseen : list of str, optional
-        Takes down folders that cannot be listed, and the search goes on.
-
-    Raises
-    ------
-    RunNotFound
-        If there is no such folder.
-    OSError
-        Without `unseen`, if a folder cannot be listed.
-    """
-    if not root.is_dir():
-        raise RunNotFound(f"{root}: no such folder; check the path given to --root")
-    try:
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
-    except OSError as error:
-        if unseen is None:
-            raise
-        unseen.append(f"{root}: cannot be listed ({error.strerror})")
-        return
-    runs = {
-        path.with_name(path.name.removesuffix(SUFFIX)) for path in folders if _is_evidence(path)
-    }
-    for path in folders:
-        if _is_evidence(path):
-            yield _run_of(path), path
-        elif depth > 1 and path not in runs and not (path / "zarr.json").exists():
-            yield from find_evidence(path, depth=depth - 1, unseen=unseen)
-
-
-def _run_of(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(SUFFIX))
-
-
-def _is_evidence(path: Path) -> bool:
-    return path.name.endswith(SUFFIX) and ((path / JOURNAL).exists() or (path / "holds").is_dir())
-
-
 def summary_of(root: Path, *, clock: Clock) -> dict[str, Any]:
     """Where all runs below a folder are.
 
@@ -229,11 +183,10 @@ def summary_of(root: Path, *, clock: Clock) -> dict[str, Any]:
         ``ready`` (runs that a ticket could be
         written for), ``bytes_ready``, ``bytes_ticketed`` and ``bytes_released``.
     """
-    pairs = list(find_evidence(root.absolute()))
-    # Once for each folder, not once for each run in it.
-    parents = {run.parent for run, _ in pairs}
-    released = {path: released_today(path, now_ns=clock(), but=path) for path in parents}
-    rows = [_row(run, evidence, clock, released[run.parent]) for run, evidence in pairs]
+    whole = root.absolute()
+    # Tickets are counted once, not once for each run.
+    book = TicketBook(clock())
+    rows = [_row(run, evidence, clock, whole, book) for run, evidence in find_evidence(whole)]
     states = Counter(row["state"] for row in rows)
     return {
         "root": str(root),
@@ -248,10 +201,10 @@ def summary_of(root: Path, *, clock: Clock) -> dict[str, Any]:
     }
 
 
-def _row(run: Path, evidence: Path, clock: Clock, released: int) -> dict[str, Any]:
-    subject = Subject(run=run, evidence=evidence, by="status", clock=clock)
+def _row(run: Path, evidence: Path, clock: Clock, root: Path, book: TicketBook) -> dict[str, Any]:
+    subject = Subject(run=run, evidence=evidence, by="status", clock=clock, root=root)
     try:
-        found = status_of(subject, released_bytes=released)
+        found = status_of(subject, book=book)
     except SfxReduceError as error:
         codes = (
             [refusal.code for refusal in error.refusals]
@@ -298,12 +251,13 @@ def nightly(root: Path, *, clock: Clock) -> dict[str, Any]:
         As `summary_of` gives it, and ``moved``: runs, and from where to where they went.
     """
     moved, failed = [], []
-    for run, evidence in find_evidence(root.absolute()):
-        subject = Subject(run=run, evidence=evidence, by="nightly", clock=clock)
+    whole, book = root.absolute(), TicketBook(clock())
+    for run, evidence in find_evidence(whole):
+        subject = Subject(run=run, evidence=evidence, by="nightly", clock=clock, root=whole)
         before = EvidenceFolder(path=evidence, clock=clock).read().state
         after = before
         try:
-            with subject.opened() as (writer, found):
+            with subject.opened(book=book) as (writer, found):
                 if found.plan is None or before not in PATH[PATH.index(State.PLANNED) :]:
                     continue
                 # What is refused tonight is told by the summary.

@@ -14,6 +14,7 @@ from sfxreduce.archive.gather import Gathered, gather
 from sfxreduce.archive.moves import check_sound
 from sfxreduce.archive.policy import Policy, preset
 from sfxreduce.archive.refusals import ArchiveRefused, refuse
+from sfxreduce.archive.tickets import TicketBook
 from sfxreduce.errors import UsageError
 
 __all__ = ["DEFAULT_PRESET", "Subject", "wall_clock"]
@@ -41,6 +42,9 @@ class Subject:
         Who acts.
     clock : callable
         Gives the time.
+    root : Path, optional
+        Folder below which tickets count for the daily limit; see
+        `sfxreduce.archive.tickets.limit_roots`.
 
     Raises
     ------
@@ -52,6 +56,7 @@ class Subject:
     evidence: Path
     by: str
     clock: Clock = field(default=wall_clock)
+    root: Path | None = None
 
     def __post_init__(self) -> None:
         run, evidence = self.run.resolve(), self.evidence.resolve()
@@ -64,11 +69,18 @@ class Subject:
 
     @classmethod
     def of(
-        cls, run: Path, *, by: str, evidence: Path | None = None, clock: Clock = wall_clock
+        cls,
+        run: Path,
+        *,
+        by: str,
+        evidence: Path | None = None,
+        clock: Clock = wall_clock,
+        root: Path | None = None,
     ) -> Subject:
         """Subject of a path as it was given."""
         whole = run.absolute()
-        return cls(run=whole, evidence=evidence_path(whole, evidence), by=by, clock=clock)
+        where = evidence_path(whole, evidence)
+        return cls(run=whole, evidence=where, by=by, clock=clock, root=root)
 
     @property
     def folder(self) -> EvidenceFolder:
@@ -82,7 +94,7 @@ class Subject:
 
     @contextmanager
     def opened(
-        self, *, rehash: bool = False, create: bool = False
+        self, *, rehash: bool = False, create: bool = False, book: TicketBook | None = None
     ) -> Iterator[tuple[Writer, Gathered]]:
         """Open the evidence to add to it, and take down the facts; unsound ones are refused.
 
@@ -95,9 +107,15 @@ class Subject:
             remedy = "run 'sfxreduce archive plan'"
             raise ArchiveRefused([refuse("R11", f"{self.run}: there is no plan", remedy=remedy)])
         with self.folder.opened(by=self.by) as writer:
-            yield writer, self.look(writer, rehash=rehash)
+            yield writer, self.look(writer, rehash=rehash, book=book)
 
-    def look(self, writer: Writer | None = None, *, rehash: bool = False) -> Gathered:
+    def look(
+        self,
+        writer: Writer | None = None,
+        *,
+        rehash: bool = False,
+        book: TicketBook | None = None,
+    ) -> Gathered:
         """Take down the facts as they are now.
 
         Raises
@@ -106,7 +124,9 @@ class Subject:
             If they are not to be trusted.
         """
         contents = writer.contents() if writer else None
-        found = gather(self.folder, self.run, rehash=rehash, contents=contents)
+        found = gather(
+            self.folder, self.run, rehash=rehash, contents=contents, root=self.root, book=book
+        )
         policy = found.plan.policy if found.plan else preset(DEFAULT_PRESET)
         check_sound(found.facts, policy=policy, now_ns=self.clock())
         return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfxreduce.archive.evidence import SUFFIX, evidence_path
-from sfxreduce.archive.status import find_evidence
+from sfxreduce.archive.found import DEPTH, find_evidence
 from sfxreduce.archive.walking import walk_files
 from sfxreduce.errors import RunNotFound, SfxReduceError, UsageError
 from sfxreduce.io.readers.zarr import read_manifest
@@ -17,9 +17,6 @@ from sfxreduce.io.schema import MANIFEST_GROUP
 from sfxreduce.manifest import Manifest
 
 __all__ = ["Target", "named_targets", "targets_below"]
-
-DEPTH = 3
-"""Levels of folders that are looked into for runs, as `find_evidence` does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +96,7 @@ def targets_below(root: Path) -> list[Target]:
         If there is no such folder.
     """
     # What cannot be listed is told by the walk that sums up what lies there.
-    evidence = dict(find_evidence(root, depth=DEPTH, unseen=[]))
+    evidence = dict(find_evidence(root, unseen=[]))
     stores = list(_stores_below(root, DEPTH))
     outputs = _sources(stores)
     # A store whose manifest is damaged is listed by itself, with what is wrong with it.

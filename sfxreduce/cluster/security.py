@@ -7,13 +7,13 @@ the other that it was let in by the same authority.
 from __future__ import annotations
 
 import ssl
-import stat
 import tomllib
 from pathlib import Path
 
 from distributed.security import Security
 
-from sfxreduce.errors import RefusedError, UsageError
+from sfxreduce.errors import UsageError
+from sfxreduce.small_files import check_private_key
 
 __all__ = ["HOW_TO_GET_CERTIFICATES", "read_security"]
 
@@ -48,13 +48,7 @@ def read_security(path: Path) -> Security:
                 f"--security {path}: expected the {name} in {file}, found no such file; a folder "
                 f"needs {', '.join(FILES.values())}, a TOML file the paths {', '.join(FILES)}"
             )
-    key = files["key"]
-    mode = stat.S_IMODE(key.stat().st_mode)
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise RefusedError(
-            f"{key}: a private key must be its owner's alone, found mode {mode:04o}; run "
-            f"'chmod 600 {key}', and make a new one if others may have read it"
-        )
+    check_private_key(files["key"])
     _check(path, files)
     mine = {
         f"tls_{role}_{kind}": str(files[kind])

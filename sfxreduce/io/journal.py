@@ -14,7 +14,7 @@ from sfxreduce.io.files import output_errors, sync_folder, write_file
 from sfxreduce.journal import Entry, chain_line, complete_lines, read_chain
 from sfxreduce.small_files import read_small
 
-__all__ = ["Journal", "open_journal", "read_journal"]
+__all__ = ["Journal", "alone", "open_journal", "read_journal"]
 
 JOURNAL_BYTES = 1 << 30
 """Longest journal that is read."""
@@ -126,13 +126,8 @@ def open_journal(path: Path) -> Iterator[Journal]:
     VerificationError
         If it was changed.
     """
-    with output_errors(path):
-        descriptor = os.open(
-            path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666
-        )
-    try:
+    with alone(path) as descriptor:
         with output_errors(path):
-            _lock(path, descriptor)
             sync_folder(path.parent)
         entries = read_journal(path)
         with output_errors(path):
@@ -141,6 +136,25 @@ def open_journal(path: Path) -> Iterator[Journal]:
                 os.ftruncate(descriptor, whole)
                 os.fsync(descriptor)
         yield Journal(path, descriptor, entries)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[int]:
+    """Open a file that one program at a time may hold; made if it is not there.
+
+    Raises
+    ------
+    OutputError
+        If another process holds it, or it cannot be written.
+    """
+    with output_errors(path):
+        descriptor = os.open(
+            path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666
+        )
+    try:
+        with output_errors(path):
+            _lock(path, descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
 

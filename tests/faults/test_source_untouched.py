@@ -1,9 +1,10 @@
-"""Nothing that reads a run ever writes to it: call by call, and on a disk that forbids it."""
+"""Nothing that reads a run ever changes it: call by call, and on a disk that forbids it."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from archived import snapshot, write_keys
 from planted import planted_run
 
+from faults.watch import events_below, lines_below, watched
 from sfxreduce.cluster import SerialPool
 from sfxreduce.ingest import store_run
 
@@ -44,22 +47,59 @@ def commands(run: Path, out: Path) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def writes_below(trace: str, root: Path) -> list[str]:
-    """Lines of a trace in which something below a folder is opened for writing or changed."""
-    found = []
-    for line in trace.splitlines():
-        call = re.match(r"(?:\[pid +\d+\] |\d+ +)?(\w+)\(", line)
-        if not call or str(root) not in line:
-            continue
-        opens = call[1] in ("openat", "open")
-        if not opens or re.search(r"O_(WRONLY|RDWR|CREAT|TRUNC|APPEND)", line):
-            found.append(line)
-    return found
+WRITES_OF_PYTHON = {
+    "open": "open({0}/'x', 'w')",
+    "append": "open({0}/'a', 'a')",
+    "by flags": "os.open({0}/'a', os.O_RDWR)",
+    "remove": "os.remove({0}/'a')",
+    "unlink": "({0}/'a').unlink()",
+    "rename out": "({0}/'a').rename({0}.parent/'b')",
+    "rename in": "({0}.parent/'other').replace({0}/'b')",
+    "rmdir": "({0}/'empty').rmdir()",
+    "mkdir": "({0}/'new').mkdir()",
+    "rmtree": "shutil.rmtree({0})",
+    "move": "shutil.move({0}, {0}.parent/'moved')",
+    "copy in": "shutil.copyfile({0}.parent/'other', {0}/'a')",
+    "truncate": "os.truncate({0}/'a', 0)",
+    "chmod": "({0}/'a').chmod(0o600)",
+    "utime": "os.utime({0}/'a')",
+    "link": "os.link({0}/'a', {0}.parent/'linked')",
+    "symlink": "os.symlink('a', {0}/'linked')",
+    "by a descriptor": "os.chmod(os.open({0}/'a', os.O_RDONLY), 0o600)",
+    "in an open folder": "os.remove('a', dir_fd=os.open({0}, os.O_RDONLY))",
+    "from within": "os.chdir({0}), os.remove('a')",
+    "by a link": "os.symlink({0}, {0}.parent/'link'), os.remove({0}.parent/'link'/'a')",
+    "through a link": "os.symlink({0}/'a', {0}.parent/'link'), open({0}.parent/'link', 'r+')",
+    "in a child": "subprocess.run([sys.executable, '-c', 'import os, sys; os.remove(sys.argv[1])', "
+    "{0}/'a'])",
+}
+"""Ways to change a folder; each has to be seen, or that nothing was seen would say nothing."""
 
 
-def test_a_write_would_be_seen(tmp_path: Path) -> None:
-    traced = traced_calls([sys.executable, "-c", f"open({str(tmp_path / 'x')!r}, 'w')"], tmp_path)
-    assert writes_below(traced, tmp_path / "x")
+@pytest.fixture
+def some_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "data" / "run"
+    (folder / "empty").mkdir(parents=True)
+    for name in ("run/a", "other"):
+        (tmp_path / "data" / name).write_bytes(b"x")
+    return folder
+
+
+@pytest.mark.parametrize("how", WRITES_OF_PYTHON)
+def test_a_change_would_be_seen(some_folder: Path, tmp_path: Path, how: str) -> None:
+    imports = "import os, pathlib, shutil, subprocess, sys"
+    action = WRITES_OF_PYTHON[how].format(f"pathlib.Path({str(some_folder)!r})")
+    events = watched(["-c", f"{imports}; {action}"], folder=tmp_path)
+    assert events_below(events, some_folder)
+    # A neighbour whose name begins alike is another folder.
+    assert not events_below(events, some_folder.with_name("ru"))
+
+
+def test_reading_is_no_change(some_folder: Path, tmp_path: Path) -> None:
+    action = f"import shutil; shutil.copytree({str(some_folder)!r}, {str(tmp_path / 'copy')!r})"
+    events = watched(["-c", action], folder=tmp_path)
+    assert events
+    assert events_below(events, some_folder) == []
 
 
 def traced_calls(command: list[str], folder: Path) -> str:
@@ -79,11 +119,116 @@ def traced_calls(command: list[str], folder: Path) -> str:
     return trace.read_text(errors="replace")
 
 
+def test_strace_sees_a_write(tmp_path: Path) -> None:
+    traced = traced_calls([sys.executable, "-c", f"open({str(tmp_path / 'x')!r}, 'w')"], tmp_path)
+    assert lines_below(traced, tmp_path / "x")
+    assert lines_below(traced, tmp_path / "y") == []
+
+
 @pytest.mark.timeout(600)
-def test_no_command_asks_to_write_to_its_source(run: Path, tmp_path: Path) -> None:
+def test_no_command_changes_its_source(run: Path, tmp_path: Path) -> None:
+    before = snapshot(run)
+    for command in commands(run, tmp_path):
+        events = watched(["-m", "sfxreduce_cli", *command], folder=tmp_path)
+        assert events_below(events, run) == []
+        assert snapshot(run) == before
+
+
+@pytest.mark.timeout(600)
+def test_no_command_asks_the_system_to_write_to_its_source(run: Path, tmp_path: Path) -> None:
     for command in commands(run, tmp_path):
         trace = traced_calls([sys.executable, "-m", "sfxreduce_cli", *command], tmp_path)
-        assert writes_below(trace, run) == []
+        assert lines_below(trace, run) == []
+
+
+POLICY = """
+name = "at once"
+[release]
+disposition = "tape-raw"
+grace_days = 0
+min_retention_days = 0
+"""
+
+
+def way_to_the_ticket(run: Path, out: Path) -> Iterator[list[str]]:
+    """A run's whole way: each command, once the one before it was run."""
+    hits, evidence = out / "hits.zarr", run.with_name(f"{run.name}.evidence")
+    for name in ("tape_a", "tape_b"):
+        (out / name).mkdir()
+    (out / "policy.toml").write_text(POLICY)
+    to = [f"--to={pool}=posix:{out}/tape_{pool}" for pool in ("a", "b")]
+    here = ["--serial", "--as", "ann"]
+    yield ["filter", "--in", str(run), "--out", str(hits), "--serial", *PEAKS]
+    yield ["verify", "--in", str(hits), "--against", str(run), "--serial"]
+    yield [
+        "archive",
+        "plan",
+        str(run),
+        "--hits",
+        str(hits),
+        "--policy",
+        str(out / "policy.toml"),
+        *here,
+    ]
+    plan_id = hashlib.sha256((evidence / "plan.json").read_bytes()).hexdigest()
+    yield ["archive", "approve", str(run), "--as", "bob"]
+    yield ["archive", "execute", str(run), *to, "--execute", plan_id]
+    yield ["archive", "recall-test", str(run)]
+    key, public = out / "key.pem", out / "public.pem"
+    write_keys(key, public)
+    yield ["archive", "release", str(run), "--execute", plan_id, "--sign-key", str(key), *here]
+    ticket = evidence / "release-ticket.json"
+    assert json.loads(ticket.read_text())["files"]
+    yield ["archive", "check-ticket", str(ticket), "--key", str(public)]
+    yield [
+        "archive",
+        "restore",
+        str(run),
+        "--events",
+        "@1,@2",
+        "--out",
+        str(out / "ev.zarr"),
+        *here,
+    ]
+    yield ["archive", "restore", str(run), "--all", "--out", str(out / "back.zarr")]
+    yield ["archive", "nightly", "--root", str(run.parent)]
+    yield ["hold", "add", str(run), "--reason", "thesis", "--authority", "pi"]
+    yield ["archive", "restore", str(run), "--cancel"]
+
+
+@pytest.fixture
+def ours(run: Path, tmp_path: Path) -> Path:
+    """A run of our own, named through a link, so that its real path has to be known too."""
+    shutil.copytree(run, tmp_path / "data" / run.name)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    return tmp_path / "link" / run.name
+
+
+@pytest.mark.timeout(600)
+def test_the_whole_way_to_a_ticket_and_back_changes_nothing_of_the_run(
+    ours: Path, tmp_path: Path
+) -> None:
+    before = snapshot(ours)
+    n_events = 0
+    for command in way_to_the_ticket(ours, tmp_path):
+        events = watched(["-m", "sfxreduce_cli", *command], folder=tmp_path)
+        assert events_below(events, ours) == [], command
+        assert snapshot(ours) == before
+        n_events += len(events)
+    assert n_events > 100
+    assert {name: data for name, (data, *_) in snapshot(tmp_path / "back.zarr").items()} == {
+        name: data for name, (data, *_) in before.items()
+    }
+
+
+@pytest.mark.timeout(600)
+def test_the_whole_way_to_a_ticket_asks_the_system_for_no_change_of_the_run(
+    run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "data" / run.name)
+    for command in way_to_the_ticket(tmp_path / "data" / run.name, tmp_path):
+        trace = traced_calls([sys.executable, "-m", "sfxreduce_cli", *command], tmp_path)
+        assert lines_below(trace, tmp_path / "data" / run.name) == [], command
 
 
 @pytest.fixture

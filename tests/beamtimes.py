@@ -1,16 +1,22 @@
-"""Runs of one experiment on their way to two archives, by a clock that tests set."""
+"""Experiments whose runs are archived: runs, reduced stores, tapes, people, and a clock."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from audited import true_labels
 
 from sfxreduce.archive import executing, planning, releasing, status
 from sfxreduce.archive.policy import Policy, preset
+from sfxreduce.archive.refusals import ArchiveRefused
+from sfxreduce.archive.states import State
 from sfxreduce.archive.subject import Subject
 from sfxreduce.auditing import certify_run, draw_run, write_text
 from sfxreduce.calibrate import Promise
@@ -95,3 +101,28 @@ class Beamtime:
 
     def state_of(self, n: int = 0) -> status.Status:
         return status.status_of(self.subject(n))
+
+
+def codes(call: Callable[[], object]) -> set[str]:
+    with pytest.raises(ArchiveRefused) as caught:
+        call()
+    return {refusal.code for refusal in caught.value.refusals}
+
+
+def act_as_the_facility(beamtime: Beamtime, n: int, folder: Path) -> None:
+    """What a facility's own tool does with a ticket."""
+    subject = beamtime.subject(n)
+    data = (subject.evidence / "release-ticket.json").read_bytes()
+    shutil.rmtree(beamtime.run(n))
+    receipt = folder / "receipt.json"
+    facts = {
+        "release_version": 1,
+        "plan_id": json.loads(data)["plan_id"],
+        "ticket_sha256": hashlib.sha256(data).hexdigest(),
+        "by": "facility",
+        "released": [str(beamtime.run(n))],
+    }
+    receipt.write_text(json.dumps(facts | {"ticket_sha256": "0" * 64}))
+    assert codes(lambda: releasing.record_release(subject, receipt)) == {"R10"}
+    receipt.write_text(json.dumps(facts))
+    assert releasing.record_release(subject, receipt) is State.RELEASED
