@@ -8,7 +8,8 @@ from html import escape
 
 from sfxreduce.decide import Decision
 from sfxreduce.figures import COLOURS, INK
-from sfxreduce.savings import ADDED, Group, Part, Weight
+from sfxreduce.savings import ADDED, Part, Weight
+from sfxreduce.savings_sums import Group
 from sfxreduce.units import human_bytes
 
 __all__ = ["COLOURS_OF_PARTS", "FREED", "NAMES_OF_PARTS", "bars_svg", "flow_svg"]

@@ -16,7 +16,8 @@ from sfxreduce.figures_of_savings import (
     bars_svg,
     flow_svg,
 )
-from sfxreduce.savings import Group, Part, Savings
+from sfxreduce.savings import Part
+from sfxreduce.savings_sums import Group, Savings
 from sfxreduce.units import human_bytes, rounded
 
 __all__ = ["render_savings"]

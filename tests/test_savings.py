@@ -45,7 +45,8 @@ from sfxreduce.ledger import read_ledger
 from sfxreduce.outputs import Outputs
 from sfxreduce.pipeline import run_filter
 from sfxreduce.run import Run
-from sfxreduce.savings import Part, RunSavings, Savings, Weight
+from sfxreduce.savings import Part, RunSavings, Weight
+from sfxreduce.savings_sums import Savings
 from sfxreduce.scorers.peaks import PeakScorer
 from sfxreduce_cli.main import main
 

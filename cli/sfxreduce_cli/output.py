@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sfxreduce.redecide import Reread
     from sfxreduce.reduce import FilterPlan
     from sfxreduce.report import Report
-    from sfxreduce.savings import Savings
+    from sfxreduce.savings_sums import Savings
     from sfxreduce.train.evaluate import Evaluation
 
 __all__ = [

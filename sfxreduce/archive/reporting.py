@@ -15,8 +15,8 @@ from sfxreduce.archive.targets import named_targets, targets_below
 from sfxreduce.auditing import write_text
 from sfxreduce.columns import plain_text
 from sfxreduce.io.publish import check_outputs
-from sfxreduce.savings import Savings
 from sfxreduce.savings_page import render_savings
+from sfxreduce.savings_sums import Savings
 
 __all__ = ["report_savings", "write_page"]
 

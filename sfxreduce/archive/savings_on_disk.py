@@ -20,7 +20,8 @@ from sfxreduce.archive.walking import DiskFile, Weighed, walk_files
 from sfxreduce.costs import Rates
 from sfxreduce.errors import VerificationError
 from sfxreduce.export import crystfel_paths
-from sfxreduce.savings import Alternatives, Freed, LostHits, Part, RunSavings, Savings, Weight
+from sfxreduce.savings import Alternatives, Freed, LostHits, Part, RunSavings, Weight
+from sfxreduce.savings_sums import Savings
 
 __all__ = ["weigh_savings"]
 
