@@ -328,7 +328,10 @@ def test_what_may_not_leave_the_disk_is_no_potential(beamtime: Beamtime) -> None
     assert [of(found, beamtime.run(n)).freed.potential for n in range(4)] == [raw[0], 0, raw[2], 0]
     assert found.site.freed.ready == 0
     # Nothing is on tape yet: two copies would have to be written.
-    assert of(found, beamtime.run(0)).freed.tape_to_come == 2 * raw[0]
+    plan = beamtime.subject(0).look().plan
+    assert plan is not None
+    assert plan.archive_bytes > raw[0], "small files go in tars"
+    assert of(found, beamtime.run(0)).freed.tape_to_come == 2 * plan.archive_bytes
     add_hold(beamtime.subject(0), reason="thesis", authority="pi")
     (beamtime.run(2) / "frames" / "zarr.json").write_text("{}")
     found = weighed(beamtime)
@@ -354,12 +357,14 @@ def test_stores_in_the_evidence_are_frames_and_no_sidecars(beamtime: Beamtime) -
 def test_an_archive_that_cannot_be_walked_is_believed_by_its_receipts(beamtime: Beamtime) -> None:
     beamtime.all_of(0)
     raw = walked([beamtime.run(0)])["bytes"]
+    sent = walked([beamtime.root / "tape_a"])["bytes"]
+    assert raw < sent < 1.2 * raw, "small files go in tars"
     found = of(weighed(beamtime), beamtime.run(0)).freed
-    assert (found.tape, found.unwalked, found.tape_to_come) == (2 * raw, 0, 0)
+    assert (found.tape, found.unwalked, found.tape_to_come) == (2 * sent, 0, 0)
     shutil.rmtree(beamtime.root / "tape_b")
     run = of(weighed(beamtime), beamtime.run(0))
-    assert (run.freed.tape, run.freed.unwalked, run.freed.tape_to_come) == (2 * raw, raw, 0)
-    assert run.parts[Part.ARCHIVE_COPIES].bytes == raw
+    assert (run.freed.tape, run.freed.unwalked, run.freed.tape_to_come) == (2 * sent, sent, 0)
+    assert run.parts[Part.ARCHIVE_COPIES].bytes == sent
     assert any("'b' cannot be looked at" in note for note in run.notes)
 
 

@@ -212,6 +212,11 @@ class PlanPaper(_Paper):
         return (*(package.record for package in self.packages), *loose)
 
     @property
+    def archive_bytes(self) -> int:
+        """Bytes of one copy in the archive: tars are larger than what they hold."""
+        return sum(parcel.size for parcel in self.parcels)
+
+    @property
     def archive_files(self) -> tuple[FileRecord, ...]:
         """The same by their paths in the archive."""
         return tuple(replace(parcel, path=self.prefix + parcel.path) for parcel in self.parcels)

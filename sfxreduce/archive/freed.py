@@ -121,13 +121,12 @@ def _unwalked(case: RunCase) -> int:
     if plan is None or status is None or State.ARCHIVED not in status.history:
         return 0
     hidden = [folder for folder in pool_folders(case).values() if folder is None]
-    return len(hidden) * sum(file.size for file in plan.payload)
+    return len(hidden) * plan.archive_bytes
 
 
 def _tape_to_come(plan: PlanPaper, there: int) -> int:
     """Bytes that still have to go to tape for the plan."""
-    payload = sum(file.size for file in plan.payload)
-    return max(payload * plan.policy.release.copies - there, 0)
+    return max(plan.archive_bytes * plan.policy.release.copies - there, 0)
 
 
 def lost_hits(case: RunCase) -> LostHits:
