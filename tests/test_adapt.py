@@ -18,7 +18,7 @@ from sfxreduce.ingest import store_run
 from sfxreduce.labels import Label
 from sfxreduce.run import Run
 from sfxreduce.scorers.inference import load_network
-from sfxreduce.scorers.weights import Model, ModelConfig, default_model, read_model
+from sfxreduce.scorers.weights import USUAL, Model, ModelConfig, default_model, read_model
 from sfxreduce.simulate.run import simulated_run
 from sfxreduce.train import adapt as adapting
 from sfxreduce.train.adapt import Adapted, adapt
@@ -144,6 +144,13 @@ def test_a_network_that_learned_nonsense_is_not_taken(
     for name, value in start.weights.items():
         if not name.startswith("calibration."):
             np.testing.assert_array_equal(found.model.weights[name], value)
+
+
+def test_what_is_usual_stays_as_it_does_not_depend_on_the_network(
+    adapted: Adapted, start: Model
+) -> None:
+    for name in USUAL:
+        np.testing.assert_array_equal(adapted.model.weights[name], start.weights[name])
 
 
 def test_a_run_without_hits_is_refused(start: Model) -> None:

@@ -28,6 +28,7 @@ from sfxreduce.drift import (
     shape_limit,
     usual_shape,
 )
+from sfxreduce.gate import check_drift
 from sfxreduce.geometry import Window
 from sfxreduce.pipeline import plan_filter
 from sfxreduce.run import Reading, Run
@@ -223,6 +224,19 @@ def test_without_alarm_at_most_32_frames_are_read_once(n_events: int, serial: Po
     assert plan.method.drift.frames == len(run.source.whole) <= MOST_FRAMES
     assert plan.method.drift.passed
     assert plan.method.claims["certified"]
+
+
+def test_events_unlike_all_others_count_for_the_shape_of_the_scores(serial: Pool) -> None:
+    run, _ = run_with_peaks_aside(share=0)
+    hits, blanks = (np.linspace(*ends, 300, dtype=np.float32) for ends in ((900, 2000), (90, 200)))
+    scorer = Calibrated(known=Reference(hit_scores=hits, blank_scores=blanks))
+    plan = plan_filter(run, scorer=scorer, pool=serial, audit_share=0.0)
+    assert plan.method.drift.shape is not None
+    shapes = {}
+    for why in (Reason.OOD, Reason.PANELS_MISSING):
+        odd = replace(plan.decisions, reason=plan.decisions.reason | np.uint32(why))
+        shapes[why] = check_drift(run, scorer, odd, pool=serial).shape
+    assert shapes == {Reason.OOD: plan.method.drift.shape, Reason.PANELS_MISSING: None}
 
 
 def test_switched_off_it_reads_nothing_and_nothing_is_promised(serial: Pool) -> None:
