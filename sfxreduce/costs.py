@@ -119,7 +119,7 @@ class Compute(_Table):
     kg_co2e_per_kwh : Range
         Of the electricity.
     core_seconds_per_event : Range or None
-        What the filter was measured to need, if it was. Outputs do not record it.
+        What a filter was measured to need, if it was. Outputs do not record it.
     """
 
     per_core_hour: Rate

@@ -544,7 +544,7 @@ def test_a_range_holds_whatever_its_parts_may_be(
 
 
 def test_money_is_bytes_by_years_by_rates_less_what_it_took() -> None:
-    rates = shipped_rates()
+    rates = parse_rates(without_seconds(shipped_text()), where="x")
     amounts = Amounts(disk_bytes=100 * TB, tape_bytes=200 * TB, events=3_600_000)
     found = cost_of(amounts, rates)
     assert found.compute is None
@@ -559,6 +559,12 @@ def test_money_is_bytes_by_years_by_rates_less_what_it_took() -> None:
     assert known.compute.mid == pytest.approx(500 * 0.03)
     assert known.net.mid == pytest.approx(found.net.mid - known.compute.mid)
     assert known.kg_co2e.mid == pytest.approx(found.kg_co2e.mid - 500 * 0.01 * 0.3)
+
+
+def without_seconds(text: str) -> str:
+    found = re.sub(r"(?m)^core_seconds_per_event.*\n", "", text)
+    assert found != text
+    return found
 
 
 def shipped_text() -> str:
@@ -586,14 +592,21 @@ def test_rates_that_are_not_understood_are_refused(old: str, new: str, told: str
 
 def test_rates_of_a_site_are_used_and_shown(beamtime: Beamtime, call: Call) -> None:
     file = beamtime.root / "rates.toml"
-    text = shipped_text().replace('"USD"', '"CHF"').replace("# core_seconds", "core_seconds")
-    file.write_text(text)
+    file.write_text(shipped_text().replace('"USD"', '"CHF"'))
     told = call("--root", beamtime.root, "--rates", file, "--json")
     cost = told.facts["site"]["savings"]["realised"]["cost"]
     assert told.facts["rates"]["currency"] == "CHF"
     assert cost["net_of_compute"] is True
-    assert cost["compute"]["mid"] == pytest.approx(120 * 0.02 / 3600 * 0.03)
+    assert cost["compute"]["mid"] == pytest.approx(120 * 0.011 / 3600 * 0.03)
     assert "CHF" in call("--root", beamtime.root, "--rates", file).out
+
+
+def test_what_computing_took_is_not_known_if_nobody_says(beamtime: Beamtime, call: Call) -> None:
+    file = beamtime.root / "rates.toml"
+    file.write_text(without_seconds(shipped_text()))
+    told = call("--root", beamtime.root, "--rates", file, "--json")
+    cost = told.facts["site"]["savings"]["realised"]["cost"]
+    assert (cost["net_of_compute"], cost["compute"]) == (False, None)
 
 
 def test_the_page_shows_exact_bytes_and_needs_no_network(beamtime: Beamtime, call: Call) -> None:
