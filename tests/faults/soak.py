@@ -40,8 +40,6 @@ def main() -> int:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sfxreduce-faults-") as name:
         rows = all_faults(Path(name), asked)
-    for row in rows:
-        sys.stdout.write(told(row) + "\n")
     if asked.json:
         facts = {"system": f"{platform.system()} {platform.release()}", "faults": rows}
         asked.json.write_text(json.dumps(facts, indent=2) + "\n")
@@ -72,6 +70,9 @@ def all_faults(folder: Path, asked: argparse.Namespace) -> list[dict[str, Any]]:
             rows.append({"kind": name, **trials().to_json()})
         except NoDiskError as error:
             rows.append({"kind": name, "fault": name, "skipped": str(error)})
+        # One line for each kind as soon as it is known: all of them may take an hour.
+        sys.stdout.write(told(rows[-1]) + "\n")
+        sys.stdout.flush()
     return rows
 
 
