@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sfxreduce.export import crystfel_paths
 from sfxreduce.io.publish import check_outputs
-from sfxreduce.io.unfinished import appearing
+from sfxreduce.io.unfinished import appearing, sweep_finished
 from sfxreduce.io.writers.cxi_content import check_cxi_filter
 from sfxreduce.run import Run
 
@@ -71,6 +71,7 @@ class Outputs:
         OutputError
             If a folder does not exist.
         """
+        sweep_finished(self.store)
         check_outputs(
             stores=[self.store],
             files=self.files,

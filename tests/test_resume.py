@@ -16,7 +16,14 @@ from typer.testing import CliRunner
 
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.decide import Decision
-from sfxreduce.errors import OutputError, RefusedError, SourceError, UsageError, VerificationError
+from sfxreduce.errors import (
+    OutputError,
+    OutputExists,
+    RefusedError,
+    SourceError,
+    UsageError,
+    VerificationError,
+)
 from sfxreduce.io.ledger_files import export_ledger
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr import ZarrFrames, open_table
@@ -171,6 +178,22 @@ def test_what_was_half_written_is_swept(stored: Path, tmp_path: Path) -> None:
     run_filter(open_run(stored), outputs=outputs, scorer=BrightestPixel(), pool=SerialPool())
     assert page.exists()
     assert not torn.exists()
+
+
+def test_a_folder_that_was_left_empty_is_swept_and_another_is_not(
+    stored: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "hits.zarr"
+    keep_hits(open_run(stored), out, SerialPool())
+    folder = unfinished_folder(out)
+    folder.mkdir()
+    (folder / "notes").touch()
+    with pytest.raises(OutputExists):
+        keep_hits(open_run(stored), out, SerialPool())
+    (folder / "notes").unlink()  # so far it was there
+    with pytest.raises(OutputExists):
+        keep_hits(open_run(stored), out, SerialPool())
+    assert not folder.exists()
 
 
 def cut_off_while_appearing(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

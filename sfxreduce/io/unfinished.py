@@ -29,6 +29,7 @@ __all__ = [
     "Unfinished",
     "appearing",
     "moves_under_way",
+    "sweep_finished",
     "unfinished",
     "unfinished_folder",
 ]
@@ -240,6 +241,13 @@ def appearing(store: Path) -> list[Path]:
     except SfxReduceError:
         return []
     return [move.final for move in moves_under_way(entries)]
+
+
+def sweep_finished(store: Path) -> None:
+    """Remove the folder that a program left empty that was cut off right after it had finished."""
+    if store.exists():
+        with suppress(OSError):  # what is not empty stays
+            unfinished_folder(store).rmdir()
 
 
 @contextmanager
