@@ -18,8 +18,11 @@ demo: $(VENV)/.installed
 	$(BIN)/sfxreduce verify --in demo/hits.zarr --against demo/run.zarr
 	@echo "The report: $(CURDIR)/demo/report.html"
 
+# Half the time on two cores. A file's tests stay together: they share what they have prepared.
+JOBS ?= 2
+
 test: check wheel-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
