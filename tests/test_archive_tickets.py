@@ -160,6 +160,17 @@ def test_a_copy_in_the_evidence_is_not_the_ticket_that_counts(
     assert "R10" in codes(lambda: check_ticket(old, key=keys[1], clock=ready.clock))
 
 
+def test_no_number_in_an_unsigned_ticket_ends_in_a_traceback(
+    ready: Beamtime, ticket: Path, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    # How long ago it ended was told as a float, which overflowed.
+    facts = json.loads(ticket.read_text()) | {"valid_until_ns": -(10**400)}
+    copy = tmp_path / "copy.json"
+    copy.write_text(json.dumps(facts))
+    found = codes(lambda: check_ticket(copy, key=keys[1], clock=ready.clock))
+    assert found == {"R04", "R10"}
+
+
 def test_a_hold_counts_without_the_journal(
     ready: Beamtime, ticket: Path, keys: tuple[Path, Path]
 ) -> None:

@@ -90,7 +90,8 @@ def _signature(ticket: Path, data: bytes, key: Path) -> Iterator[Refusal]:
 
 def _in_time(paper: TicketPaper, now_ns: int) -> Iterator[Refusal]:
     if now_ns >= paper.valid_until_ns:
-        hours = (now_ns - paper.valid_until_ns) / 3600e9
+        # A ticket that nobody vouches for may name a number that no float can hold.
+        hours = (now_ns - max(paper.valid_until_ns, 0)) / 3600e9
         detail = f"the ticket ended {hours:.1f} hours ago"
         yield refuse("R04", detail, remedy="run 'sfxreduce archive release' again")
     if now_ns < paper.written_at_ns:
