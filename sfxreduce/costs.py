@@ -25,6 +25,8 @@ __all__ = [
 
 TB = 10**12
 SECONDS_PER_HOUR = 3600
+MOST = 1e12
+"""Largest rate: products of larger ones could be more than a float holds."""
 
 
 class _Table(BaseModel):
@@ -80,13 +82,15 @@ class Range(_Table):
         return Range(low=min(ends), mid=self.mid * other.mid, high=max(ends))
 
 
-def _not_negative(found: Range) -> Range:
+def _in_range(found: Range) -> Range:
     if found.low < 0:
         raise ValueError(f"at least 0, found {found.low}")
+    if found.high > MOST:
+        raise ValueError(f"at most {MOST:g}, found {found.high:g}")
     return found
 
 
-Rate = Annotated[Range, AfterValidator(_not_negative)]
+Rate = Annotated[Range, AfterValidator(_in_range)]
 
 
 class Tier(_Table):

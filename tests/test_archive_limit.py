@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from beamtimes import Beamtime, codes
 
 from sfxreduce.archive import releasing, status
 from sfxreduce.archive import subject as subjects
+from sfxreduce.archive.evidence import JOURNAL
 from sfxreduce.archive.policy import Disposition, Policy, Release, parse_policy
 from sfxreduce.archive.states import State
 from sfxreduce.archive.subject import Subject
@@ -107,6 +109,18 @@ def test_what_cannot_be_counted_is_refused(apart: Beamtime, how: str) -> None:
     assert codes(lambda: apart.release(1)) == {"R15"}
     ticket.write_text(text)
     assert apart.release(1).state is State.RELEASE_TICKETED
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a link to nowhere"])
+def test_what_is_no_file_is_no_ticket_of_zero_bytes(tmp_path: Path, kind: str) -> None:
+    # A pipe was waited for without end, and a link to nowhere let nothing go.
+    for name in ("own", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / JOURNAL).touch()
+    place = tmp_path / "other" / "release-ticket.json"
+    os.mkfifo(place) if kind == "a pipe" else place.symlink_to("gone")
+    found = TicketBook(0).others({tmp_path: 1}, tmp_path / "own")
+    assert "cannot be read" in found.problem
 
 
 def test_two_tickets_are_not_written_at_once(apart: Beamtime) -> None:

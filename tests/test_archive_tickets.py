@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from sfxreduce.archive import releasing
 from sfxreduce.archive import subject as subjects
 from sfxreduce.archive.checking import check_ticket
+from sfxreduce.archive.evidence import JOURNAL
 from sfxreduce.archive.holds import add_hold
 from sfxreduce.archive.policy import Disposition, Policy, Release
 from sfxreduce.archive.signing import is_signed, read_signing_key
@@ -143,6 +144,40 @@ def test_what_is_no_longer_true_is_refused(
     check_ticket(ticket, key=keys[1], clock=ready.clock)
     what(ready)
     assert codes(lambda: check_ticket(ticket, key=keys[1], clock=ready.clock)) == {code}
+
+
+def test_a_copy_in_the_evidence_is_not_the_ticket_that_counts(
+    ready: Beamtime, ticket: Path, keys: tuple[Path, Path]
+) -> None:
+    # A copy kept beside a ticket that was replaced was let pass: only the plan was compared.
+    old = ticket.with_name("old.json")
+    for end in ("", ".sig"):
+        shutil.copy(f"{ticket}{end}", f"{old}{end}")
+    check_ticket(old, key=keys[1], clock=ready.clock)
+    ready.clock.wait(days=0.1)
+    ready.release()
+    check_ticket(ticket, key=keys[1], clock=ready.clock)
+    assert "R10" in codes(lambda: check_ticket(old, key=keys[1], clock=ready.clock))
+
+
+def test_no_number_in_an_unsigned_ticket_ends_in_a_traceback(
+    ready: Beamtime, ticket: Path, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    # How long ago it ended was told as a float, which overflowed.
+    facts = json.loads(ticket.read_text()) | {"valid_until_ns": -(10**400)}
+    copy = tmp_path / "copy.json"
+    copy.write_text(json.dumps(facts))
+    found = codes(lambda: check_ticket(copy, key=keys[1], clock=ready.clock))
+    assert found == {"R04", "R10"}
+
+
+def test_a_hold_counts_without_the_journal(
+    ready: Beamtime, ticket: Path, keys: tuple[Path, Path]
+) -> None:
+    # Without its journal, evidence was taken for a folder that holds a ticket alone.
+    hold(ready)
+    (ticket.parent / JOURNAL).unlink()
+    assert "R09" in codes(lambda: check_ticket(ticket, key=keys[1], clock=ready.clock))
 
 
 def test_a_run_that_is_gone_in_part_may_go_whole(

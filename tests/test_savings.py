@@ -33,7 +33,7 @@ from sfxreduce.audit import conclude
 from sfxreduce.auditing import certify_run, draw_run
 from sfxreduce.calibrate import Promise
 from sfxreduce.certificate import Certificate, certificate_to_json
-from sfxreduce.costs import TB, Amounts, Range, cost_of
+from sfxreduce.costs import TB, Amounts, Range, Rates, cost_of
 from sfxreduce.decide import Decision
 from sfxreduce.errors import SchemaError
 from sfxreduce.figures_of_savings import bars_svg
@@ -733,3 +733,11 @@ def test_a_folder_that_nobody_may_enter_is_told_and_the_rest_is_summed(
     problem = next(r["problem"] for r in told.facts["runs"] if r["run"] == str(beamtime.run(3)))
     assert "Permission denied" in problem
     assert "not seen" in call("--root", beamtime.root).out
+
+
+def test_rates_that_no_float_could_multiply_are_refused() -> None:
+    # Their product is infinite, which ended the report in a traceback.
+    facts = shipped_rates().model_dump(mode="json")
+    facts["disk"]["years"]["high"] = facts["disk"]["per_tb_year"]["high"] = 1e200
+    with pytest.raises(ValueError, match="at most 1e"):
+        Rates.model_validate_json(json.dumps(facts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sfxreduce.archive.gather import gather
 from sfxreduce.archive.pins import compare_pins
 from sfxreduce.archive.policy import preset
 from sfxreduce.archive.refusals import ArchiveRefused, Refusal, refuse
+from sfxreduce.archive.releasing import TICKET
 from sfxreduce.archive.signing import SIGNATURE_SUFFIX, is_signed
 from sfxreduce.archive.subject import DEFAULT_PRESET, wall_clock
 from sfxreduce.errors import RunNotFound
@@ -28,7 +30,8 @@ def check_ticket(ticket: Path, *, key: Path, clock: Clock = wall_clock) -> Ticke
 
     The signature beside the ticket has to be that of the key. The ticket must be in force, and what
     is left of its files has to be as it was pinned by size, time of change and inode. Where the
-    ticket lies in the evidence it was written to, no hold may stand and nothing be tampered with.
+    ticket lies in the evidence it was written to, it has to be the one that counts there, no hold
+    may stand and nothing be tampered with.
 
     Parameters
     ----------
@@ -59,7 +62,7 @@ def check_ticket(ticket: Path, *, key: Path, clock: Clock = wall_clock) -> Ticke
         *_signature(ticket, data, key),
         *_in_time(paper, clock()),
         *_files(paper),
-        *_evidence(ticket, paper, clock),
+        *_evidence(ticket, data, paper, clock),
     ]
     if found:
         raise ArchiveRefused(list(dict.fromkeys(found)))
@@ -87,7 +90,8 @@ def _signature(ticket: Path, data: bytes, key: Path) -> Iterator[Refusal]:
 
 def _in_time(paper: TicketPaper, now_ns: int) -> Iterator[Refusal]:
     if now_ns >= paper.valid_until_ns:
-        hours = (now_ns - paper.valid_until_ns) / 3600e9
+        # A ticket that nobody vouches for may name a number that no float can hold.
+        hours = (now_ns - max(paper.valid_until_ns, 0)) / 3600e9
         detail = f"the ticket ended {hours:.1f} hours ago"
         yield refuse("R04", detail, remedy="run 'sfxreduce archive release' again")
     if now_ns < paper.written_at_ns:
@@ -101,9 +105,10 @@ def _files(paper: TicketPaper) -> Iterator[Refusal]:
         yield refuse("R03", f"{paper.run} is {found}")
 
 
-def _evidence(ticket: Path, paper: TicketPaper, clock: Clock) -> Iterator[Refusal]:
+def _evidence(ticket: Path, data: bytes, paper: TicketPaper, clock: Clock) -> Iterator[Refusal]:
     """A hold that was placed while the journal was in use leaves the ticket as it was."""
-    if not (ticket.parent / JOURNAL).exists():
+    # Evidence whose journal was taken away is evidence all the same.
+    if not any(os.path.lexists(ticket.parent / name) for name in (JOURNAL, "holds")):
         return
     found = gather(EvidenceFolder(path=ticket.parent, clock=clock), Path(paper.run))
     policy = found.plan.policy if found.plan else preset(DEFAULT_PRESET)
@@ -111,3 +116,6 @@ def _evidence(ticket: Path, paper: TicketPaper, clock: Clock) -> Iterator[Refusa
     yield from checks.sound(case)
     yield from checks.held(case)
     yield from checks.ticketed(case)
+    if found.contents.paper(TICKET) != data:
+        detail = f"{ticket} is not the ticket that counts, which is {ticket.with_name(TICKET)}"
+        yield refuse("R10", detail, remedy="delete nothing by it")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sfxreduce.archive.documents import TicketPaper, read_paper
+from sfxreduce.archive.evidence import PAPER_BYTES
 from sfxreduce.archive.found import DEPTH, evidence_below
 from sfxreduce.archive.policy import Policy
 from sfxreduce.archive.refusals import ArchiveRefused
 from sfxreduce.errors import RunNotFound
 from sfxreduce.io.journal import alone
+from sfxreduce.small_files import read_small
 
 __all__ = ["Counted", "TicketBook", "limit_roots", "one_ticket_at_a_time"]
 
@@ -105,9 +108,10 @@ class TicketBook:
         """What the ticket of one run lets go; one that cannot be read may let go of anything."""
         file = evidence / "release-ticket.json"
         try:
-            if not file.exists():
+            if not os.path.lexists(file):
                 return Counted(bytes=0)
-            ticket = read_paper(TicketPaper, file.read_bytes(), where=str(file))
+            data = read_small(file, most_bytes=PAPER_BYTES)
+            ticket = read_paper(TicketPaper, data, where=str(file))
         except (ArchiveRefused, OSError) as error:
             return Counted(bytes=0, problem=f"{file} cannot be read: {error}")
         late = ticket.written_at_ns > self._now_ns - DAY_NS
