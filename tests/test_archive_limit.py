@@ -111,6 +111,15 @@ def test_what_cannot_be_counted_is_refused(apart: Beamtime, how: str) -> None:
     assert apart.release(1).state is State.RELEASE_TICKETED
 
 
+def test_a_ticket_of_less_than_nothing_makes_no_room(apart: Beamtime) -> None:
+    prepare(apart, limited(apart, runs=9, root=str(apart.root / "evidence")))
+    apart.release(0)
+    ticket = apart.subject(0).evidence / "release-ticket.json"
+    facts = json.loads(ticket.read_text())
+    ticket.write_text(json.dumps(facts | {"bytes": -facts["bytes"]}))
+    assert codes(lambda: apart.release(1)) == {"R15"}
+
+
 @pytest.mark.parametrize("kind", ["a pipe", "a link to nowhere"])
 def test_what_is_no_file_is_no_ticket_of_zero_bytes(tmp_path: Path, kind: str) -> None:
     # A pipe was waited for without end, and a link to nowhere let nothing go.

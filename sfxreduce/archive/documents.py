@@ -42,6 +42,9 @@ class _Paper(BaseModel):
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(max_length=4096)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+# What a disk can hold, and no less than nothing: sums of them are limits.
+Size = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Time = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
 class PinnedFile(_Paper):
@@ -56,8 +59,8 @@ class PinnedFile(_Paper):
     """
 
     path: Text
-    size: int
-    mtime_ns: int
+    size: Size
+    mtime_ns: Time
     inode: int
     sha256: Sha256
 
@@ -76,9 +79,9 @@ class PackedFile(_Paper):
     """
 
     path: Text
-    size: int
+    size: Size
     sha256: Sha256
-    offset: int
+    offset: Size
 
 
 class PackagePaper(_Paper):
@@ -97,7 +100,7 @@ class PackagePaper(_Paper):
     """
 
     name: Text
-    size: int
+    size: Size
     sha256: Sha256
     files: Annotated[tuple[PackedFile, ...], Field(min_length=1)]
 
@@ -162,7 +165,7 @@ class PlanPaper(_Paper):
     hits: Text
     hits_manifest_sha256: Sha256
     certificate_sha256: Sha256 | None
-    experiment_end_ns: int
+    experiment_end_ns: Time
     prefix: Text
     sources: Annotated[tuple[PinnedFile, ...], Field(min_length=1)]
     payload: Annotated[tuple[PinnedFile, ...], Field(min_length=1)]
@@ -194,6 +197,15 @@ class PlanPaper(_Paper):
         part, _, rest = path.partition("/")
         root = Path(self.roots[part])
         return root / rest if root.is_dir() else root
+
+    def files_below(self, part: str) -> tuple[FileRecord, ...]:
+        """Files of one part of the payload, by their paths below its root."""
+        start = f"{part}/"
+        return tuple(
+            FileRecord(path=file.path.removeprefix(start), size=file.size, sha256=file.sha256)
+            for file in self.payload
+            if file.path.startswith(start)
+        )
 
     @property
     def release_bytes(self) -> int:
@@ -229,7 +241,7 @@ class ApprovalPaper(_Paper):
     plan_id: Sha256
     by: Name
     role: Text
-    at_ns: int
+    at_ns: Time
 
 
 class HoldPaper(_Paper):
@@ -240,8 +252,8 @@ class HoldPaper(_Paper):
     reason: Name
     authority: Name
     by: Name
-    at_ns: int
-    until_ns: int | None
+    at_ns: Time
+    until_ns: Time | None
 
 
 class JobPaper(_Paper):
@@ -264,10 +276,10 @@ class TicketPaper(_Paper):
     run: Text
     disposition: Text
     by: Name
-    written_at_ns: int
-    valid_until_ns: int
+    written_at_ns: Time
+    valid_until_ns: Time
     files: tuple[PinnedFile, ...]
-    bytes: int
+    bytes: Size
     packages: tuple[PackagePaper, ...] = ()
     why: tuple[Text, ...]
     journal_sha256: Sha256

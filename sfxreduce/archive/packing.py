@@ -37,23 +37,13 @@ def pack_payload(plan: PlanPaper) -> PlanPaper:
     target = int(plan.policy.release.package_gb * GB)
     found: list[PackagePaper] = []
     for part, root in plan.roots.items():
-        files = _below(plan, part)
+        files = plan.files_below(part)
         small = [file for file in files if file.size < SMALL * target]
         # One file is no package; and a run that is one file lies at its root.
         if len(small) < 2 or not Path(root).is_dir():
             continue
         found += [_paper(p, part, Path(root)) for p in _packages(small, target, _stem(files))]
     return plan.model_copy(update={"packages": tuple(found)})
-
-
-def _below(plan: PlanPaper, part: str) -> list[FileRecord]:
-    """Files of one part of a plan, by their paths below its root."""
-    start = f"{part}/"
-    return [
-        FileRecord(path=file.path.removeprefix(start), size=file.size, sha256=file.sha256)
-        for file in plan.payload
-        if file.path.startswith(start)
-    ]
 
 
 def _packages(files: Sequence[FileRecord], target: int, stem: str) -> Iterator[Package]:
@@ -155,7 +145,8 @@ class Tars:
             return self._plan.local(parcel)
         if self._made is None or self._made[0] != parcel:
             if self._made is not None:
-                self._made[1].unlink()
+                old, self._made = self._made[1], None
+                old.unlink()
             package = found.package
             # Only the tar's own name matters here, not the folders before it.
             name = Path(package.name).name

@@ -19,7 +19,6 @@ from sfxreduce.archive.subject import Subject
 from sfxreduce.cluster import Pool
 from sfxreduce.errors import RunNotFound, UsageError, VerificationError
 from sfxreduce.io.publish import check_outputs, staged
-from sfxreduce.manifest import FileRecord
 from sfxreduce.progress import Progress, silent
 
 __all__ = ["restore_run_events", "restore_whole_run"]
@@ -90,14 +89,11 @@ def _holding(plan: PlanPaper | None, contents: Contents, to: Sequence[str]) -> H
 
 
 def _part(plan: PlanPaper, part: str, copies: Copies) -> Holding:
-    start = f"{part}/"
-    files = tuple(
-        FileRecord(path=file.path.removeprefix(start), size=file.size, sha256=file.sha256)
-        for file in plan.payload
-        if file.path.startswith(start)
-    )
     return Holding(
-        files=files, copies=copies, prefix=plan.prefix + start, packages=tars_of(plan, part)
+        files=plan.files_below(part),
+        copies=copies,
+        prefix=f"{plan.prefix}{part}/",
+        packages=tars_of(plan, part),
     )
 
 
