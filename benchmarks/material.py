@@ -18,8 +18,9 @@ from sfxreduce.geometry import Detector, Window
 from sfxreduce.io.readers.zarr import ZarrFrames
 from sfxreduce.io.writers.zarr import create_store
 from sfxreduce.run import FrameSource, Reading, Run
+from sfxreduce.scorers.model import Model, ModelConfig
 from sfxreduce.scorers.network import HitNetwork
-from sfxreduce.scorers.weights import Model, ModelConfig, write_model
+from sfxreduce.scorers.weights import write_model
 
 __all__ = ["EXPERIMENT", "poster_model", "repeated_run", "simulated_store"]
 

@@ -18,7 +18,8 @@ from sfxreduce.ingest import store_run
 from sfxreduce.labels import Label
 from sfxreduce.run import Run
 from sfxreduce.scorers.inference import load_network
-from sfxreduce.scorers.weights import USUAL, Model, ModelConfig, default_model, read_model
+from sfxreduce.scorers.model import USUAL, Model, ModelConfig
+from sfxreduce.scorers.weights import default_model, read_model
 from sfxreduce.simulate.run import simulated_run
 from sfxreduce.train import adapt as adapting
 from sfxreduce.train.adapt import Adapted, adapt

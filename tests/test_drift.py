@@ -32,7 +32,8 @@ from sfxreduce.gate import check_drift
 from sfxreduce.geometry import Window
 from sfxreduce.pipeline import plan_filter
 from sfxreduce.run import Reading, Run
-from sfxreduce.scorers.weights import Model, ModelConfig, read_model, write_model
+from sfxreduce.scorers.model import Model, ModelConfig
+from sfxreduce.scorers.weights import read_model, write_model
 
 RNG = np.random.default_rng(5)
 BLANKS = RNG.gamma(2.0, 1.0, 20_000).astype(np.float32)

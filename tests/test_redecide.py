@@ -42,9 +42,10 @@ from sfxreduce.reduced import SEEN_ON_PIXELS, Reduced, read_reduced
 from sfxreduce.run import Reading, Run
 from sfxreduce.scorer import Looking, Scorer, Told
 from sfxreduce.scorers.cnn import CnnScorer
+from sfxreduce.scorers.model import Model, ModelConfig
 from sfxreduce.scorers.network import HitNetwork
 from sfxreduce.scorers.peaks import PeakScorer
-from sfxreduce.scorers.weights import Model, ModelConfig, default_model, write_model
+from sfxreduce.scorers.weights import default_model, write_model
 from sfxreduce.simulate.run import simulated_run
 from sfxreduce.verify import verify_reduced
 from sfxreduce_cli.main import app

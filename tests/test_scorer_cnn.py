@@ -20,9 +20,10 @@ from sfxreduce.pipeline import plan_filter
 from sfxreduce.run import Run
 from sfxreduce.scorer import Scorer
 from sfxreduce.scorers.cnn import CnnScorer, cuda_available
+from sfxreduce.scorers.model import Model, ModelConfig
 from sfxreduce.scorers.network import HitNetwork
 from sfxreduce.scorers.patches import PatchNetwork
-from sfxreduce.scorers.weights import Model, ModelConfig, write_model
+from sfxreduce.scorers.weights import write_model
 from sfxreduce.window_choice import FULL
 
 CAMERA = Detector.centred("camera", (350, 350), adu_per_photon=20.0)

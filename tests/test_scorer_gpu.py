@@ -50,11 +50,12 @@ from sfxreduce.scorers.cnn import CnnScorer, cuda_available
 from sfxreduce.scorers.fused import FusedNetwork, fused_probability_of_tiles
 from sfxreduce.scorers.gpu import DeviceSettings, Feed, PosterOnDevice
 from sfxreduce.scorers.gpu_patches import PatchesOnDevice
+from sfxreduce.scorers.model import Model, ModelConfig
 from sfxreduce.scorers.network import TILE_SHAPE, HitNetwork
 from sfxreduce.scorers.normalise import Normalisation, normalise
 from sfxreduce.scorers.patches import PatchNetwork, patch_logits
 from sfxreduce.scorers.pooling import Pooling
-from sfxreduce.scorers.weights import Model, ModelConfig, default_model
+from sfxreduce.scorers.weights import default_model
 from sfxreduce.window_choice import FULL
 
 HOW = Normalisation()

@@ -27,8 +27,9 @@ from sfxreduce.progress import Progress, silent
 from sfxreduce.run import Run
 from sfxreduce.scorers.cnn import CnnScorer
 from sfxreduce.scorers.inference import hit_probability, load_network
+from sfxreduce.scorers.model import Model
 from sfxreduce.scorers.normalise import Normalisation, normalise
-from sfxreduce.scorers.weights import Model, read_model, write_model
+from sfxreduce.scorers.weights import read_model, write_model
 from sfxreduce.train.augment import vary
 from sfxreduce.train.card import model_card
 from sfxreduce.train.dataset import EventSet, read_labelled, split_events

@@ -24,8 +24,9 @@ from sfxreduce.scorers.candidates import Candidates
 from sfxreduce.scorers.cnn import CnnScorer
 from sfxreduce.scorers.gpu import DeviceSettings, Feed
 from sfxreduce.scorers.inference import device_scorer
+from sfxreduce.scorers.model import CALIBRATION, USUAL
 from sfxreduce.scorers.unlike import TRAITS, Usual, event_traits
-from sfxreduce.scorers.weights import CALIBRATION, USUAL, default_model, read_model, write_model
+from sfxreduce.scorers.weights import default_model, read_model, write_model
 from sfxreduce.simulate.run import simulated_run
 from sfxreduce.train.material import as_seen
 from sfxreduce.train.usual import (

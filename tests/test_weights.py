@@ -12,14 +12,8 @@ import pytest
 from safetensors.numpy import save
 
 from sfxreduce.errors import ModelError, OutputExists
-from sfxreduce.scorers.weights import (
-    Model,
-    ModelConfig,
-    Provenance,
-    TrainingRun,
-    read_model,
-    write_model,
-)
+from sfxreduce.scorers.model import Model, ModelConfig, Provenance, TrainingRun
+from sfxreduce.scorers.weights import read_model, write_model
 
 FILES = ("README.md", "config.json", "model.safetensors")
 

@@ -18,8 +18,9 @@ from sfxreduce.geometry import Detector, Window
 from sfxreduce.level import LevelRule
 from sfxreduce.measured import Measured
 from sfxreduce.scorer import Told
+from sfxreduce.scorers.model import Model
 from sfxreduce.scorers.on_cpu import EventLook, NetworkOnCpu, network_on_cpu
-from sfxreduce.scorers.weights import Model, read_model
+from sfxreduce.scorers.weights import read_model
 from sfxreduce.window_choice import CENTRE, FULL, TileChoice
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from sfxreduce.scorers._seam import seam_of
 from sfxreduce.scorers.fused import FusedNetwork
 from sfxreduce.scorers.gpu import DeviceSettings, PosterOnDevice
 from sfxreduce.scorers.gpu_patches import PatchesOnDevice
+from sfxreduce.scorers.model import CALIBRATION, Model
 from sfxreduce.scorers.network import HitNetwork
 from sfxreduce.scorers.patches import PatchNetwork
-from sfxreduce.scorers.weights import CALIBRATION, Model
 
 __all__ = ["device_scorer", "hit_probability", "load_network"]
 

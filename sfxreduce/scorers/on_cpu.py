@@ -18,9 +18,9 @@ from sfxreduce.scorers.candidates import Candidates
 from sfxreduce.scorers.classes import class_of, event_features
 from sfxreduce.scorers.fused import FusedNetwork
 from sfxreduce.scorers.fused_patches import FusedPatchNetwork
+from sfxreduce.scorers.model import Model
 from sfxreduce.scorers.normalise import normalise
 from sfxreduce.scorers.unlike import Usual, doubts_of
-from sfxreduce.scorers.weights import Model
 
 __all__ = ["EventLook", "NetworkOnCpu", "PatchesOnCpu", "PosterOnCpu", "network_on_cpu"]
 

@@ -8,100 +8,42 @@ count what is lost of the one left out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.bounds import share_upper
-from sfxreduce.calibrate import Promise, binomial_threshold
-from sfxreduce.drift import envelope_of, usual_shape
 from sfxreduce.geometry import Window
-from sfxreduce.level import level_rule
-from sfxreduce.probability import ReliabilityBin, calibrate_probability, reliability_bins
+from sfxreduce.probability import ReliabilityBin, reliability_bins
 from sfxreduce.progress import Progress, silent
 from sfxreduce.scorers.classes import event_features
+from sfxreduce.scorers.model import Model
 from sfxreduce.scorers.patches import PatchNetwork, patch_logits
 from sfxreduce.scorers.pooling import Pooling
 from sfxreduce.scorers.unlike import event_traits
-from sfxreduce.scorers.weights import (
-    CALIBRATION,
-    Model,
-    ModelConfig,
-    Provenance,
-    TrainingRun,
-)
-from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.classes import (
     ClassHead,
     classes_of_kinds,
     confusion_of,
     fit_head,
     table_of_confusions,
+    with_head,
 )
+from sfxreduce.train.left_out import LeftOut, judge_left_out, reduced_scores, table_of
 from sfxreduce.train.material import SEED, Material
-from sfxreduce.train.patch_loop import PATCHES, train_patches
+from sfxreduce.train.patch_loop import train_patches
 from sfxreduce.train.patch_set import PatchSet
+from sfxreduce.train.threshold import calibrated
 from sfxreduce.train.usual import fit_usual, table_of_unlike, with_usual
 from sfxreduce.train.windows import CHOICES
 from sfxreduce.window_choice import TileChoice, WindowLoss, smallest_window
 
-__all__ = [
-    "HIT",
-    "Across",
-    "LeftOut",
-    "judge_left_out",
-    "learn_across",
-    "table_of",
-]
+__all__ = ["Across", "learn_across"]
 
-HIT = f"a crystal with {HIT_PEAKS} or more true peaks of signal to noise 5 on the frame"
 SHOWS = "a crystal with 2 or more true peaks of signal to noise 5 on the frame"
 SPECIFICITY = 0.98
 """At which the weak hits lost through different windows are compared."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
-    """How an experiment fared with a model that has not seen it.
-
-    Parameters
-    ----------
-    experiment : str
-    hits, lost : int
-        Events with 10 or more true peaks, and those of them below the threshold.
-    loss_upper95 : float
-        One-sided upper bound on the share lost.
-    weak, weak_lost : int
-        The same of events with 5 to 9 true peaks.
-    blanks, rejected : int
-        Events without a crystal, and those of them below the threshold.
-    """
-
-    experiment: str
-    hits: int
-    lost: int
-    loss_upper95: float
-    weak: int
-    weak_lost: int
-    blanks: int
-    rejected: int
-
-    @property
-    def loss(self) -> float:
-        """Share of the hits that is lost."""
-        return self.lost / self.hits
-
-    @property
-    def specificity(self) -> float:
-        """Share of the blanks that is rejected."""
-        return self.rejected / self.blanks
-
-    def to_json(self) -> dict[str, Any]:
-        """Counts and ratios by name."""
-        return asdict(self) | {"loss": self.loss, "specificity": self.specificity}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -182,7 +124,7 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
     )
     window = smallest_window(curve)
     models, judged = tried[window]
-    shipped = _calibrated(everything, material, through(window), window=window)
+    shipped = calibrated(everything, material, through(window), window=window)
     parts = {one.name: _Described.of(one, window) for one in material}
     heads = {
         one.name: _head(networks[one.name], [parts[m.name] for m in material if m is not one])
@@ -241,17 +183,10 @@ def _weak_loss(
 
     At the windows' own thresholds they could not be compared: the lowest hit decides about these.
     """
-    reduced = {one.name: _reduced(models[one.name], evidence[one.name]) for one in material}
+    reduced = {one.name: reduced_scores(models[one.name], evidence[one.name]) for one in material}
     blanks = np.concatenate([reduced[one.name][one.is_blank] for one in material])
     weak = np.concatenate([reduced[one.name][one.is_weak] for one in material])
     return float(np.mean(weak <= np.quantile(blanks, SPECIFICITY))) if weak.size else 0.0
-
-
-def _reduced(model: Model, evidence: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Scores of an experiment's events, less the level of its run."""
-    config = model.config
-    raw = config.pooling.probability(evidence)
-    return config.level.reduced(raw, config.level.move(raw))
 
 
 def _left_out(
@@ -264,7 +199,7 @@ def _left_out(
     models = {}
     for one in material:
         others = [other for other in material if other is not one]
-        models[one.name] = _calibrated(networks[one.name], others, evidence, window=window)
+        models[one.name] = calibrated(networks[one.name], others, evidence, window=window)
     judged = tuple(judge_left_out(models[m.name], m, evidence[m.name]) for m in material)
     return models, judged
 
@@ -279,60 +214,11 @@ def _reliability(
     for one in material:
         calibration = models[one.name].probability
         if calibration is not None:
-            told.append(calibration(_reduced(models[one.name], evidence[one.name])))
+            told.append(calibration(reduced_scores(models[one.name], evidence[one.name])))
             truth.append(~one.is_blank)
     return tuple(
         b for b in reliability_bins(np.concatenate(told), np.concatenate(truth)) if b.n_events
     )
-
-
-def judge_left_out(model: Model, one: Material, evidence: NDArray[np.float64]) -> LeftOut:
-    """Count what a model loses of an experiment it has not seen.
-
-    Parameters
-    ----------
-    model : Model
-    one : Material
-    evidence : ndarray
-        Of the model's network, shape (event,).
-    """
-    low = _reduced(model, evidence) < model.config.threshold
-    weak = one.is_weak
-    lost, hits = int(np.count_nonzero(low & one.is_hit)), int(one.is_hit.sum())
-    return LeftOut(
-        experiment=one.name,
-        hits=hits,
-        lost=lost,
-        loss_upper95=share_upper(lost, hits, confidence=0.95),
-        weak=int(weak.sum()),
-        weak_lost=int(np.count_nonzero(low & weak)),
-        blanks=int(one.is_blank.sum()),
-        rejected=int(np.count_nonzero(low & one.is_blank)),
-    )
-
-
-def table_of(judged: Sequence[LeftOut]) -> str:
-    """Table in Markdown: one experiment a line."""
-    rows = [
-        f"| {one.experiment} | {one.hits} | {one.lost} | {one.loss_upper95:.1%} | "
-        f"{one.weak_lost} of {one.weak} | {one.blanks} | {one.specificity:.3f} |"
-        for one in judged
-    ]
-    head = (
-        "Every experiment judged by a network and a threshold that have not seen it. Hits have\n"
-        f"{HIT_PEAKS} or more true peaks of signal to noise 5; the bound on their loss is "
-        "one-sided, 95 %.\n\n"
-        "| experiment left out | hits | lost | loss below | lost of 5 to 9 peaks | blanks | "
-        "specificity |\n|---|---|---|---|---|---|---|\n"
-    )
-    return head + "\n".join(rows)
-
-
-def with_head(model: Model, head: ClassHead) -> Model:
-    """The same model with a class head."""
-    arrays = {"class_weight": head.weight, "class_bias": head.bias}
-    stored = {f"{CALIBRATION}{name}": array.astype(np.float32) for name, array in arrays.items()}
-    return replace(model, weights={**model.weights, **stored})
 
 
 class _Described(NamedTuple):
@@ -376,82 +262,3 @@ def _features(network: PatchNetwork, events: PatchSet, window: Window) -> NDArra
 
 def _trained(material: Sequence[Material]) -> PatchNetwork:
     return train_patches([s for one in material for s in one.learned], seed=SEED)
-
-
-def _calibrated(
-    network: PatchNetwork,
-    material: Sequence[Material],
-    evidence: Mapping[str, NDArray[np.float64]],
-    *,
-    window: TileChoice,
-) -> Model:
-    """A network with a threshold that keeps the promise on every experiment of the material."""
-    hits = [evidence[one.name][one.is_hit] for one in material]
-    blanks = [evidence[one.name][one.is_blank] for one in material]
-    pooling = _fitted(Pooling(), np.concatenate(blanks), np.concatenate(hits))
-    raw = {one.name: pooling.probability(evidence[one.name]) for one in material}
-    rule = level_rule(list(raw.values()))
-    seen = {name: rule.reduced(scores, rule.move(scores)) for name, scores in raw.items()}
-    shown = np.concatenate([~one.is_blank for one in material])
-    known = calibrate_probability(np.concatenate(list(seen.values())), shown)
-    knots = [*zip(known.score, known.probability, strict=True), (known.hit_rate, 0.0)]
-    hit_scores = [seen[one.name][one.is_hit] for one in material]
-    blank_scores = [seen[one.name][one.is_blank] for one in material]
-    groups = np.repeat(np.arange(len(hits), dtype=np.int32), [len(scores) for scores in hits])
-    envelope = envelope_of(np.concatenate([one.statistics for one in material]))
-    stored: dict[str, NDArray[Any]] = {
-        "hit_scores": np.concatenate(hit_scores),
-        "hit_groups": groups,
-        "blank_scores": np.concatenate(blank_scores),
-        "usual_shape": np.array([usual_shape(hit_scores, blank_scores)], np.float32),
-        "envelope": envelope.astype(np.float32),
-        "probability": np.array(knots, np.float32),
-    }
-    chosen = binomial_threshold(stored["hit_scores"], promise=Promise(), groups=groups)
-    weights = {name: value.numpy() for name, value in network.state_dict().items()}
-    config = ModelConfig(
-        architecture="patches",
-        window=window,
-        threshold=max(chosen.value, 0.0),
-        hit=HIT,
-        pooling=pooling,
-        level=rule,
-        provenance=_provenance(material, chosen.sentence(hit=HIT)),
-    )
-    return Model(
-        config=config,
-        weights=weights | {f"{CALIBRATION}{name}": value for name, value in stored.items()},
-    )
-
-
-def _provenance(material: Sequence[Material], threshold: str) -> Provenance:
-    return Provenance(
-        recipe=PATCHES.to_json(),
-        seed=SEED,
-        labels="every candidate is a Bragg peak or not by the simulator's truth",
-        threshold=threshold
-        + " Each of them was scored by a network that had not learned from its experiment",
-        runs=tuple(
-            TrainingRun(
-                experiment=one.name,
-                name=f"s{SEED}",
-                role="training",
-                events=one.learned[0].n_events,
-                hits=int(one.is_hit.sum()),
-                misses=int(one.is_blank.sum()),
-                unlabelled=0,
-            )
-            for one in material
-        ),
-        versions={package: version(package) for package in ("numpy", "sfxreduce", "torch")},
-    )
-
-
-def _fitted(pooling: Pooling, blanks: NDArray[np.float64], hits: NDArray[np.float64]) -> Pooling:
-    """Pooling whose probability is one half where as many blanks lie above as hits below."""
-    both = np.sort(np.concatenate([blanks, hits]))
-    wrong = [np.mean(hits < at) - np.mean(blanks >= at) for at in both]
-    even = float(both[int(np.argmin(np.abs(wrong)))])
-    spread = float(np.std(np.log(np.maximum(blanks, 0.01))))
-    slope = 2.0 / max(spread, 0.1)
-    return replace(pooling, slope=slope, offset=-slope * float(np.log(even)))

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import os
 import time
-from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sfxreduce.calibrate import Promise, binomial_threshold
@@ -31,64 +29,29 @@ from sfxreduce.progress import Progress, silent, tracked
 from sfxreduce.run import Run
 from sfxreduce.scorers.candidates import CandidateFinder
 from sfxreduce.scorers.inference import load_network
+from sfxreduce.scorers.model import CALIBRATION, Model, TrainingRun
 from sfxreduce.scorers.patches import PatchNetwork, patch_logits
-from sfxreduce.scorers.pooling import Pooling
-from sfxreduce.scorers.weights import CALIBRATION, Model, TrainingRun
 from sfxreduce.simulate.experiments import EXPERIMENTS
 from sfxreduce.simulate.run import simulated_run
-from sfxreduce.train.across import with_head
 from sfxreduce.train.card import model_card
-from sfxreduce.train.classes import ClassHead
+from sfxreduce.train.classes import ClassHead, with_head
 from sfxreduce.train.material import SEED, as_seen
 from sfxreduce.train.patch_loop import ADAPT, train_patches
 from sfxreduce.train.patch_set import PatchSet, read_patches
 from sfxreduce.train.peak_set import HIT_AT_LEAST, MISS_AT_MOST, SeenEvents, see_events
+from sfxreduce.train.tried import Judged, Tried, best_between, margin_of
 from sfxreduce.train.usual import with_usual
 
-__all__ = ["SAMPLE", "Adapted", "Judged", "adapt"]
+__all__ = ["SAMPLE", "Adapted", "adapt"]
 
 SAMPLE = 400
 """Events of the run that are looked at, unless the user says otherwise."""
 
-_SHARES = (0.25, 0.5, 1.0)
 _FEWEST = 5
 _REHEARSED = 24
-_WORTH_IT = 0.1
 # A peak of the peak finder is not learned if the old network gives it less than this logit.
 _UNLIKELY = -2.0
 _ENVELOPE_FRAMES = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """How a model does on the events of the run that it has not learned from.
-
-    Parameters
-    ----------
-    threshold : float
-    hits, lost : int
-        Labelled hits, and those below the threshold.
-    blanks, rejected : int
-        Labelled misses, and those below the threshold.
-    lost_at_equal_specificity : int
-        Hits lost if the threshold rejected as many misses as that of the old model.
-    """
-
-    threshold: float
-    hits: int
-    lost: int
-    blanks: int
-    rejected: int
-    lost_at_equal_specificity: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Counts, and the ratios made of them."""
-        return asdict(self) | {
-            "loss": self.lost / self.hits,
-            "specificity": self.rejected / self.blanks,
-            "loss_at_equal_specificity": self.lost_at_equal_specificity / self.hits,
-            "labels": "peak finder",
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -178,15 +141,15 @@ def adapt(
     seen = replace(seen, patches=seen.patches.within(start.config.window.columns(own.detector)))
     parts = _parts(seen, run)
     network = cast("PatchNetwork", load_network(start))
-    old = _Tried.of(network, start.config.pooling, seen, start)
+    old = Tried.of(network, start.config.pooling, seen, start)
     agreed = _agreed(old, seen, start.config.threshold)
     known, elsewhere = _rehearsal(start, pool=pool, progress=progress)
     new = _learned(old.network, agreed, parts["learn"], known, seed=seed, progress=progress)
-    best = _best(old, new, agreed, parts["choose"], start)
+    best = best_between(old, new, agreed, parts["choose"], start)
     judge = parts["judge"]
     rejected = old.n_rejected(seen, judge, start.config.threshold)
     more_lost = best.lost_at(seen, judge, rejected) > old.lost_at(seen, judge, rejected)
-    if more_lost or _margin(best, seen, judge) < _margin(old, seen, judge):
+    if more_lost or margin_of(best, seen, judge) < margin_of(old, seen, judge):
         best = old
     model = _recalibrated(start, best, seen, parts, run)
     n_of = {label: int(np.count_nonzero(seen.label == label)) for label in Label}
@@ -200,70 +163,6 @@ def adapt(
         n_maybe=n_of[Label.MAYBE],
         cpu_seconds=time.process_time() - started + seen.worker_seconds + elsewhere,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Tried:
-    """A network, how its answers are pooled, and what it makes of the events that were seen."""
-
-    network: PatchNetwork
-    pooling: Pooling
-    share: float
-    evidence: NDArray[np.float64]
-    score: NDArray[np.float32]
-
-    @classmethod
-    def of(
-        cls,
-        network: PatchNetwork,
-        pooling: Pooling,
-        seen: SeenEvents,
-        start: Model,
-        *,
-        share: float = 0.0,
-    ) -> _Tried:
-        """Score what was seen, less the level of the run."""
-        found = seen.patches
-        evidence = pooling.evidence(
-            patch_logits(network, found.found),
-            found.found.tile,
-            n_events=found.n_events,
-            n_tiles=found.n_tiles,
-        )
-        raw, rule = pooling.probability(evidence), start.config.level
-        score = rule.reduced(raw, rule.move(raw))
-        return cls(network=network, pooling=pooling, share=share, evidence=evidence, score=score)
-
-    def split(
-        self, seen: SeenEvents, events: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Scores of the hits and of the misses among some events."""
-        label, score = seen.label[events], self.score[events]
-        return score[label == Label.HIT], score[label == Label.MISS]
-
-    def n_rejected(self, seen: SeenEvents, events: NDArray[np.int64], threshold: float) -> int:
-        """Count the misses below a threshold."""
-        return int(np.count_nonzero(self.split(seen, events)[1] < threshold))
-
-    def lost_at(self, seen: SeenEvents, events: NDArray[np.int64], rejected: int) -> int:
-        """Hits lost by the threshold that rejects so many misses, and no more."""
-        hits, misses = self.split(seen, events)
-        limit = 0.0 if rejected == 0 else np.nextafter(np.sort(misses)[rejected - 1], np.float32(2))
-        return int(np.count_nonzero(hits < limit))
-
-    def judged(
-        self, seen: SeenEvents, events: NDArray[np.int64], threshold: float, rejected: int
-    ) -> Judged:
-        """Count what it does at its own threshold, and at another's specificity."""
-        hits, misses = self.split(seen, events)
-        return Judged(
-            threshold=threshold,
-            hits=hits.size,
-            lost=int(np.count_nonzero(hits < threshold)),
-            blanks=misses.size,
-            rejected=int(np.count_nonzero(misses < threshold)),
-            lost_at_equal_specificity=self.lost_at(seen, events, rejected),
-        )
 
 
 def _check(start: Model) -> None:
@@ -294,7 +193,7 @@ def _parts(seen: SeenEvents, run: Run) -> dict[str, NDArray[np.int64]]:
     return {name: np.concatenate(of_label) for name, of_label in parts.items()}
 
 
-def _agreed(old: _Tried, seen: SeenEvents, threshold: float) -> SeenEvents:
+def _agreed(old: Tried, seen: SeenEvents, threshold: float) -> SeenEvents:
     """Hits on which the peak finder and the old network agree, and whatever the network rejects.
 
     The peak finder takes rings for crystals. It must not teach that, and a new network that falls
@@ -345,57 +244,8 @@ def _learned(
     return train_patches(sets, recipe=ADAPT, seed=seed, start=network, progress=progress)
 
 
-def _best(
-    old: _Tried, new: PatchNetwork, seen: SeenEvents, events: NDArray[np.int64], start: Model
-) -> _Tried:
-    """Of the networks between old and new, the one that tells hits and misses apart best."""
-    best, most = old, _margin(old, seen, events) + _WORTH_IT
-    for share in _SHARES:
-        network = _between(old.network, new, share)
-        raw = _Tried.of(network, old.pooling, seen, start, share=share)
-        margin = _margin(raw, seen, events)
-        if margin > most:  # a step further must be worth it, too
-            pooling = _matched(old, raw, seen)
-            best = _Tried.of(network, pooling, seen, start, share=share)
-            most = margin + _WORTH_IT
-    return best
-
-
-def _margin(of: _Tried, seen: SeenEvents, events: NDArray[np.int64]) -> float:
-    """How far the weakest hits lie above the strongest misses, in logarithms of evidence."""
-    log = np.log(np.maximum(of.evidence[events], 0.01))
-    label = seen.label[events]
-    hits, misses = log[label == Label.HIT], log[label == Label.MISS]
-    return float(np.quantile(hits, 0.05) - np.quantile(misses, 0.98))
-
-
-def _between(old: PatchNetwork, new: PatchNetwork, share: float) -> PatchNetwork:
-    """Network a part of the way from one to the other."""
-    network = deepcopy(old)
-    first, last = old.state_dict(), new.state_dict()
-    mixed = {name: torch.lerp(first[name], last[name], share) for name in first}
-    network.load_state_dict(mixed)
-    return network.eval().requires_grad_(requires_grad=False)
-
-
-def _matched(old: _Tried, new: _Tried, seen: SeenEvents) -> Pooling:
-    """Pooling that puts typical hits and misses of the run where they were with the old network."""
-
-    def typical(of: _Tried) -> tuple[float, float]:
-        log = np.log(np.maximum(of.evidence, 0.01))
-        return (
-            float(np.median(log[seen.label == Label.MISS])),
-            float(np.median(log[seen.label == Label.HIT])),
-        )
-
-    (miss, hit), (new_miss, new_hit) = typical(old), typical(new)
-    slope = old.pooling.slope * (hit - miss) / (new_hit - new_miss)
-    offset = old.pooling.offset + old.pooling.slope * miss - slope * new_miss
-    return replace(old.pooling, slope=slope, offset=offset)
-
-
 def _recalibrated(
-    start: Model, best: _Tried, seen: SeenEvents, parts: dict[str, NDArray[np.int64]], run: Run
+    start: Model, best: Tried, seen: SeenEvents, parts: dict[str, NDArray[np.int64]], run: Run
 ) -> Model:
     """The model with the network that was chosen; the run's own hits count for its threshold."""
     hits, misses = best.split(seen, parts["judge"])

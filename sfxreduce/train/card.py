@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from sfxreduce.scorers.weights import ModelConfig
+from sfxreduce.scorers.model import ModelConfig
 from sfxreduce.train.evaluate import AXES, Evaluation, Figures
 from sfxreduce.window_choice import CENTRE, windows_table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,17 @@ from numpy.typing import NDArray
 
 from sfxreduce.decide import EventClass
 from sfxreduce.scorers.classes import class_of
+from sfxreduce.scorers.model import CALIBRATION, Model
 from sfxreduce.simulate.truth import Kind
 
-__all__ = ["ClassHead", "classes_of_kinds", "confusion_of", "fit_head", "table_of_confusions"]
+__all__ = [
+    "ClassHead",
+    "classes_of_kinds",
+    "confusion_of",
+    "fit_head",
+    "table_of_confusions",
+    "with_head",
+]
 
 _CLASS_OF_KIND = {
     Kind.BLANK: EventClass.UNKNOWN,
@@ -99,3 +108,10 @@ def table_of_confusions(names: Sequence[str], tables: Sequence[NDArray[np.int64]
         for kind, row in zip(classes, table.tolist(), strict=True):
             lines.append(f"| {name} | {kind} | {' | '.join(map(str, row))} |")
     return "\n".join(lines)
+
+
+def with_head(model: Model, head: ClassHead) -> Model:
+    """The same model with a class head."""
+    arrays = {"class_weight": head.weight, "class_bias": head.bias}
+    stored = {f"{CALIBRATION}{name}": array.astype(np.float32) for name, array in arrays.items()}
+    return replace(model, weights={**model.weights, **stored})

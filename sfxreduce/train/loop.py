@@ -19,9 +19,9 @@ from sfxreduce.labels import Label, Labels
 from sfxreduce.progress import Progress, silent
 from sfxreduce.run import Run
 from sfxreduce.scorers.inference import hit_probability
+from sfxreduce.scorers.model import Model, ModelConfig, Provenance, TrainingRun
 from sfxreduce.scorers.network import HitNetwork
 from sfxreduce.scorers.normalise import Normalisation
-from sfxreduce.scorers.weights import Model, ModelConfig, Provenance, TrainingRun
 from sfxreduce.train.augment import vary
 from sfxreduce.train.card import model_card
 from sfxreduce.train.dataset import EventSet, gather, read_labelled, split_events

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
 from sfxreduce.progress import Progress, silent, tracked
+from sfxreduce.scorers.model import Model
 from sfxreduce.scorers.unlike import event_traits
-from sfxreduce.scorers.weights import Model
 from sfxreduce.simulate.experiments import EXPERIMENTS
 from sfxreduce.simulate.run import simulated_run
 from sfxreduce.train.material import judged_of

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.errors import UsageError
+from sfxreduce.scorers.model import USUAL, Model
 from sfxreduce.scorers.unlike import TRAITS, Usual
-from sfxreduce.scorers.weights import USUAL, Model
 
 __all__ = [
     "MOST_UNLIKE",
