@@ -165,12 +165,14 @@ def test_shards_are_planned_one_after_the_other() -> None:
             reduction=parts[0],
             audit=parts[1],
         )
-        tracemalloc.start()
-        n_jobs = sum(1 for _ in plan.jobs(Path("hits.zarr")))
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert n_jobs == plan.n_shards
-        return peak
+        peaks = []
+        for _ in range(3):  # other threads of this process are counted, too: the least is ours
+            tracemalloc.start()
+            n_jobs = sum(1 for _ in plan.jobs(Path("hits.zarr")))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+            assert n_jobs == plan.n_shards
+        return min(peaks)
 
     assert n_bytes(100_000) < 1.1 * n_bytes(10_000) + 10_000
 
