@@ -1,6 +1,7 @@
-"""Bring a simulated experiment of five runs to two archives, up to tickets, and restore from one.
+"""Bring a simulated experiment of five runs to two archives, up to tickets, and restore from them.
 
-The clock is set forward where a facility would wait. Run: python examples/archive_beamtime.py
+Each run is filtered, verified, certified by an audit, planned, approved, copied and recalled; then
+the clock is set forward where a facility would wait. Run: python examples/archive_beamtime.py
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ import sfxreduce
 from sfxreduce.archive import executing, planning, releasing, restoring, status
 from sfxreduce.archive.policy import preset
 from sfxreduce.archive.subject import Subject, wall_clock
+from sfxreduce.auditing import certify_run, draw_run, label_run, write_text
+from sfxreduce.certificate import certificate_to_json
 from sfxreduce.cluster import Pool
 
 DAY_NS = 86_400 * 10**9
+PEAKS = sfxreduce.PeakScorer(sfxreduce.PeakFinder(), min_peaks=8)
 
 
 class Clock:
@@ -34,64 +38,120 @@ class Clock:
         return wall_clock() + self.ahead_ns
 
 
-def make_runs(root: Path, n_runs: int, n_events: int, pool: Pool) -> list[Path]:
-    """Simulate and filter."""
-    runs = []
-    for n in range(n_runs):
-        run = root / f"r{n:04}.zarr"
-        made = sfxreduce.simulated_run("photosystem-i-8kev", n_events=n_events, seed=n)
-        sfxreduce.store_run(made, out=run, pool=pool)
-        outputs = sfxreduce.Outputs(store=root / f"r{n:04}_hits.zarr")
-        scorer = sfxreduce.PeakScorer(sfxreduce.PeakFinder(), min_peaks=8)
-        sfxreduce.run_filter(sfxreduce.open_run(run), outputs=outputs, scorer=scorer, pool=pool)
-        runs.append(run)
-    return runs
+def filtered(root: Path, number: int, n_events: int, pool: Pool) -> tuple[Path, Path]:
+    """Simulate a run, keep its hits, and verify them against it."""
+    run, hits = root / f"r{number:04}.zarr", root / f"r{number:04}_hits.zarr"
+    made = sfxreduce.simulated_run(
+        "photosystem-i-8kev",
+        n_events=n_events,
+        hit_rate=0.3,
+        seed=number,
+        frame_shape=(700, 700),
+    )
+    sfxreduce.store_run(made, out=run, pool=pool)
+    scorer = sfxreduce.CnnScorer(sfxreduce.default_model())
+    sfxreduce.run_filter(
+        sfxreduce.open_run(run), outputs=sfxreduce.Outputs(store=hits), scorer=scorer, pool=pool
+    )
+    check = sfxreduce.verify_reduced(hits, against=sfxreduce.open_run(run), pool=pool)
+    assert check.ok, check
+    return run, hits
 
 
-def archive(run: Path, root: Path, clock: Clock, pool: Pool) -> str:
+def certified(run: Path, hits: Path, pool: Pool) -> Path:
+    """Audit every event of a small run by its peaks, and write what that proves."""
+    promise = sfxreduce.Promise(max_loss=0.2, confidence=0.9)
+    decisions = sfxreduce.read_reduced(hits, pool=pool).decisions
+    rejected = decisions.count(sfxreduce.Decision.REJECT)
+    draw = draw_run(
+        hits,
+        nonce="4 2 6 1 1 5",
+        promise=promise,
+        rejects=rejected,
+        kept=decisions.score.size - rejected,
+    )
+    labels = label_run(draw, sfxreduce.open_run(run), scorer=PEAKS, pool=pool)
+    made = certify_run(hits, draw, labels, promise=promise)
+    path = hits.with_suffix(".certificate.json")
+    write_text(path, json.dumps(certificate_to_json(made)))
+    return path
+
+
+def tell(root: Path, clock: Clock) -> None:
+    """Print how many runs are where."""
+    print(json.dumps(status.summary_of(root, clock=clock)["states"]))
+
+
+def archive(run: Path, hits: Path, clock: Clock, pool: Pool) -> str:
     """Plan, approve, copy, test."""
-    hits = run.with_name(f"{run.stem}_hits.zarr")
+    root = run.parent
     ann, bob = (Subject.of(run, by=name, clock=clock) for name in ("ann", "bob"))
-    options = planning.PlanOptions(policy=preset("laptop"), hits=hits)
+    options = planning.PlanOptions(
+        policy=preset("laptop"), hits=hits, certificate=certified(run, hits, pool)
+    )
     token = planning.plan_run(ann, options, pool=pool).plan_id[:8]
+    tell(root, clock)
     planning.approve_run(bob)
+    tell(root, clock)
     to = [f"a=posix:{root}/tape_a", f"b=posix:{root}/tape_b"]
     executing.execute_run(ann, to=to, token=token)
+    tell(root, clock)
     print(run.name, token, executing.recall_run(ann).statement)
+    tell(root, clock)
     return token
 
 
+def delete_as_told(run: Path, clock: Clock) -> None:
+    """Do what the facility's own tool does with a ticket, and report it."""
+    subject = Subject.of(run, by="facility", clock=clock)
+    ticket = (subject.evidence / "release-ticket.json").read_bytes()
+    shutil.rmtree(run)
+    facts = {"release_version": 1, "plan_id": json.loads(ticket)["plan_id"], "by": "facility"}
+    facts |= {"ticket_sha256": hashlib.sha256(ticket).hexdigest(), "released": [str(run)]}
+    receipt = run.with_suffix(".receipt.json")
+    receipt.write_text(json.dumps(facts))
+    releasing.record_release(subject, receipt)
+
+
+def restored_alike(run: Path, events: list[int], clock: Clock, pool: Pool) -> bool:
+    """Release a run, and compare some events that come back with what they were."""
+    before = sfxreduce.open_run(run).source.read(events).pixels
+    delete_as_told(run, clock)
+    tell(run.parent, clock)
+    subject, out = Subject.of(run, by="ann", clock=clock), run.with_suffix(".back.zarr")
+    found = restoring.restore_run_events(subject, [f"@{n}" for n in events], out=out, pool=pool)
+    same = np.array_equal(sfxreduce.open_run(out).source.read(range(len(events))).pixels, before)
+    where = f"{found.from_hits} from the hits, {found.from_archive} from tape"
+    print(f"{run.name} events {events}: {where}, {same=}")
+    return same
+
+
 def main() -> None:
-    """Go all the way."""
+    """Go all the way; exit with 1 if a frame came back changed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=24)
+    parser.add_argument("--events", type=int, default=40, help="of each run")
+    parser.add_argument("--seed", type=int, default=0, help="of the events that are restored")
     args = parser.parse_args()
-    clock = Clock()
+    clock, dice = Clock(), np.random.default_rng(args.seed)
     with tempfile.TemporaryDirectory() as name, sfxreduce.open_pool(serial=True) as pool:
         root = Path(name)
         for tape in ("tape_a", "tape_b"):
             (root / tape).mkdir()
-        runs = make_runs(root, 5, args.events, pool)
-        tokens = [archive(run, root, clock, pool) for run in runs]
+        stores = [filtered(root, number, args.events, pool) for number in range(5)]
+        tokens = [archive(run, hits, clock, pool) for run, hits in stores]
         clock.ahead_ns = 8 * DAY_NS
-        for run, token in zip(runs, tokens, strict=True):
+        for (run, _), token in zip(stores, tokens, strict=True):
             subject = Subject.of(run, by="cy", clock=clock)
             print(releasing.release_run(subject, token=token, pool=pool).ticket.name, run.name)
-        print(json.dumps(status.summary_of(root, clock=clock)["states"]))
-        before = sfxreduce.open_run(runs[0]).source.read([0, 1]).pixels
-        # What the facility's own tool does.
-        shutil.rmtree(runs[0])
-        subject = Subject.of(runs[0], by="facility", clock=clock)
-        ticket = (subject.evidence / "release-ticket.json").read_bytes()
-        receipt = root / "receipt.json"
-        facts = {"release_version": 1, "plan_id": json.loads(ticket)["plan_id"], "by": "facility"}
-        facts |= {"ticket_sha256": hashlib.sha256(ticket).hexdigest(), "released": [str(runs[0])]}
-        receipt.write_text(json.dumps(facts))
-        print(releasing.record_release(subject, receipt))
-        out = root / "back.zarr"
-        found = restoring.restore_run_events(subject, ["@0", "@1"], out=out, pool=pool)
-        same = np.array_equal(sfxreduce.open_run(out).source.read([0, 1]).pixels, before)
-        print(f"{found.events} events restored, {found.from_archive} of them from tape: {same=}")
+        tell(root, clock)
+        drawn = [sorted(dice.choice(args.events, 3, replace=False).tolist()) for _ in stores]
+        alike = [
+            restored_alike(run, events, clock, pool)
+            for (run, _), events in zip(stores, drawn, strict=True)
+        ]
+        last = status.status_of(Subject.of(stores[-1][0], by="ann", clock=clock))
+        print(f"{stores[-1][0].name}:", " ".join(str(state) for state in last.history))
+    raise SystemExit(0 if all(alike) else 1)
 
 
 if __name__ == "__main__":

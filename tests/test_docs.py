@@ -20,8 +20,8 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def run_shell(lines: str, folder: Path) -> None:
-    """Run commands as a reader's shell would, in the environment of the tests."""
+def run_shell(lines: str, folder: Path) -> str:
+    """Run commands as a reader's shell would, in the environment of the tests; what they print."""
     scripts = str(Path(sys.executable).parent)
     environment = {**os.environ, "PATH": scripts + os.pathsep + os.environ["PATH"]}
     done = subprocess.run(
@@ -33,6 +33,7 @@ def run_shell(lines: str, folder: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "sh")], ids=lambda p: p.stem)
@@ -75,3 +76,12 @@ def test_every_link_of_the_pages_leads_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
             if not target.startswith(("http", "mailto")):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_example_of_a_beamtime_goes_all_the_way(tmp_path: Path) -> None:
+    example = ROOT / "examples" / "archive_beamtime.py"
+    told = run_shell(f"{shlex.quote(sys.executable)} {shlex.quote(str(example))}", tmp_path)
+    assert '{"RELEASE_TICKETED": 5}' in told
+    assert '{"RELEASED": 5}' in told
+    assert told.count("same=True") == 5
+    assert "CERTIFIED" in told
