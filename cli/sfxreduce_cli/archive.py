@@ -152,7 +152,9 @@ def approve(
     by: By = "",
     role: Annotated[str, typer.Option(help="pi or facility, where the policy asks for it.")] = "",
     plan: Annotated[str, typer.Option(help="Beginning of the plan's id, to be sure.")] = "",
-    policy: PolicyPath = None,
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The plan's policy, to be sure.")
+    ] = None,
     evidence: EvidenceDir = None,
     as_json: AsJson = False,
 ) -> None:

@@ -53,7 +53,9 @@ ExecuteToken = Annotated[
 To = Annotated[
     list[str] | None,
     typer.Option(
-        "--to", metavar="POOL=ARCHIVE", help="Where a copy goes, such as a=posix:/mnt/tape. Repeat."
+        "--to",
+        metavar="POOL=ARCHIVE",
+        help="Where a copy goes, or lies: such as a=posix:/mnt/tape. Repeat.",
     ),
 ]
 
