@@ -255,4 +255,6 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise RunNotFound(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
-        raise SchemaError(f"{path}: expected text in UTF-8, found other bytes") from error
+        raise SchemaError(
+            f"{path}: expected text in UTF-8, found other bytes; is it another file?"
+        ) from error

@@ -7,7 +7,7 @@ audit of the rejects does.
   out first. What remains is how far the run's scores are from *any* mixture of the calibrated hits
   and blanks (`shape_distance`). Tests on raw scores alarm where only the hit rate changed [1]_.
 - Physics of the frames: light, noise, saturation, usable pixels, bright pixels, against the range
-  they had in calibration (`envelope_of`).
+  they had in calibration (`sfxreduce.quantities.envelope_of`).
 - A second opinion: frames on which the peak finder sees a hit and the model does not.
 
 References
@@ -27,16 +27,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 
 from sfxreduce.conditions import FEWEST_FRAMES_FOR_HOT
+from sfxreduce.quantities import QUANTITIES
 
 __all__ = [
     "MOST_FRAMES",
-    "QUANTITIES",
     "Drift",
-    "Quantity",
     "Reference",
     "Sample",
-    "envelope_of",
-    "frame_statistics",
     "judge_drift",
     "sampled_events",
     "shape_distance",
@@ -63,35 +60,6 @@ FEWEST_SCORES = 8
 # A deviation that chance exceeds in one run of a hundred, by the Dvoretzky-Kiefer-Wolfowitz
 # inequality with Massart's constant: doi:10.1214/aop/1176990746
 _CHANCE = math.sqrt(math.log(2 / 0.01) / 2)
-_MARGIN = 0.5
-_CELL = 16
-_BRIGHT_SIGMA = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quantity:
-    """Something that every frame has.
-
-    Parameters
-    ----------
-    name, unit : str
-    slack : float
-        A difference of no consequence, in this unit.
-    """
-
-    name: str
-    unit: str
-    slack: float
-
-
-QUANTITIES = (
-    Quantity(name="background", unit="photons a pixel", slack=0.1),
-    Quantity(name="noise", unit="photons", slack=0.25),
-    Quantity(name="saturated share", unit="of the pixels", slack=1e-3),
-    Quantity(name="usable share", unit="of the pixels", slack=0.1),
-    Quantity(name="bright pixels", unit="in a million", slack=50.0),
-)
-"""What `frame_statistics` measures, in its order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -264,59 +232,6 @@ def usual_shape(
     return max(distances)
 
 
-def frame_statistics(
-    frames: NDArray[np.generic],
-    good: NDArray[np.bool_],
-    *,
-    adu_per_photon: float = math.nan,
-    saturation_adu: float = math.nan,
-) -> NDArray[np.float64]:
-    """Measure `QUANTITIES` on frames.
-
-    Parameters
-    ----------
-    frames : ndarray
-        Shape (event, y, x) or (event, panel, y, x), in ADU.
-    good : ndarray of bool
-        Shape of a frame.
-    adu_per_photon : float
-        Where it is not known, an ADU is taken for a photon.
-    saturation_adu : float
-        Full scale; nothing is saturated where it is not known.
-
-    Returns
-    -------
-    ndarray of float64
-        Shape (event, quantity); NaN where nothing can be told.
-    """
-    known = math.isfinite(adu_per_photon) and adu_per_photon > 0
-    gain = adu_per_photon if known else 1.0
-    rows = [_of_frame(frame, good, gain, saturation_adu) for frame in frames]
-    return np.array(rows, np.float64).reshape(len(rows), len(QUANTITIES))
-
-
-def envelope_of(statistics: ArrayLike, *, margin: float = _MARGIN) -> NDArray[np.float64]:
-    """Range of calibrated frames, made wider: what lies a little outside is no drift.
-
-    Parameters
-    ----------
-    statistics : array_like
-        `frame_statistics` of calibrated runs, shape (event, quantity).
-    margin : float
-        Each end moves outwards by this share of itself, and by as much of the quantity's slack.
-
-    Returns
-    -------
-    ndarray of float64
-        Shape (quantity, 2).
-    """
-    measured = np.asarray(statistics, np.float64).reshape(-1, len(QUANTITIES))
-    slack = np.array([quantity.slack for quantity in QUANTITIES])
-    low, high = np.nanmin(measured, axis=0), np.nanmax(measured, axis=0)
-    wider = [low - margin * (np.abs(low) + slack), high + margin * (np.abs(high) + slack)]
-    return np.stack(wider, axis=1)
-
-
 def judge_drift(reference: Reference, scores: ArrayLike, sample: Sample) -> Drift:
     """Compare a run with what a model was calibrated on.
 
@@ -386,41 +301,6 @@ def _outside(envelope: NDArray[np.float64], statistics: NDArray[np.float64]) -> 
                 f"{max(low, 0):.3g} to {high:.3g}"
             )
     return found
-
-
-def _of_frame(
-    frame: NDArray[np.generic], good: NDArray[np.bool_], gain: float, saturation_adu: float
-) -> tuple[float, ...]:
-    """Measure one frame: median over small squares, which peaks and rings hardly move."""
-    y, x = (side // _CELL * _CELL for side in good.shape[-2:])
-    pixels = frame[..., :y, :x].astype(np.float32)
-    use = good[..., :y, :x] & np.isfinite(pixels)
-    usable = int(np.count_nonzero(use))
-    value = _in_cells(np.where(use, pixels, 0) / np.float32(gain))
-    count = _in_cells(use).sum(axis=-1)
-    whole = count >= 0.9 * _CELL * _CELL
-    if not whole.any():
-        return math.nan, math.nan, math.nan, usable / max(good.size, 1), math.nan
-    value, inside, n = value[whole], _in_cells(use)[whole], count[whole].astype(np.float32)
-    mean = value.sum(axis=-1) / n
-    apart = np.where(inside, value - mean[:, np.newaxis], 0)
-    spread = np.sqrt(np.square(apart).sum(axis=-1) / n)
-    bright = apart > _BRIGHT_SIGMA * np.maximum(spread, 0.5)[:, np.newaxis]
-    full = 0 if math.isnan(saturation_adu) else np.count_nonzero(pixels[use] >= saturation_adu)
-    return (
-        float(np.median(mean)),
-        float(np.median(spread)),
-        full / usable,
-        usable / good.size,
-        1e6 * np.count_nonzero(bright) / int(inside.sum()),
-    )
-
-
-def _in_cells(of: NDArray[Any]) -> NDArray[Any]:
-    """Pixels of every small square, shape (square, pixel)."""
-    y, x = of.shape[-2:]
-    cells = of.reshape(-1, y // _CELL, _CELL, x // _CELL, _CELL).swapaxes(2, 3)
-    return cells.reshape(-1, _CELL * _CELL)
 
 
 def _finite(scores: ArrayLike) -> NDArray[np.float64]:

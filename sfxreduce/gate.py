@@ -15,17 +15,11 @@ from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
 from sfxreduce.decide import Decision, Decisions, Reason
-from sfxreduce.drift import (
-    QUANTITIES,
-    Drift,
-    Sample,
-    frame_statistics,
-    judge_drift,
-    sampled_events,
-)
+from sfxreduce.drift import Drift, Sample, judge_drift, sampled_events
 from sfxreduce.look import SOURCE_LOST
 from sfxreduce.notes import NO_NOTES, Notes, each_once
 from sfxreduce.progress import Progress, silent, tracked
+from sfxreduce.quantities import QUANTITIES, frame_statistics
 from sfxreduce.rescue import Rescue, halves_of
 from sfxreduce.rounds import closed_early
 from sfxreduce.run import FrameSource, Run

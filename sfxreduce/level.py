@@ -90,6 +90,16 @@ class LevelRule:
         seen: NDArray[np.float32] = _moved(np.asarray(scores, np.float32), -move)
         return seen
 
+    def levelled(self, scores: ArrayLike) -> NDArray[np.float32]:
+        """Scores of all events of a run as those of a run of the lowest level, shape as given.
+
+        Parameters
+        ----------
+        scores : array_like
+            Between 0 and 1.
+        """
+        return self.reduced(scores, self.move(scores))
+
     def threshold(self, calibrated: float, move: float) -> float:
         """Threshold of a run from the calibrated one.
 

@@ -172,7 +172,10 @@ def _check_files(found: Findings, *, pool: Pool, progress: Progress) -> None:
     """Compare every file with the manifest, on the pool."""
     path = found.path
     if not path.is_dir():
-        raise VerificationError(f"{path}: expected the folder that 'filter' made, found a file")
+        raise VerificationError(
+            f"{path}: expected the reduced store that 'filter' made, a folder, found a file; "
+            "give the path of its --out"
+        )
     found.damages += irregular_files(path)
     found.irregular = bool(found.damages)
     if found.irregular:

@@ -16,12 +16,9 @@ from sfxreduce.cluster import Pool
 from sfxreduce.decide import Decision, Reason
 from sfxreduce.drift import (
     MOST_FRAMES,
-    QUANTITIES,
     Drift,
     Reference,
     Sample,
-    envelope_of,
-    frame_statistics,
     judge_drift,
     sampled_events,
     shape_distance,
@@ -31,6 +28,7 @@ from sfxreduce.drift import (
 from sfxreduce.gate import check_drift
 from sfxreduce.geometry import Window
 from sfxreduce.pipeline import plan_filter
+from sfxreduce.quantities import QUANTITIES, envelope_of, frame_statistics
 from sfxreduce.run import Reading, Run
 from sfxreduce.scorers.model import Model, ModelConfig
 from sfxreduce.scorers.weights import read_model, write_model
@@ -281,3 +279,9 @@ def test_the_reference_is_stored_with_the_model(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.blank_scores, BLANKS[:70])
     np.testing.assert_allclose(found.envelope, envelope_of(STATISTICS), rtol=1e-6)
     assert (found.hit_scores.size, found.usual_shape) == (50, 0.25)
+
+
+def test_a_frame_smaller_than_a_cell_tells_nothing() -> None:
+    found = frame_statistics(np.ones((2, 10, 12), np.int16), np.ones((10, 12), np.bool_))
+    assert found.shape == (2, len(QUANTITIES))
+    assert np.isnan(found[:, :3]).all()

@@ -28,7 +28,9 @@ def group() -> None:
 
 @report.command("savings")
 def savings(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Source runs.")] = None,
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Source runs; --root for a folder of them.")
+    ] = None,
     root: Annotated[
         Path | None,
         typer.Option("--root", metavar="DIR", help="All runs below a folder, and all else in it."),

@@ -294,7 +294,9 @@ def read_policy(path: Path) -> Policy:
     except OSError as error:
         raise RunNotFound(f"{path}: cannot be read ({error.strerror}); check --policy") from error
     except UnicodeDecodeError as error:
-        raise SchemaError(f"{path}: expected text in UTF-8, found other bytes") from error
+        raise SchemaError(
+            f"{path}: expected TOML in UTF-8, found other bytes; is it another file?"
+        ) from error
 
 
 @cache

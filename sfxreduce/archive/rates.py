@@ -67,7 +67,9 @@ def read_rates(path: Path) -> Rates:
             f"{path}: cannot be read ({error.strerror or error}); check --rates"
         ) from error
     except UnicodeDecodeError as error:
-        raise SchemaError(f"{path}: expected text in UTF-8, found other bytes") from error
+        raise SchemaError(
+            f"{path}: expected TOML in UTF-8, found other bytes; is it another file?"
+        ) from error
 
 
 @cache

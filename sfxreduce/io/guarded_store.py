@@ -234,7 +234,7 @@ def check_tree(root: Path) -> None:
                 folders.extend((name, depth + 1) for name in _subfolders(entries))
         except OSError as error:
             raise SourceError(
-                f"{folder}: cannot be listed ({error.strerror}); ask for the right to read it"
+                f"{folder}: cannot be listed ({error.strerror}); is it there, may it be read?"
             ) from error
 
 

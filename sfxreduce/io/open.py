@@ -75,7 +75,8 @@ def open_run(
         return open_cxi(files[0], data_path=data_path, roots=allowed)
     raise SchemaError(
         f"{files[0]}: expected a Zarr store, or a file ending in "
-        f"{', '.join(HDF5_SUFFIXES + IMAGE_SUFFIXES)}; found '{files[0].suffix}'"
+        f"{', '.join(HDF5_SUFFIXES + IMAGE_SUFFIXES)}, found one ending in "
+        f"'{files[0].suffix}'; check the path given to --in"
     )
 
 

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from sfxreduce.calibrate import Promise, binomial_threshold
 from sfxreduce.cluster import Pool
 from sfxreduce.conditions import Conditioned, conditions_of_run
-from sfxreduce.drift import envelope_of
 from sfxreduce.errors import LabelError, ModelError
 from sfxreduce.labels import Label
 from sfxreduce.progress import Progress, silent, tracked
+from sfxreduce.quantities import envelope_of
 from sfxreduce.run import Run
 from sfxreduce.scorers.candidates import CandidateFinder
 from sfxreduce.scorers.inference import load_network

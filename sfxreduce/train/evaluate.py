@@ -171,8 +171,8 @@ def evaluate(
     follow = LevelRule() if threshold is not None else scorer.level
     columns = [
         _Columns(
-            score=_at_lowest_level(
-                safe_scores(run, scorer, pool=where, progress=progress, stage="score"), follow
+            score=follow.levelled(
+                safe_scores(run, scorer, pool=where, progress=progress, stage="score")
             ),
             label=rule(run, pool=where, progress=progress).label,
             is_hit=true_hits(run),
@@ -195,11 +195,6 @@ def evaluate(
         n_unlabelled=int(np.count_nonzero(~clear)),
         labels=rule.sentence,
     )
-
-
-def _at_lowest_level(score: NDArray[np.float32], rule: LevelRule) -> NDArray[np.float32]:
-    """Scores of a run as one threshold for all runs judges them."""
-    return rule.reduced(score, rule.move(score))
 
 
 def _figures(score: NDArray[np.float32], is_hit: NDArray[np.bool_], threshold: float) -> Figures:

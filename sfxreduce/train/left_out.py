@@ -91,10 +91,13 @@ def reduced_scores(model: Model, evidence: NDArray[np.float64]) -> NDArray[np.fl
     model : Model
     evidence : ndarray
         Of the model's network, shape (event,).
+
+    Returns
+    -------
+    ndarray of float32
+        Shape (event,), between 0 and 1.
     """
-    config = model.config
-    raw = config.pooling.probability(evidence)
-    return config.level.reduced(raw, config.level.move(raw))
+    return model.config.level.levelled(model.config.pooling.probability(evidence))
 
 
 def table_of(judged: Sequence[LeftOut]) -> str:

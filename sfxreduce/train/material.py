@@ -18,9 +18,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sfxreduce.conditions import Conditioned, conditions_of_run
-from sfxreduce.drift import frame_statistics
 from sfxreduce.errors import OutputError
 from sfxreduce.geometry import Detector
+from sfxreduce.quantities import frame_statistics
 from sfxreduce.run import Run
 from sfxreduce.scorers.candidates import CandidateFinder, Candidates
 from sfxreduce.scorers.patches import PatchNetwork, patch_logits
@@ -68,7 +68,7 @@ class Material:
     learned_kind, judged_kind : ndarray of uint8
         `sfxreduce.simulate.truth.Kind` of the events.
     statistics : ndarray
-        Shape (frame, quantity): see `sfxreduce.drift.frame_statistics`.
+        Shape (frame, quantity): see `sfxreduce.quantities.frame_statistics`.
     """
 
     name: str

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.drift import frame_statistics
 from sfxreduce.geometry import Detector, Window
 from sfxreduce.labels import Label
 from sfxreduce.peaks import MIN_PEAKS, PeakFinder
 from sfxreduce.progress import Progress, silent, tracked
+from sfxreduce.quantities import frame_statistics
 from sfxreduce.run import FrameSource, Run
 from sfxreduce.scorers.candidates import CandidateFinder, Candidates
 from sfxreduce.scorers.pooling import Pooling
@@ -49,7 +49,7 @@ class SeenEvents:
     label : ndarray of int8
         `Label` of each event, shape (event,).
     statistics : ndarray
-        See `sfxreduce.drift.frame_statistics`, shape (event, quantity).
+        See `sfxreduce.quantities.frame_statistics`, shape (event, quantity).
     worker_seconds : float
         CPU time it took in other processes.
     """

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.calibrate import Promise, binomial_threshold
-from sfxreduce.drift import envelope_of, usual_shape
+from sfxreduce.drift import usual_shape
 from sfxreduce.level import level_rule
 from sfxreduce.probability import calibrate_probability
+from sfxreduce.quantities import envelope_of
 from sfxreduce.scorers.model import CALIBRATION, Model, ModelConfig, Provenance, TrainingRun
 from sfxreduce.scorers.patches import PatchNetwork
 from sfxreduce.scorers.pooling import Pooling
@@ -51,7 +52,7 @@ def calibrated(
     pooling = _fitted(Pooling(), np.concatenate(blanks), np.concatenate(hits))
     raw = {one.name: pooling.probability(evidence[one.name]) for one in material}
     rule = level_rule(list(raw.values()))
-    seen = {name: rule.reduced(scores, rule.move(scores)) for name, scores in raw.items()}
+    seen = {name: rule.levelled(scores) for name, scores in raw.items()}
     shown = np.concatenate([~one.is_blank for one in material])
     known = calibrate_probability(np.concatenate(list(seen.values())), shown)
     knots = [*zip(known.score, known.probability, strict=True), (known.hit_rate, 0.0)]

@@ -56,7 +56,19 @@ class Judged:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tried:
-    """A network, how its answers are pooled, and what it makes of the events that were seen."""
+    """A network, how its answers are pooled, and what it makes of the events that were seen.
+
+    Parameters
+    ----------
+    network : PatchNetwork
+    pooling : Pooling
+    share : float
+        How far it is from the old network (0) to the new one (1).
+    evidence : ndarray of float64
+        Shape (event,).
+    score : ndarray of float32
+        Hit probabilities, less the level of the run, shape (event,).
+    """
 
     network: PatchNetwork
     pooling: Pooling
@@ -82,8 +94,7 @@ class Tried:
             n_events=found.n_events,
             n_tiles=found.n_tiles,
         )
-        raw, rule = pooling.probability(evidence), start.config.level
-        score = rule.reduced(raw, rule.move(raw))
+        score = start.config.level.levelled(pooling.probability(evidence))
         return cls(network=network, pooling=pooling, share=share, evidence=evidence, score=score)
 
     def split(
@@ -121,7 +132,19 @@ class Tried:
 def best_between(
     old: Tried, new: PatchNetwork, seen: SeenEvents, events: NDArray[np.int64], start: Model
 ) -> Tried:
-    """Of the networks between old and new, the one that tells hits and misses apart best."""
+    """Of the networks between old and new, the one that tells hits and misses apart best.
+
+    Parameters
+    ----------
+    old : Tried
+    new : PatchNetwork
+        The same network after it learned from the run.
+    seen : SeenEvents
+    events : ndarray of int64
+        Those to choose by, shape (event,).
+    start : Model
+        Whose rule of the level counts.
+    """
     best, most = old, margin_of(old, seen, events) + _WORTH_IT
     for share in _SHARES:
         network = _between(old.network, new, share)
@@ -135,7 +158,15 @@ def best_between(
 
 
 def margin_of(of: Tried, seen: SeenEvents, events: NDArray[np.int64]) -> float:
-    """How far the weakest hits lie above the strongest misses, in logarithms of evidence."""
+    """How far the weakest hits lie above the strongest misses, in logarithms of evidence.
+
+    Parameters
+    ----------
+    of : Tried
+    seen : SeenEvents
+    events : ndarray of int64
+        Positions in `seen`, shape (event,); hits and misses are among them.
+    """
     log = np.log(np.maximum(of.evidence[events], 0.01))
     label = seen.label[events]
     hits, misses = log[label == Label.HIT], log[label == Label.MISS]
