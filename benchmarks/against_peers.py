@@ -20,12 +20,12 @@ from peers_runner import PEERS_PYTHON, PeerTiming, time_peers
 from rows import Row, cpu_ms_by_turns
 
 import sfxreduce
-from sfxreduce.calibrate import Promise
 from sfxreduce.cluster import SerialPool
-from sfxreduce.geometry import Window
-from sfxreduce.judging import closed_from
-from sfxreduce.look import look_at
-from sfxreduce.seen import as_seen
+from sfxreduce.decisions.method import closed_from
+from sfxreduce.decisions.threshold import Promise
+from sfxreduce.pipeline.stages.batch import look_at
+from sfxreduce.pipeline.stages.conditions import as_seen
+from sfxreduce.run.window import Window
 
 __all__ = ["measure"]
 

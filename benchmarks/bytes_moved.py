@@ -16,11 +16,11 @@ from material import simulated_store
 from rows import Row, cpu_ms_by_turns
 
 import sfxreduce
-from sfxreduce.io.files import disk_bytes
-from sfxreduce.io.readers.zarr import ZarrFrames
-from sfxreduce.io.shards import TileCodec
+from sfxreduce.io.chunks.shards import TileCodec
+from sfxreduce.io.files.durable import disk_bytes
+from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.writers.shards import ShardJob, copy_shard, encode_shard
-from sfxreduce.run import Run
+from sfxreduce.run.run import Run
 
 __all__ = ["measure"]
 

@@ -20,7 +20,7 @@ from sfxreduce.simulate import EXPERIMENTS
 from sfxreduce.simulate.render import visible_peaks
 from sfxreduce.simulate.shot import shoot
 from sfxreduce.simulate.stage import Stage, stage
-from sfxreduce.train.classes import fit_head
+from sfxreduce.train.patches.classes import fit_head
 
 CENTRINGS = ("P", "I")
 FEWEST_PEAKS = 20

@@ -36,12 +36,12 @@ from numpy.typing import NDArray
 from rows import Row, cpu_ms_by_turns
 
 import sfxreduce
-from sfxreduce.collect import collect_scores
-from sfxreduce.io.readers.zarr import ZarrFrames
-from sfxreduce.io.shards import ShardFile, TileCodec
-from sfxreduce.run import Run
-from sfxreduce.scorers.inference import load_network
-from sfxreduce.scorers.weights import read_model
+from sfxreduce.io.chunks.shards import ShardFile, TileCodec
+from sfxreduce.io.readers.zarr.run import ZarrFrames
+from sfxreduce.pipeline.stages.score import collect_scores
+from sfxreduce.run.run import Run
+from sfxreduce.scorers.cnn.folder import read_model
+from sfxreduce.scorers.cnn.on_torch import load_network
 
 __all__ = ["measure"]
 

@@ -27,16 +27,16 @@ import torch
 from numpy.typing import NDArray
 from rows import Row
 
-from sfxreduce.scorers.candidates import PATCH, Candidates
-from sfxreduce.scorers.fused import (
+from sfxreduce.scorers.cnn.patches.candidates import PATCH, Candidates
+from sfxreduce.scorers.cnn.patches.cpu import FusedPatchNetwork
+from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
+from sfxreduce.scorers.cnn.poster.cpu import (
     FusedNetwork,
     fused_probability_of_pixels,
     fused_probability_of_tiles,
 )
-from sfxreduce.scorers.fused_patches import FusedPatchNetwork
-from sfxreduce.scorers.network import TILE_SHAPE, HitNetwork
-from sfxreduce.scorers.normalise import Normalisation, normalise
-from sfxreduce.scorers.patches import PatchNetwork, patch_logits
+from sfxreduce.scorers.cnn.poster.network import TILE_SHAPE, HitNetwork
+from sfxreduce.scorers.cnn.poster.normalise import Normalisation, normalise
 
 Action = Callable[[], NDArray[np.float32]]
 SCALE, OFFSET = 0.1, -0.5

@@ -54,15 +54,16 @@ from gpu_feeds import (
 )
 from numpy.typing import NDArray
 
-from sfxreduce.peaks import PeakFinder
-from sfxreduce.scorers._on_device import as_numbers, least_variance
-from sfxreduce.scorers.fused import FusedNetwork, fused_probability_of_tiles
-from sfxreduce.scorers.gpu import DeviceSettings, Feed, PosterOnDevice
-from sfxreduce.scorers.network import TILE_SHAPE, HitNetwork
-from sfxreduce.scorers.normalise import Normalisation, normalise
+from sfxreduce.scorers.cnn.gpu.transfer import as_numbers
+from sfxreduce.scorers.cnn.poster._normalise_gpu import least_variance
+from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork, fused_probability_of_tiles
+from sfxreduce.scorers.cnn.poster.gpu import DeviceSettings, Feed, PosterOnDevice
+from sfxreduce.scorers.cnn.poster.network import TILE_SHAPE, HitNetwork
+from sfxreduce.scorers.cnn.poster.normalise import Normalisation, normalise
+from sfxreduce.scorers.peaks.finder import PeakFinder
 
 HOW = Normalisation()
-EVENTS_PER_TASK = 8192  # as `sfxreduce.score`, which needs Dask
+EVENTS_PER_TASK = 8192  # as `sfxreduce.pipeline.stages.score`, which needs Dask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -449,7 +450,7 @@ def measure_patches(bench: Bench) -> None:
 
 def candidates_rate(frames: Pixels, good: NDArray[np.bool_]) -> float:
     """Tiles per second in which one core finds the candidates."""
-    from sfxreduce.scorers.candidates import CandidateFinder
+    from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
 
     find = CandidateFinder()
     return cpu_rate(lambda: find(frames, good, adu_per_photon=1.0), len(frames) * len(good))
@@ -458,10 +459,10 @@ def candidates_rate(frames: Pixels, good: NDArray[np.bool_]) -> float:
 def patches_rate(bench: Bench, feed: Callable[[int], Feed], n_threads: int) -> float:
     """Events per second of the patch network, with so many threads that search."""
     try:
-        from sfxreduce.scorers.candidates import CandidateFinder
-        from sfxreduce.scorers.gpu_patches import PatchesOnDevice
-        from sfxreduce.scorers.patches import PatchNetwork
-        from sfxreduce.scorers.pooling import Pooling
+        from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
+        from sfxreduce.scorers.cnn.patches.gpu import PatchesOnDevice
+        from sfxreduce.scorers.cnn.patches.network import PatchNetwork
+        from sfxreduce.scorers.cnn.patches.pooling import Pooling
     except ImportError as error:
         raise UnmeasuredError(f"the patch network cannot be loaded ({error})") from error
     torch.manual_seed(1)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.scorers.gpu import Feed
-from sfxreduce.scorers.network import TILE_SHAPE
+from sfxreduce.scorers.cnn.poster.gpu import Feed
+from sfxreduce.scorers.cnn.poster.network import TILE_SHAPE
 
 Pixels = NDArray[np.uint16]
 FRAME_SIDE = 1750
@@ -50,7 +50,7 @@ class Stored:
         self._encoded: list[bytes] = []
         self._why_not = ""
         try:
-            from sfxreduce.io.shards import TileCodec
+            from sfxreduce.io.chunks.shards import TileCodec
         except ImportError as error:
             self._why_not = f"the tile codec cannot be loaded ({error})"
             return
@@ -148,8 +148,8 @@ class Frames:
         return self.n_events * self.frames[0].nbytes
 
     def read(self, events: Sequence[int], window: Any = None) -> Any:  # noqa: ARG002 - FrameSource
-        """Whole frames; see `sfxreduce.run.FrameSource`."""
-        from sfxreduce.run import Reading
+        """Whole frames; see `sfxreduce.run.source.FrameSource`."""
+        from sfxreduce.run.source import Reading
 
         pixels = self.frames[np.asarray(events) % len(self.frames)]
         return Reading(pixels=pixels, reasons=np.zeros(len(events), np.uint32))
@@ -170,11 +170,12 @@ class RunStore:
             return self
         try:
             from sfxreduce.cluster import SerialPool
-            from sfxreduce.columns import event_columns
-            from sfxreduce.geometry import Detector, Window
-            from sfxreduce.ingest import store_run
-            from sfxreduce.io.readers.zarr import open_zarr
-            from sfxreduce.run import Run
+            from sfxreduce.io.readers.zarr.run import open_zarr
+            from sfxreduce.pipeline.ingest import store_run
+            from sfxreduce.run.columns import event_columns
+            from sfxreduce.run.detector import Detector
+            from sfxreduce.run.run import Run
+            from sfxreduce.run.window import Window
         except ImportError as error:
             raise UnmeasuredError(f"a run store cannot be written ({error})") from error
         detector = Detector.centred("camera", (FRAME_SIDE, FRAME_SIDE), adu_per_photon=1.0)

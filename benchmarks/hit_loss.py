@@ -31,9 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import sfxreduce
-from sfxreduce.conditions import Conditioned, conditions_of_run
-from sfxreduce.peaks import PeakFinder
-from sfxreduce.scorers.weights import read_model
+from sfxreduce.quality.conditions import Conditioned, conditions_of_run
+from sfxreduce.scorers.cnn.folder import read_model
+from sfxreduce.scorers.peaks.finder import PeakFinder
 from sfxreduce.simulate import EXPERIMENTS
 from sfxreduce.simulate.run import SimulatedFrames, simulate_truth
 

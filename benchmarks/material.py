@@ -13,14 +13,16 @@ import numpy as np
 import torch
 
 import sfxreduce
-from sfxreduce.columns import event_columns
-from sfxreduce.geometry import Detector, Window
-from sfxreduce.io.readers.zarr import ZarrFrames
+from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.writers.zarr import create_store
-from sfxreduce.run import FrameSource, Reading, Run
-from sfxreduce.scorers.model import Model, ModelConfig
-from sfxreduce.scorers.network import HitNetwork
-from sfxreduce.scorers.weights import write_model
+from sfxreduce.run.columns import event_columns
+from sfxreduce.run.detector import Detector
+from sfxreduce.run.run import Run
+from sfxreduce.run.source import FrameSource, Reading
+from sfxreduce.run.window import Window
+from sfxreduce.scorers.cnn.folder import write_model
+from sfxreduce.scorers.cnn.model import Model, ModelConfig
+from sfxreduce.scorers.cnn.poster.network import HitNetwork
 
 __all__ = ["EXPERIMENT", "poster_model", "repeated_run", "simulated_store"]
 

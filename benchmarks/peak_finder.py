@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.peaks import PeakFinder
+from sfxreduce.scorers.peaks.finder import PeakFinder
 
 PLAIN = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "plain_peaks.py"))["plain_peaks"]
 ADU_PER_PHOTON = 20

@@ -29,14 +29,15 @@ from numpy.typing import NDArray
 
 import sfxreduce
 from sfxreduce.cluster import BLOCKS_AT_ONCE, Pool
-from sfxreduce.collect import collect_scores
-from sfxreduce.columns import event_columns
-from sfxreduce.geometry import Detector, Window
-from sfxreduce.pipeline import plan_filter
-from sfxreduce.plan import plan_reduction
-from sfxreduce.run import Reading, Run
-from sfxreduce.score import score
-from sfxreduce.scorers.peaks import PeakScorer
+from sfxreduce.pipeline.filter import plan_filter
+from sfxreduce.pipeline.stages.plan import plan_reduction
+from sfxreduce.pipeline.stages.score import collect_scores, score
+from sfxreduce.run.columns import event_columns
+from sfxreduce.run.detector import Detector
+from sfxreduce.run.run import Run
+from sfxreduce.run.source import Reading
+from sfxreduce.run.window import Window
+from sfxreduce.scorers.peaks.scorer import PeakScorer
 
 __all__ = ["measure", "tables"]
 

@@ -16,12 +16,16 @@ from pathlib import Path
 import numpy as np
 
 import sfxreduce
-from sfxreduce.archive import executing, planning, releasing, restoring, status
-from sfxreduce.archive.policy import preset
-from sfxreduce.archive.subject import Subject, wall_clock
-from sfxreduce.auditing import certify_run, draw_run, label_run, write_text
-from sfxreduce.certificate import certificate_to_json
+from sfxreduce.archive.evidence.subject import Subject, wall_clock
+from sfxreduce.archive.rules.policy import preset
+from sfxreduce.archive.steps import execute as executing
+from sfxreduce.archive.steps import plan as planning
+from sfxreduce.archive.steps import release as releasing
+from sfxreduce.archive.steps import restore as restoring
+from sfxreduce.archive.steps import status
+from sfxreduce.audit.certificate import certificate_to_json
 from sfxreduce.cluster import Pool
+from sfxreduce.pipeline.audit import certify_run, draw_run, label_run, write_text
 
 DAY_NS = 86_400 * 10**9
 PEAKS = sfxreduce.PeakScorer(sfxreduce.PeakFinder(), min_peaks=8)

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 import sfxreduce
-from sfxreduce.train.refit import refit_usual
+from sfxreduce.train.patches.refit import refit_usual
 
 
 def main() -> None:

@@ -17,15 +17,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sfxreduce.cluster import Pool
-from sfxreduce.labels import Label, Labels
-from sfxreduce.progress import Progress
-from sfxreduce.run import Run
-from sfxreduce.scorers.cnn import CnnScorer
-from sfxreduce.scorers.weights import write_model
+from sfxreduce.cluster.progress import Progress
+from sfxreduce.run.labels import Label, Labels
+from sfxreduce.run.run import Run
+from sfxreduce.scorers.cnn.folder import write_model
+from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.simulate.run import simulated_run
 from sfxreduce.train.evaluate import AXES, Evaluation, Figures, evaluate
 from sfxreduce.train.labelling import PeakLabelling
-from sfxreduce.train.loop import train
+from sfxreduce.train.poster.train import train
 from sfxreduce.train.recipe import MODERN, POSTER, Recipe
 
 EXPERIMENT = "photosystem-i-8kev"

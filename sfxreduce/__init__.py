@@ -18,38 +18,44 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sfxreduce.audit_sample import mean_of_run
-    from sfxreduce.calibrate import Promise
+    from sfxreduce.audit.sample import mean_of_run
     from sfxreduce.cluster import open_pool
-    from sfxreduce.decide import Decision, Decisions, Reason
-    from sfxreduce.describe import describe_run
+    from sfxreduce.decisions.decide import Decision, Decisions
+    from sfxreduce.decisions.threshold import Promise
     from sfxreduce.errors import SfxReduceError
-    from sfxreduce.geometry import Detector, Panel, Window
-    from sfxreduce.ingest import store_run
-    from sfxreduce.io.labels import write_labels
-    from sfxreduce.io.ledger_files import export_ledger
+    from sfxreduce.io.label_table import write_labels
     from sfxreduce.io.open import open_run
-    from sfxreduce.io.unfinished_facts import describe_unfinished
-    from sfxreduce.outputs import Outputs
-    from sfxreduce.peaks import PeakFinder
-    from sfxreduce.pipeline import plan_filter, run_filter
-    from sfxreduce.redecide import plan_redecide, run_redecide
-    from sfxreduce.reduced import read_reduced
-    from sfxreduce.report import Report
-    from sfxreduce.run import Run
-    from sfxreduce.scorer import Scorer
-    from sfxreduce.scorers.cnn import CnnScorer, cuda_available
-    from sfxreduce.scorers.peaks import PeakScorer
-    from sfxreduce.scorers.weights import check_model_path, default_model, read_model, write_model
+    from sfxreduce.pipeline.describe import describe_run, describe_unfinished
+    from sfxreduce.pipeline.filter import plan_filter, run_filter
+    from sfxreduce.pipeline.ingest import store_run
+    from sfxreduce.pipeline.ledger import export_ledger
+    from sfxreduce.pipeline.redecide import plan_redecide, run_redecide
+    from sfxreduce.pipeline.stages.outputs import Outputs
+    from sfxreduce.pipeline.stages.reduced import read_reduced
+    from sfxreduce.pipeline.verify.output import source_of, verify_reduced
+    from sfxreduce.report.report import Report
+    from sfxreduce.run.detector import Detector, Panel
+    from sfxreduce.run.reasons import Reason
+    from sfxreduce.run.run import Run
+    from sfxreduce.run.window import Window
+    from sfxreduce.scorers.cnn.folder import (
+        check_model_path,
+        default_model,
+        read_model,
+        write_model,
+    )
+    from sfxreduce.scorers.cnn.scorer import CnnScorer, cuda_available
+    from sfxreduce.scorers.peaks.finder import PeakFinder
+    from sfxreduce.scorers.peaks.scorer import PeakScorer
+    from sfxreduce.scorers.protocol import Scorer
     from sfxreduce.simulate.run import simulated_run
-    from sfxreduce.train.adapt import adapt as adapt_model
-    from sfxreduce.train.crossval import cross_validate
     from sfxreduce.train.evaluate import evaluate as evaluate_scorer
     from sfxreduce.train.label_files import FileLabelling, StreamLabelling
     from sfxreduce.train.labelling import PeakLabelling, TruthLabelling
-    from sfxreduce.train.loop import train as train_model
+    from sfxreduce.train.patches.adapt import adapt as adapt_model
+    from sfxreduce.train.patches.crossval_job import cross_validate
+    from sfxreduce.train.poster.train import train as train_model
     from sfxreduce.train.recipe import RECIPES
-    from sfxreduce.verify import source_of, verify_reduced
 
 __all__ = [
     "RECIPES",
@@ -100,51 +106,51 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CnnScorer": ("scorers.cnn", "CnnScorer"),
-    "Decision": ("decide", "Decision"),
-    "Decisions": ("decide", "Decisions"),
-    "Detector": ("geometry", "Detector"),
+    "CnnScorer": ("scorers.cnn.scorer", "CnnScorer"),
+    "Decision": ("decisions.decide", "Decision"),
+    "Decisions": ("decisions.decide", "Decisions"),
+    "Detector": ("run.detector", "Detector"),
     "FileLabelling": ("train.label_files", "FileLabelling"),
-    "Outputs": ("outputs", "Outputs"),
-    "Panel": ("geometry", "Panel"),
-    "PeakFinder": ("peaks", "PeakFinder"),
+    "Outputs": ("pipeline.stages.outputs", "Outputs"),
+    "Panel": ("run.detector", "Panel"),
+    "PeakFinder": ("scorers.peaks.finder", "PeakFinder"),
     "PeakLabelling": ("train.labelling", "PeakLabelling"),
-    "PeakScorer": ("scorers.peaks", "PeakScorer"),
-    "Promise": ("calibrate", "Promise"),
+    "PeakScorer": ("scorers.peaks.scorer", "PeakScorer"),
+    "Promise": ("decisions.threshold", "Promise"),
     "RECIPES": ("train.recipe", "RECIPES"),
-    "Reason": ("decide", "Reason"),
-    "Report": ("report", "Report"),
-    "Run": ("run", "Run"),
-    "Scorer": ("scorer", "Scorer"),
+    "Reason": ("run.reasons", "Reason"),
+    "Report": ("report.report", "Report"),
+    "Run": ("run.run", "Run"),
+    "Scorer": ("scorers.protocol", "Scorer"),
     "SfxReduceError": ("errors", "SfxReduceError"),
     "StreamLabelling": ("train.label_files", "StreamLabelling"),
     "TruthLabelling": ("train.labelling", "TruthLabelling"),
-    "Window": ("geometry", "Window"),
-    "adapt_model": ("train.adapt", "adapt"),
-    "check_model_path": ("scorers.weights", "check_model_path"),
-    "cross_validate": ("train.crossval", "cross_validate"),
-    "cuda_available": ("scorers.cnn", "cuda_available"),
-    "default_model": ("scorers.weights", "default_model"),
-    "describe_run": ("describe", "describe_run"),
-    "describe_unfinished": ("io.unfinished_facts", "describe_unfinished"),
-    "export_ledger": ("io.ledger_files", "export_ledger"),
+    "Window": ("run.window", "Window"),
+    "adapt_model": ("train.patches.adapt", "adapt"),
+    "check_model_path": ("scorers.cnn.folder", "check_model_path"),
+    "cross_validate": ("train.patches.crossval_job", "cross_validate"),
+    "cuda_available": ("scorers.cnn.scorer", "cuda_available"),
+    "default_model": ("scorers.cnn.folder", "default_model"),
+    "describe_run": ("pipeline.describe", "describe_run"),
+    "describe_unfinished": ("pipeline.describe", "describe_unfinished"),
+    "export_ledger": ("pipeline.ledger", "export_ledger"),
     "evaluate_scorer": ("train.evaluate", "evaluate"),
     "open_pool": ("cluster", "open_pool"),
-    "mean_of_run": ("audit_sample", "mean_of_run"),
+    "mean_of_run": ("audit.sample", "mean_of_run"),
     "open_run": ("io.open", "open_run"),
-    "plan_filter": ("pipeline", "plan_filter"),
-    "plan_redecide": ("redecide", "plan_redecide"),
-    "read_model": ("scorers.weights", "read_model"),
-    "read_reduced": ("reduced", "read_reduced"),
-    "run_filter": ("pipeline", "run_filter"),
-    "run_redecide": ("redecide", "run_redecide"),
+    "plan_filter": ("pipeline.filter", "plan_filter"),
+    "plan_redecide": ("pipeline.redecide", "plan_redecide"),
+    "read_model": ("scorers.cnn.folder", "read_model"),
+    "read_reduced": ("pipeline.stages.reduced", "read_reduced"),
+    "run_filter": ("pipeline.filter", "run_filter"),
+    "run_redecide": ("pipeline.redecide", "run_redecide"),
     "simulated_run": ("simulate.run", "simulated_run"),
-    "source_of": ("verify", "source_of"),
-    "store_run": ("ingest", "store_run"),
-    "train_model": ("train.loop", "train"),
-    "verify_reduced": ("verify", "verify_reduced"),
-    "write_labels": ("io.labels", "write_labels"),
-    "write_model": ("scorers.weights", "write_model"),
+    "source_of": ("pipeline.verify.output", "source_of"),
+    "store_run": ("pipeline.ingest", "store_run"),
+    "train_model": ("train.poster.train", "train"),
+    "verify_reduced": ("pipeline.verify.output", "verify_reduced"),
+    "write_labels": ("io.label_table", "write_labels"),
+    "write_model": ("scorers.cnn.folder", "write_model"),
 }
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from hypothesis import strategies as st
 
-from sfxreduce.manifest import FileRecord
+from sfxreduce.io.files.durable import FileRecord
 
 Call = Callable[..., tuple[int, Any, str]]
 """Runs a command: exit status, what it printed, and the rest; see the fixture `call`."""

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from sfxreduce.audit_draw import Draw
-from sfxreduce.audit_labels import EventLabel
-from sfxreduce.decide import Decision, Decisions, decide
-from sfxreduce.labels import Label
-from sfxreduce.manifest import Manifest
+from sfxreduce.audit.draw import Draw
+from sfxreduce.audit.labels import EventLabel
+from sfxreduce.decisions.decide import Decision, Decisions, decide
+from sfxreduce.io.store.manifest import Manifest
+from sfxreduce.run.labels import Label
 
 
 def filtered_run(

@@ -13,15 +13,18 @@ from typing import Any
 import pytest
 from audited import true_labels
 
-from sfxreduce.archive import executing, planning, releasing, status
-from sfxreduce.archive.policy import Policy, preset
-from sfxreduce.archive.refusals import ArchiveRefused
-from sfxreduce.archive.states import State
-from sfxreduce.archive.subject import Subject
-from sfxreduce.auditing import certify_run, draw_run, write_text
-from sfxreduce.calibrate import Promise
-from sfxreduce.certificate import certificate_to_json
+from sfxreduce.archive.evidence.subject import Subject
+from sfxreduce.archive.rules.policy import Policy, preset
+from sfxreduce.archive.rules.refusals import ArchiveRefused
+from sfxreduce.archive.rules.states import State
+from sfxreduce.archive.steps import execute as executing
+from sfxreduce.archive.steps import plan as planning
+from sfxreduce.archive.steps import release as releasing
+from sfxreduce.archive.steps import status
+from sfxreduce.audit.certificate import certificate_to_json
 from sfxreduce.cluster import SerialPool
+from sfxreduce.decisions.threshold import Promise
+from sfxreduce.pipeline.audit import certify_run, draw_run, write_text
 
 DAY_NS = 86_400 * 10**9
 POOL = SerialPool()

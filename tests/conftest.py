@@ -18,11 +18,11 @@ from hypothesis import settings
 from planted import ArrayFrames, BrightestPixel, planted_run
 
 from sfxreduce.cluster import Pool, SerialPool, open_pool
-from sfxreduce.ingest import store_run
 from sfxreduce.io.open import open_run
-from sfxreduce.outputs import Outputs
-from sfxreduce.pipeline import run_filter
-from sfxreduce.run import Run
+from sfxreduce.pipeline.filter import run_filter
+from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.stages.outputs import Outputs
+from sfxreduce.run.run import Run
 from sfxreduce_cli.main import main
 
 # How long an example takes says more about what else the machine does than about the code.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sfxreduce.archive.facts import (
+from sfxreduce.archive.rules.facts import (
     Approval,
     CertificateFacts,
     Evidence,
@@ -13,7 +13,7 @@ from sfxreduce.archive.facts import (
     StoreFacts,
     Verified,
 )
-from sfxreduce.archive.policy import Disposition, Policy, Release, policy_sha256
+from sfxreduce.archive.rules.policy import Disposition, Policy, Release, policy_sha256
 
 DAY_NS = 86_400 * 10**9
 NOW = 1_800_000_000 * 10**9

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from sfxreduce.scorers.candidates import PATCH, CandidateFinder
+from sfxreduce.scorers.cnn.patches.candidates import PATCH, CandidateFinder
 
 CELL = 16
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sfxreduce.peaks import PeakFinder
+from sfxreduce.scorers.peaks.finder import PeakFinder
 
 MIN_BIN_PIXELS = 200
 MIN_RING_PIXELS = 16

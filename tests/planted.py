@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from sfxreduce.columns import event_columns
-from sfxreduce.drift import Reference
-from sfxreduce.geometry import Detector, Panel, PixelFlag, Window
-from sfxreduce.level import LevelRule
-from sfxreduce.measured import Measured
-from sfxreduce.run import Reading, Run
+from sfxreduce.run.columns import event_columns
+from sfxreduce.run.detector import Detector, Panel, PixelFlag
+from sfxreduce.run.run import Run
+from sfxreduce.run.source import Reading
+from sfxreduce.run.window import Window
+from sfxreduce.scorers.calibration.record import Measured, Reference
+from sfxreduce.scorers.calibration.score_level import LevelRule
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

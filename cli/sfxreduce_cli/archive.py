@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sfxreduce.archive.refusals import ArchiveRefused, Refusal
+from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal
 from sfxreduce.errors import UsageError
 from sfxreduce_cli.archiving import (
     By,
@@ -88,9 +88,9 @@ def plan(
 
     Example: sfxreduce archive plan run.zarr --hits hits.zarr --as ann
     """
-    from sfxreduce.archive.planning import PlanOptions, plan_run
-    from sfxreduce.archive.policy import preset
-    from sfxreduce.archive.subject import DEFAULT_PRESET
+    from sfxreduce.archive.evidence.subject import DEFAULT_PRESET
+    from sfxreduce.archive.rules.policy import preset
+    from sfxreduce.archive.steps.plan import PlanOptions, plan_run
 
     stores = hits or []
     if stores and len(stores) != len(runs):
@@ -162,7 +162,7 @@ def approve(
 
     Example: sfxreduce archive approve run.zarr --as bob
     """
-    from sfxreduce.archive.planning import approve_run
+    from sfxreduce.archive.steps.plan import approve_run
 
     subject = subject_of(run, evidence, by)
     found = approve_run(subject, role=role, token=plan, policy=given_policy(policy))
@@ -189,7 +189,7 @@ def execute(
     Example: sfxreduce archive execute run.zarr --to a=posix:/mnt/a --to b=posix:/mnt/b
     --execute 1f0c22aa
     """
-    from sfxreduce.archive.executing import execute_run
+    from sfxreduce.archive.steps.execute import execute_run
 
     done = execute_run(subject_of(run, evidence, by), to=to or (), token=token)
     title = "nothing was copied; this would be" if done.dry_run else "copied"
@@ -209,7 +209,7 @@ def recall_test(
 
     Example: sfxreduce archive recall-test run.zarr
     """
-    from sfxreduce.archive.executing import recall_run
+    from sfxreduce.archive.steps.execute import recall_run
 
     subject = subject_of(run, evidence, by)
     found = recall_run(subject, n=n, to=to or ())
@@ -249,7 +249,7 @@ def release(
 
     Example: sfxreduce archive release run.zarr --execute 1f0c22aa
     """
-    from sfxreduce.archive.releasing import record_release, release_run
+    from sfxreduce.archive.steps.release import record_release, release_run
 
     subject = subject_of(run, evidence, by, root=root)
     if receipt is not None:
@@ -297,7 +297,8 @@ def restore(
 
     Example: sfxreduce archive restore run.zarr --events @3,@17 --out events.zarr
     """
-    from sfxreduce.archive import releasing, restoring
+    from sfxreduce.archive.steps import release as releasing
+    from sfxreduce.archive.steps import restore as restoring
 
     if sum([bool(events), whole, cancel]) != 1:
         raise UsageError("archive restore: expected one of --events, --all and --cancel")
@@ -343,8 +344,8 @@ def status(
 
     Example: sfxreduce archive status --root /data/experiment
     """
-    from sfxreduce.archive import status as statuses
-    from sfxreduce.archive import subject
+    from sfxreduce.archive.evidence import subject
+    from sfxreduce.archive.steps import status as statuses
 
     if bool(runs) == bool(root):
         raise UsageError("archive status: expected runs, or --root DIR")
@@ -362,7 +363,7 @@ def explain(run: RunPath, evidence: EvidenceDir = None, as_json: AsJson = False)
 
     Example: sfxreduce archive explain run.zarr
     """
-    from sfxreduce.archive.status import explain_run
+    from sfxreduce.archive.steps.status import explain_run
 
     told = explain_run(subject_of(run, evidence, "status"))
     if as_json:
@@ -377,8 +378,8 @@ def nightly(root: Root, as_json: AsJson = False) -> None:
 
     Example: sfxreduce archive nightly --root /data/experiment --json
     """
-    from sfxreduce.archive import status as statuses
-    from sfxreduce.archive import subject
+    from sfxreduce.archive.evidence import subject
+    from sfxreduce.archive.steps import status as statuses
 
     found = statuses.nightly(root, clock=subject.wall_clock)
     print_json(found) if as_json else print_summary(found)

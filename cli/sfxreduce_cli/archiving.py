@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfxreduce.errors import UsageError
-from sfxreduce.units import human_bytes
+from sfxreduce.report.units import human_bytes
 from sfxreduce_cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from sfxreduce.archive.policy import Policy
-    from sfxreduce.archive.subject import Subject
+    from sfxreduce.archive.evidence.subject import Subject
+    from sfxreduce.archive.rules.policy import Policy
 
 __all__ = [
     "By",
@@ -62,7 +62,7 @@ To = Annotated[
 
 def subject_of(run: Path, evidence: Path | None, by: str, *, root: Path | None = None) -> Subject:
     """Return the run, its evidence, and who acts."""
-    from sfxreduce.archive import subject
+    from sfxreduce.archive.evidence import subject
 
     # The name is looked up here, so that a clock can be put in its place.
     return subject.Subject.of(
@@ -72,7 +72,7 @@ def subject_of(run: Path, evidence: Path | None, by: str, *, root: Path | None =
 
 def given_policy(path: Path | None) -> Policy | None:
     """Read the policy, if one was named."""
-    from sfxreduce.archive.policy import read_policy
+    from sfxreduce.archive.rules.policy import read_policy
 
     return read_policy(path) if path else None
 

@@ -75,9 +75,10 @@ def draw(
 
     Example: sfxreduce audit draw --in hits.zarr --nonce "4 2 6 1 1 5" --out draw.json
     """
-    from sfxreduce import audit_draw, auditing
-    from sfxreduce.audit import AuditMethod
-    from sfxreduce.calibrate import Promise
+    from sfxreduce.audit import draw as audit_draw
+    from sfxreduce.audit.bound import AuditMethod
+    from sfxreduce.decisions.threshold import Promise
+    from sfxreduce.pipeline import audit as auditing
 
     drawn = auditing.draw_run(
         in_,
@@ -126,7 +127,8 @@ def label(
 
     Example: sfxreduce audit label --draw draw.json --against run.zarr --out labels.csv
     """
-    from sfxreduce import audit_labels, auditing
+    from sfxreduce.audit import labels as audit_labels
+    from sfxreduce.pipeline import audit as auditing
 
     finder = sfxreduce.PeakFinder(min_snr=min_snr, min_pixels=min_pixels)
     run = sfxreduce.open_run(against, data_path=data_path, roots=root or (), untrusted=untrusted)
@@ -168,9 +170,9 @@ def certify(
     Example: sfxreduce audit certify --in hits.zarr --draw draw.json --labels labels.csv
     --out certificate.json
     """
-    from sfxreduce import auditing
-    from sfxreduce.calibrate import Promise
-    from sfxreduce.certificate import certificate_to_json
+    from sfxreduce.audit.certificate import certificate_to_json
+    from sfxreduce.decisions.threshold import Promise
+    from sfxreduce.pipeline import audit as auditing
 
     proved = auditing.certify_run(
         in_,
@@ -199,9 +201,9 @@ def check(
 
     Example: sfxreduce audit check certificate.json --in hits.zarr --labels labels.csv
     """
-    from sfxreduce import auditing
-    from sfxreduce.certificate import certificate_to_json
+    from sfxreduce.audit.certificate import certificate_to_json
     from sfxreduce.errors import UsageError
+    from sfxreduce.pipeline import audit as auditing
 
     if labels and not in_:
         raise UsageError("audit check: --labels needs --in, the run whose events they label")

@@ -51,7 +51,7 @@ from sfxreduce_cli.output import print_filter_plan, print_filter_report
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
-    from sfxreduce.scorer import Scorer
+    from sfxreduce.scorers.protocol import Scorer
 
 __all__ = ["filter_"]
 

@@ -45,7 +45,7 @@ def add(
 
     Example: sfxreduce hold add run.zarr --reason "thesis" --authority pi
     """
-    from sfxreduce.archive.holds import add_hold
+    from sfxreduce.archive.steps.hold import add_hold
 
     placed = add_hold(
         subject_of(run, evidence, by),
@@ -72,7 +72,7 @@ def lift(
 
     Example: sfxreduce hold lift run.zarr 1f0c22aa7b31 --authority pi
     """
-    from sfxreduce.archive.holds import lift_hold
+    from sfxreduce.archive.steps.hold import lift_hold
 
     subject = subject_of(run, evidence, by)
     lift_hold(subject, hold_id, authority=authority, policy=given_policy(policy))
@@ -87,7 +87,7 @@ def list_(run: RunPath, evidence: EvidenceDir = None, as_json: AsJson = False) -
     """
     from dataclasses import asdict
 
-    from sfxreduce.archive.holds import list_holds
+    from sfxreduce.archive.steps.hold import list_holds
 
     subject = subject_of(run, evidence, "status")
     now_ns = subject.clock()

@@ -13,10 +13,10 @@ from sfxreduce.errors import UsageError
 from sfxreduce_cli.options import Device, scheduler_of_environment
 
 if TYPE_CHECKING:
-    from sfxreduce.calibrate import Promise
     from sfxreduce.cluster import Pool
-    from sfxreduce.progress import Progress
-    from sfxreduce.scorer import Scorer
+    from sfxreduce.cluster.progress import Progress
+    from sfxreduce.decisions.threshold import Promise
+    from sfxreduce.scorers.protocol import Scorer
 
 __all__ = [
     "SCORER",

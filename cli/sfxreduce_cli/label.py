@@ -10,7 +10,7 @@ import typer
 
 import sfxreduce
 from sfxreduce.errors import UsageError
-from sfxreduce.labels import Label
+from sfxreduce.run.labels import Label
 from sfxreduce_cli.options import (
     AsJson,
     HitAtLeast,

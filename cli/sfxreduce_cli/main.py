@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from sfxreduce.archive.refusals import ArchiveRefused
+from sfxreduce.archive.rules.refusals import ArchiveRefused
 from sfxreduce.errors import SfxReduceError
 from sfxreduce_cli.archive import archive
 from sfxreduce_cli.audit import audit

@@ -17,7 +17,7 @@ from sfxreduce_cli.output import ProgressDisplay, say
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
-    from sfxreduce.run import Run
+    from sfxreduce.run.run import Run
     from sfxreduce.train.labelling import Labelling
 
 __all__ = [

@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import sfxreduce
-from sfxreduce.units import human_bytes, rounded
+from sfxreduce.report.units import human_bytes, rounded
 
 if TYPE_CHECKING:
-    from sfxreduce.metrics import Confusion
-    from sfxreduce.redecide import Reread
-    from sfxreduce.reduce import FilterPlan
-    from sfxreduce.report import Report
-    from sfxreduce.savings_sums import Savings
+    from sfxreduce.archive.savings.sums import Savings
+    from sfxreduce.pipeline.redecide import Reread
+    from sfxreduce.pipeline.stages.plan import FilterPlan
+    from sfxreduce.report.report import Report
     from sfxreduce.train.evaluate import Evaluation
+    from sfxreduce.train.metrics import Confusion
 
 __all__ = [
     "ProgressDisplay",
@@ -276,7 +276,7 @@ class ProgressDisplay:
             self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take note of progress. See `sfxreduce.progress.Progress`."""
+        """Take note of progress. See `sfxreduce.cluster.progress.Progress`."""
         if self._bars.console.is_terminal:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total)

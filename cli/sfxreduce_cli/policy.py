@@ -28,7 +28,7 @@ def check(file: PolicyFile, as_json: AsJson = False) -> None:
 
     Example: sfxreduce policy check site.toml
     """
-    from sfxreduce.archive.policy import policy_sha256, read_policy
+    from sfxreduce.archive.rules.policy import policy_sha256, read_policy
 
     found = read_policy(file)
     facts = {"file": str(file), "name": found.name, "sha256": policy_sha256(found)}
@@ -48,8 +48,8 @@ def explain(
 
     Example: sfxreduce policy explain --preset lcls
     """
-    from sfxreduce.archive import policy as policies
-    from sfxreduce.archive.explain import explain_policy
+    from sfxreduce.archive.rules import policy as policies
+    from sfxreduce.archive.rules.explain import explain_policy
 
     found = policies.read_policy(file) if file else policies.preset(preset)
     told = explain_policy(found)
@@ -65,7 +65,7 @@ def show(preset: Preset = "laptop", as_json: AsJson = False) -> None:
 
     Example: sfxreduce policy show --preset lcls > site.toml
     """
-    from sfxreduce.archive import policy as policies
+    from sfxreduce.archive.rules import policy as policies
 
     if as_json:
         print_json(policies.preset(preset).model_dump(mode="json"))

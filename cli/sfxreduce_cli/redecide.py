@@ -47,7 +47,7 @@ from sfxreduce_cli.options import (
 from sfxreduce_cli.output import print_redecided, print_redecided_plan
 
 if TYPE_CHECKING:
-    from sfxreduce.reduced import Reduced
+    from sfxreduce.pipeline.stages.reduced import Reduced
 
 __all__ = ["redecide"]
 

@@ -66,7 +66,8 @@ def savings(
 
     Example: sfxreduce report savings --root /data/experiment --out savings.html
     """
-    from sfxreduce.archive import reporting, subject
+    from sfxreduce.archive.evidence import subject
+    from sfxreduce.archive.savings import report as reporting
 
     if bool(runs) == bool(root):
         raise UsageError("report savings: expected runs, or --root DIR")

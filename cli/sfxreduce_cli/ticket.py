@@ -25,7 +25,8 @@ def check_ticket(
 
     Example: sfxreduce archive check-ticket run.zarr.evidence/release-ticket.json --key public.pem
     """
-    from sfxreduce.archive import checking, subject
+    from sfxreduce.archive.evidence import subject
+    from sfxreduce.archive.steps import check_ticket as checking
 
     found = checking.check_ticket(ticket, key=key, clock=subject.wall_clock)
     ends = datetime.fromtimestamp(found.valid_until_ns / 1e9, UTC).isoformat(timespec="seconds")

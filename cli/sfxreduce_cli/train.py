@@ -28,7 +28,7 @@ from sfxreduce_cli.options import (
 from sfxreduce_cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from sfxreduce.scorers.model import Model
+    from sfxreduce.scorers.cnn.model import Model
 
 __all__ = ["train"]
 

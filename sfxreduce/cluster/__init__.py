@@ -8,8 +8,8 @@ starts workers on this machine, `connection` reaches others, `security` says who
 from __future__ import annotations
 
 from sfxreduce.cluster.dask_pool import BLOCKS_AT_ONCE, DaskPool
-from sfxreduce.cluster.flow import PATIENCE_SECONDS, TASKS_PER_THREAD
-from sfxreduce.cluster.opening import open_pool
+from sfxreduce.cluster.in_flight import PATIENCE_SECONDS, TASKS_PER_THREAD
+from sfxreduce.cluster.open import open_pool
 from sfxreduce.cluster.pool import Pool, SerialPool
 
 __all__ = [

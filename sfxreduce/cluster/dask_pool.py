@@ -13,12 +13,12 @@ from dask.core import flatten
 from distributed import Client, Future
 from numpy.typing import NDArray
 
-from sfxreduce.cluster.alone import START_SECONDS, Alone, Failed
-from sfxreduce.cluster.flow import PATIENCE_SECONDS, Flow, SetAside
+from sfxreduce.cluster.in_flight import PATIENCE_SECONDS, Flow, SetAside
+from sfxreduce.cluster.isolated import START_SECONDS, Alone, Failed
 from sfxreduce.cluster.pool import BLOCKS_AT_ONCE, part_of
+from sfxreduce.cluster.rescue import Rescue
 from sfxreduce.cluster.suspects import Suspect, results_of
 from sfxreduce.errors import ClusterError
-from sfxreduce.rescue import Rescue
 
 __all__ = ["BLOCKS_AT_ONCE", "DaskPool"]
 

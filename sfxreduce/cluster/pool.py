@@ -13,8 +13,8 @@ from dask.local import get_sync
 from dask.optimization import cull
 from numpy.typing import NDArray
 
+from sfxreduce.cluster.rescue import Rescue
 from sfxreduce.errors import UsageError
-from sfxreduce.rescue import Rescue
 
 __all__ = ["BLOCKS_AT_ONCE", "Pool", "SerialPool", "part_of"]
 

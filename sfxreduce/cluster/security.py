@@ -7,15 +7,15 @@ the other that it was let in by the same authority.
 from __future__ import annotations
 
 import ssl
+import stat
 import tomllib
 from pathlib import Path
 
 from distributed.security import Security
 
-from sfxreduce.errors import UsageError
-from sfxreduce.small_files import check_private_key
+from sfxreduce.errors import RefusedError, UsageError
 
-__all__ = ["HOW_TO_GET_CERTIFICATES", "read_security"]
+__all__ = ["HOW_TO_GET_CERTIFICATES", "check_private_key", "read_security"]
 
 FILES = {"ca": "tls-ca.pem", "cert": "tls-cert.pem", "key": "tls-key.pem"}
 
@@ -87,3 +87,19 @@ def _check(path: Path, files: dict[str, Path]) -> None:
             f"--security {path}: these are no certificates that fit one another, in PEM and "
             f"without a passphrase ({error})"
         ) from error
+
+
+def check_private_key(key: Path) -> None:
+    """Refuse a private key that others can read.
+
+    Raises
+    ------
+    RefusedError
+        If its mode lets anybody but its owner do anything with it.
+    """
+    mode = stat.S_IMODE(key.stat().st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise RefusedError(
+            f"{key}: a private key must be its owner's alone, found mode {mode:04o}; run "
+            f"'chmod 600 {key}', and make a new one if others may have read it"
+        )

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from sfxreduce.cluster.alone import Failed
+from sfxreduce.cluster.isolated import Failed
+from sfxreduce.cluster.rescue import Rescue
 from sfxreduce.errors import ClusterError
-from sfxreduce.rescue import Rescue
 
 __all__ = ["Each", "Suspect", "cannot_be_done", "results_of"]
 

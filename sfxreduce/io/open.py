@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError, UsageError
-from sfxreduce.io.readers.cxi import open_cxi
-from sfxreduce.io.readers.images import open_images
-from sfxreduce.io.readers.joined import join_runs
-from sfxreduce.io.readers.zarr import open_zarr
-from sfxreduce.io.untrusted import open_untrusted
-from sfxreduce.run import Run
+from sfxreduce.io.readers.concatenate import join_runs
+from sfxreduce.io.readers.hdf5.run import open_cxi
+from sfxreduce.io.readers.images.run import open_images
+from sfxreduce.io.readers.zarr.run import open_zarr
+from sfxreduce.io.sandbox.source import open_untrusted
+from sfxreduce.run.run import Run
 
 __all__ = ["open_run"]
 
@@ -39,7 +39,7 @@ def open_run(
     roots : sequence of Path
         Folders that links and virtual datasets of HDF5 files may lead into, besides their own.
     untrusted : bool
-        Let another process read it, which may die of it; see `sfxreduce.io.untrusted`.
+        Let another process read it, which may die of it; see `sfxreduce.io.sandbox.source`.
 
     Raises
     ------

@@ -22,8 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxreduce._numba import compiled_as_numpy as compiled
 from sfxreduce.errors import UsageError
-from sfxreduce.simulate._compiled import compiled
 from sfxreduce.simulate.random import hashed, key_of, normal, uniform
 from sfxreduce.simulate.symmetry import CENTRINGS, is_absent, rotations
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.errors import UsageError
-from sfxreduce.geometry import Detector, Panel, PixelFlag
+from sfxreduce.run.detector import Detector, Panel, PixelFlag
 from sfxreduce.simulate.random import key_of, normal_block, uniform_block
 
 __all__ = ["Camera", "Defects", "Response", "cut", "manufacture"]

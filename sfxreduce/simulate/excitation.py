@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.simulate._compiled import compiled
+from sfxreduce._numba import compiled_as_numpy as compiled
 from sfxreduce.simulate.crystal import Structure, squared_structure_factor
 
 __all__ = ["ELECTRON_RADIUS_A", "HC_EV_A", "Beam", "Crystal", "Reflections", "excited"]
@@ -45,7 +45,7 @@ class Crystal(NamedTuple):
     """One crystal in the beam.
 
     ``reciprocal`` holds a*, b*, c* as rows in the laboratory frame (x and y as in
-    `sfxreduce.geometry`, z along the beam) in 1/ångström; ``volume_a3`` is what the beam meets;
+    `sfxreduce.run.detector`, z along the beam) in 1/ångström; ``volume_a3`` is what the beam meets;
     ``domain_a`` is the size of a coherent domain in ångström; ``mosaicity`` in radians;
     ``fluence`` in photons per square ångström.
     """

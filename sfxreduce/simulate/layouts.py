@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sfxreduce.geometry import Panel
+from sfxreduce.run.detector import Panel
 from sfxreduce.simulate.random import key_of, normal_block
 
 __all__ = ["cspad", "jungfrau_4m", "one_panel"]

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from sfxreduce.columns import event_columns
 from sfxreduce.errors import UsageError
-from sfxreduce.geometry import Detector, Window
-from sfxreduce.run import Reading, Run
+from sfxreduce.run.columns import event_columns
+from sfxreduce.run.detector import Detector
+from sfxreduce.run.run import Run
+from sfxreduce.run.source import Reading
+from sfxreduce.run.window import Window
 from sfxreduce.simulate.random import key_of
 from sfxreduce.simulate.render import frame_of_event
 from sfxreduce.simulate.shot import shoot
@@ -97,7 +99,7 @@ class SimulatedFrames:
         return ()
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
-        """Render events; see `sfxreduce.run.FrameSource`."""
+        """Render events; see `sfxreduce.run.source.FrameSource`."""
         setup = self.stage
         shape = self.detector.frame_shape if window is None else window.shape
         index = None if window is None else window.gather(self.detector)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.geometry import Detector
-from sfxreduce.simulate._compiled import compiled
+from sfxreduce._numba import compiled_as_numpy as compiled
+from sfxreduce.run.detector import Detector
 from sfxreduce.simulate.excitation import Reflections
 
 __all__ = ["Frame", "Spots", "add_spots", "frame_of", "join", "land", "signal_to_noise"]
@@ -20,7 +20,7 @@ _PIXEL_VARIANCE = 1.0 / 12.0
 class Frame(NamedTuple):
     """Geometry of a detector as the kernels take it, in pixels.
 
-    ``corner``, ``fast`` and ``slow`` have shape (panel, 2); see `sfxreduce.geometry.Panel`.
+    ``corner``, ``fast`` and ``slow`` have shape (panel, 2); see `sfxreduce.run.detector.Panel`.
     """
 
     corner: NDArray[np.float64]

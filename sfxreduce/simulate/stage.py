@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.geometry import Detector
+from sfxreduce.run.detector import Detector
 from sfxreduce.simulate.background import air_per_mm, scattering_angle_factors
 from sfxreduce.simulate.crystal import Structure
 from sfxreduce.simulate.detector import Response, cut, manufacture

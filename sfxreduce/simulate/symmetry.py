@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxreduce._numba import compiled_as_numpy as compiled
 from sfxreduce.errors import UsageError
-from sfxreduce.simulate._compiled import compiled
 
 __all__ = ["CENTRINGS", "POINT_GROUPS", "is_absent", "rotations"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from sfxreduce.scorers.model import ModelConfig
+from sfxreduce.scorers.calibration.windows import CENTRE, windows_table
+from sfxreduce.scorers.cnn.model import ModelConfig
 from sfxreduce.train.evaluate import AXES, Evaluation, Figures
-from sfxreduce.window_choice import CENTRE, windows_table
 
 __all__ = ["model_card"]
 

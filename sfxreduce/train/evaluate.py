@@ -11,22 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool, SerialPool
+from sfxreduce.cluster.progress import Progress, silent
 from sfxreduce.errors import LabelError
-from sfxreduce.labels import Label
-from sfxreduce.level import LevelRule
-from sfxreduce.metrics import Confusion, confusion, roc_auc
-from sfxreduce.progress import Progress, silent
-from sfxreduce.run import Run
-from sfxreduce.scorer import Scorer
+from sfxreduce.pipeline.stages.score import safe_scores
+from sfxreduce.run.labels import Label
+from sfxreduce.run.run import Run
+from sfxreduce.scorers.calibration.score_level import LevelRule
+from sfxreduce.scorers.protocol import Scorer
 from sfxreduce.simulate.truth import HIT_PEAKS
-from sfxreduce.train.labelling import (
-    Labelling,
-    PeakLabelling,
-    safe_scores,
-    true_hits,
-    true_kinds,
-    true_peaks,
-)
+from sfxreduce.train.labelling import Labelling, PeakLabelling, true_hits, true_kinds, true_peaks
+from sfxreduce.train.metrics import Confusion, confusion, roc_auc
 
 __all__ = ["AXES", "Evaluation", "Figures", "evaluate"]
 
@@ -140,12 +134,12 @@ def evaluate(
     pool: Pool | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Judge a scorer on runs, as `sfxreduce.decide` would decide: what is not safe is kept.
+    """Judge a scorer on runs as `filter` would decide: what is not safe is kept.
 
     Parameters
     ----------
     scorer : Scorer
-        `sfxreduce.scorers.cnn.CnnScorer` of a model folder, or any other.
+        `sfxreduce.scorers.cnn.scorer.CnnScorer` of a model folder, or any other.
     runs : sequence of Run
         None of which the model has learned from.
     threshold : float, optional

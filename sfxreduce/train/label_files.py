@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
+from sfxreduce.cluster.progress import Progress
 from sfxreduce.errors import UsageError
-from sfxreduce.io.labels import read_labels
-from sfxreduce.io.stream import Seen, read_stream
-from sfxreduce.labels import Label, Labels
-from sfxreduce.progress import Progress
-from sfxreduce.run import Run
+from sfxreduce.io.label_table import read_labels
+from sfxreduce.io.readers.crystfel_stream import Seen, read_stream
+from sfxreduce.run.labels import Label, Labels
+from sfxreduce.run.run import Run
 
 __all__ = ["FileLabelling", "StreamLabelling"]
 
@@ -56,7 +56,7 @@ class FileLabelling:
         return f"as listed in {names}; events not listed there are left out"
 
     def __call__(self, run: Run, *, pool: Pool, progress: Progress) -> Labels:  # noqa: ARG002
-        """Label every event of a run; see `sfxreduce.io.labels.read_labels`."""
+        """Label every event of a run; see `sfxreduce.io.label_table.read_labels`."""
         return _unbounded(read_labels(dict(self.files)[run.path], run=run))
 
 
@@ -86,7 +86,7 @@ class StreamLabelling:
         return f"hits were indexed by CrystFEL in {self.path.name}; {rest}"
 
     def __call__(self, run: Run, *, pool: Pool, progress: Progress) -> Labels:  # noqa: ARG002
-        """Label every event of a run; see `sfxreduce.io.stream.read_stream`."""
+        """Label every event of a run; see `sfxreduce.io.readers.crystfel_stream.read_stream`."""
         seen = read_stream(self.path, run=run)
         label = np.where(seen == Seen.INDEXED, Label.HIT, Label.MAYBE).astype(np.int8)
         if self.unindexed_is_miss:

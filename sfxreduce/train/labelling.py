@@ -9,25 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.collect import collect_scores
-from sfxreduce.decide import UNSAFE
+from sfxreduce.cluster.progress import Progress
 from sfxreduce.errors import LabelError
-from sfxreduce.labels import Label, Labels, quartile_labels
-from sfxreduce.peaks import PeakFinder
-from sfxreduce.progress import Progress
-from sfxreduce.run import Run
-from sfxreduce.scorer import Scorer
-from sfxreduce.scorers.peaks import PeakScorer
+from sfxreduce.pipeline.stages.score import safe_scores
+from sfxreduce.run.labels import Label, Labels
+from sfxreduce.run.run import Run
+from sfxreduce.scorers.peaks.finder import PeakFinder
+from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.train.quartiles import quartile_labels
 
-__all__ = [
-    "Labelling",
-    "PeakLabelling",
-    "TruthLabelling",
-    "safe_scores",
-    "true_hits",
-    "true_kinds",
-    "true_peaks",
-]
+__all__ = ["Labelling", "PeakLabelling", "TruthLabelling", "true_hits", "true_kinds", "true_peaks"]
 
 _HIT_KINDS = ("hit", "weak", "multi")
 
@@ -129,30 +120,6 @@ class TruthLabelling:
         shown = run.truth.n_peaks.values >= self.least_peaks
         label = np.select([is_hit & shown, ~is_hit], [Label.HIT, Label.MISS], Label.MAYBE)
         return Labels(label=label.astype(np.int8), miss_at_most=0, hit_at_least=self.least_peaks)
-
-
-def safe_scores(
-    run: Run, scorer: Scorer, *, pool: Pool, progress: Progress, stage: str
-) -> NDArray[np.float32]:
-    """Scores of all events of a run; NaN where a reject would not be allowed.
-
-    Parameters
-    ----------
-    run : Run
-    scorer : Scorer
-    pool : Pool
-    progress : Progress
-    stage : str
-        What `progress` is told is being done.
-
-    Returns
-    -------
-    ndarray of float32
-        Shape (event,).
-    """
-    rows = collect_scores(run, scorer, pool=pool, stage=stage, progress=progress)
-    unsafe = (rows["reason"] & np.uint32(UNSAFE)) != 0
-    return np.where(unsafe, np.float32(np.nan), rows["score"])
 
 
 def true_kinds(run: Run) -> NDArray[np.str_] | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.geometry import Detector
-from sfxreduce.window_choice import FULL, MEAN_LOSS, TileChoice, WindowLoss
+from sfxreduce.run.detector import Detector
+from sfxreduce.scorers.calibration.windows import FULL, MEAN_LOSS, TileChoice, WindowLoss
 
 __all__ = ["CHOICES", "low_quantile", "window_curve"]
 

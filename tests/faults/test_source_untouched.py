@@ -17,7 +17,7 @@ from planted import planted_run
 
 from faults.watch import events_below, lines_below, watched
 from sfxreduce.cluster import SerialPool
-from sfxreduce.ingest import store_run
+from sfxreduce.pipeline.ingest import store_run
 
 WRITES = (
     "openat,open,creat,unlink,unlinkat,rename,renameat,renameat2,mkdir,mkdirat,rmdir,truncate,"

@@ -26,15 +26,15 @@ from planted import BrightestPixel, planted_run
 
 from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import SfxReduceError
-from sfxreduce.ingest import store_run
-from sfxreduce.io import layout
-from sfxreduce.io import unfinished as unfinished_module
-from sfxreduce.io.journal import Journal, read_journal
+from sfxreduce.io.chunks import layout
+from sfxreduce.io.files.journal import Journal, read_journal
 from sfxreduce.io.open import open_run
-from sfxreduce.io.unfinished import unfinished_folder
-from sfxreduce.outputs import Outputs
-from sfxreduce.pipeline import run_filter
-from sfxreduce.verify import verify_reduced
+from sfxreduce.io.writers import resume as unfinished_module
+from sfxreduce.io.writers.resume import unfinished_folder
+from sfxreduce.pipeline.filter import run_filter
+from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.stages.outputs import Outputs
+from sfxreduce.pipeline.verify.output import verify_reduced
 
 CALLS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate", "test.fsync"}
 FAILED, CRASHED = 3, 4
@@ -85,7 +85,7 @@ class Bench:
         planted = planted_run(n_events=n_events)
         frame_bytes = planted.source.n_bytes // n_events
         small = partial(layout.choose_layout, target_shard_bytes=EVENTS_PER_SHARD * frame_bytes)
-        with mock.patch("sfxreduce.ingest.choose_layout", small):
+        with mock.patch("sfxreduce.pipeline.ingest.choose_layout", small):
             store_run(planted, out=run, pool=SerialPool())
         bench = cls(run=run)
         for name in ("warm", "peace"):

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.io import reader_child, untrusted_answers
+from sfxreduce.io import sandbox_child as reader_child
+from sfxreduce.io.sandbox import answers as untrusted_answers
 
 
 def crash() -> None:

@@ -30,12 +30,12 @@ from planted import planted_run
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 from sfxreduce.cluster import SerialPool
-from sfxreduce.ingest import store_run
 from sfxreduce.io.open import open_run
-from sfxreduce.manifest import _digest
-from sfxreduce.pipeline import Outputs, run_filter
-from sfxreduce.scorers.peaks import PeakScorer
-from sfxreduce.scorers.weights import default_model
+from sfxreduce.io.store.manifest import _digest
+from sfxreduce.pipeline.filter import Outputs, run_filter
+from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.scorers.cnn.folder import default_model
+from sfxreduce.scorers.peaks.scorer import PeakScorer
 
 __all__ = ["CANARY", "CASES", "SECRET", "SECRET_WORDS", "Case", "make_good_run"]
 

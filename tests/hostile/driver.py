@@ -23,9 +23,8 @@ from typing import Any
 import sfxreduce.auditing
 import sfxreduce.describe
 import sfxreduce.io.labels
-import sfxreduce.pipeline
-import sfxreduce.scorers.cnn
 import sfxreduce.verify  # noqa: F401
+
 from sfxreduce_cli.main import main
 
 ADDRESS_SPACE = 6 << 30

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sfxreduce.columns import EVENT_COLUMNS
 from sfxreduce.errors import SchemaError, UsageError
-from sfxreduce.io.layout import Layout
-from sfxreduce.io.packing import USUAL_PACKING
+from sfxreduce.io.chunks.blosc import USUAL_PACKING
+from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.writers.shards import TiledSource
-from sfxreduce.run import FrameSource
-
-if TYPE_CHECKING:
-    from sfxreduce.peaks import Peaks
+from sfxreduce.run.columns import EVENT_COLUMNS
+from sfxreduce.run.source import FrameSource
 
 __all__ = [
     "CXI_FILTERS",
@@ -142,22 +137,6 @@ class PeakTable:
             raise SchemaError(
                 f"peak table: expected {n_peaks} peaks as counted, found {sorted(lengths)}"
             )
-
-    @classmethod
-    def of(cls, events: Sequence[Peaks]) -> PeakTable:
-        """Put the peaks of one event after those of the other."""
-
-        def joined(name: str, dtype: type[np.generic]) -> NDArray[Any]:
-            parts = [np.asarray(getattr(peaks, name), dtype) for peaks in events]
-            return np.concatenate([np.zeros(0, dtype), *parts])
-
-        return cls(
-            count=np.array([len(peaks) for peaks in events], np.int32),
-            panel=joined("panel", np.int32),
-            y=joined("y", np.float32),
-            x=joined("x", np.float32),
-            intensity=joined("intensity", np.float32),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sfxreduce.errors import OutputError
-from sfxreduce.geometry import Detector, Panel
+from sfxreduce.run.detector import Detector, Panel
 
 __all__ = ["format_geometry", "write_event_list", "write_geometry"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -12,25 +12,15 @@ import numpy as np
 import xxhash
 
 from sfxreduce.errors import SchemaError, VerificationError
-from sfxreduce.io.files import output_errors, write_addressed, write_file
-from sfxreduce.io.layout import Layout
-from sfxreduce.io.shards import TileCodec, shard_parts
-from sfxreduce.run import FrameSource, Reading
+from sfxreduce.io.chunks.layout import Layout
+from sfxreduce.io.chunks.shards import TileCodec, payload_hash, shard_parts
+from sfxreduce.io.files.durable import output_errors, write_addressed, write_file
+from sfxreduce.run.source import FrameSource, Reading
 
-__all__ = [
-    "ShardJob",
-    "ShardWritten",
-    "TiledSource",
-    "copy_shard",
-    "encode_events",
-    "encode_shard",
-    "payload_hash",
-]
+__all__ = ["ShardJob", "ShardWritten", "TiledSource", "copy_shard", "encode_events", "encode_shard"]
 
 READ_BYTES = 64_000_000
 """Frames that are in memory at a time; one at least."""
-
-MISSING_TILE = b"\xff" * 8
 
 
 @runtime_checkable
@@ -213,22 +203,6 @@ def copy_shard(job: ShardJob) -> ShardWritten:
     else:
         tiles = job.source.encoded(job.events)
     return _write(job, list(tiles), unstable=unstable)
-
-
-def payload_hash(tiles: Iterable[bytes | None]) -> str:
-    """XXH3, 128 bits, of an event's tiles in grid order as they are stored, in hexadecimal.
-
-    A missing tile counts as the eight bytes that the index of a shard has for it.
-
-    Examples
-    --------
-    >>> payload_hash([b"ab", b"c"]) == payload_hash([b"a", b"bc"])
-    True
-    """
-    digest = xxhash.xxh3_128()
-    for tile in tiles:
-        digest.update(MISSING_TILE if tile is None else tile)
-    return digest.hexdigest()
 
 
 def _write(

@@ -15,18 +15,18 @@ import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from sfxreduce.io.files import interrupts_wait, output_errors
-from sfxreduce.io.layout import Layout
-from sfxreduce.io.schema import (
+from sfxreduce.io.chunks.layout import Layout
+from sfxreduce.io.chunks.shards import TileCodec
+from sfxreduce.io.files.durable import interrupts_wait, output_errors
+from sfxreduce.io.store.manifest import Manifest, manifest_to_json
+from sfxreduce.io.store.schema import (
     MANIFEST_GROUP,
     SCHEMA,
     SCHEMA_VERSION,
     detector_to_json,
     illegal_value,
 )
-from sfxreduce.io.shards import TileCodec
-from sfxreduce.manifest import Manifest, manifest_to_json
-from sfxreduce.run import Run
+from sfxreduce.run.run import Run
 
 __all__ = ["create_store", "write_manifest", "write_table"]
 

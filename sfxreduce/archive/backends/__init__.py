@@ -1,8 +1,0 @@
-"""Archives: where files are put, asked after, and recalled from. Nothing here deletes a file."""
-
-from __future__ import annotations
-
-from sfxreduce.archive.backends.open import archive_copies, open_backend
-from sfxreduce.archive.backends.protocol import Backend, Capabilities
-
-__all__ = ["Backend", "Capabilities", "archive_copies", "open_backend"]

@@ -1,0 +1,300 @@
+"""From an evidence folder, and a look at the run, to the facts that arrows are judged by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from sfxreduce.archive.evidence.documents import (
+    ApprovalPaper,
+    HoldPaper,
+    JobPaper,
+    PlanPaper,
+    ReleasePaper,
+    TicketPaper,
+    read_paper,
+)
+from sfxreduce.archive.evidence.folder import Contents, EvidenceFolder
+from sfxreduce.archive.evidence.inspect import manifest_sha256
+from sfxreduce.archive.evidence.pins import compare_pins
+from sfxreduce.archive.evidence.tickets import TicketBook, limit_roots
+from sfxreduce.archive.rules.facts import (
+    Approval,
+    CertificateFacts,
+    Evidence,
+    Hold,
+    PlanFacts,
+    RecallFacts,
+    ReceiptFacts,
+    SourcePin,
+    StoreFacts,
+    Verified,
+)
+from sfxreduce.archive.rules.policy import policy_sha256
+from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal
+from sfxreduce.archive.tape.receipts import Receipt, check_receipts, receipt_from_json
+from sfxreduce.errors import SchemaError
+
+__all__ = ["Gathered", "gather", "read_plan"]
+
+
+class Gathered:
+    """Facts, and the papers that they came from.
+
+    Parameters
+    ----------
+    contents : Contents
+    facts : Evidence
+    plan : PlanPaper or None
+    """
+
+    def __init__(self, contents: Contents, facts: Evidence, plan: PlanPaper | None) -> None:
+        self.contents = contents
+        self.facts = facts
+        self.plan = plan
+
+
+def read_plan(contents: Contents) -> PlanPaper | None:
+    """Return the plan that still counts.
+
+    Raises
+    ------
+    ArchiveRefused
+        With R16, if it has fields that are not known.
+    """
+    data = contents.paper("plan.json")
+    return None if data is None else read_paper(PlanPaper, data, where="plan.json")
+
+
+def gather(
+    folder: EvidenceFolder,
+    run: Path,
+    *,
+    rehash: bool = False,
+    contents: Contents | None = None,
+    root: Path | None = None,
+    book: TicketBook | None = None,
+) -> Gathered:
+    """Take down all that is known of a run now.
+
+    Parameters
+    ----------
+    folder : EvidenceFolder
+    run : Path
+    rehash : bool
+        Read the whole source and compare it with its pins; else only look at it.
+    contents : Contents, optional
+        Of the folder, if they were read already.
+    root : Path, optional
+        Folder below which tickets count for the daily limit; see `limit_roots`.
+    book : TicketBook, optional
+        That counts them.
+    """
+    found = folder.read() if contents is None else contents
+    unknown: list[str] = []
+    tampered = list(found.tampered)
+    try:
+        plan = read_plan(found)
+    except ArchiveRefused as error:
+        plan, unknown = None, [refusal.message for refusal in error.refusals]
+    holds = list(_holds(found, unknown, tampered))
+    roots = limit_roots(plan.policy if plan else None, root=root, evidence=found.path)
+    released = (book or TicketBook(folder.clock())).others(roots, found.path)
+    facts = Evidence(
+        name=run.name,
+        last_seen_ns=found.last_seen_ns,
+        source=SourcePin.UNPINNED
+        if plan is None
+        else compare_pins(run, plan.sources, rehash=rehash),
+        experiment_end_ns=plan.experiment_end_ns if plan else None,
+        store=_store(found, plan),
+        verified=_verified(found),
+        certificate=_certificate(found),
+        plan=_plan(found, plan),
+        approvals=tuple(_approvals(found, unknown)),
+        receipts=_receipts(found, plan, unknown),
+        recall=_recall(found),
+        holds=tuple(holds),
+        open_jobs=tuple(_jobs(found, unknown)),
+        released_today_bytes=released.bytes,
+        limit_problem=released.problem,
+        ticket_plan_id=_ticket(found, unknown),
+        released_plan_id=_released(found, unknown),
+        restored=found.last("restored") is not None,
+        tampered=tuple(tampered),
+        unknown=tuple(unknown),
+    )
+    return Gathered(found, facts, plan)
+
+
+def _store(found: Contents, plan: PlanPaper | None) -> StoreFacts | None:
+    line = found.last("inspected")
+    if line is None:
+        return None
+    same = manifest_sha256(Path(plan.hits if plan else line["hits"])) == line["manifest_sha256"]
+    if plan is not None:
+        same = same and plan.hits_manifest_sha256 == line["manifest_sha256"]
+    return StoreFacts(**{**line["facts"], "same": same})
+
+
+def _verified(found: Contents) -> Verified | None:
+    line = found.last("verified")
+    return None if line is None else Verified(ok=bool(line["ok"]), at_ns=int(line["at_ns"]))
+
+
+def _certificate(found: Contents) -> CertificateFacts | None:
+    """What was found when it was taken up: the journal vouches for the certificate, and for the
+    reduced store that it was compared with.
+    """
+    data, line = found.paper("certificate.json"), found.last("certificate")
+    if data is None or line is None:
+        return None
+    # When this certificate was seen first, not when it was last taken up.
+    first = min(
+        int(e.body["at_ns"])
+        for e in found.entries
+        if e.body.get("event") == "certificate" and e.body["certificate"] == line["certificate"]
+    )
+    intact = hashlib.sha256(data).hexdigest() == line["certificate"]
+    return CertificateFacts(**{**line["facts"], "intact": intact, "at_ns": first})
+
+
+def _plan(found: Contents, plan: PlanPaper | None) -> PlanFacts | None:
+    line = found.last("written", file="plan.json")
+    if plan is None or line is None:
+        return None
+    return PlanFacts(
+        plan_id=plan.plan_id,
+        planner=plan.planner,
+        policy_sha256=policy_sha256(plan.policy),
+        at_ns=int(line["at_ns"]),
+        n_payload=len(plan.parcels),
+        release_bytes=plan.release_bytes,
+    )
+
+
+def _approvals(found: Contents, unknown: list[str]) -> Iterator[Approval]:
+    for name, data in found.papers("approvals").items():
+        try:
+            paper = read_paper(ApprovalPaper, data, where=name)
+        except ArchiveRefused as error:
+            unknown += [refusal.message for refusal in error.refusals]
+            continue
+        yield Approval(by=paper.by, role=paper.role, plan_id=paper.plan_id, at_ns=paper.at_ns)
+
+
+def _receipts(found: Contents, plan: PlanPaper | None, unknown: list[str]) -> ReceiptFacts | None:
+    asked = found.last("asked")
+    if plan is None or asked is None or asked["plan_id"] != plan.plan_id:
+        return None
+    release = plan.policy.release
+    receipts = list(_read_receipts(found, unknown))
+    faults = check_receipts(
+        receipts,
+        plan.archive_files,
+        copies=release.copies,
+        distinct_pools=release.distinct_pools,
+    )
+    told = [Refusal(**fault) for fault in asked["faults"]]
+    return ReceiptFacts(
+        plan_id=plan.plan_id,
+        faults=tuple(dict.fromkeys([*told, *faults])),
+        oldest_ns=int(asked["began_ns"]),
+    )
+
+
+def _read_receipts(found: Contents, unknown: list[str]) -> Iterator[Receipt]:
+    for name, data in found.papers("receipts").items():
+        try:
+            for told in json.loads(data):
+                yield receipt_from_json(told, where=name)
+        except (ValueError, TypeError, SchemaError) as error:
+            unknown.append(f"{name}: {error}")
+
+
+def _recall(found: Contents) -> RecallFacts | None:
+    line = found.last("recalled")
+    if line is None:
+        return None
+    return RecallFacts(
+        plan_id=line["plan_id"],
+        tested=int(line["tested"]),
+        bad=int(line["bad"]),
+        at_ns=int(line["at_ns"]),
+    )
+
+
+def _holds(found: Contents, unknown: list[str], tampered: list[str]) -> Iterator[Hold]:
+    """Every hold that lies there or that the journal knows of, unless it was lifted."""
+    lifted = {e.body["hold_id"] for e in found.entries if e.body.get("event") == "lifted"}
+    known = {e.body["hold_id"] for e in found.entries if e.body.get("event") == "held"}
+    there = set()
+    for file in sorted((found.path / "holds").glob("*.json")):
+        there.add(file.stem)
+        if file.stem in lifted:
+            continue
+        yield _hold(file, unknown)
+    tampered += [
+        f"holds/{hold_id}.json: the hold was taken away and not lifted"
+        for hold_id in sorted(known - lifted - there)
+    ]
+
+
+def _hold(file: Path, unknown: list[str]) -> Hold:
+    """A hold; one that cannot be read holds all the same."""
+    try:
+        paper = read_paper(HoldPaper, file.read_bytes(), where=f"holds/{file.name}")
+    except (ArchiveRefused, OSError) as error:
+        unknown.append(f"holds/{file.name}: {error}")
+        return Hold(hold_id=file.stem, reason="cannot be read", authority="unknown", by="", at_ns=0)
+    return Hold(
+        hold_id=file.stem,
+        reason=paper.reason,
+        authority=paper.authority,
+        by=paper.by,
+        at_ns=paper.at_ns,
+        until_ns=paper.until_ns,
+    )
+
+
+def _jobs(found: Contents, unknown: list[str]) -> Iterator[str]:
+    """What others say they do, and what was begun here and not ended."""
+    for file in sorted((found.path / "jobs").glob("*.json")):
+        try:
+            paper = read_paper(JobPaper, file.read_bytes(), where=f"jobs/{file.name}")
+            yield f"{paper.name} of {paper.by}"
+        except (ArchiveRefused, OSError) as error:
+            unknown.append(f"jobs/{file.name}: {error}")
+    jobs = [e.body for e in found.entries if e.body.get("event") in ("job-began", "job-ended")]
+    ended = {body["job"] for body in jobs if body["event"] == "job-ended"}
+    for body in jobs:
+        if body["event"] == "job-began" and body["job"] not in ended:
+            yield f"{body['what']} of {body['by']}"
+
+
+def _ticket(found: Contents, unknown: list[str]) -> str:
+    data = found.paper("release-ticket.json")
+    if data is None:
+        return ""
+    try:
+        ticket = read_paper(TicketPaper, data, where="release-ticket.json")
+    except ArchiveRefused as error:
+        unknown += [refusal.message for refusal in error.refusals]
+        return ""
+    # One that was revoked lists nothing.
+    return ticket.plan_id if ticket.files else ""
+
+
+def _released(found: Contents, unknown: list[str]) -> str:
+    """Plan that the facility acted upon; only if it names the ticket that was written."""
+    data, ticket = found.paper("release-receipt.json"), found.paper("release-ticket.json")
+    if data is None or ticket is None:
+        return ""
+    try:
+        paper = read_paper(ReleasePaper, data, where="release-receipt.json")
+    except ArchiveRefused as error:
+        unknown += [refusal.message for refusal in error.refusals]
+        return ""
+    return paper.plan_id if paper.ticket_sha256 == hashlib.sha256(ticket).hexdigest() else ""

@@ -1,0 +1,166 @@
+"""One run that is dealt with: where it lies, where its evidence lies, who acts and when."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sfxreduce.archive.evidence.advance import check_sound
+from sfxreduce.archive.evidence.documents import PlanPaper
+from sfxreduce.archive.evidence.folder import JOURNAL, Clock, EvidenceFolder, Writer, evidence_path
+from sfxreduce.archive.evidence.gather import Gathered, gather
+from sfxreduce.archive.evidence.tickets import TicketBook
+from sfxreduce.archive.rules.policy import Policy, preset
+from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
+from sfxreduce.errors import UsageError
+
+__all__ = ["DEFAULT_PRESET", "Subject", "wall_clock"]
+
+DEFAULT_PRESET = "laptop"
+TOKEN_LENGTH = 8
+
+
+def wall_clock() -> int:
+    """Time of this machine, in nanoseconds since 1970."""
+    return time.time_ns()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One run that is dealt with.
+
+    Parameters
+    ----------
+    run : Path
+        Absolute.
+    evidence : Path
+        Folder of its evidence, never inside the run.
+    by : str
+        Who acts.
+    clock : callable
+        Gives the time.
+    root : Path, optional
+        Folder below which tickets count for the daily limit; see
+        `sfxreduce.archive.evidence.tickets.limit_roots`.
+
+    Raises
+    ------
+    UsageError
+        If evidence and run overlap, or nobody acts.
+    """
+
+    run: Path
+    evidence: Path
+    by: str
+    clock: Clock = field(default=wall_clock)
+    root: Path | None = None
+
+    def __post_init__(self) -> None:
+        run, evidence = self.run.resolve(), self.evidence.resolve()
+        if run == evidence or run in evidence.parents or evidence in run.parents:
+            raise UsageError(
+                f"{self.evidence}: overlaps the run {self.run}; choose another --evidence"
+            )
+        if not self.by.strip() or len(self.by) > 200:
+            raise UsageError("archive: expected the name of who acts; pass --as NAME")
+
+    @classmethod
+    def of(
+        cls,
+        run: Path,
+        *,
+        by: str,
+        evidence: Path | None = None,
+        clock: Clock = wall_clock,
+        root: Path | None = None,
+    ) -> Subject:
+        """Subject of a path as it was given."""
+        whole = run.absolute()
+        where = evidence_path(whole, evidence)
+        return cls(run=whole, evidence=where, by=by, clock=clock, root=root)
+
+    @property
+    def folder(self) -> EvidenceFolder:
+        """Its evidence."""
+        return EvidenceFolder(path=self.evidence, clock=self.clock)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is any evidence."""
+        return (self.evidence / JOURNAL).exists()
+
+    @contextmanager
+    def opened(
+        self, *, rehash: bool = False, create: bool = False, book: TicketBook | None = None
+    ) -> Iterator[tuple[Writer, Gathered]]:
+        """Open the evidence to add to it, and take down the facts; unsound ones are refused.
+
+        Raises
+        ------
+        ArchiveRefused
+            With R11, if there is no evidence and none is to be begun.
+        """
+        if not create and not self.begun:
+            remedy = "run 'sfxreduce archive plan'"
+            raise ArchiveRefused([refuse("R11", f"{self.run}: there is no plan", remedy=remedy)])
+        with self.folder.opened(by=self.by) as writer:
+            yield writer, self.look(writer, rehash=rehash, book=book)
+
+    def look(
+        self,
+        writer: Writer | None = None,
+        *,
+        rehash: bool = False,
+        book: TicketBook | None = None,
+    ) -> Gathered:
+        """Take down the facts as they are now.
+
+        Raises
+        ------
+        ArchiveRefused
+            If they are not to be trusted.
+        """
+        contents = writer.contents() if writer else None
+        found = gather(
+            self.folder, self.run, rehash=rehash, contents=contents, root=self.root, book=book
+        )
+        policy = found.plan.policy if found.plan else preset(DEFAULT_PRESET)
+        check_sound(found.facts, policy=policy, now_ns=self.clock())
+        return found
+
+    def planned(self, found: Gathered, *, token: str = "") -> PlanPaper:
+        """Return the plan of a run, and compare its id with what was typed.
+
+        Raises
+        ------
+        ArchiveRefused
+            With R11, if there is none or it is another one.
+        """
+        if found.plan is None:
+            remedy = "run 'sfxreduce archive plan'"
+            raise ArchiveRefused([refuse("R11", f"{self.run}: there is no plan", remedy=remedy)])
+        if token and (
+            len(token) < TOKEN_LENGTH or not found.plan.plan_id.startswith(token.lower())
+        ):
+            detail = f"'{token}' is not the plan of this run"
+            remedy = f"type the first {TOKEN_LENGTH} letters of the plan's id, or more"
+            raise ArchiveRefused([refuse("R11", detail, remedy=remedy)])
+        return found.plan
+
+    def check_policy(self, plan: PlanPaper, policy: Policy | None) -> None:
+        """Refuse another policy than the plan was made under.
+
+        Raises
+        ------
+        ArchiveRefused
+            With R11.
+        """
+        if policy is not None and policy != plan.policy:
+            detail = f"it is '{plan.policy.name}'"
+            remedy = "plan again under the other policy"
+            raise ArchiveRefused(
+                [refuse("R11", f"the plan was made under another policy: {detail}", remedy=remedy)]
+            )

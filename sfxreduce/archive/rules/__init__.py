@@ -1,0 +1,1 @@
+"""What an archive policy says, and the facts and checks it is held against."""

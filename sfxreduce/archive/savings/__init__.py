@@ -1,0 +1,1 @@
+"""Where every byte of many runs is, and what was saved by releasing them."""

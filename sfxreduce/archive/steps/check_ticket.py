@@ -1,0 +1,121 @@
+"""Check a release ticket before anybody acts on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sfxreduce.archive.evidence.documents import TicketPaper, read_paper
+from sfxreduce.archive.evidence.folder import JOURNAL, PAPER_BYTES, Clock, EvidenceFolder
+from sfxreduce.archive.evidence.gather import gather
+from sfxreduce.archive.evidence.pins import compare_pins
+from sfxreduce.archive.evidence.signing import SIGNATURE_SUFFIX, is_signed
+from sfxreduce.archive.evidence.subject import DEFAULT_PRESET, wall_clock
+from sfxreduce.archive.rules import checks
+from sfxreduce.archive.rules.facts import SourcePin
+from sfxreduce.archive.rules.policy import preset
+from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal, refuse
+from sfxreduce.archive.steps.release import TICKET
+from sfxreduce.errors import RunNotFound
+from sfxreduce.io.files.safe_read import read_small
+
+__all__ = ["check_ticket"]
+
+SIGNATURE_BYTES = 64
+
+
+def check_ticket(ticket: Path, *, key: Path, clock: Clock = wall_clock) -> TicketPaper:
+    """Say whether a site may act on a ticket now; nothing is written.
+
+    The signature beside the ticket has to be that of the key. The ticket must be in force, and what
+    is left of its files has to be as it was pinned by size, time of change and inode. Where the
+    ticket lies in the evidence it was written to, it has to be the one that counts there, no hold
+    may stand and nothing be tampered with.
+
+    Parameters
+    ----------
+    ticket : Path
+    key : Path
+        Public Ed25519 key in PEM.
+    clock : callable
+
+    Returns
+    -------
+    TicketPaper
+        What may leave the disk.
+
+    Raises
+    ------
+    ArchiveRefused
+        If it may not be acted on: R03, R04, R09, R10, R11, R16 or R17.
+    RunNotFound
+        If there is no such ticket or key.
+    """
+    try:
+        data = read_small(ticket, most_bytes=PAPER_BYTES)
+    except OSError as error:
+        raise RunNotFound(f"{ticket}: cannot be read ({error.strerror or error})") from error
+    paper = read_paper(TicketPaper, data, where=str(ticket))
+    # What was revoked says so, and its old signature need not be puzzled over.
+    found = [*_revoked(paper)] or [
+        *_signature(ticket, data, key),
+        *_in_time(paper, clock()),
+        *_files(paper),
+        *_evidence(ticket, data, paper, clock),
+    ]
+    if found:
+        raise ArchiveRefused(list(dict.fromkeys(found)))
+    return paper
+
+
+def _revoked(paper: TicketPaper) -> Iterator[Refusal]:
+    if not paper.files:
+        why = paper.why[0] if paper.why else "it lists nothing"
+        yield refuse("R11", f"the ticket is void: {why}", remedy="delete nothing by it")
+
+
+def _signature(ticket: Path, data: bytes, key: Path) -> Iterator[Refusal]:
+    remedy = "do nothing; ask who wrote the ticket, and for which key"
+    place = ticket.with_name(ticket.name + SIGNATURE_SUFFIX)
+    try:
+        signature = read_small(place, most_bytes=SIGNATURE_BYTES)
+    except OSError:
+        yield refuse("R10", f"there is no signature {place}", remedy=remedy)
+        return
+    if not is_signed(data, signature, key=key):
+        detail = f"{ticket} is not what was signed, or not by the key {key}"
+        yield refuse("R10", detail, remedy=remedy)
+
+
+def _in_time(paper: TicketPaper, now_ns: int) -> Iterator[Refusal]:
+    if now_ns >= paper.valid_until_ns:
+        # A ticket that nobody vouches for may name a number that no float can hold.
+        hours = (now_ns - max(paper.valid_until_ns, 0)) / 3600e9
+        detail = f"the ticket ended {hours:.1f} hours ago"
+        yield refuse("R04", detail, remedy="run 'sfxreduce archive release' again")
+    if now_ns < paper.written_at_ns:
+        yield refuse("R17", "the ticket is of the future")
+
+
+def _files(paper: TicketPaper) -> Iterator[Refusal]:
+    """A run that is gone in part is what the ticket is for."""
+    found = compare_pins(Path(paper.run), paper.files, rehash=False)
+    if found not in (SourcePin.SAME, SourcePin.GONE):
+        yield refuse("R03", f"{paper.run} is {found}")
+
+
+def _evidence(ticket: Path, data: bytes, paper: TicketPaper, clock: Clock) -> Iterator[Refusal]:
+    """A hold that was placed while the journal was in use leaves the ticket as it was."""
+    # Evidence whose journal was taken away is evidence all the same.
+    if not any(os.path.lexists(ticket.parent / name) for name in (JOURNAL, "holds")):
+        return
+    found = gather(EvidenceFolder(path=ticket.parent, clock=clock), Path(paper.run))
+    policy = found.plan.policy if found.plan else preset(DEFAULT_PRESET)
+    case = checks.Case(facts=found.facts, policy=policy, now_ns=clock())
+    yield from checks.sound(case)
+    yield from checks.held(case)
+    yield from checks.ticketed(case)
+    if found.contents.paper(TICKET) != data:
+        detail = f"{ticket} is not the ticket that counts, which is {ticket.with_name(TICKET)}"
+        yield refuse("R10", detail, remedy="delete nothing by it")

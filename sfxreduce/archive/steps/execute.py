@@ -1,0 +1,240 @@
+"""Bring a plan's files into the archive, and stage some of them back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sfxreduce.archive.evidence.advance import advance, go_on, missing
+from sfxreduce.archive.evidence.documents import PinnedFile, PlanPaper
+from sfxreduce.archive.evidence.folder import Writer
+from sfxreduce.archive.evidence.gather import gather
+from sfxreduce.archive.evidence.pins import compare_pins
+from sfxreduce.archive.evidence.subject import Subject
+from sfxreduce.archive.evidence.workfolder import work_folder
+from sfxreduce.archive.rules.facts import SourcePin
+from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
+from sfxreduce.archive.rules.states import State
+from sfxreduce.archive.steps.copies import Copies, copies_of, open_copies, take_down
+from sfxreduce.archive.steps.packing import Tars
+from sfxreduce.archive.tape.backends import Backend
+from sfxreduce.archive.tape.recall import RecallResult, check_recall, recall_test
+from sfxreduce.archive.tape.receipts import Receipt
+
+__all__ = ["Executed", "check_holds", "execute_run", "recall_run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executed:
+    """What was done, or would be done.
+
+    Parameters
+    ----------
+    plan : PlanPaper
+    dry_run : bool
+    copies : mapping of str to str
+        Archive of each pool.
+    state : State
+        That the run is in now.
+    """
+
+    plan: PlanPaper
+    dry_run: bool
+    copies: dict[str, str]
+    state: State
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as a JSON object."""
+        return {
+            "dry_run": self.dry_run,
+            "plan_id": self.plan.plan_id,
+            "state": str(self.state),
+            "files": len(self.plan.payload),
+            "bytes": sum(file.size for file in self.plan.payload),
+            "packages": len(self.plan.packages),
+            "parcels": len(self.plan.parcels),
+            "copies": self.copies,
+        }
+
+
+def execute_run(subject: Subject, *, to: Sequence[str] = (), token: str | None = None) -> Executed:
+    """Put every package and file of a plan into every pool, and take down the receipts.
+
+    What was cut off is begun again with the same call: what is there is not copied twice. The facts
+    and the holds are looked at before every copy. A package is made beside the evidence, put into
+    all pools, and removed.
+
+    Parameters
+    ----------
+    subject : Subject
+    to : sequence of str
+        See `sfxreduce.archive.steps.copies.copies_of`.
+    token : str, optional
+        Beginning of the plan's id; without it nothing is done, and what would be done is told.
+
+    Raises
+    ------
+    ArchiveRefused
+        If a condition is missing, or what the archive says is not enough.
+    ArchiveError
+        If the archive does not answer.
+    """
+    if token is None:
+        return _would_execute(subject, to)
+    with subject.opened(rehash=True) as (writer, found):
+        plan = subject.planned(found, token=token)
+        copies = copies_of(to, policy=plan.policy, contents=found.contents)
+        opened = open_copies(copies)
+        go_on(
+            writer,
+            found.contents,
+            found.facts,
+            policy=plan.policy,
+            now_ns=subject.clock(),
+            until=State.ARCHIVING,
+        )
+        writer.append("archive", plan_id=plan.plan_id, copies=copies)
+        _put_all(subject, writer, plan, opened)
+        found = subject.look(writer)
+        until = State.ARCHIVED
+        advance(
+            writer,
+            found.contents,
+            found.facts,
+            policy=plan.policy,
+            now_ns=subject.clock(),
+            until=until,
+        )
+        return Executed(plan=plan, dry_run=False, copies=copies, state=writer.contents().state)
+
+
+def _would_execute(subject: Subject, to: Sequence[str]) -> Executed:
+    found = subject.look()
+    plan = subject.planned(found)
+    copies = copies_of(to, policy=plan.policy, contents=found.contents)
+    state = found.contents.state
+    refusals = missing(
+        state, found.facts, policy=plan.policy, now_ns=subject.clock(), until=State.ARCHIVING
+    )
+    if refusals:
+        raise ArchiveRefused(refusals)
+    return Executed(plan=plan, dry_run=True, copies=copies, state=state)
+
+
+def _put_all(subject: Subject, writer: Writer, plan: PlanPaper, copies: Copies) -> None:
+    began_ns = subject.clock()
+    pins = {file.path: file for file in plan.sources}
+
+    def check(paths: Sequence[str]) -> None:
+        for path in paths:
+            if path.startswith("raw/"):
+                _check_pin(plan, pins[path.removeprefix("raw/")])
+
+    with Tars.opened(plan, evidence=subject.evidence) as tars:
+
+        def put(backend: Backend, pool: str, parcel: str) -> Receipt:
+            check_holds(subject)
+            local = tars.local(parcel, check=check)
+            return backend.put(local, plan.prefix + parcel, pool=pool)
+
+        take_down(writer, plan, copies, ask=put, action="put", began_ns=began_ns)
+
+
+def _check_pin(plan: PlanPaper, pin: PinnedFile) -> None:
+    """Refuse a file that somebody touched since everything was compared."""
+    whole = plan.local(f"raw/{pin.path}")
+    moved = pin.model_copy(update={"path": whole.name})
+    if compare_pins(whole, [moved], rehash=False) is not SourcePin.SAME:
+        raise ArchiveRefused([refuse("R03", pin.path)])
+
+
+def check_holds(subject: Subject) -> None:
+    """Refuse if a hold was placed meanwhile.
+
+    Raises
+    ------
+    ArchiveRefused
+        With R09.
+    """
+    if not any((subject.evidence / "holds").glob("*.json")):
+        return
+    facts = gather(subject.folder, subject.run).facts
+    standing = facts.standing_holds(subject.clock())
+    if standing:
+        raise ArchiveRefused(
+            [refuse("R09", f"{hold.authority}: {hold.reason}") for hold in standing]
+        )
+
+
+def recall_run(subject: Subject, *, n: int | None = None, to: Sequence[str] = ()) -> RecallResult:
+    """Stage files back at random and compare them; the time of grace begins if all are good.
+
+    Parameters
+    ----------
+    subject : Subject
+    n : int, optional
+        Files to draw; as many as the policy asks for by default.
+    to : sequence of str
+
+    Raises
+    ------
+    ArchiveRefused
+        If the files are not archived yet, or did not come back as they were.
+    """
+    with subject.opened() as (writer, found):
+        plan = subject.planned(found)
+        held = missing(
+            found.contents.state,
+            found.facts,
+            policy=plan.policy,
+            now_ns=subject.clock(),
+            until=State.ARCHIVED,
+        )
+        if held:
+            raise ArchiveRefused(held)
+        check_holds(subject)
+        copies = open_copies(copies_of(to, policy=plan.policy, contents=found.contents))
+        size = n or plan.policy.release.recall_files
+        # Nobody who archived the files could know which ones would be drawn.
+        drawn_by = hashlib.sha256(f"{plan.plan_id} {writer.head}".encode()).digest()
+        with work_folder(subject.evidence, "recall") as workdir:
+            result = recall_test(
+                [backend for backend, _ in copies],
+                plan.archive_files,
+                n=size,
+                seed=int.from_bytes(drawn_by[:8], "big"),
+                workdir=workdir,
+                pools=[pool for _, pool in copies],
+            )
+        result = replace(result, statement=result.statement + _held(plan, result.paths))
+        writer.append(
+            "recalled",
+            plan_id=plan.plan_id,
+            tested=result.tested,
+            bad=result.bad,
+            statement=result.statement,
+        )
+        refusals = check_recall(result, plan.archive_files, n=size)
+        if refusals:
+            raise ArchiveRefused(refusals)
+        found = subject.look(writer)
+        advance(
+            writer,
+            found.contents,
+            found.facts,
+            policy=plan.policy,
+            now_ns=subject.clock(),
+            until=State.GRACE,
+        )
+    return result
+
+
+def _held(plan: PlanPaper, paths: Sequence[str]) -> str:
+    """What packages that were recalled hold; empty if the plan has none."""
+    if not plan.packages:
+        return ""
+    n_of = {plan.prefix + package.name: len(package.files) for package in plan.packages}
+    n_files = sum(n_of.get(path, 1) for path in paths)
+    return f" Packages count as files; those recalled hold {n_files} of {len(plan.payload)} files."

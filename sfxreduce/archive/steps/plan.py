@@ -1,0 +1,338 @@
+"""Plan what is archived and what may then leave the disk; approve it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.archive.evidence.advance import advance, send_back
+from sfxreduce.archive.evidence.documents import (
+    ApprovalPaper,
+    PinnedFile,
+    PlanPaper,
+    paper_bytes,
+    paper_id,
+)
+from sfxreduce.archive.evidence.folder import Writer
+from sfxreduce.archive.evidence.gather import Gathered
+from sfxreduce.archive.evidence.inspect import (
+    audited_events,
+    certificate_facts,
+    manifest_sha256,
+    read_reduced,
+    store_facts,
+)
+from sfxreduce.archive.evidence.pins import pin_files
+from sfxreduce.archive.evidence.subject import Subject
+from sfxreduce.archive.rules.policy import Disposition, Policy
+from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
+from sfxreduce.archive.rules.states import PATH, State
+from sfxreduce.archive.steps.packing import pack_payload
+from sfxreduce.archive.steps.repack import store_events
+from sfxreduce.archive.tape.bags import PACKAGES_FILE, PLAN_FILE, write_bag
+from sfxreduce.audit.certificate import Certificate
+from sfxreduce.cluster import Pool
+from sfxreduce.cluster.progress import Progress, silent
+from sfxreduce.decisions.decide import Decision
+from sfxreduce.errors import RunNotFound, UsageError
+from sfxreduce.io.files.durable import FileRecord
+from sfxreduce.io.open import open_run
+from sfxreduce.pipeline.verify.output import verify_reduced
+from sfxreduce.run.run import Run
+
+__all__ = ["PlanOptions", "approve_run", "plan_run", "verify_again"]
+
+DAY_NS = 86_400 * 10**9
+FINISHED = (State.RELEASE_TICKETED, State.RELEASED, State.RESTORING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What a plan is made from.
+
+    Parameters
+    ----------
+    policy : Policy
+    hits : Path, optional
+        The reduced store.
+    certificate : Path, optional
+        By default ``certificate.json`` of the evidence folder, if one was laid there.
+    ended_ns : int, optional
+        End of the experiment; by default when the youngest file of the run was last changed.
+    data_path : str
+        Where the frames lie inside an HDF5 file.
+    """
+
+    policy: Policy
+    hits: Path | None = None
+    certificate: Path | None = None
+    ended_ns: int | None = None
+    data_path: str = ""
+
+
+def plan_run(
+    subject: Subject, options: PlanOptions, *, pool: Pool, progress: Progress = silent
+) -> PlanPaper:
+    """Pin a run, compare its reduced store with it, and write down what is to be archived.
+
+    The run is read whole, twice: for the checksums of its files, and for the comparison. Files that
+    go in packages are read once more, for the checksums of those. A plan
+    that says the same as the one that is there leaves that one and its approvals as they are.
+
+    Raises
+    ------
+    ArchiveRefused
+        If the policy, or a proof that is missing, forbids it.
+    RunNotFound
+        If there is no such run.
+    """
+    if not subject.run.exists():
+        raise RunNotFound(f"{subject.run}: no such file or folder; check the path of the run")
+    if options.hits is None:
+        raise ArchiveRefused([refuse("R01", "none was named")])
+    hits = options.hits.absolute()
+    if not hits.exists():
+        raise ArchiveRefused([refuse("R01", f"there is nothing at {hits}")])
+    run = open_run(subject.run, data_path=options.data_path)
+    with subject.opened(create=True) as (writer, found):
+        state = found.contents.state
+        if state in FINISHED:
+            raise UsageError(f"{subject.run}: is {state}; what was ticketed is not planned again")
+        pinned = pin_files(subject.run)
+        same = _still_good(found, pinned, hits, options, subject.by)
+        if found.plan is not None and same:
+            return found.plan
+        if found.plan is not None or state not in PATH:
+            send_back(writer, state)
+        _take_up(writer, hits, options.certificate)
+        certificate = _inspect(writer, run, hits)
+        verify_again(writer, run, hits, pool=pool, progress=progress)
+        _go(subject, writer, options.policy, State.CERTIFIED)
+        plan = _draft(subject, pinned, hits, options)
+        plan = pack_payload(_with_payload(plan, subject, run, certificate, pool=pool))
+        writer.write("plan.json", paper_bytes(plan))
+        _go(subject, writer, options.policy, State.PLANNED)
+        _write_bag(subject, plan)
+    return plan
+
+
+def _still_good(
+    found: Gathered, pinned: Sequence[PinnedFile], hits: Path, options: PlanOptions, by: str
+) -> bool:
+    """Whether the plan that is there says what a new one would say."""
+    plan, state = found.plan, found.contents.state
+    if plan is None or state not in PATH or PATH.index(state) < PATH.index(State.PLANNED):
+        return False
+    ended = options.ended_ns in (None, plan.experiment_end_ns)
+    ours = (plan.sources, plan.policy, plan.hits, plan.hits_manifest_sha256, plan.planner)
+    theirs = (tuple(pinned), options.policy, str(hits), manifest_sha256(hits), by)
+    return ours == theirs and ended and options.certificate is None
+
+
+def _take_up(writer: Writer, hits: Path, given: Path | None) -> None:
+    """Copy the certificate into the evidence, if there is one."""
+    path = given or writer.path / "certificate.json"
+    if given is None and not path.exists():
+        return
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunNotFound(
+            f"{path}: cannot be read ({error.strerror}); check --certificate"
+        ) from error
+    facts, certificate = certificate_facts(data, hits=hits, at_ns=0)
+    if certificate is None:
+        # It stays out of the evidence, which would not be trusted any more with it.
+        found = [refuse("R10", f"{path} is not as it was made"), refuse("R02", f"{path}")]
+        raise ArchiveRefused(found)
+    writer.write("certificate.json", data)
+    digest = hashlib.sha256(data).hexdigest()
+    writer.append("certificate", certificate=digest, facts=asdict(facts))
+
+
+def _inspect(writer: Writer, run: Run, hits: Path) -> Certificate | None:
+    """Take down what the reduced store says."""
+    data = writer.contents().paper("certificate.json")
+    certificate = certificate_facts(data, hits=hits, at_ns=0)[1] if data else None
+    facts = store_facts(hits, n_events=run.n_events, certificate=certificate)
+    # Audited events that the store lacks are stored beside it when the plan is made.
+    told = {k: v for k, v in asdict(replace(facts, audited_kept=True)).items() if k != "same"}
+    writer.append("inspected", hits=str(hits), manifest_sha256=manifest_sha256(hits), facts=told)
+    return certificate
+
+
+def verify_again(
+    writer: Writer, run: Run, hits: Path, *, pool: Pool, progress: Progress = silent
+) -> None:
+    """Compare a reduced store with its run, whole, and write down what was found."""
+    found = verify_reduced(hits, against=run, pool=pool, progress=progress)
+    writer.append(
+        "verified",
+        ok=found.ok,
+        checked=found.checked,
+        hits=str(hits),
+        manifest_sha256=manifest_sha256(hits),
+        problems=list(found.problems[:5]),
+    )
+
+
+def _go(subject: Subject, writer: Writer, policy: Policy, until: State) -> None:
+    found = subject.look(writer)
+    now_ns = subject.clock()
+    advance(writer, found.contents, found.facts, policy=policy, now_ns=now_ns, until=until)
+
+
+def _draft(
+    subject: Subject, pinned: tuple[PinnedFile, ...], hits: Path, options: PlanOptions
+) -> PlanPaper:
+    """Plan to archive the raw run."""
+    key = hashlib.sha256(json.dumps([f.model_dump() for f in pinned]).encode()).hexdigest()[:16]
+    certificate = subject.folder.read().paper("certificate.json")
+    ended = options.ended_ns or max(file.mtime_ns for file in pinned)
+    return PlanPaper(
+        run=str(subject.run),
+        name=subject.run.name,
+        planner=subject.by,
+        policy=options.policy,
+        hits=str(hits),
+        hits_manifest_sha256=manifest_sha256(hits),
+        certificate_sha256=hashlib.sha256(certificate).hexdigest() if certificate else None,
+        experiment_end_ns=ended,
+        prefix=f"{subject.run.name}-{key}/",
+        sources=pinned,
+        payload=_below("raw", pinned),
+        roots={"raw": str(subject.run)},
+    )
+
+
+def _with_payload(
+    plan: PlanPaper, subject: Subject, run: Run, certificate: Certificate | None, *, pool: Pool
+) -> PlanPaper:
+    """Archive the reduced store, or the rejects alone, where the policy says so."""
+    disposition, hits = plan.policy.release.disposition, Path(plan.hits)
+    if disposition in (Disposition.KEEP, Disposition.TAPE_RAW):
+        return plan
+    _, made = read_reduced(hits)
+    roots: dict[str, Path] = {}
+    if disposition is Disposition.TAPE_REJECTS:
+        events = np.flatnonzero(made.decision == Decision.REJECT).astype(np.int64)
+        roots |= _stored("rejects", subject, run, events, pool)
+    else:
+        events = np.setdiff1d(audited_events(made, certificate), made.sample)
+        roots |= {"hits": hits, **_stored("audited", subject, run, events, pool)}
+    payload = [file for part, root in roots.items() for file in _below(part, pin_files(root))]
+    if not payload:
+        raise UsageError(f"{subject.run}: no event was rejected, so nothing is to be archived")
+    return plan.model_copy(
+        update={"payload": tuple(payload), "roots": {k: str(v) for k, v in roots.items()}}
+    )
+
+
+def _stored(
+    part: str, subject: Subject, run: Run, events: NDArray[np.int64], pool: Pool
+) -> dict[str, Path]:
+    """Store events of the run in the evidence folder, if there are any."""
+    if not events.size:
+        return {}
+    out = subject.evidence / f"{part}.zarr"
+    store_events(run, events, out=out, pool=pool)
+    return {part: out}
+
+
+def _below(part: str, files: Sequence[PinnedFile]) -> tuple[PinnedFile, ...]:
+    return tuple(f.model_copy(update={"path": f"{part}/{f.path}"}) for f in files)
+
+
+def _write_bag(subject: Subject, plan: PlanPaper) -> None:
+    """Write the plan as a bag, which other tools read; nothing here depends on it."""
+    folder = subject.evidence / f"plan-{plan.plan_id[:16]}"
+    if folder.exists():
+        return
+    source = subject.run if subject.run.is_dir() else subject.run.parent
+    write_bag(
+        folder,
+        files=[FileRecord(path=f.path, size=f.size, sha256=f.sha256) for f in plan.sources],
+        source=source,
+        run=subject.run,
+        info={
+            "External-Identifier": plan.prefix.rstrip("/"),
+            "External-Description": f"Plan {plan.plan_id} of sfxreduce",
+        },
+        tag_files={PLAN_FILE: paper_bytes(plan), PACKAGES_FILE: _index(plan)},
+    )
+
+
+def _index(plan: PlanPaper) -> bytes:
+    """Which file lies where in which package, for other tools."""
+    found = [package.model_dump(mode="json") for package in plan.packages]
+    return json.dumps(found, indent=1).encode() + b"\n"
+
+
+def approve_run(
+    subject: Subject, *, role: str = "", token: str = "", policy: Policy | None = None
+) -> PlanPaper:
+    """Give one's word for a plan.
+
+    Parameters
+    ----------
+    subject : Subject
+    role : str
+        ``pi`` or ``facility``; found in the policy by the name, if it is not given.
+    token : str
+        Beginning of the plan's id, to be sure that it is the right one.
+    policy : Policy, optional
+        To be compared with that of the plan.
+
+    Raises
+    ------
+    ArchiveRefused
+        If there is no plan, the planner approves it, the role is another person's, or the facts
+        no longer hold.
+    """
+    with subject.opened() as (writer, found):
+        plan = subject.planned(found, token=token)
+        subject.check_policy(plan, policy)
+        taken = role or _role_of(subject.by, plan.policy)
+        _check_approver(subject.by, taken, plan)
+        paper = ApprovalPaper(
+            plan_id=plan.plan_id, by=subject.by, role=taken, at_ns=subject.clock()
+        )
+        name = f"approvals/{plan.plan_id[:8]}-{paper_id(paper)[:8]}.json"
+        writer.write(name, paper_bytes(paper))
+        found = subject.look(writer)
+        try:
+            advance(
+                writer,
+                found.contents,
+                found.facts,
+                policy=plan.policy,
+                now_ns=subject.clock(),
+                until=State.APPROVED,
+            )
+        except ArchiveRefused as error:
+            # The first of two approvals is not refused: the second one is waited for.
+            if {refusal.code for refusal in error.refusals} != {"R11"}:
+                raise
+    return plan
+
+
+def _role_of(by: str, policy: Policy) -> str:
+    if by in ("pi", "facility"):
+        return by
+    people = {str(role): names for role, names in policy.approvals.people.items()}
+    return next((role for role, names in people.items() if by in names), "")
+
+
+def _check_approver(by: str, role: str, plan: PlanPaper) -> None:
+    if role not in ("", "pi", "facility"):
+        raise UsageError(f"archive approve: expected --role pi or facility, found '{role}'")
+    if plan.policy.approvals.two_person and by == plan.planner:
+        raise ArchiveRefused([refuse("R11", f"{by} planned it")])
+    if not plan.policy.may_act(by, role):
+        raise ArchiveRefused([refuse("R11", f"{by} is not named as {role} in the policy")])

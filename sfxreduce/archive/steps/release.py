@@ -1,0 +1,312 @@
+"""Write the ticket that says what may leave the disk. It is not this program that acts on it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfxreduce.archive.evidence.advance import advance, arrow, missing
+from sfxreduce.archive.evidence.documents import (
+    PlanPaper,
+    ReleasePaper,
+    TicketPaper,
+    paper_bytes,
+    read_paper,
+)
+from sfxreduce.archive.evidence.folder import Writer
+from sfxreduce.archive.evidence.gather import Gathered
+from sfxreduce.archive.evidence.signing import SIGNATURE_SUFFIX, read_signing_key
+from sfxreduce.archive.evidence.subject import Subject
+from sfxreduce.archive.evidence.tickets import limit_roots, one_ticket_at_a_time
+from sfxreduce.archive.rules.facts import Evidence, Verified
+from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
+from sfxreduce.archive.rules.states import PATH, State
+from sfxreduce.archive.steps.copies import copies_of, open_copies, take_down
+from sfxreduce.archive.steps.execute import check_holds
+from sfxreduce.archive.steps.plan import verify_again
+from sfxreduce.archive.tape.backends import Backend
+from sfxreduce.archive.tape.receipts import Receipt
+from sfxreduce.cluster import Pool
+from sfxreduce.cluster.progress import Progress, silent
+from sfxreduce.errors import RunNotFound
+from sfxreduce.io.open import open_run
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+__all__ = ["Released", "cancel_run", "record_release", "release_run", "renewed", "revoke_ticket"]
+
+HOUR_NS = 3_600 * 10**9
+VALID_HOURS = 24
+TICKET = "release-ticket.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """The ticket that was written, or would be.
+
+    Parameters
+    ----------
+    plan : PlanPaper
+    dry_run : bool
+    state : State
+    ticket : Path
+    """
+
+    plan: PlanPaper
+    dry_run: bool
+    state: State
+    ticket: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as a JSON object."""
+        return {
+            "dry_run": self.dry_run,
+            "plan_id": self.plan.plan_id,
+            "state": str(self.state),
+            "ticket": str(self.ticket),
+            "files": len(self.plan.sources),
+            "bytes": self.plan.release_bytes,
+        }
+
+
+def release_run(
+    subject: Subject,
+    *,
+    token: str | None = None,
+    to: Sequence[str] = (),
+    data_path: str = "",
+    sign_key: Path | None = None,
+    pool: Pool,
+    progress: Progress = silent,
+) -> Released:
+    """Write the release ticket of a run, after everything was looked at once more.
+
+    The run is hashed anew, compared with its reduced store anew if that was done too long ago, and
+    the archive is asked for every receipt anew.
+
+    Parameters
+    ----------
+    subject : Subject
+    token : str, optional
+        Beginning of the plan's id; without it nothing is done, and it is told whether it could be.
+    to : sequence of str
+    data_path : str
+    sign_key : Path, optional
+        Private key that signs the ticket; that of the policy by default, if it names one.
+    pool : Pool
+    progress : Progress
+
+    Raises
+    ------
+    ArchiveRefused
+        If anything is missing.
+    RefusedError
+        If others can read the key.
+    """
+    if token is None:
+        return _would_release(subject, sign_key)
+    with subject.opened(rehash=True) as (writer, found):
+        plan = subject.planned(found, token=token)
+        key = _signing_key(plan, sign_key)
+        state = found.contents.state
+        if state is State.RELEASE_TICKETED:
+            state = arrow(writer, state, State.RELEASABLE)
+        _check(subject, plan, state, renewed(found.facts, subject.clock()))
+        _look_again(subject, writer, found, plan, to, data_path, pool=pool, progress=progress)
+        found = subject.look(writer, rehash=True)
+        _advance(subject, writer, found, plan, State.RELEASABLE)
+        roots = limit_roots(plan.policy, root=subject.root, evidence=subject.evidence)
+        # What others release meanwhile has to count here, and this there.
+        with one_ticket_at_a_time(roots):
+            found = subject.look(writer)
+            _check(subject, plan, State.RELEASABLE, found.facts)
+            check_holds(subject)
+            data = paper_bytes(_ticket(subject, writer, plan, found))
+            if key is not None:
+                # First, so that no ticket lies there that still waits for its signature.
+                writer.write(TICKET + SIGNATURE_SUFFIX, key.sign(data))
+            writer.write(TICKET, data)
+            _advance(subject, writer, subject.look(writer), plan, State.RELEASE_TICKETED)
+        done = writer.contents().state
+    return Released(plan=plan, dry_run=False, state=done, ticket=subject.evidence / TICKET)
+
+
+def _signing_key(plan: PlanPaper, given: Path | None) -> Ed25519PrivateKey | None:
+    named = plan.policy.release.sign_key
+    path = given or (Path(named) if named else None)
+    return None if path is None else read_signing_key(path)
+
+
+def _would_release(subject: Subject, sign_key: Path | None) -> Released:
+    found = subject.look()
+    plan = subject.planned(found)
+    _signing_key(plan, sign_key)
+    state = found.contents.state
+    before = State.RELEASABLE if state is State.RELEASE_TICKETED else state
+    _check(subject, plan, before, renewed(found.facts, subject.clock()))
+    return Released(plan=plan, dry_run=True, state=state, ticket=subject.evidence / TICKET)
+
+
+def renewed(facts: Evidence, now_ns: int) -> Evidence:
+    """Facts as they would be if all that is looked at anew for a ticket were found good."""
+    verified, receipts = facts.verified, facts.receipts
+    if verified is not None and verified.ok:
+        verified = Verified(ok=True, at_ns=now_ns)
+    if receipts is not None:
+        receipts = replace(receipts, oldest_ns=now_ns)
+    return replace(facts, verified=verified, receipts=receipts)
+
+
+def _check(subject: Subject, plan: PlanPaper, state: State, facts: Evidence) -> None:
+    refusals = missing(
+        state,
+        facts,
+        policy=plan.policy,
+        now_ns=subject.clock(),
+        until=State.RELEASE_TICKETED,
+    )
+    if refusals:
+        raise ArchiveRefused(refusals)
+
+
+def _advance(
+    subject: Subject, writer: Writer, found: Gathered, plan: PlanPaper, until: State
+) -> None:
+    now_ns = subject.clock()
+    advance(writer, found.contents, found.facts, policy=plan.policy, now_ns=now_ns, until=until)
+
+
+def _look_again(
+    subject: Subject,
+    writer: Writer,
+    found: Gathered,
+    plan: PlanPaper,
+    to: Sequence[str],
+    data_path: str,
+    *,
+    pool: Pool,
+    progress: Progress,
+) -> None:
+    """Compare the store again if need be, and ask the archive for every file."""
+    verified = found.facts.verified
+    age = subject.clock() - (verified.at_ns if verified else 0)
+    if age > plan.policy.release.verified_days * 24 * HOUR_NS:
+        run = open_run(subject.run, data_path=data_path)
+        verify_again(writer, run, Path(plan.hits), pool=pool, progress=progress)
+    copies = open_copies(copies_of(to, policy=plan.policy, contents=found.contents))
+
+    def ask(backend: Backend, pool: str, part: str) -> Receipt:
+        return backend.query(plan.prefix + part, pool=pool)
+
+    take_down(writer, plan, copies, ask=ask, action="query", began_ns=subject.clock())
+
+
+def _ticket(subject: Subject, writer: Writer, plan: PlanPaper, found: Gathered) -> TicketPaper:
+    now_ns = subject.clock()
+    return TicketPaper(
+        plan_id=plan.plan_id,
+        run=plan.run,
+        disposition=str(plan.policy.release.disposition),
+        by=subject.by,
+        written_at_ns=now_ns,
+        valid_until_ns=now_ns + VALID_HOURS * HOUR_NS,
+        files=plan.sources,
+        bytes=plan.release_bytes,
+        packages=plan.packages,
+        why=tuple(_why(plan, found)),
+        journal_sha256=writer.head,
+    )
+
+
+def _why(plan: PlanPaper, found: Gathered) -> list[str]:
+    """What the release rests on, one sentence each."""
+    facts, release = found.facts, plan.policy.release
+    recalled = found.contents.last("recalled") or {}
+    told = [
+        f"Policy '{plan.policy.name}', disposition {release.disposition}.",
+        f"Planned by {plan.planner}; approved by "
+        + ", ".join(sorted(f"{a.by} ({a.role or 'no role'})" for a in facts.approvals))
+        + ".",
+        f"Every kept event in {plan.hits} equals its source, bit for bit.",
+        f"{len(plan.payload)} files lie on tape, as {len(plan.packages)} packages and "
+        f"{len(plan.parcels) - len(plan.packages)} single files, {release.copies} copies each, "
+        "with their checksums.",
+        f"Recall test: {recalled.get('statement', '')}",
+    ]
+    if facts.certificate is not None:
+        told.append(
+            f"With {facts.certificate.confidence:.4g} confidence at most "
+            f"{facts.certificate.loss_upper:.4g} of the hits were rejected."
+        )
+    return told
+
+
+def revoke_ticket(writer: Writer, found: Gathered, *, reason: str) -> None:
+    """Put a ticket that lists nothing in the place of one that was written."""
+    data = found.contents.paper(TICKET)
+    if data is None:
+        return
+    ticket = read_paper(TicketPaper, data, where=TICKET)
+    empty = ticket.model_copy(
+        update={
+            "files": (),
+            "bytes": 0,
+            "packages": (),
+            "valid_until_ns": 0,
+            "why": (f"Revoked: {reason}",),
+        }
+    )
+    writer.write(TICKET, paper_bytes(empty))
+
+
+def record_release(subject: Subject, receipt: Path) -> State:
+    """Take down what the facility's tool says it released.
+
+    Raises
+    ------
+    ArchiveRefused
+        If it is about another plan or ticket.
+    RunNotFound
+        If there is no such file.
+    """
+    try:
+        data = receipt.read_bytes()
+    except OSError as error:
+        raise RunNotFound(
+            f"{receipt}: cannot be read ({error.strerror}); check --receipt"
+        ) from error
+    paper = read_paper(ReleasePaper, data, where=str(receipt))
+    with subject.opened() as (writer, found):
+        plan = subject.planned(found)
+        ticket = found.contents.paper(TICKET) or b""
+        if (
+            paper.plan_id != plan.plan_id
+            or paper.ticket_sha256 != hashlib.sha256(ticket).hexdigest()
+        ):
+            raise ArchiveRefused([refuse("R10", f"{receipt} is about another plan or ticket")])
+        writer.write("release-receipt.json", data)
+        _advance(subject, writer, subject.look(writer), plan, State.RELEASED)
+        return writer.contents().state
+
+
+def cancel_run(subject: Subject) -> State:
+    """Keep the copy on the disk after all.
+
+    Raises
+    ------
+    ArchiveRefused
+        If the run was ticketed or released already, or is not archived.
+    """
+    with subject.opened() as (writer, found):
+        state = found.contents.state
+        revoke_ticket(writer, found, reason=f"{subject.by} keeps the run")
+        if state is State.RELEASE_TICKETED:
+            state = arrow(writer, state, State.RELEASABLE)
+        if state not in PATH[PATH.index(State.ARCHIVED) : PATH.index(State.RELEASE_TICKETED)]:
+            detail = f"the run is {state}, there is nothing to keep from being released"
+            raise ArchiveRefused([refuse("R11", detail, remedy="nothing is to be done")])
+        return arrow(writer, state, State.RESTORED)

@@ -1,0 +1,143 @@
+"""Bring events, or a whole run, back from wherever they are."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from sfxreduce.archive.evidence.advance import arrow
+from sfxreduce.archive.evidence.documents import PlanPaper
+from sfxreduce.archive.evidence.folder import Contents
+from sfxreduce.archive.evidence.pins import pin_files
+from sfxreduce.archive.evidence.subject import Subject
+from sfxreduce.archive.rules.states import State
+from sfxreduce.archive.steps.copies import Copies, copies_of, open_copies
+from sfxreduce.archive.steps.packing import tars_of
+from sfxreduce.archive.steps.restore_events import Places, Restored, restore_events
+from sfxreduce.archive.tape.holding import Holding, fetch_files
+from sfxreduce.cluster import Pool
+from sfxreduce.cluster.progress import Progress, silent
+from sfxreduce.errors import RunNotFound, UsageError, VerificationError
+from sfxreduce.io.writers.publish import check_outputs, staged
+
+__all__ = ["restore_run_events", "restore_whole_run"]
+
+
+def restore_run_events(
+    subject: Subject,
+    events: Sequence[str],
+    *,
+    out: Path,
+    hits: Path | None = None,
+    to: Sequence[str] = (),
+    pool: Pool,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Restored:
+    """Bring events back by their ids; see `restore_events`. The run counts as in use meanwhile.
+
+    Raises
+    ------
+    SourceError
+        If an event is nowhere.
+    """
+    if not subject.begun:
+        return restore_events(
+            events,
+            places=_places(subject, None, hits, None),
+            out=out,
+            pool=pool,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    with subject.opened() as (writer, found):
+        archive = _holding(found.plan, found.contents, to)
+        job = uuid.uuid4().hex[:12]
+        writer.append("job-began", job=job, what="restore")
+        try:
+            return restore_events(
+                events,
+                places=_places(subject, found.plan, hits, archive),
+                out=out,
+                pool=pool,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        finally:
+            writer.append("job-ended", job=job)
+
+
+def _places(
+    subject: Subject, plan: PlanPaper | None, hits: Path | None, archive: Holding | None
+) -> Places:
+    store = hits or (Path(plan.hits) if plan else None)
+    return Places(
+        run=(subject.run,) if subject.run.exists() else (),
+        hits=store if store is not None and store.exists() else None,
+        archive=archive,
+    )
+
+
+def _holding(plan: PlanPaper | None, contents: Contents, to: Sequence[str]) -> Holding | None:
+    """What the archive holds, if it holds anything that events can be read from."""
+    asked = contents.last("asked")
+    if plan is None or asked is None:
+        return None
+    part = next(part for part in ("raw", "rejects", "hits") if part in plan.roots)
+    return _part(plan, part, open_copies(copies_of(to, policy=plan.policy, contents=contents)))
+
+
+def _part(plan: PlanPaper, part: str, copies: Copies) -> Holding:
+    return Holding(
+        files=plan.files_below(part),
+        copies=copies,
+        prefix=f"{plan.prefix}{part}/",
+        packages=tars_of(plan, part),
+    )
+
+
+def restore_whole_run(subject: Subject, *, out: Path, to: Sequence[str] = ()) -> int:
+    """Bring a raw run back from the archive, every file compared with its checksum.
+
+    Parameters
+    ----------
+    subject : Subject
+    out : Path
+        Folder that takes the files of the run; nothing may lie there.
+    to : sequence of str
+
+    Returns
+    -------
+    int
+        Bytes that were recalled.
+
+    Raises
+    ------
+    UsageError
+        If the raw run is not what was archived.
+    VerificationError
+        If it is not back as it was.
+    """
+    with subject.opened() as (writer, found):
+        plan, state = found.plan, found.contents.state
+        if plan is None or found.contents.last("asked") is None:
+            raise RunNotFound(f"{subject.run}: was not archived; there is nothing to restore")
+        if set(plan.roots) != {"raw"}:
+            raise UsageError(f"{subject.run}: its raw run was not archived; restore single events")
+        if state is State.RELEASED:
+            state = arrow(writer, state, State.RESTORING)
+        copies = open_copies(copies_of(to, policy=plan.policy, contents=found.contents))
+        holding = _part(plan, "raw", copies)
+        check_outputs(stores=[out], inputs=[subject.run])
+        with staged(stores=[out]) as hidden:
+            folder = hidden[out]
+            folder.mkdir()
+            n_bytes = fetch_files(holding, [f.path for f in holding.files], into=folder)
+            back = {(f.path, f.size, f.sha256) for f in pin_files(folder)}
+            if back != {(f.path, f.size, f.sha256) for f in plan.sources}:
+                raise VerificationError(f"{out}: what came back is not the run that was archived")
+        writer.append("restored", plan_id=plan.plan_id, bytes=n_bytes, out=str(out))
+        if state is State.RESTORING:
+            arrow(writer, state, State.RESTORED)
+    return n_bytes

@@ -1,0 +1,285 @@
+"""Where runs are on their way to the archive: one of them, all below a folder, night by night."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sfxreduce.archive.evidence.advance import advance, missing
+from sfxreduce.archive.evidence.find import find_evidence
+from sfxreduce.archive.evidence.folder import Clock, EvidenceFolder
+from sfxreduce.archive.evidence.gather import Gathered, gather
+from sfxreduce.archive.evidence.subject import DEFAULT_PRESET, Subject
+from sfxreduce.archive.evidence.tickets import TicketBook
+from sfxreduce.archive.rules.explain import explain_policy
+from sfxreduce.archive.rules.policy import Policy, preset
+from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal
+from sfxreduce.archive.rules.states import PATH, State
+from sfxreduce.archive.steps.release import renewed
+from sfxreduce.errors import SfxReduceError
+from sfxreduce.report.units import human_bytes
+
+__all__ = ["Status", "explain_run", "nightly", "status_of", "summary_of"]
+
+DAY_NS = 86_400 * 10**9
+WAITING = (State.RECALL_TESTED, State.GRACE, State.RELEASABLE)
+"""States in which only time, people and a last look are missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Where a run is, and what keeps it there.
+
+    Parameters
+    ----------
+    run : str
+    state : State
+    history : tuple of State
+        All states it went through.
+    held : bool
+    next : State or None
+        Where it goes next.
+    refusals : tuple of Refusal
+        Why it does not go there now.
+    plan_id : str
+        Empty if there is no plan.
+    files, bytes : int
+        That may leave the disk by the plan.
+    releasable_from_ns : int or None
+        End of grace and retention, once it is known.
+    recall : str
+        What the recall test proved.
+    jobs : tuple of str
+    ready : bool
+        A ticket would be written if it were asked for now, and what is looked at anew for that is
+        found good.
+    """
+
+    run: str
+    state: State
+    history: tuple[State, ...]
+    held: bool
+    next: State | None
+    refusals: tuple[Refusal, ...]
+    plan_id: str
+    files: int
+    bytes: int
+    releasable_from_ns: int | None
+    recall: str
+    jobs: tuple[str, ...]
+    ready: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as a JSON object."""
+        told = [{"code": r.code, "message": r.message, "remedy": r.remedy} for r in self.refusals]
+        return {
+            "run": self.run,
+            "state": str(self.state),
+            "history": [str(state) for state in self.history],
+            "held": self.held,
+            "next": str(self.next) if self.next else None,
+            "refusals": told,
+            "plan_id": self.plan_id,
+            "files": self.files,
+            "bytes": self.bytes,
+            "releasable_from": _date(self.releasable_from_ns),
+            "recall": self.recall,
+            "jobs": list(self.jobs),
+            "ready": self.ready,
+        }
+
+
+def status_of(
+    subject: Subject, *, book: TicketBook | None = None, found: Gathered | None = None
+) -> Status:
+    """Look at a run and its evidence; no file of the run is read and nothing is written.
+
+    Parameters
+    ----------
+    subject : Subject
+    book : TicketBook, optional
+        That counts tickets, so that they are counted once for many runs.
+    found : Gathered, optional
+        The facts, if they were taken down already.
+    """
+    found = found or gather(subject.folder, subject.run, root=subject.root, book=book)
+    state, facts = found.contents.state, found.facts
+    if state in WAITING:
+        facts = renewed(facts, subject.clock())
+    after = PATH[PATH.index(state) + 1] if state in PATH[:-1] else None
+    now_ns = subject.clock()
+    refusals: tuple[Refusal, ...] = ()
+    if after is not None:
+        policy = _policy(found)
+        refusals = missing(state, facts, policy=policy, now_ns=now_ns, until=after)
+    recalled = found.contents.last("recalled")
+    plan = found.plan
+    return Status(
+        run=str(subject.run),
+        state=state,
+        history=found.contents.states,
+        held=bool(facts.standing_holds(now_ns)),
+        next=after,
+        refusals=refusals,
+        plan_id=plan.plan_id if plan else "",
+        files=len(plan.sources) if plan else 0,
+        bytes=plan.release_bytes if plan else 0,
+        releasable_from_ns=_releasable_from(found),
+        recall=recalled["statement"] if recalled else "",
+        jobs=facts.open_jobs,
+        ready=state in WAITING
+        and not missing(
+            state, facts, policy=_policy(found), now_ns=now_ns, until=State.RELEASE_TICKETED
+        ),
+    )
+
+
+def _policy(found: Gathered) -> Policy:
+    return found.plan.policy if found.plan else preset(DEFAULT_PRESET)
+
+
+def _releasable_from(found: Gathered) -> int | None:
+    plan, recall = found.plan, found.facts.recall
+    if plan is None or recall is None:
+        return None
+    release = plan.policy.release
+    grace = recall.at_ns + int(release.grace_days * DAY_NS)
+    return max(grace, plan.experiment_end_ns + int(release.min_retention_days * DAY_NS))
+
+
+def explain_run(subject: Subject) -> list[str]:
+    """Say in sentences where a run is, why, what is missing, and what its policy asks for."""
+    found = gather(subject.folder, subject.run)
+    status = status_of(subject)
+    told = [f"{status.run} is {status.state}{', and held' if status.held else ''}."]
+    if status.plan_id:
+        told.append(
+            f"Plan {status.plan_id[:8]} of {found.plan.planner if found.plan else ''}: "
+            f"{status.files} files, {human_bytes(status.bytes)} may leave the disk by it."
+        )
+    if status.recall:
+        told.append(status.recall)
+    if status.releasable_from_ns is not None:
+        told.append(f"Its time on the disk ends on {_date(status.releasable_from_ns)}.")
+    if status.next is not None:
+        told += [f"Not {status.next} yet: {refusal}." for refusal in status.refusals] or [
+            f"Nothing stands between it and {status.next}."
+        ]
+    return [*told, *explain_policy(_policy(found))]
+
+
+def summary_of(root: Path, *, clock: Clock) -> dict[str, Any]:
+    """Where all runs below a folder are.
+
+    Returns
+    -------
+    dict
+        ``runs`` (run, state, held, codes, bytes), ``states`` (how many are where), ``held``,
+        ``attention`` (runs with evidence that is not to be trusted, or that are INVALIDATED),
+        ``ready`` (runs that a ticket could be
+        written for), ``bytes_ready``, ``bytes_ticketed`` and ``bytes_released``.
+    """
+    whole = root.absolute()
+    # Tickets are counted once, not once for each run.
+    book = TicketBook(clock())
+    rows = [_row(run, evidence, clock, whole, book) for run, evidence in find_evidence(whole)]
+    states = Counter(row["state"] for row in rows)
+    return {
+        "root": str(root),
+        "runs": rows,
+        "states": {str(state): states[state] for state in State if states[state]},
+        "held": sum(row["held"] for row in rows),
+        "attention": [row["run"] for row in rows if _needs_attention(row)],
+        "ready": [row["run"] for row in rows if row["ready"]],
+        "bytes_ready": sum(row["bytes"] for row in rows if row["ready"]),
+        "bytes_ticketed": _bytes(rows, State.RELEASE_TICKETED),
+        "bytes_released": _bytes(rows, State.RELEASED),
+    }
+
+
+def _row(run: Path, evidence: Path, clock: Clock, root: Path, book: TicketBook) -> dict[str, Any]:
+    subject = Subject(run=run, evidence=evidence, by="status", clock=clock, root=root)
+    try:
+        found = status_of(subject, book=book)
+    except SfxReduceError as error:
+        codes = (
+            [refusal.code for refusal in error.refusals]
+            if isinstance(error, ArchiveRefused)
+            else []
+        )
+        return {
+            "run": str(run),
+            "state": "UNREADABLE",
+            "held": False,
+            "ready": False,
+            "codes": codes,
+            "bytes": 0,
+            "problem": str(error),
+        }
+    return {
+        "run": found.run,
+        "state": str(found.state),
+        "held": found.held,
+        "ready": found.ready,
+        "codes": sorted({refusal.code for refusal in found.refusals}),
+        "bytes": found.bytes,
+    }
+
+
+def _needs_attention(row: dict[str, Any]) -> bool:
+    bad = {"R03", "R06", "R10", "R16", "R17"} & set(row["codes"])
+    return bool(bad) or row["state"] in ("UNREADABLE", State.INVALIDATED)
+
+
+def _bytes(rows: list[dict[str, Any]], state: State) -> int:
+    return sum(row["bytes"] for row in rows if row["state"] == state)
+
+
+def nightly(root: Path, *, clock: Clock) -> dict[str, Any]:
+    """Bring every run below a folder to where it may be, tickets left out, and sum up.
+
+    A run whose source changed becomes INVALIDATED. Nothing is copied, and nobody is asked: what is
+    missing for the next step is in the summary.
+
+    Returns
+    -------
+    dict
+        As `summary_of` gives it, and ``moved``: runs, and from where to where they went.
+    """
+    moved, failed = [], []
+    whole, book = root.absolute(), TicketBook(clock())
+    for run, evidence in find_evidence(whole):
+        subject = Subject(run=run, evidence=evidence, by="nightly", clock=clock, root=whole)
+        before = EvidenceFolder(path=evidence, clock=clock).read().state
+        after = before
+        try:
+            with subject.opened(book=book) as (writer, found):
+                if found.plan is None or before not in PATH[PATH.index(State.PLANNED) :]:
+                    continue
+                # What is refused tonight is told by the summary.
+                with suppress(ArchiveRefused):
+                    advance(
+                        writer,
+                        found.contents,
+                        found.facts,
+                        policy=found.plan.policy,
+                        now_ns=clock(),
+                        until=max(before, State.RELEASABLE, key=PATH.index),
+                    )
+                after = writer.contents().state
+        except SfxReduceError as error:
+            failed.append({"run": str(run), "problem": str(error)})
+            continue
+        if after is not before:
+            moved.append({"run": str(run), "from": str(before), "to": str(after)})
+    return {**summary_of(root, clock=clock), "moved": moved, "failed": failed}
+
+
+def _date(ns: int | None) -> str | None:
+    return (
+        None if ns is None else datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="seconds")
+    )

@@ -1,0 +1,1 @@
+"""Copies of runs on another file system or tape: packages, backends, receipts."""

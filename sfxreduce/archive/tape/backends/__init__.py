@@ -1,0 +1,8 @@
+"""Archives: where files are put, asked after, and recalled from. Nothing here deletes a file."""
+
+from __future__ import annotations
+
+from sfxreduce.archive.tape.backends.open import archive_copies, open_backend
+from sfxreduce.archive.tape.backends.protocol import Backend, Capabilities
+
+__all__ = ["Backend", "Capabilities", "archive_copies", "open_backend"]

@@ -1,0 +1,142 @@
+"""A site's own script as an archive. Nothing it says is believed unless it has the agreed form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfxreduce.archive.tape.backends._process import ask
+from sfxreduce.archive.tape.backends.protocol import Capabilities, check_pool
+from sfxreduce.archive.tape.paths import check_path
+from sfxreduce.archive.tape.receipts import Receipt, receipt_from_json
+from sfxreduce.errors import ArchiveError, OutputExists, SchemaError
+
+__all__ = ["TIMEOUT_S", "ScriptBackend"]
+
+TIMEOUT_S = 24 * 3600
+"""A tape library may well take hours to answer."""
+
+TOLD = ("path", "size", "algorithm", "value", "value_source", "state", "copies")
+MAX_POOLS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptBackend:
+    """An archive behind a script: ``SCRIPT put|query|recall|capabilities ...``, JSON on stdout.
+
+    The contract stands in ``docs/reference/backends.md``.
+
+    Parameters
+    ----------
+    script : Path
+    name : str
+        For receipts.
+    timeout_s : float
+        For each call.
+
+    Raises
+    ------
+    ArchiveError
+        If it is no program, or everybody may change it.
+    """
+
+    script: Path
+    name: str
+    timeout_s: float = TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        if not self.script.is_file() or not os.access(self.script, os.X_OK):
+            raise ArchiveError(f"{self.name}: expected a program, found none; check path and mode")
+        if self.script.stat().st_mode & stat.S_IWOTH:
+            raise ArchiveError(f"{self.name}: everybody may change the script; chmod o-w it first")
+
+    def capabilities(self) -> Capabilities:
+        """Ask the script what it can do.
+
+        Raises
+        ------
+        ArchiveError
+            If the answer has not the agreed form.
+        """
+        facts, _ = self._ask("capabilities")
+        kinds: dict[str, Callable[[Any], bool]] = {
+            "tool": lambda value: isinstance(value, str),
+            "pools": lambda value: (
+                isinstance(value, list)
+                and len(value) <= MAX_POOLS
+                and all(isinstance(pool, str) for pool in value)
+            ),
+            "rereads": lambda value: isinstance(value, bool),
+            "recalls_from_medium": lambda value: isinstance(value, bool),
+        }
+        if set(facts) != set(kinds) or not all(kinds[name](facts[name]) for name in kinds):
+            raise ArchiveError(
+                f"{self.name}: expected capabilities {sorted(kinds)}, found {ascii(facts)[:200]}"
+            )
+        return Capabilities(**{**facts, "pools": tuple(map(check_pool, facts["pools"]))})
+
+    def put(self, local: Path, path: str, *, pool: str) -> Receipt:
+        """Have the script put a file; see `Backend.put`."""
+        named = check_path(path, where=self.name)
+        return self._receipt("put", str(local.absolute()), named, check_pool(pool))
+
+    def query(self, path: str, *, pool: str) -> Receipt:
+        """Ask the script about a file; see `Backend.query`."""
+        return self._receipt("query", check_path(path, where=self.name), check_pool(pool))
+
+    def recall(self, path: str, into: Path, *, pool: str) -> None:
+        """Have the script bring a file back; see `Backend.recall`."""
+        if os.path.lexists(into):
+            raise OutputExists(f"{into}: already exists; recall into an empty folder")
+        named = check_path(path, where=self.name)
+        ask(
+            [str(self.script), "recall", named, str(into.absolute()), check_pool(pool)],
+            timeout_s=self.timeout_s,
+        )
+        if not into.is_file() or into.is_symlink():
+            raise ArchiveError(f"{self.name}: said it recalled '{path}', but left no file")
+
+    def _receipt(self, *arguments: str) -> Receipt:
+        """Answer of the script as a receipt; what is missing in it is not made up."""
+        facts, raw = self._ask(*arguments)
+        where = f"{self.name} {arguments[0]}"
+        if not set(facts) <= {*TOLD, "tool"}:
+            raise ArchiveError(f"{where}: expected the fields {TOLD}, found {sorted(facts)[:20]}")
+        ours = {
+            "backend": self.name,
+            "queried_at_ns": time.time_ns(),
+            "tool": str(facts.get("tool", self.script)),
+            "raw_sha256": hashlib.sha256(raw).hexdigest(),
+        }
+        try:
+            return receipt_from_json({**facts, **ours}, where=where)
+        except SchemaError as error:
+            raise ArchiveError(str(error)) from error
+
+    def _ask(self, *arguments: str) -> tuple[dict[str, Any], bytes]:
+        raw = ask([str(self.script), *arguments], timeout_s=self.timeout_s)
+        try:
+            facts = json.loads(raw, object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            raise ArchiveError(
+                f"{self.name} {arguments[0]}: expected one JSON object, found something else "
+                f"({raw[:80]!a})"
+            ) from error
+        if not isinstance(facts, dict):
+            raise ArchiveError(f"{self.name} {arguments[0]}: expected one JSON object")
+        return facts, raw
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object that says two things about one field."""
+    facts = dict(pairs)
+    if len(facts) != len(pairs):
+        raise ValueError("a field is named twice")
+    return facts

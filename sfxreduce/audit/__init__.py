@@ -1,0 +1,1 @@
+"""How many hits can be among the rejected events: draw, labels, bound, certificate."""

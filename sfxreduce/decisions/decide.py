@@ -1,0 +1,159 @@
+"""Keep, reject or leave undecided: one decision for every event, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.run.reasons import UNSAFE, Reason
+
+__all__ = ["Decision", "Decisions", "decide"]
+
+
+class Decision(IntEnum):
+    """What becomes of an event. Undecided events are kept."""
+
+    REJECT = 0
+    UNDECIDED = 1
+    HIT = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Decisions:
+    """The decision on every event of a run, in source order.
+
+    Parameters
+    ----------
+    decision : ndarray of uint8
+        `Decision` of each event.
+    reason : ndarray of uint32
+        `Reason` bits of each event.
+    score : ndarray of float32
+        The scorer's value; NaN where there is none.
+    event_class : ndarray of uint8, optional
+        `EventClass` of each event, where the scorer tells one. No decision rests on it.
+    tiles : ndarray of uint16, optional
+        Tiles of the window that each score rests on; 0 for scores of whole source frames.
+    payload : ndarray of uint64, optional
+        Shape (event, 2): high and low half of the XXH3 (128 bits) of each kept event's encoded
+        tiles; zero for events of which nothing was kept.
+    """
+
+    decision: NDArray[np.uint8]
+    reason: NDArray[np.uint32]
+    score: NDArray[np.float32]
+    event_class: NDArray[np.uint8] | None = None
+    tiles: NDArray[np.uint16] | None = None
+    payload: NDArray[np.uint64] | None = None
+
+    @property
+    def tiles_per_event(self) -> float | None:
+        """Tiles that a score rests on, on average; None for scores of whole frames, or of none."""
+        seen = np.zeros(0) if self.tiles is None else self.tiles[self.tiles > 0]
+        return float(seen.mean()) if seen.size else None
+
+    @property
+    def kept(self) -> NDArray[np.int64]:
+        """Positions of the events to keep, ascending."""
+        return np.flatnonzero(self.decision != Decision.REJECT).astype(np.int64)
+
+    def with_damage(self, events: NDArray[np.int64]) -> Decisions:
+        """Return the same with `Reason.READ_ERROR` on kept events that could not be copied whole.
+
+        Parameters
+        ----------
+        events : ndarray of int64
+            Positions of the events; those with a reason already keep it as it is.
+        """
+        own = self.reason[events] & np.uint32(UNSAFE)
+        return self._with(Reason.READ_ERROR, events[own == 0])
+
+    def with_unstable(self, events: NDArray[np.int64]) -> Decisions:
+        """Return the same with events undecided that came out differently when read again.
+
+        Parameters
+        ----------
+        events : ndarray of int64
+            Positions of the events; what was rejected stays so, there is a score for it.
+        """
+        decision = self.decision.copy()
+        events = events[decision[events] != Decision.REJECT]
+        decision[events] = Decision.UNDECIDED
+        return replace(self._with(Reason.UNSTABLE_READ, events), decision=decision)
+
+    def with_sample(self, events: NDArray[np.int64]) -> Decisions:
+        """Return the same with `Reason.AUDIT_SAMPLE` on these events; no decision changes.
+
+        Parameters
+        ----------
+        events : ndarray of int64
+            Positions of rejected events.
+        """
+        return self._with(Reason.AUDIT_SAMPLE, events)
+
+    def with_payloads(self, events: NDArray[np.int64], hashes: Sequence[str]) -> Decisions:
+        """Return the same with the hashes of what was kept of these events.
+
+        Parameters
+        ----------
+        events : ndarray of int64
+            Positions of the events.
+        hashes : sequence of str
+            128 bits in hexadecimal for each of them.
+        """
+        payload = np.zeros((self.decision.size, 2), np.uint64)
+        words = np.frombuffer(bytes.fromhex("".join(hashes)), ">u8")
+        payload[events] = words.reshape(-1, 2)
+        return replace(self, payload=payload)
+
+    @property
+    def sample(self) -> NDArray[np.int64]:
+        """Positions of the rejected events that are kept for an audit, ascending."""
+        return np.flatnonzero(self.reason & np.uint32(Reason.AUDIT_SAMPLE)).astype(np.int64)
+
+    def _with(self, why: Reason, events: NDArray[np.int64]) -> Decisions:
+        reason = self.reason.copy()
+        reason[events] |= np.uint32(why)
+        return replace(self, reason=reason)
+
+    def count(self, decision: Decision) -> int:
+        """Count the events with this decision."""
+        return int(np.count_nonzero(self.decision == decision))
+
+
+def decide(
+    score: NDArray[np.float32], reason: NDArray[np.uint32], *, threshold: float
+) -> Decisions:
+    """Decide on every event: keeping is the default, rejecting is earned.
+
+    An event is rejected only if its score is finite and below the threshold and no reason speaks
+    against trusting it. It is a hit if its score reaches the threshold. All else is undecided.
+
+    Parameters
+    ----------
+    score : ndarray of float32
+        Shape (event,).
+    reason : ndarray of uint32
+        `Reason` bits, shape (event,).
+    threshold : float
+        Smallest score of a hit.
+
+    Examples
+    --------
+    >>> made = decide(np.float32([0.9, 0.1, np.nan]), np.zeros(3, np.uint32), threshold=0.5)
+    >>> [Decision(d).name for d in made.decision]
+    ['HIT', 'REJECT', 'UNDECIDED']
+    """
+    finite = np.isfinite(score)
+    safe = (reason & np.uint32(UNSAFE)) == 0
+    unexplained = np.where(~finite & safe, np.uint32(Reason.SCORE_INVALID), np.uint32(0))
+    reason = reason.astype(np.uint32) | unexplained
+    decision = np.full(score.shape, Decision.UNDECIDED, np.uint8)
+    decision[finite & safe & (score < threshold)] = Decision.REJECT
+    # A high score on a damaged event still shows Bragg peaks: it is a hit, and its reason stays.
+    decision[finite & (score >= threshold)] = Decision.HIT
+    return Decisions(decision=decision, reason=reason, score=score)

@@ -1,0 +1,192 @@
+"""The ledger: every source event exactly once, with its score, its decision and why."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from sfxreduce.decisions.decide import Decision, Decisions
+from sfxreduce.errors import SchemaError
+from sfxreduce.run.reasons import EventClass, Reason
+
+__all__ = ["ledger_root", "ledger_table", "read_ledger"]
+
+
+def ledger_table(decisions: Decisions, columns: xr.Dataset | None = None) -> xr.Dataset:
+    """Ledger of a run as a table, one row per source event in source order.
+
+    Parameters
+    ----------
+    decisions : Decisions
+    columns : Dataset, optional
+        Per-event columns of the source: where each event lies in the files it was read from.
+
+    Returns
+    -------
+    Dataset
+        On dimension ``source``: ``source_index`` (int64), ``score`` (float32), ``decision`` (uint8,
+        with flag_values and flag_meanings), ``reason`` (uint32, with flag_masks), ``tiles``
+        (uint16), ``class`` (uint8, with flag_values and flag_meanings), ``payload`` (uint64, on
+        dimensions ``source`` and ``word``); with `columns` also ``source_file`` (text) and
+        ``source_event`` (int64).
+
+    Raises
+    ------
+    SchemaError
+        If there are not as many decisions as events.
+
+    Examples
+    --------
+    >>> from sfxreduce.decisions.decide import decide
+    >>> made = decide(np.float32([0.9, 0.1]), np.zeros(2, np.uint32), threshold=0.5)
+    >>> ledger_table(made).decision.values
+    array([2, 0], dtype=uint8)
+    """
+    n_events = decisions.score.size
+    if columns is not None and columns.sizes["event"] != n_events:
+        raise SchemaError(
+            f"ledger: {n_events} decisions for {columns.sizes['event']} source events; nothing is "
+            "written that does not account for every event once"
+        )
+    located = {
+        name: ("source", columns[name].values, columns[name].attrs)
+        for name in ("source_file", "source_event")
+        if columns is not None
+    }
+    return xr.Dataset(
+        {
+            "source_index": (
+                "source",
+                np.arange(n_events, dtype=np.int64),
+                {"long_name": "position in the source run", "units": "1"},
+            ),
+            "score": (
+                "source",
+                decisions.score.astype(np.float32),
+                {"long_name": "score of the event", "units": "1"},
+            ),
+            "decision": (
+                "source",
+                decisions.decision,
+                {
+                    "long_name": "what became of the event",
+                    "flag_values": [int(d) for d in Decision],
+                    "flag_meanings": " ".join(d.name.lower() for d in Decision),
+                },
+            ),
+            "reason": (
+                "source",
+                decisions.reason,
+                {
+                    "long_name": "what is odd about the event",
+                    "flag_masks": [int(r) for r in Reason],
+                    "flag_meanings": " ".join(str(r.name).lower() for r in Reason),
+                },
+            ),
+            "tiles": (
+                "source",
+                np.zeros(n_events, np.uint16) if decisions.tiles is None else decisions.tiles,
+                {
+                    "long_name": "tiles of the window that the score rests on; 0 for whole frames",
+                    "units": "1",
+                },
+            ),
+            "class": (
+                "source",
+                np.zeros(n_events, np.uint8)
+                if decisions.event_class is None
+                else decisions.event_class,
+                {
+                    "long_name": "what kind of event it is; no decision rests on it",
+                    "flag_values": [int(kind) for kind in EventClass],
+                    "flag_meanings": " ".join(kind.name.lower() for kind in EventClass),
+                },
+            ),
+            "payload": (
+                ("source", "word"),
+                _payload(decisions),
+                {
+                    "long_name": "XXH3 (128 bits, high word first) of the event's encoded tiles in "
+                    "grid order as they are stored; zero where nothing was kept",
+                    "units": "1",
+                },
+            ),
+            **located,
+        }
+    )
+
+
+def _payload(decisions: Decisions) -> NDArray[np.uint64]:
+    if decisions.payload is None:
+        return np.zeros((decisions.score.size, 2), np.uint64)
+    return decisions.payload
+
+
+def read_ledger(table: xr.Dataset, *, where: str) -> Decisions:
+    """Decisions as a ledger holds them.
+
+    Parameters
+    ----------
+    table : Dataset
+        As `ledger_table` made it.
+    where : str
+        Path of the store, for the message.
+
+    Raises
+    ------
+    SchemaError
+        If a column is missing, or not every source event is there exactly once and in order.
+    """
+    missing = {"source_index", "score", "decision", "reason"} - set(map(str, table))
+    if missing:
+        raise SchemaError(f"{where}/ledger: no column {sorted(missing)}; was it made by 'filter'?")
+    index = table["source_index"].values
+    if not np.array_equal(index, np.arange(index.size)):
+        raise SchemaError(
+            f"{where}/ledger: expected every source event once and in order, found "
+            f"{index.size} rows that are not; the ledger is damaged, filter the run again"
+        )
+    return Decisions(
+        decision=table["decision"].values.astype(np.uint8),
+        reason=table["reason"].values.astype(np.uint32),
+        score=table["score"].values.astype(np.float32),
+        event_class=table["class"].values.astype(np.uint8) if "class" in table else None,
+        tiles=table["tiles"].values.astype(np.uint16) if "tiles" in table else None,
+        payload=table["payload"].values.astype(np.uint64) if "payload" in table else None,
+    )
+
+
+def ledger_root(decisions: Decisions) -> str:
+    """Hash of a whole ledger: it changes with anything that it says of any event.
+
+    The sha256 of the number of events and of the columns one after the other, all little-endian,
+    so that it depends neither on how nor on which machine the ledger is stored.
+
+    Parameters
+    ----------
+    decisions : Decisions
+
+    Returns
+    -------
+    str
+        In hexadecimal.
+
+    Examples
+    --------
+    >>> from sfxreduce.decisions.decide import decide
+    >>> made = decide(np.float32([0.9, 0.1]), np.zeros(2, np.uint32), threshold=0.5)
+    >>> ledger_root(made)[:16]
+    'aafef1762d47e830'
+    """
+    digest = hashlib.sha256(b"sfxreduce ledger 2\n")
+    digest.update(np.array(decisions.score.size, "<u8").tobytes())
+    digest.update(decisions.decision.astype("u1").tobytes())
+    digest.update(decisions.reason.astype("<u4").tobytes())
+    # There are many bit patterns of "no score", and only one meaning.
+    score = np.where(np.isnan(decisions.score), np.float32(np.nan), decisions.score)
+    digest.update(score.astype("<f4").tobytes())
+    digest.update(_payload(decisions).astype("<u8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Tiles and shards: where the encoded bytes of an event lie, and how they are decoded."""

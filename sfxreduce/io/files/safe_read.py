@@ -1,0 +1,128 @@
+"""Small files that came from elsewhere: read whole, but never more than they may be.
+
+A name may lead to a pipe that never ends, to a device, or to a file that fills the memory; and a
+few kilobytes of JSON may nest so deep, or count so far, that parsing them does.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+__all__ = ["MOST_JSON_BYTES", "open_file", "open_regular", "parse_json", "read_small"]
+
+MOST_JSON_BYTES = 128 << 20
+"""Longest JSON document that is read: the manifest of a million files."""
+
+MOST_JSON_ITEMS = 4 << 20
+"""Most brackets and commas of a document; each costs some 60 bytes of memory once it is parsed."""
+
+
+def open_regular(path: Path | str, *, follow: bool = True) -> int:
+    """Open a file for reading, if it is one, without waiting for whatever else it may be.
+
+    Parameters
+    ----------
+    path : Path or str
+    follow : bool
+        Whether the last part of the path may be a symbolic link.
+
+    Returns
+    -------
+    int
+        Descriptor; the caller closes it.
+
+    Raises
+    ------
+    OSError
+        If it is no regular file, is a link that is not to be followed, or cannot be opened.
+    """
+    # A pipe opened without O_NONBLOCK waits for its other end, perhaps for ever.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags)
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "expected a regular file, found a pipe or a device", str(path))
+    return descriptor
+
+
+def open_file(path: Path | str, *, follow: bool = True) -> BinaryIO:
+    """Open a regular file for reading; see `open_regular`.
+
+    Raises
+    ------
+    OSError
+        If it is none, or cannot be opened.
+    """
+    return os.fdopen(open_regular(path, follow=follow), "rb")
+
+
+def read_small(path: Path | str, *, most_bytes: int, follow: bool = True) -> bytes:
+    """Read a file whole.
+
+    Parameters
+    ----------
+    path : Path or str
+    most_bytes : int
+        Longest file that is read.
+    follow : bool
+        See `open_regular`.
+
+    Raises
+    ------
+    OSError
+        If it is no regular file, is longer, or cannot be read.
+    """
+    with open_file(path, follow=follow) as file:
+        # One byte more tells a file that grew. Asked for the most there may be, the system's
+        # library would set aside memory for all of it.
+        data = file.read(min(os.fstat(file.fileno()).st_size, most_bytes) + 1)
+    if len(data) > most_bytes:
+        raise OSError(errno.EFBIG, f"expected at most {most_bytes} bytes, found more", str(path))
+    return data
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse JSON that nobody vouches for.
+
+    Parameters
+    ----------
+    data : bytes
+        UTF-8.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON in UTF-8, gives a name twice, of which another program may take the other
+        one, is nested too deep, or has too many parts or digits.
+
+    Examples
+    --------
+    >>> parse_json(b'{"shape": [3, 4]}')
+    {'shape': [3, 4]}
+    >>> parse_json(b'{"shape": 1, "shape": 2}')
+    Traceback (most recent call last):
+    ValueError: the name 'shape' is given twice
+    """
+    if data.count(b"[") + data.count(b"{") + data.count(b",") > MOST_JSON_ITEMS:
+        raise ValueError(f"more than {MOST_JSON_ITEMS} parts")
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name '{twice[:40]}' is given twice")
+    return found

@@ -1,0 +1,169 @@
+"""Labels of a run's events as one CSV file: written whole, read back and held against the run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.errors import LabelError, RunNotFound, SourceError
+from sfxreduce.io.files.durable import write_file
+from sfxreduce.io.files.safe_read import read_small
+from sfxreduce.io.writers.publish import check_outputs, staged
+from sfxreduce.run.labels import Label
+from sfxreduce.run.run import Run
+
+__all__ = ["COLUMNS", "read_labels", "write_labels"]
+
+MOST_LABEL_BYTES = 256 << 20
+"""Longest file of labels: some four million events."""
+
+MOST_DIGITS = 19
+
+COLUMNS = ("event", "event_id", "label", "source")
+
+
+def write_labels(
+    path: Path, label: NDArray[np.int8], *, run: Run, source: str, overwrite: bool = False
+) -> None:
+    """Write the label of every event of a run as CSV, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+    label : ndarray of int8
+        Shape (event,): `Label` of each event.
+    run : Run
+    source : str
+        Where the labels are from: "peaks", "truth", "stream" or "csv".
+    overwrite : bool
+
+    Raises
+    ------
+    OutputExists
+        If the file exists and is not to be replaced.
+    OutputError
+        If it cannot be written.
+    """
+    check_outputs(files=[path], inputs=run.inputs, overwrite=overwrite)
+    names = [str(name) for name in run.columns["event_id"].values]
+    # A bare carriage return would be read back as the end of a row.
+    is_odd = any("\r" in name for name in names)
+    text = io.StringIO()
+    text.write(",".join(COLUMNS) + "\n")
+    rows = csv.writer(
+        text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if is_odd else csv.QUOTE_MINIMAL
+    )
+    rows.writerows(
+        (event, name, Label(int(value)).name.lower(), source)
+        for event, (name, value) in enumerate(zip(names, label, strict=True))
+    )
+    with staged(files=[path], overwrite=overwrite) as hidden:
+        write_file(hidden[path], text.getvalue().encode())
+
+
+def read_labels(path: Path, *, run: Run) -> NDArray[np.int8]:
+    """Labels of a run's events from a CSV file; events that it does not list are left open.
+
+    Parameters
+    ----------
+    path : Path
+        With the columns ``label`` (hit, miss or maybe, in any case) and ``event`` (position in
+        the run) or ``event_id``. With both, they must name the same event.
+    run : Run
+
+    Returns
+    -------
+    ndarray of int8
+        Shape (event,): `Label` of each event.
+
+    Raises
+    ------
+    RunNotFound
+        If there is no such file.
+    SourceError
+        If it cannot be read as text.
+    LabelError
+        If a column is missing, a label or an event is not known, or two rows disagree.
+    """
+    try:
+        text = read_small(path, most_bytes=MOST_LABEL_BYTES).decode("utf-8-sig")
+        return _read(csv.DictReader(io.StringIO(text, newline="")), path, run)
+    except FileNotFoundError as error:
+        raise RunNotFound(f"{path}: no such file; check the path of the labels") from error
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise SourceError(f"{path}: cannot be read as CSV ({error}); save it as UTF-8") from error
+
+
+def _read(rows: csv.DictReader[str], path: Path, run: Run) -> NDArray[np.int8]:
+    """Labels of all rows."""
+    names = tuple(rows.fieldnames or ())
+    if "label" not in names or not {"event", "event_id"} & set(names):
+        raise LabelError(
+            f"{path}: expected the columns label and event or event_id, found {', '.join(names)}"
+        )
+    events = _Events.of([str(name) for name in run.columns["event_id"].values])
+    label = np.full(run.n_events, Label.MAYBE, np.int8)
+    given = np.zeros(run.n_events, np.bool_)
+    for row in rows:
+        where = f"{path}, line {rows.line_num}"
+        event = events.find(row, where=where, run=run.path)
+        value = _label(row["label"], where=where)
+        if given[event] and label[event] != value:
+            raise LabelError(
+                f"{where}: event {event} is called {value.name.lower()}, but above "
+                f"{Label(int(label[event])).name.lower()}; leave one of them"
+            )
+        label[event], given[event] = value, True
+    return label
+
+
+def _label(word: str | None, *, where: str) -> Label:
+    """Label of a word."""
+    try:
+        return Label[(word or "").strip().upper()]
+    except KeyError as error:
+        raise LabelError(f"{where}: expected hit, miss or maybe, found '{word}'") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Events:
+    """Events of a run by their names; -1 where several share one."""
+
+    names: Sequence[str]
+    by_name: dict[str, int]
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> _Events:
+        by_name: dict[str, int] = {}
+        for event, name in enumerate(names):
+            by_name[name] = -1 if name in by_name else event
+        return cls(names=names, by_name=by_name)
+
+    def find(self, row: dict[str, str], *, where: str, run: str) -> int:
+        """Position of the event that a row means."""
+        position, name = (row.get("event") or "").strip(), row.get("event_id") or ""
+        if not position:
+            event = self.by_name.get(name, -1) if name else -1
+            if event < 0:
+                many = "several events" if name in self.by_name else "no event"
+                raise LabelError(f"{where}: {run} has {many} with the event_id '{name}'")
+            return event
+        is_number = position.isascii() and position.isdigit() and len(position) < MOST_DIGITS
+        if not (is_number and int(position) < len(self.names)):
+            raise LabelError(
+                f"{where}: expected an event from 0 to {len(self.names) - 1} of {run}, "
+                f"found '{position[:40]}'"
+            )
+        event = int(position)
+        if name and name != self.names[event]:
+            raise LabelError(
+                f"{where}: event {event} of {run} is '{self.names[event]}', found '{name}'; "
+                "are these the labels of another run?"
+            )
+        return event

@@ -1,0 +1,169 @@
+"""Several files of one run, their events one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, groupby, pairwise
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from sfxreduce.errors import RunNotFound, SchemaError, SourceError
+from sfxreduce.run.detector import Detector
+from sfxreduce.run.reasons import Reason
+from sfxreduce.run.run import Run
+from sfxreduce.run.source import FrameSource, Reading
+from sfxreduce.run.window import Window
+
+__all__ = ["JoinedFrames", "join_runs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedFrames:
+    """Frames of several sources of one frame shape and dtype.
+
+    Parameters
+    ----------
+    sources : tuple of FrameSource
+        In the order of the events.
+    frame_shape : tuple of int
+        (y, x) or (panel, y, x), of all of them.
+    """
+
+    sources: tuple[FrameSource, ...]
+    frame_shape: tuple[int, ...]
+
+    @property
+    def path(self) -> str:
+        """The first and the last of the files."""
+        first, last = self.sources[0].path, self.sources[-1].path
+        return f"{first} ... {last} ({len(self.sources)} files)"
+
+    @property
+    def n_events(self) -> int:
+        """Number of events of all files."""
+        return sum(source.n_events for source in self.sources)
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of a pixel."""
+        return self.sources[0].dtype
+
+    @property
+    def detector(self) -> Detector:
+        """Geometry of the first file; a pixel is bad that is bad in any of them."""
+        return _detector(self)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(source.n_bytes for source in self.sources)
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """All files."""
+        return tuple(sorted({path for source in self.sources for path in source.inputs}))
+
+    def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
+        """Read events; see `sfxreduce.run.source.FrameSource.read`."""
+        shape = self.frame_shape if window is None else window.shape
+        pixels = np.zeros((len(events), *shape), self.dtype)
+        reasons = np.zeros(len(events), np.uint32)
+        first = np.array([0, *accumulate(source.n_events for source in self.sources)])
+        owners = np.searchsorted(first, np.asarray(events, np.int64), side="right") - 1
+        for owner, group in groupby(range(len(events)), key=lambda place: int(owners[place])):
+            places = list(group)
+            wanted = [int(events[place] - first[owner]) for place in places]
+            try:
+                reading = self.sources[owner].read(wanted, window)
+            except (RunNotFound, SchemaError, SourceError):
+                reasons[places] = Reason.FILE_UNREADABLE
+                continue
+            pixels[places], reasons[places] = reading.pixels, reading.reasons
+        return Reading(pixels=pixels, reasons=reasons)
+
+
+def join_runs(runs: Sequence[Run]) -> Run:
+    """Join runs of one file each into one, events one after the other.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Of one frame shape and dtype. The geometry is that of the first. The truth comes along if
+        all have the same variables.
+
+    Raises
+    ------
+    SchemaError
+        If a file differs from the first one in frame shape or dtype.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        _check_alike(first, run)
+    source = JoinedFrames(
+        sources=tuple(run.source for run in runs), frame_shape=first.detector.frame_shape
+    )
+    truth = _joined_truth(runs)
+    dropped = truth is None and any(run.truth is not None for run in runs)
+    note = "; truth left behind, the files have different variables" if dropped else ""
+    return Run(
+        source=source,
+        columns=xr.concat([run.columns for run in runs], dim="event"),
+        truth=truth,
+        experiment=first.experiment,
+        name=first.name,
+        provenance=f"{first.provenance} and {len(runs) - 1} more files{note}",
+        events_per_block=first.events_per_block,
+    )
+
+
+def _check_alike(first: Run, run: Run) -> None:
+    """Refuse a run whose frames mean something else than those of the first."""
+    expected = (first.detector.frame_shape, first.source.dtype)
+    found = (run.detector.frame_shape, run.source.dtype)
+    if found != expected:
+        raise SchemaError(
+            f"{run.path}: expected frames {expected[0]} {expected[1]} as in {first.path}, found "
+            f"{found[0]} {found[1]}; give the files of one detector"
+        )
+
+
+@lru_cache(maxsize=4)
+def _detector(joined: JoinedFrames) -> Detector:
+    """Detector of joined files, made once a process."""
+    detectors = [source.detector for source in joined.sources]
+    mask = np.bitwise_or.reduce([detector.mask for detector in detectors])
+    return detectors[0].with_mask(mask)
+
+
+def _joined_truth(runs: Sequence[Run]) -> xr.Dataset | None:
+    """Truth of all runs; None if one has none, or they differ in what they know."""
+    truths = [run.truth for run in runs if run.truth is not None]
+    kinds = [{str(name): (var.dims, var.dtype) for name, var in t.items()} for t in truths]
+    if len(truths) != len(runs) or any(one != other for one, other in pairwise(kinds)):
+        return None
+    starts = accumulate((run.n_events for run in runs[:-1]), initial=0)
+    joined = {}
+    for name, variable in truths[0].items():
+        parts = [truth[name].values for truth in truths]
+        if name == "peak_event":
+            parts = [part + start for part, start in zip(parts, starts, strict=True)]
+        values = _joined_values(parts, listed=variable.dims[:1] in (("event",), ("peak",)))
+        if values is None:
+            return None
+        joined[name] = (variable.dims, values, variable.attrs)
+    return xr.Dataset(joined)
+
+
+def _joined_values(
+    parts: Sequence[NDArray[np.generic]], *, listed: bool
+) -> NDArray[np.generic] | None:
+    """Values of all files, one after the other, or those that all share; None if they differ."""
+    if listed:
+        alike = len({part.shape[1:] for part in parts}) == 1
+        return np.concatenate(parts) if alike else None
+    return parts[0] if all(np.array_equal(part, parts[0]) for part in parts) else None

@@ -1,0 +1,1 @@
+"""HDF5 files as runs: CXI, NXmx, EIGER masters and their likes."""

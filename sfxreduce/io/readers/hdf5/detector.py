@@ -1,0 +1,219 @@
+"""What a CXI or NXmx file says about its detector: place, scale and mask of the pixels."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.errors import SchemaError, SourceError
+from sfxreduce.io.readers.hdf5.file import Hdf5File
+from sfxreduce.io.readers.hdf5.guard import check_chunks
+from sfxreduce.io.readers.hdf5.unwritten import find_holes
+from sfxreduce.run.detector import Detector, Panel, PixelFlag
+
+__all__ = ["has_mask", "read_detector"]
+
+CXI = "/entry_1/instrument_1/detector_1"
+NXMX = "/entry/instrument/detector"
+
+DISTANCE = (f"{CXI}/distance", f"{NXMX}/distance", f"{NXMX}/detector_distance")
+PIXEL_SIZE = (f"{CXI}/x_pixel_size", f"{NXMX}/x_pixel_size")
+ADU_PER_PHOTON = (f"{CXI}/adu_per_photon",)
+SATURATION = (f"{CXI}/saturation_value", f"{NXMX}/saturation_value")
+
+CXI_MASKS = ("/entry_1/data_1/mask", f"{CXI}/mask", f"{CXI}/mask_shared")
+NXMX_MASKS = (f"{NXMX}/pixel_mask",)
+NXMX_GAP = 0x1
+
+# "Has signal" (CXI 1.6) marks pixels with something on them. They are the last ones to leave out.
+HAS_SIGNAL = 0x1000
+
+MOST_MASKS = 16
+
+
+def read_detector(file: Hdf5File, frame_shape: tuple[int, ...]) -> Detector:
+    """Put a detector together from what the file says.
+
+    Without a geometry in the file the beam is at the centre of the frame; panels are then stacked
+    along y, in the order of the file. With one, `corner_position` gives the corner of every panel
+    and `basis_vectors` its slow and fast steps, both in metres from the beam [1]_, and
+    `module_identifier` the name of each.
+
+    Parameters
+    ----------
+    file : Hdf5File
+    frame_shape : tuple of int
+        (y, x) or (panel, y, x) of a frame in the file. A frame of rank 2 with the names of several
+        panels is a slab, (panel * y, x); the detector then has the panels apart.
+
+    Raises
+    ------
+    SchemaError
+        If the mask has another shape than a frame, or leaves no good pixel.
+    SourceError
+        If the file is damaged.
+
+    References
+    ----------
+    .. [1] F. R. N. C. Maia, Nat. Methods 9 (2012) 854. doi:10.1038/nmeth.2110
+    """
+    pixel_size = _positive(file, PIXEL_SIZE)
+    panels = _placed_panels(file, frame_shape, pixel_size) or _default_panels(file, frame_shape)
+    stacked = len(frame_shape) == 3 or len(panels) > 1
+    n_y, n_x = frame_shape[-2:]
+    panel_shape = (n_y // len(panels), n_x) if len(frame_shape) == 2 else (n_y, n_x)
+    detector = Detector(
+        name=_name(file),
+        panel_shape=panel_shape,
+        panels=panels,
+        stacked=stacked,
+        pixel_size_m=pixel_size,
+        distance_m=_positive(file, DISTANCE),
+        adu_per_photon=_positive(file, ADU_PER_PHOTON),
+        saturation_adu=_positive(file, SATURATION),
+    )
+    mask = _mask(file, detector.frame_shape)
+    return detector if mask is None else detector.with_mask(mask)
+
+
+def has_mask(file: Hdf5File) -> bool:
+    """Whether the file has a mask, even one that calls every pixel good."""
+    return file.dataset(*CXI_MASKS, *NXMX_MASKS) is not None
+
+
+def _name(file: Hdf5File) -> str:
+    """Name of the detector."""
+    dataset = file.dataset(f"{CXI}/description", f"{NXMX}/description")
+    if dataset is None or dataset.shape not in ((), (1,)):
+        return "detector_1"
+    return str(file.read(dataset).ravel()[0])
+
+
+def _positive(file: Hdf5File, paths: tuple[str, ...]) -> float:
+    """Read a number that means something only above zero; NaN if there is none."""
+    values = _numbers(file, *paths)
+    if values is None or values.size == 0:
+        return math.nan
+    value = float(values.ravel()[0])
+    return value if math.isfinite(value) and value > 0 else math.nan
+
+
+def _numbers(file: Hdf5File, *paths: str) -> NDArray[np.float64] | None:
+    """Read the first of these datasets that holds numbers, or None."""
+    dataset = file.dataset(*paths)
+    if dataset is None or dataset.dtype.kind not in "iuf" or find_holes(file, dataset).any():
+        return None
+    return np.asarray(file.read(dataset), np.float64)
+
+
+def _default_panels(file: Hdf5File, frame_shape: tuple[int, ...]) -> tuple[Panel, ...]:
+    """Panels as a slab along y with the beam at `beam_center_x`, `beam_center_y` or its centre."""
+    n_panels = frame_shape[0] if len(frame_shape) == 3 else 1
+    n_y, n_x = frame_shape[-2:]
+    beam_x = _positive(file, (f"{NXMX}/beam_center_x",))
+    beam_y = _positive(file, (f"{NXMX}/beam_center_y",))
+    left = -n_x / 2 if math.isnan(beam_x) else -beam_x
+    top = -n_panels * n_y / 2 if math.isnan(beam_y) else -beam_y
+    return tuple(Panel(name=f"p{i}", corner=(left, top + i * n_y)) for i in range(n_panels))
+
+
+def _placed_panels(
+    file: Hdf5File, frame_shape: tuple[int, ...], pixel_size: float
+) -> tuple[Panel, ...]:
+    """Panels where the file puts them; none if it does not."""
+    corners = _numbers(file, f"{CXI}/corner_position")
+    if corners is None or corners.shape[-1:] != (3,) or not np.isfinite(corners).all():
+        return ()
+    corners = corners.reshape(-1, 3)
+    names = _panel_names(file, frame_shape)
+    # Zeros are what a program writes that has to write a corner and does not know it.
+    if math.isnan(pixel_size) or len(corners) != len(names) or not corners[:, :2].any():
+        return ()
+    steps = _numbers(file, f"{CXI}/basis_vectors")
+    if steps is None or steps.size != len(corners) * 6 or not np.isfinite(steps).all():
+        steps = np.tile([[0.0, pixel_size, 0.0], [pixel_size, 0.0, 0.0]], (len(corners), 1, 1))
+    places = zip(names, corners / pixel_size, steps.reshape(-1, 2, 3) / pixel_size, strict=True)
+    return tuple(
+        Panel(name=name, corner=_xy(corner), fast=_xy(fast), slow=_xy(slow))
+        for name, corner, (slow, fast) in places
+    )
+
+
+def _panel_names(file: Hdf5File, frame_shape: tuple[int, ...]) -> list[str]:
+    """Names of the panels; only these tell a slab of panels from one panel."""
+    default = [f"p{i}" for i in range(frame_shape[0] if len(frame_shape) == 3 else 1)]
+    dataset = file.dataset(f"{CXI}/module_identifier")
+    if dataset is None or dataset.ndim != 1 or h5py.check_string_dtype(dataset.dtype) is None:
+        return default
+    names = [str(name) for name in file.read(dataset)]
+    divides = len(frame_shape) == 2 and bool(names) and frame_shape[0] % len(names) == 0
+    return names if divides or len(names) == len(default) else default
+
+
+def _xy(vector: NDArray[np.float64]) -> tuple[float, float]:
+    """First two components in pixels, as plain numbers."""
+    # Metres divided by metres leave noise in the last digits, which could move a panel by a pixel
+    # where the picture is assembled.
+    return round(float(vector[0]), 9), round(float(vector[1]), 9)
+
+
+def _mask(file: Hdf5File, frame_shape: tuple[int, ...]) -> NDArray[np.uint32] | None:
+    """Mask of the run in `PixelFlag` bits, or None if the file has none."""
+    dataset = file.dataset(*CXI_MASKS, *NXMX_MASKS)
+    if dataset is None:
+        return None
+    where = f"{file.path}: {dataset.name}"
+    if find_holes(file, dataset).any():
+        raise SourceError(f"{where} is a mask with parts that were never written; fetch it again")
+    if dataset.dtype.kind not in "biuf":
+        raise SchemaError(f"{where}: expected a mask of numbers, found {dataset.dtype}")
+    nxmx = dataset.name in NXMX_MASKS
+    n_pixels = math.prod(frame_shape)
+    if dataset.size == n_pixels:
+        mask = _flags(file.read(dataset), nxmx=nxmx)
+    elif dataset.ndim > 2 and dataset.size == dataset.shape[0] * n_pixels:
+        mask = _common_flags(file, dataset, nxmx=nxmx)
+    else:
+        raise SchemaError(
+            f"{where}: expected a mask of the shape of a frame, {frame_shape}, found "
+            f"{dataset.shape}; repair the mask or take it out of the file"
+        )
+    if mask.all():
+        raise SchemaError(
+            f"{where}: expected zero at good pixels, found no zero at all; perhaps the mask is "
+            "the other way round"
+        )
+    return mask.reshape(frame_shape)
+
+
+def _flags(values: NDArray[np.generic], *, nxmx: bool) -> NDArray[np.uint32]:
+    """Turn a mask into `PixelFlag` bits; what is not zero is bad."""
+    if values.dtype.kind in "bf":
+        return np.where(values != 0, np.uint32(PixelFlag.BAD), np.uint32(0))
+    bits = values.astype(np.uint32)
+    if not nxmx:
+        bits[bits == HAS_SIGNAL] = 0
+        return bits
+    flags = np.where(bits == 0, np.uint32(0), np.uint32(PixelFlag.BAD))
+    flags[bits == NXMX_GAP] = PixelFlag.GAP
+    return flags
+
+
+def _common_flags(file: Hdf5File, dataset: h5py.Dataset, *, nxmx: bool) -> NDArray[np.uint32]:
+    """Flags that a pixel has in every event looked at.
+
+    A run has one mask. A pixel that is bad in some events only stays good: leaving it out
+    everywhere could hide Bragg peaks and lose hits, while a bad pixel more in one event at worst
+    keeps a miss. At most `MOST_MASKS` events, spread evenly over the run, are looked at.
+    """
+    n = dataset.shape[0]
+    events = np.unique(np.linspace(0, n - 1, min(n, MOST_MASKS)).astype(int))
+    for i in events.tolist():
+        file.attempt(partial(check_chunks, dataset, i, i + 1), dataset.name)
+    masks = file.attempt(lambda: [_flags(dataset[i], nxmx=nxmx) for i in events], dataset.name)
+    always_bad = np.all([mask != 0 for mask in masks], axis=0)
+    return np.where(always_bad, np.bitwise_or.reduce(masks), 0).astype(np.uint32)

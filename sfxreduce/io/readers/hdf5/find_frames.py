@@ -1,0 +1,77 @@
+"""Where a CXI, NXmx or other HDF5 file keeps its frames."""
+
+from __future__ import annotations
+
+import h5py
+
+from sfxreduce.errors import SchemaError
+from sfxreduce.io.chunks.frame_limits import check_extent, check_frames
+from sfxreduce.io.readers.hdf5.file import Hdf5File
+
+__all__ = ["FRAME_PATHS", "find_frames"]
+
+FRAME_PATHS = (
+    "/entry_1/data_1/data",
+    "/entry_1/instrument_1/detector_1/data",
+    "/entry/data/data",
+)
+MOST_LISTED = 8
+
+
+def find_frames(file: Hdf5File, data_path: str) -> tuple[str, h5py.Dataset]:
+    """Find the frames of a run.
+
+    Parameters
+    ----------
+    file : Hdf5File
+    data_path : str
+        Where they are; empty for the first of `FRAME_PATHS` that exists.
+
+    Returns
+    -------
+    tuple of (str, Dataset)
+        The path that leads to them, and the frames, (event, y, x) or (event, panel, y, x).
+
+    Raises
+    ------
+    SchemaError
+        If there are none, or there are more than one entry of the file gives, or they declare far
+        more than is stored; see `check_extent`.
+    SourceError
+        If they are compressed with a filter that is not installed.
+    """
+    paths = (data_path,) if data_path else FRAME_PATHS
+    found = ((path, file.dataset(path)) for path in paths)
+    path, frames = next((item for item in found if item[1] is not None), ("", None))
+    if frames is None:
+        raise SchemaError(
+            f"{file.path}: expected frames at {' or '.join(paths)}, found {_listing(file)}; "
+            "name their dataset with data_path"
+        )
+    if frames.ndim not in (3, 4) or frames.dtype.kind not in "iuf" or 0 in frames.shape[1:]:
+        raise SchemaError(
+            f"{file.path}: expected {frames.name} to be numbers (event, y, x) or (event, panel, "
+            f"y, x), found {frames.dtype} {frames.shape}; name the frames with data_path"
+        )
+    where = f"{file.path}: {frames.name}"
+    check_frames(frames.shape[1:], frames.dtype, where=where)
+    check_extent(frames.shape, frames.dtype, stored=file.stored_bytes, where=where)
+    if not data_path and file.find("/entry_2") is not None:
+        raise SchemaError(
+            f"{file.path}: expected all events in entry_1, found an entry_2 as well; name the "
+            "frames of one of them with data_path"
+        )
+    return path, frames
+
+
+def _listing(file: Hdf5File) -> str:
+    """Name the datasets of a file with an event axis, the first few."""
+    found: list[str] = []
+
+    def note(name: str, item: h5py.Dataset | h5py.Group) -> bool | None:
+        if isinstance(item, h5py.Dataset) and item.ndim >= 2:
+            found.append(f"/{name} {item.shape}")
+        return True if len(found) == MOST_LISTED else None
+
+    file.attempt(lambda: file.handle.visititems(note), "/")
+    return ", ".join(found) or "no array of two or more axes"

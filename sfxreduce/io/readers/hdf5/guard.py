@@ -1,0 +1,189 @@
+"""What the storage of a foreign HDF5 dataset may ask for: known filters, sizes that can be held.
+
+Filters are compiled code that allocates what a chunk claims. So only those are let through that
+are known, and the claim of a chunk is held against its shape before HDF5 unpacks it.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from itertools import product
+
+import h5py
+
+from sfxreduce.errors import SchemaError, SourceError
+from sfxreduce.io.chunks.size_limits import (
+    MOST_CHUNK_BYTES,
+    MOST_RATIO,
+    SPARED_BYTES,
+    check_packed,
+    check_ratio,
+)
+
+__all__ = ["GZIP", "SHUFFLE", "check_chunks", "check_dataset", "check_whole"]
+
+GZIP, SHUFFLE, FLETCHER32 = 1, 2, 3
+LZF, BLOSC, LZ4, BITSHUFFLE, ZSTD, BLOSC2 = 32000, 32001, 32004, 32008, 32015, 32026
+PACKERS = (GZIP, LZF, BLOSC, LZ4, BITSHUFFLE, ZSTD, BLOSC2)
+KNOWN = (SHUFFLE, FLETCHER32, *PACKERS)
+"""Numbers of the filters that are let through, as the HDF Group registers them."""
+
+MOST_CHUNKS = 1 << 20
+"""Chunks of a dataset that is read whole, as all but the frames are."""
+
+TEXT_ITEM_BYTES = 64
+CLAIMED: dict[int, tuple[str, int]] = {
+    BLOSC: ("<I", 4),
+    LZ4: (">Q", 0),
+    BITSHUFFLE: (">Q", 0),
+    BLOSC2: (">q", 30),
+}
+"""How, and where in a packed chunk, each filter says how many bytes will come out."""
+
+HARMLESS_BYTES = 1 << 20
+"""Chunks that gzip packed into less can unpack to a gigabyte at most."""
+
+
+def check_dataset(dataset: h5py.Dataset, where: str) -> None:
+    """Refuse filters that are not known, and chunks too large to be held.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    where : str
+        Path of the file, for the message.
+
+    Raises
+    ------
+    SchemaError
+        If a filter is not among those that are let through, values are packed twice, or a chunk
+        has more than `MOST_CHUNK_BYTES`.
+    SourceError
+        If the filter is not installed.
+    """
+    created = dataset.id.get_create_plist()
+    packers = 0
+    for i in range(created.get_nfilters()):
+        code, _, _, name = created.get_filter(i)
+        packers += code in PACKERS
+        label = f"{code} ({name.decode(errors='replace')[:40]})"
+        if code not in KNOWN:
+            raise SchemaError(
+                f"{where}: {dataset.name} is packed with filter {label}, which is not among those "
+                f"that are accepted, {', '.join(map(str, KNOWN))}; repack it, with gzip say"
+            )
+        if not h5py.h5z.filter_avail(code):
+            raise SourceError(
+                f"{where}: {dataset.name} is compressed with filter {label}, which is not "
+                "installed; install hdf5plugin anew"
+            )
+    if packers > 1:
+        raise SchemaError(f"{where}: {dataset.name} is packed {packers} times over; repack it once")
+    if dataset.chunks and _chunk_bytes(dataset) > MOST_CHUNK_BYTES:
+        raise SchemaError(
+            f"{where}: {dataset.name}: expected chunks of at most {MOST_CHUNK_BYTES} bytes, found "
+            f"{dataset.chunks} of {dataset.dtype}; repack it in smaller chunks"
+        )
+
+
+def check_whole(dataset: h5py.Dataset, where: str) -> None:
+    """Refuse a dataset that is to be read whole and is far larger than what is stored.
+
+    Raises
+    ------
+    SchemaError
+        If it is.
+    SourceError
+        If one of its chunks is refused; see `check_chunks`.
+    """
+    item = TEXT_ITEM_BYTES if dataset.dtype.kind == "O" else dataset.dtype.itemsize
+    n_bytes = dataset.size * item
+    if n_bytes > SPARED_BYTES and n_bytes > MOST_RATIO * max(dataset.id.get_storage_size(), 1):
+        raise SchemaError(
+            f"{where}: {dataset.name} declares {n_bytes} bytes, more than {MOST_RATIO} times what "
+            "is stored; fetch the file again"
+        )
+    if dataset.chunks and dataset.id.get_num_chunks() > MOST_CHUNKS:
+        raise SchemaError(
+            f"{where}: {dataset.name}: expected at most {MOST_CHUNKS} chunks, found more; repack it"
+        )
+    check_chunks(dataset, 0, dataset.shape[0] if dataset.ndim else 1)
+
+
+def check_chunks(dataset: h5py.Dataset, start: int, stop: int) -> None:
+    """Refuse stored chunks that would unpack to more than their shape has.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    start, stop : int
+        Rows along the first axis whose chunks are looked at.
+
+    Raises
+    ------
+    SourceError
+        If there is one; see `sfxreduce.io.chunks.size_limits`.
+    """
+    packer = _packer(dataset)
+    if packer == 0 or dataset.size == 0:
+        return
+    n_bytes = _chunk_bytes(dataset)
+    step = dataset.chunks[0]
+    rows = range(start // step * step, stop, step)
+    others = (range(0, n, c) for n, c in zip(dataset.shape[1:], dataset.chunks[1:], strict=True))
+    for place in product(rows, *others):
+        stored = dataset.id.get_chunk_info_by_coord(place)
+        if stored.byte_offset is not None and stored.size:
+            check_ratio(n_bytes, stored.size)
+            if stored.size >= HARMLESS_BYTES or packer != GZIP:
+                _check_chunk(dataset, place, packer, n_bytes)
+
+
+def _check_chunk(dataset: h5py.Dataset, place: tuple[int, ...], packer: int, n_bytes: int) -> None:
+    """Hold what one stored chunk claims against its shape."""
+    left_out, raw = dataset.id.read_direct_chunk(place)
+    if left_out:
+        return
+    packed = memoryview(raw)
+    # A checksum of the pixels may have been packed with them.
+    most = n_bytes + 4
+    if packer == ZSTD:
+        check_packed(packed, packing="zstd", most_bytes=most)
+    elif packer == GZIP:
+        check_packed(packed, packing="zlib", most_bytes=most)
+    elif packer in CLAIMED:
+        form, offset = CLAIMED[packer]
+        if len(packed) < offset + struct.calcsize(form):
+            return
+        (claimed,) = struct.unpack_from(form, packed, offset)
+        if claimed > most and not (packer == BITSHUFFLE and _only_turns(dataset)):
+            raise SourceError(
+                f"{dataset.name}: expected a chunk of {n_bytes} bytes, found one that claims "
+                f"{claimed}"
+            )
+
+
+def _packer(dataset: h5py.Dataset) -> int:
+    """Number of the filter that packs the chunks of a dataset; 0 if none does."""
+    if dataset.is_virtual or dataset.chunks is None:
+        return 0
+    created = dataset.id.get_create_plist()
+    codes = [int(created.get_filter(i)[0]) for i in range(created.get_nfilters())]
+    return next((code for code in codes if code in PACKERS), 0)
+
+
+def _only_turns(dataset: h5py.Dataset) -> bool:
+    """Whether bitshuffle only turns bits, so that a chunk is as long as its pixels and claims
+    nothing.
+    """
+    created = dataset.id.get_create_plist()
+    for i in range(created.get_nfilters()):
+        code, _, numbers, _ = created.get_filter(i)
+        if code == BITSHUFFLE:
+            return len(numbers) < 5 or numbers[4] == 0
+    return False
+
+
+def _chunk_bytes(dataset: h5py.Dataset) -> int:
+    return int(math.prod(dataset.chunks) * dataset.dtype.itemsize)

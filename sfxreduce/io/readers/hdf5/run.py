@@ -1,0 +1,253 @@
+"""CXI and other HDF5 runs, read where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.errors import SchemaError, SfxReduceError, SourceError
+from sfxreduce.io.chunks.layout import Layout
+from sfxreduce.io.readers.count_mask import MASK_FRAMES, lasting_sentinels
+from sfxreduce.io.readers.hdf5.chunk_index import ChunkPlaces, chunk_places
+from sfxreduce.io.readers.hdf5.columns import read_columns, read_truth
+from sfxreduce.io.readers.hdf5.detector import has_mask, read_detector
+from sfxreduce.io.readers.hdf5.file import HDF5_ERRORS, open_hdf5
+from sfxreduce.io.readers.hdf5.file_stamp import FileStamp
+from sfxreduce.io.readers.hdf5.find_frames import find_frames
+from sfxreduce.io.readers.hdf5.frames import Hdf5Frames, neighbours
+from sfxreduce.io.readers.hdf5.guard import check_chunks
+from sfxreduce.io.readers.hdf5.tiles import Hdf5Tiles, chunk_layout
+from sfxreduce.io.readers.hdf5.unwritten import find_holes
+from sfxreduce.run.columns import plain_text
+from sfxreduce.run.detector import Detector
+from sfxreduce.run.reasons import Reason
+from sfxreduce.run.run import Run
+from sfxreduce.run.source import Reading
+from sfxreduce.run.window import Window
+
+__all__ = ["CxiFrames", "open_cxi"]
+
+DEFAULT_EVENTS_PER_BLOCK = 32
+
+
+def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> Run:
+    """Open a run in a CXI, NXmx or other HDF5 file; at most `MASK_FRAMES` frames are read.
+
+    Parameters
+    ----------
+    path : Path
+    data_path : str
+        Dataset of the frames within the file, (event, y, x) or (event, panel, y, x); by default
+        the first of the places where CXI and NXmx keep them.
+    roots : sequence of str
+        Folders that links and virtual datasets may lead into, besides that of the file.
+
+    Raises
+    ------
+    RunNotFound
+        If nothing lies at the path.
+    SourceError
+        If the file is truncated, damaged or not HDF5, or its compression filter is not known.
+    SchemaError
+        If there are no frames in it, or it leads outside its own folder.
+    """
+    stamp = FileStamp.of(path)
+    roots = tuple(roots)
+    facts = _facts(stamp, data_path, roots)
+    n_events = len(facts.holes)
+    with open_hdf5(path, roots) as file:
+        columns = read_columns(file, n_events, path=str(path))
+        truth = read_truth(file, n_events)
+        inputs = sorted({*facts.files, *file.opened})
+    source = CxiFrames(
+        path=str(path),
+        data_path=data_path,
+        n_events=n_events,
+        frame_shape=facts.detector.frame_shape,
+        dtype=facts.dtype,
+        n_bytes=sum(FileStamp.of(name).n_bytes for name in inputs),
+        inputs=tuple(Path(name) for name in inputs),
+        roots=roots,
+    )
+    grouped = facts.events_per_chunk > 1
+    return Run(
+        source=source,
+        columns=columns,
+        truth=truth,
+        name=plain_text(path.stem),
+        provenance=plain_text(f"read from {path.name}"),
+        events_per_block=facts.events_per_chunk if grouped else DEFAULT_EVENTS_PER_BLOCK,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CxiFrames:
+    """Frames of an HDF5 file. Holds names and numbers only; each process opens the file itself.
+
+    Parameters
+    ----------
+    path, data_path : str
+        Of the file, and of the dataset within it; empty for the usual places.
+    n_events : int
+    frame_shape : tuple of int
+        (y, x) or (panel, y, x), as the detector has it.
+    dtype : dtype
+        Of a pixel, in the machine's own byte order.
+    n_bytes : int
+        Of the file and of those that it reads from.
+    inputs : tuple of Path
+        Real paths of the same files: what links and virtual datasets lead to is as much a source
+        as the file that leads there.
+    roots : tuple of str
+        Folders that they may lead into, besides that of the file.
+    """
+
+    path: str
+    data_path: str
+    n_events: int
+    frame_shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    n_bytes: int
+    inputs: tuple[Path, ...]
+    roots: tuple[str, ...] = ()
+
+    @property
+    def detector(self) -> Detector:
+        """Geometry and mask."""
+        return self._facts().detector
+
+    def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
+        """Read events; see `sfxreduce.run.source.FrameSource.read`."""
+        shape = self.frame_shape if window is None else window.shape
+        pixels = np.zeros((len(events), *shape), self.dtype)
+        reasons = np.zeros(len(events), np.uint32)
+        try:
+            facts = self._facts()
+            if not facts.give(self):
+                reasons[:] = Reason.SCHEMA
+                return Reading(pixels=pixels, reasons=reasons)
+            places = (
+                None
+                if window is None
+                else _places(FileStamp.of(self.path), self.data_path, self.roots)
+            )
+            with open_hdf5(self.path, self.roots) as file:
+                dataset = file.trusted(facts.path)
+                grid = None if places is None else places.grid(dataset)
+                frames = Hdf5Frames(dataset=dataset, detector=facts.detector, grid=grid)
+                reasons[facts.holes[list(events)]] = Reason.DATA_HOLE
+                whole = np.flatnonzero(reasons == 0)
+                for group in neighbours(events, whole, facts.events_per_chunk):
+                    start = events[group[0]]
+                    unread = frames.read_into(pixels[group[0] : group[-1] + 1], start, window)
+                    reasons[group[unread]] = Reason.READ_ERROR
+        except SfxReduceError:
+            # The file was there when the run was opened; now its events cannot be judged.
+            reasons[:] = Reason.FILE_UNREADABLE
+        return Reading(pixels=pixels, reasons=reasons)
+
+    @property
+    def layout(self) -> Layout | None:
+        """Tile grid of a store that takes the chunks over as they are; None if none can."""
+        return _layout(FileStamp.of(self.path), self.data_path, self.roots)
+
+    def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
+        """Tiles of events made of the stored chunks without unpacking; see `Hdf5Tiles.of_event`.
+
+        Parameters
+        ----------
+        events : sequence of int
+
+        Raises
+        ------
+        SchemaError
+            If the chunks are no tiles, see `layout`.
+        """
+        layout = self.layout
+        if layout is None:
+            raise SchemaError(f"{self.path}: its chunks cannot be copied; encode them instead")
+        tiles: list[list[bytes | None]] = [[None] * layout.tiles_per_event for _ in events]
+        # As in `read`: of a file that is gone by now, every event is a hole.
+        with suppress(SfxReduceError):
+            facts = self._facts()
+            if facts.give(self):
+                with open_hdf5(self.path, self.roots) as file:
+                    stored = Hdf5Tiles(dataset=file.trusted(facts.path), layout=layout)
+                    tiles = [stored.of_event(event) for event in events]
+        yield from tiles
+
+    def _facts(self) -> _Facts:
+        return _facts(FileStamp.of(self.path), self.data_path, self.roots)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Facts:
+    """What a process remembers of a run, so that it looks at a file once."""
+
+    path: str
+    dtype: np.dtype[np.generic]
+    events_per_chunk: int
+    detector: Detector
+    holes: NDArray[np.bool_]
+    files: tuple[str, ...]
+
+    def give(self, source: CxiFrames) -> bool:
+        """Whether the file still holds what it held when the run was opened."""
+        found = (len(self.holes), self.detector.frame_shape, self.dtype)
+        return found == (source.n_events, source.frame_shape, source.dtype)
+
+
+@lru_cache(maxsize=16)
+def _facts(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> _Facts:
+    """Look at the run behind a stamp, once a process."""
+    with open_hdf5(stamp.path, roots) as file:
+        path, frames = find_frames(file, data_path)
+        detector = read_detector(file, frames.shape[1:])
+        holes = find_holes(file, frames)
+        return _Facts(
+            path=path,
+            dtype=frames.dtype.newbyteorder("="),
+            events_per_chunk=int(frames.chunks[0]) if frames.chunks else 1,
+            detector=detector if has_mask(file) else _masked(detector, frames, holes),
+            holes=holes,
+            files=tuple(file.opened),
+        )
+
+
+def _masked(detector: Detector, frames: h5py.Dataset, holes: NDArray[np.bool_]) -> Detector:
+    """Detector with the mask that a few frames, spread evenly over the run, give away."""
+    whole = np.flatnonzero(~holes)
+    spread = np.linspace(0, whole.size - 1, min(whole.size, MASK_FRAMES)).astype(int)
+    sample = []
+    for event in whole[spread]:
+        # One that cannot be read says nothing of the mask; it is flagged when its turn comes.
+        with suppress(*HDF5_ERRORS, SourceError):
+            check_chunks(frames, int(event), int(event) + 1)
+            sample.append(np.asarray(frames[event]).reshape(detector.frame_shape))
+    mask = lasting_sentinels(sample, count_cutoff=detector.saturation_adu)
+    return detector if mask is None else detector.with_mask(mask)
+
+
+@lru_cache(maxsize=16)
+def _places(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> ChunkPlaces | None:
+    """Where the chunks of a run lie, taken down once a process."""
+    # Where that fails, HDF5 may still read some events, and says which it cannot.
+    with open_hdf5(stamp.path, roots) as file, suppress(*HDF5_ERRORS):
+        return chunk_places(file.trusted(_facts(stamp, data_path, roots).path))
+    return None
+
+
+@lru_cache(maxsize=16)
+def _layout(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> Layout | None:
+    """Layout of a run store that could take the chunks of a run over."""
+    facts = _facts(stamp, data_path, roots)
+    with open_hdf5(stamp.path, roots) as file:
+        frames = file.trusted(facts.path)
+        return file.attempt(lambda: chunk_layout(frames, facts.detector, facts.holes), facts.path)

@@ -1,0 +1,1 @@
+"""Single images as runs: CBF, TIFF, EDF."""

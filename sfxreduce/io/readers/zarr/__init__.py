@@ -1,0 +1,1 @@
+"""Zarr stores as runs, ours and anybody's."""

@@ -1,0 +1,236 @@
+"""The metadata of a Zarr store: schema, detector, and whether its tiles can be copied."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import math
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BytesCodec
+
+from sfxreduce.errors import RunNotFound, SchemaError, SourceError
+from sfxreduce.io.chunks.blosc import Packing
+from sfxreduce.io.chunks.frame_limits import check_extent, check_frames
+from sfxreduce.io.chunks.layout import Layout
+from sfxreduce.io.chunks.shards import TileCodec
+from sfxreduce.io.files.durable import disk_bytes
+from sfxreduce.io.store.guard import GuardedStore, check_tree
+from sfxreduce.io.store.schema import SCHEMA, SCHEMA_VERSION, detector_from_json
+from sfxreduce.run.detector import Detector
+
+__all__ = ["ZARR_ERRORS", "Store", "open_store"]
+
+ZARR_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    lzma.LZMAError,
+    zlib.error,
+)
+"""What the zarr library raises on damaged metadata or chunks, depending on what is damaged."""
+
+
+MOST_SHARD_BYTES = 16 << 30
+"""Largest shard of our kind: its events are read together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Store:
+    """An opened store: its metadata, and nothing of its frames.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        The ``frames``.
+    attributes : dict
+        Of the group.
+    detector : Detector
+    layout : Layout or None
+        Tile grid; None if the frames are not stored in tiles of our kind.
+    own : bool
+        Whether the store has our schema, by which a tile that is absent is a hole; by that of Zarr
+        it is one of fill values only.
+    """
+
+    array: zarr.Array[Any]
+    attributes: dict[str, Any]
+    detector: Detector
+    layout: Layout | None
+    own: bool
+
+    @property
+    def n_events(self) -> int:
+        """Number of events."""
+        return int(self.array.shape[0])
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of a pixel."""
+        return np.dtype(self.array.dtype)
+
+
+def open_store(path: str) -> Store:
+    """Open the metadata of a Zarr group with frames; kept until the store is replaced.
+
+    Raises
+    ------
+    RunNotFound
+        If the path does not exist.
+    SourceError
+        If it may not be read.
+    SchemaError
+        If it is no Zarr group, has no frames, or was written by a newer version.
+    """
+    return _open(path, _fingerprint(Path(path)))
+
+
+def _fingerprint(path: Path) -> tuple[int, int]:
+    """What changes when a store is replaced under its name, so that no old one is served."""
+    for name in ("zarr.json", ".zgroup", "."):
+        try:
+            facts = (path / name).stat()
+        except PermissionError as error:
+            raise SourceError(
+                f"{path}: cannot be entered ({error.strerror}); ask for the right to read it"
+            ) from error
+        except OSError:
+            continue
+        return facts.st_ino, facts.st_mtime_ns
+    raise RunNotFound(f"{path}: no such file or folder; was it moved while it was read?")
+
+
+@lru_cache(maxsize=8)
+def _open(path: str, _fingerprint: tuple[int, int]) -> Store:
+    try:
+        check_tree(Path(path))
+        # Consolidated metadata would be a second copy, which nobody has judged.
+        group = zarr.open_group(GuardedStore(path), mode="r", use_consolidated=False)
+        found = sorted(child.name for child in Path(path).iterdir() if child.is_dir())
+        array = group.get("frames")
+        attributes = dict(group.attrs)
+    except PermissionError as error:
+        raise SourceError(
+            f"{path}: cannot be read ({error.strerror}); ask for the right to read it"
+        ) from error
+    except ZARR_ERRORS as error:
+        raise SchemaError(
+            f"{path}: expected a Zarr group, found none ({type(error).__name__}); "
+            "give a run store, a CXI or an HDF5 file"
+        ) from error
+    if not isinstance(array, zarr.Array):
+        raise SchemaError(
+            f"{path}: no array 'frames'; found {found}. Was it made by 'sfxreduce ingest'?"
+        )
+    if array.ndim not in (3, 4) or array.dtype.kind not in "iuf":
+        raise SchemaError(
+            f"{path}: expected frames (event, [panel,] y, x) of numbers, found shape "
+            f"{array.shape} of {array.dtype}"
+        )
+    check_frames(array.shape[1:], np.dtype(array.dtype), where=f"{path}: frames")
+    check_extent(
+        array.shape,
+        np.dtype(array.dtype),
+        stored=lambda: disk_bytes(Path(path) / "frames"),
+        where=f"{path}: frames",
+    )
+    version = attributes.get("schema_version", SCHEMA_VERSION)
+    if attributes.get("schema", SCHEMA) != SCHEMA or version != SCHEMA_VERSION:
+        raise SchemaError(
+            f"{path}: expected schema '{SCHEMA}' version {SCHEMA_VERSION}, found "
+            f"'{attributes.get('schema')}' version {version}; a newer sfxreduce may read it"
+        )
+    detector = _detector(path, group, array, attributes)
+    own = attributes.get("schema") == SCHEMA
+    layout = _own_layout(array) if own else None
+    return Store(array=array, attributes=attributes, detector=detector, layout=layout, own=own)
+
+
+def _detector(
+    path: str, group: zarr.Group, array: zarr.Array[Any], attributes: dict[str, Any]
+) -> Detector:
+    """Geometry as stored; without one, the beam is at the frame's centre."""
+    shape = tuple(int(n) for n in array.shape[1:])
+    mask = np.zeros(shape, np.uint32)
+    try:
+        stored = group.get("mask")
+        if isinstance(stored, zarr.Array):
+            if stored.shape != shape:
+                raise SchemaError(
+                    f"{path}/mask: expected the shape of a frame, {shape}, found {stored.shape}"
+                )
+            mask = np.asarray(stored[...])
+    except ZARR_ERRORS as error:
+        raise SourceError(
+            f"{path}/mask: expected a readable mask, found damage ({error}); restore it from a copy"
+        ) from error
+    if "detector" in attributes:
+        return detector_from_json(attributes["detector"], mask=mask, where=path)
+    return Detector.unplaced(Path(path).stem, shape).with_mask((mask != 0).astype(np.uint32))
+
+
+def _own_layout(array: zarr.Array[Any]) -> Layout | None:
+    """Tile grid of a store of our kind, recognised by its codecs to the letter.
+
+    Tiles may be packed by Blosc in any way: whatever it was, they say how to unpack them.
+    """
+    shards = array.shards
+    if shards is None or any(n != 1 for n in array.chunks[:-2]):
+        return None
+    found = json.loads(json.dumps(array.metadata.to_dict()["codecs"], default=_plain))
+    packing = _packing(found)
+    if packing is None:
+        return None
+    layout = Layout(
+        frame_shape=tuple(int(n) for n in array.shape[1:]),
+        tile=(int(array.chunks[-2]), int(array.chunks[-1])),
+        events_per_shard=int(shards[0]),
+        packing=packing,
+    )
+    dtype = np.dtype(array.dtype)
+    codec = TileCodec(dtype=dtype, tile=layout.tile, packing=packing)
+    serializer, compressors = codec.zarr_codecs()
+    expected = {
+        "chunk_shape": list(layout.chunks),
+        "codecs": [codec.to_dict() for codec in (serializer, *compressors)],
+        "index_codecs": [codec.to_dict() for codec in (BytesCodec(), compressors[-1])],
+        "index_location": "end",
+    }
+    shard_bytes = math.prod(layout.shards) * dtype.itemsize
+    if shard_bytes > MOST_SHARD_BYTES:
+        raise SchemaError(
+            f"{array.path}: expected shards of at most {MOST_SHARD_BYTES} bytes of frames, found "
+            f"{shard_bytes}; write the store with fewer events in a shard"
+        )
+    same = found == [
+        {
+            "name": "sharding_indexed",
+            "configuration": json.loads(json.dumps(expected, default=_plain)),
+        }
+    ]
+    return layout if same and layout.shards == shards else None
+
+
+def _packing(codecs: Any) -> Packing | None:
+    """Settings of Blosc in the chain of a sharded array; None if the chain has another form."""
+    match codecs:
+        case [{"configuration": {"codecs": [_, {"name": "blosc", "configuration": found}, _]}}]:
+            settings = {name: found[name] for name in ("cname", "clevel", "shuffle", "blocksize")}
+            return Packing(**settings)
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", None) or list(value)

@@ -1,0 +1,1 @@
+"""One file for each thing one can do with a run; the stages are in `stages`."""

@@ -1,0 +1,127 @@
+"""A run from anywhere, written as a run store: one task for each whole shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sfxreduce.cluster import Pool
+from sfxreduce.cluster.progress import Progress, silent, tracked
+from sfxreduce.io.chunks.layout import Layout, choose_layout
+from sfxreduce.io.files.durable import disk_bytes, sweep_partial
+from sfxreduce.io.readers.hdf5.run import CxiFrames
+from sfxreduce.io.writers.publish import check_outputs, staged
+from sfxreduce.io.writers.shards import ShardJob, copy_shard, encode_shard
+from sfxreduce.io.writers.zarr import create_store
+from sfxreduce.pipeline.stages.shard_rescue import shard_rescue
+from sfxreduce.run.run import Run
+from sfxreduce.run.window import Window
+
+__all__ = ["IngestSummary", "store_run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestSummary:
+    """What was stored.
+
+    Parameters
+    ----------
+    out : str
+        Path of the run store.
+    events, unreadable : int
+        Events of the run, and how many of them could not be read; they stay in the store as holes.
+    bytes_in, bytes_out : int
+        Bytes of the source and of the store.
+    rewrapped : bool
+        Whether the source's chunks were taken over as they are; otherwise they were decoded, and
+        encoded in tiles for the scorer's window.
+    """
+
+    out: str
+    events: int
+    unreadable: int
+    bytes_in: int
+    bytes_out: int
+    rewrapped: bool
+
+
+def store_run(
+    run: Run,
+    *,
+    out: Path,
+    pool: Pool,
+    retile: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> IngestSummary:
+    """Write a run as a run store.
+
+    Frames keep their dtype and every bit. The store appears under its name complete, or not at
+    all. One HDF5 file whose chunks are whole panels packed by Blosc alone is not decoded: its
+    chunks become the tiles. Such a chunk that is missing, or whose header does not fit, is a hole;
+    one that is damaged behind its header is taken over as it is, because Blosc in HDF5 keeps no
+    checksum that would tell. Of any other run the tiles suit the scorer's window.
+
+    Parameters
+    ----------
+    run : Run
+    out : Path
+    pool : Pool
+        Where shards are made.
+    retile : bool
+        Decode in any case, and encode in tiles for the scorer's window. It pays where that window
+        is a small part of the frame.
+    overwrite : bool
+        Replace what lies at `out`.
+    progress : Progress
+
+    Raises
+    ------
+    OutputExists
+        If something lies at `out`.
+    OutputError
+        If the disk is full or the path cannot be written.
+    """
+    check_outputs(stores=[out], inputs=run.inputs, overwrite=overwrite)
+    stored = run.source.layout if isinstance(run.source, CxiFrames) and not retile else None
+    layout = stored or choose_layout(
+        run.detector.frame_shape,
+        dtype=np.dtype(run.source.dtype),
+        boxes=Window.centre(run.detector).boxes(run.detector),
+    )
+    n_shards = layout.n_shards(run.n_events)
+    with staged(stores=[out], overwrite=overwrite) as paths:
+        hidden = paths[out]
+        create_store(hidden, run=run, layout=layout, columns=run.columns, truth=run.truth)
+        jobs = [
+            ShardJob(
+                source=run.source,
+                store=str(hidden),
+                layout=layout,
+                shard=shard,
+                events=_events_of(shard, layout, run.n_events),
+            )
+            for shard in range(n_shards)
+        ]
+        write = copy_shard if stored else encode_shard
+        done = pool.map("store", write, jobs, rescue=shard_rescue(write))
+        unreadable = sum(
+            len(shard.holes)
+            for _, shard in tracked(done, stage="store", total=n_shards, progress=progress)
+        )
+        sweep_partial(hidden)
+    return IngestSummary(
+        out=str(out),
+        events=run.n_events,
+        unreadable=unreadable,
+        bytes_in=run.source.n_bytes,
+        bytes_out=disk_bytes(out),
+        rewrapped=stored is not None,
+    )
+
+
+def _events_of(shard: int, layout: Layout, n_events: int) -> tuple[int, ...]:
+    start = shard * layout.events_per_shard
+    return tuple(range(start, min(start + layout.events_per_shard, n_events)))

@@ -1,0 +1,1 @@
+"""The stages of `sfxreduce filter`, one file each."""

@@ -1,0 +1,203 @@
+"""One batch of events: read their tiles, look at the pixels, score what can be scored.
+
+A scorer whose score only rises with every further tile looks at a few tiles first. An event that is
+a hit by then stays one: its other tiles are not read. All other events are seen through the whole
+window, so that no reject rests on less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.errors import RunNotFound, SchemaError, SourceError
+from sfxreduce.quality.panels import inspect_parts, parts_of
+from sfxreduce.quality.pixels import inspect_pixels
+from sfxreduce.run.detector import Detector
+from sfxreduce.run.reasons import Reason
+from sfxreduce.run.source import FrameSource, read_into
+from sfxreduce.run.window import Window
+from sfxreduce.scorers.protocol import Classifier, Looking, Scorer, Stepwise, Streamer, Told
+
+__all__ = ["SCORE_DTYPE", "SOURCE_LOST", "look_at"]
+
+SCORE_DTYPE = np.dtype([("score", "<f4"), ("reason", "<u4"), ("tiles", "<u2"), ("class", "u1")])
+"""One row per event: the scorer's value, `Reason` bits, how many tiles of the window the value
+rests on (0 for whole source frames), and the class if the scorer tells one."""
+
+SOURCE_LOST = (RunNotFound, SchemaError, SourceError)
+"""What a source raises that was there when the run was opened and can no longer be read."""
+
+BYTES_AT_ONCE = 16 << 20
+"""Pixels that are looked at together: more of them leave the processor's cache, and memory should
+not depend on the size of a frame."""
+
+
+def look_at(
+    source: FrameSource, scorer: Scorer, events: range, *, closed_from: float = np.inf
+) -> NDArray[np.void]:
+    """Score some events.
+
+    Parameters
+    ----------
+    source : FrameSource
+    scorer : Scorer
+    events : range
+        Positions in the run.
+    closed_from : float
+        An event with such a score is a hit whatever its other tiles show.
+
+    Returns
+    -------
+    ndarray
+        Shape (event,), dtype `SCORE_DTYPE`. The score is NaN where an event could not be read.
+    """
+    rows = np.zeros(len(events), SCORE_DTYPE)
+    rows["score"] = np.nan
+    # The run was whole when it was opened. A source that is gone now costs the scores of its
+    # events, not the run: they are kept as undecided.
+    rows["reason"] = Reason.FILE_UNREADABLE
+    try:
+        detector = source.detector
+    except SOURCE_LOST:
+        return rows
+    look = _Look(source=source, scorer=scorer, detector=detector, window=scorer.window(detector))
+    if scorer.needs_gpu and isinstance(scorer, Streamer):
+        look.as_a_stream(scorer, events, rows)
+        return rows
+    steps = scorer.steps(detector) if isinstance(scorer, Stepwise) else ()
+    if isinstance(scorer, Stepwise) and len(steps) > 1 and closed_from < np.inf:
+        for row, event in zip(rows, events, strict=True):
+            looking = scorer.begin(detector)
+            look.in_steps(event, looking, steps, row, closed_from=closed_from)
+        return rows
+    for start in range(0, len(events), look.events_at_once):
+        part = slice(start, start + look.events_at_once)
+        look.at_once(events[part], rows[part])
+    return rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Look:
+    """A scorer before a source, and the window between them; None for whole frames."""
+
+    source: FrameSource
+    scorer: Scorer
+    detector: Detector
+    window: Window | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the pixels of one event."""
+        return self.detector.frame_shape if self.window is None else self.window.shape
+
+    @property
+    def events_at_once(self) -> int:
+        """How many are looked at together."""
+        n_bytes = math.prod(self.shape) * np.dtype(self.source.dtype).itemsize
+        return max(1, BYTES_AT_ONCE // n_bytes)
+
+    def at_once(self, events: Sequence[int], rows: NDArray[np.void]) -> None:
+        """Look at the whole window of a few events."""
+        pixels, readable = self._read(events, rows)
+        places = np.flatnonzero(readable)
+        if pixels is None or not places.size:
+            return
+        if places.size < len(rows):
+            pixels = pixels[places]
+        if isinstance(self.scorer, Classifier):
+            told = self.scorer.classify(pixels, self.detector)
+            self._write(rows, places, told)
+        else:
+            rows["score"][places] = self.scorer(pixels, self.detector)
+
+    def as_a_stream(self, scorer: Streamer, events: range, rows: NDArray[np.void]) -> None:
+        """Let a scorer have events read on its own threads, while its device works."""
+        dtype = np.dtype(self.source.dtype)
+        readable = np.zeros(len(rows), np.bool_)
+
+        def read(part: range, pixels: NDArray[np.generic]) -> None:
+            where = slice(part.start, part.stop)
+            pixels[...] = 0
+            try:
+                reasons = read_into(self.source, events[where], self.window, pixels)
+            except SOURCE_LOST:
+                return
+            readable[where] = self._note(rows[where], pixels, reasons)
+
+        told = scorer.stream(read, n_events=len(rows), dtype=dtype, detector=self.detector)
+        places = np.flatnonzero(readable)
+        told = Told(told.score[places], told.kind[places], told.reason[places])
+        self._write(rows, places, told)
+
+    def in_steps(
+        self,
+        event: int,
+        looking: Looking,
+        steps: Sequence[Window],
+        row: np.void,
+        *,
+        closed_from: float,
+    ) -> None:
+        """Look at one event until it is a hit or all of its window was seen."""
+        pixels = np.zeros((1, *self.shape), self.source.dtype)
+        seen = 0
+        for step in steps:
+            part = pixels[:, seen : seen + len(step.origins)]
+            try:
+                row["reason"] = read_into(self.source, [event], step, part)[0]
+            except SOURCE_LOST:
+                row["reason"] = Reason.FILE_UNREADABLE
+            if row["reason"]:
+                row["score"], row["tiles"], row["class"] = np.nan, 0, 0
+                return
+            looking.add(part)
+            seen += len(step.origins)
+            row["score"], row["class"], reason = looking.told()
+            row["tiles"] = seen
+            if row["score"] >= closed_from:
+                break
+        window = self.window if seen == pixels.shape[1] else steps[0]
+        row["reason"] |= reason | self._oddities(pixels[:, :seen], window)[0]
+
+    @staticmethod
+    def _write(rows: NDArray[np.void], places: NDArray[np.integer], told: Told) -> None:
+        """Write down what a scorer says of the events at some places."""
+        rows["score"][places], rows["class"][places] = told.score, told.kind
+        rows["reason"][places] |= told.reason
+
+    def _read(
+        self, events: Sequence[int], rows: NDArray[np.void]
+    ) -> tuple[NDArray[np.generic] | None, NDArray[np.bool_]]:
+        """Pixels of some events, and which of them mean something; what is odd goes to the rows."""
+        try:
+            reading = self.source.read(events, self.window)
+        except SOURCE_LOST:
+            return None, np.zeros(len(rows), np.bool_)
+        return reading.pixels, self._note(rows, reading.pixels, reading.reasons)
+
+    def _note(
+        self, rows: NDArray[np.void], pixels: NDArray[np.generic], reasons: NDArray[np.uint32]
+    ) -> NDArray[np.bool_]:
+        """Write down what is odd about some events; which of them mean something."""
+        rows["reason"] = reasons
+        readable: NDArray[np.bool_] = reasons == 0
+        if readable.any():
+            rows["tiles"][readable] = 0 if self.window is None else len(self.window.origins)
+            seen = pixels if readable.all() else pixels[readable]
+            rows["reason"][readable] |= self._oddities(seen, self.window)
+        return readable
+
+    def _oddities(self, pixels: NDArray[np.generic], window: Window | None) -> NDArray[np.uint32]:
+        """Reasons not to trust a score, event by event."""
+        detector = self.detector
+        good = detector.good() if window is None else window.good(detector)
+        saturation = detector.saturation_adu
+        found: NDArray[np.uint32] = inspect_pixels(
+            pixels, good, saturation_adu=saturation
+        ) | inspect_parts(pixels, parts_of(detector, window), saturation_adu=saturation)
+        return found

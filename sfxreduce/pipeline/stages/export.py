@@ -1,0 +1,179 @@
+"""The hits of a reduced store for CrystFEL: CXI with peak lists, geometry, event list."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from sfxreduce.cluster import Pool
+from sfxreduce.cluster.progress import Progress, silent, tracked
+from sfxreduce.cluster.rescue import Rescue, halves_of
+from sfxreduce.errors import UsageError
+from sfxreduce.io.readers.zarr.run import ZarrFrames
+from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable
+from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess
+from sfxreduce.io.writers.geom import write_event_list, write_geometry
+from sfxreduce.run.source import FrameSource
+from sfxreduce.scorers.peaks.finder import PeakFinder, Peaks
+
+__all__ = ["PeakJob", "crystfel_paths", "export_crystfel", "find_peaks", "peak_table"]
+
+EVENTS_PER_TASK = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakJob:
+    """Events whose peaks are to be found.
+
+    Parameters
+    ----------
+    source : FrameSource
+    finder : PeakFinder
+    start, stop : int
+        Positions of the first event and of the one after the last.
+    """
+
+    source: FrameSource
+    finder: PeakFinder
+    start: int
+    stop: int
+
+
+def crystfel_paths(cxi: Path) -> tuple[Path, Path, Path]:
+    """Return the paths of the CXI file, its geometry and its event list.
+
+    Raises
+    ------
+    UsageError
+        If the path has no name.
+
+    Examples
+    --------
+    >>> [path.name for path in crystfel_paths(Path("hits.cxi"))]
+    ['hits.cxi', 'hits.geom', 'hits.lst']
+    """
+    if not cxi.name:
+        raise UsageError(f"'{cxi}': expected the name of a CXI file, found none")
+    stem = cxi.stem if cxi.suffix in (".cxi", ".h5") else cxi.name
+    return cxi, cxi.with_name(f"{stem}.geom"), cxi.with_name(f"{stem}.lst")
+
+
+def export_crystfel(
+    store: Path,
+    cxi: Path,
+    *,
+    cxi_filter: str,
+    columns: xr.Dataset,
+    staged: Mapping[Path, Path],
+    pool: Pool,
+    progress: Progress = silent,
+) -> None:
+    """Write the frames of a reduced store as CXI, with a geometry and an event list beside it.
+
+    Parameters
+    ----------
+    store : Path
+        Of the reduced store; it need not be published yet.
+    cxi : Path
+        Under which CrystFEL will open the file.
+    cxi_filter : str
+        How frames are packed, see `CxiContent`.
+    columns : Dataset
+        Per-event columns of the store.
+    staged : mapping of Path to Path
+        Where to write what will be published under `crystfel_paths`.
+    pool : Pool
+        Finds the peaks.
+    progress : Progress
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    source = ZarrFrames(path=str(store))
+    n_events = source.n_events
+    jobs = [
+        PeakJob(
+            source=source,
+            finder=PeakFinder(),
+            start=start,
+            stop=min(start + EVENTS_PER_TASK, n_events),
+        )
+        for start in range(0, n_events, EVENTS_PER_TASK)
+    ]
+    work = pool.map("peaks", find_peaks, jobs, rescue=_RESCUE)
+    found = dict(tracked(work, stage="peaks", total=len(jobs), progress=progress))
+    peaks = peak_table([peaks for number in sorted(found) for peaks in found[number]])
+    data, geometry, event_list = crystfel_paths(cxi)
+    content = CxiContent(source=source, columns=columns, peaks=peaks, cxi_filter=cxi_filter)
+    write_cxi_in_subprocess(staged[data], content)
+    energies = columns["photon_energy_ev"].values
+    known = energies[np.isfinite(energies)]
+    # With an energy for every event CrystFEL takes each one's own; otherwise one for all.
+    common = float(np.median(known)) if 0 < known.size < energies.size else math.nan
+    write_geometry(staged[geometry], source.detector, photon_energy_ev=common)
+    write_event_list(staged[event_list], cxi, n_events)
+
+
+def find_peaks(job: PeakJob) -> list[Peaks]:
+    """Peaks of each event; none where an event cannot be read."""
+    detector = job.source.detector
+    good, radius = detector.good(), detector.radius()
+    found = []
+    for event in range(job.start, job.stop):
+        reading = job.source.read([event])
+        # What cannot be read has no good pixel, and so no peak.
+        seen = good if not reading.reasons[0] else np.zeros_like(good)
+        found.append(
+            job.finder.find(reading.pixels[0], seen, radius, adu_per_photon=detector.adu_per_photon)
+        )
+    return found
+
+
+def peak_table(events: Sequence[Peaks]) -> PeakTable:
+    """Put the peaks of one event after those of the other.
+
+    Examples
+    --------
+    >>> peak_table([]).count.shape
+    (0,)
+    """
+
+    def joined(name: str, dtype: type[np.generic]) -> NDArray[Any]:
+        parts = [np.asarray(getattr(peaks, name), dtype) for peaks in events]
+        return np.concatenate([np.zeros(0, dtype), *parts])
+
+    return PeakTable(
+        count=np.array([len(peaks) for peaks in events], np.int32),
+        panel=joined("panel", np.int32),
+        y=joined("y", np.float32),
+        x=joined("x", np.float32),
+        intensity=joined("intensity", np.float32),
+    )
+
+
+def _halves(job: PeakJob) -> list[PeakJob]:
+    parts = halves_of(range(job.start, job.stop))
+    return [replace(job, start=part.start, stop=part.stop) for part in parts]
+
+
+def _lost(job: PeakJob) -> list[Peaks]:
+    """No peaks, of an event that ends whatever looks for them."""
+    blank = np.zeros(job.source.detector.frame_shape, np.uint8)
+    return [job.finder.find(blank, blank.astype(np.bool_), blank.astype(np.float64))]
+
+
+def _joined(_: PeakJob, parts: Sequence[list[Peaks]]) -> list[Peaks]:
+    return list(chain.from_iterable(parts))
+
+
+_RESCUE = Rescue(attempt=find_peaks, halves=_halves, lost=_lost, joined=_joined)

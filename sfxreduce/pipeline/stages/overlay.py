@@ -1,0 +1,119 @@
+"""Frames of a run, some of which lie in other stores already: those are taken from there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from sfxreduce.errors import SchemaError
+from sfxreduce.io.chunks.layout import Layout
+from sfxreduce.io.readers.zarr.run import ZarrFrames
+from sfxreduce.io.store.metadata import ZARR_ERRORS
+from sfxreduce.io.writers.shards import TiledSource, encode_events
+from sfxreduce.run.source import WrappedFrames
+
+__all__ = ["ReusedFrames"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReusedFrames(WrappedFrames):
+    """A run whose frames are read from itself, and whose tiles from stores that have them already.
+
+    Small when pickled: which events a store holds, each worker reads from its column
+    ``source_index``.
+
+    Parameters
+    ----------
+    source : FrameSource
+        The run.
+    stores : tuple of str
+        Run stores that hold some of its events.
+    stamp : str
+        What changes when one of them is replaced under its name.
+    layout : Layout
+        Of the tiles that are asked for; stores of another are not used.
+    copies_tiles : bool
+        Whether the run itself has tiles of this layout; otherwise its frames are encoded.
+    doubted : tuple of int
+        Events that are taken from the run although a store holds them.
+    """
+
+    stores: tuple[str, ...]
+    stamp: str
+    layout: Layout
+    copies_tiles: bool
+    doubted: tuple[int, ...] = ()
+
+    def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
+        """Tiles of events in grid order, checksum included; None where the run has none either."""
+        return self._encoded(events, None)
+
+    def encoded_twice(
+        self, events: Sequence[int], unstable: list[int]
+    ) -> Iterator[list[bytes | None]]:
+        """Tiles of events; see `sfxreduce.io.writers.shards.ReadsTwice`."""
+        return self._encoded(events, unstable)
+
+    def _encoded(
+        self, events: Sequence[int], unstable: list[int] | None
+    ) -> Iterator[list[bytes | None]]:
+        stores = [self.store_of(event) for event in events]
+        by_store: dict[str, list[int]] = {}
+        for store, event in zip(stores, events, strict=True):
+            by_store.setdefault(store, []).append(event)
+        # One pass over each store, in turns: neighbours in it share an open file.
+        passes = {
+            store: self._reused(store, part, unstable) if store else self._from_run(part, unstable)
+            for store, part in by_store.items()
+        }
+        for store in stores:
+            yield next(passes[store])
+
+    def store_of(self, event: int) -> str:
+        """Which store holds an event; empty if it has to be read from the run."""
+        if event in self.doubted:
+            return ""
+        for store in self.stores:
+            index = _events_in(store, self.stamp)
+            place = int(np.searchsorted(index, event))
+            if place < index.size and index[place] == event and self._fits(store):
+                return store
+        return ""
+
+    def _fits(self, store: str) -> bool:
+        return ZarrFrames(path=store).layout == self.layout
+
+    def _reused(
+        self, store: str, events: list[int], unstable: list[int] | None
+    ) -> Iterator[list[bytes | None]]:
+        """Tiles as a store holds them; of an event with a hole, those of the run."""
+        places = np.searchsorted(_events_in(store, self.stamp), events).tolist()
+        stored = ZarrFrames(path=store).encoded(places)
+        for event, tiles in zip(events, stored, strict=True):
+            # What could not be read then, or is damaged since, may be whole in the run.
+            yield next(self._from_run([event], unstable)) if None in tiles else tiles
+
+    def _from_run(
+        self, events: list[int], unstable: list[int] | None
+    ) -> Iterator[list[bytes | None]]:
+        if not self.copies_tiles:
+            yield from encode_events(self.source, self.layout, events, unstable=unstable)
+        elif isinstance(self.source, TiledSource):
+            yield from self.source.encoded(events)
+        else:
+            raise SchemaError(f"{self.path}: frames are not stored in tiles that can be copied")
+
+
+@lru_cache(maxsize=8)
+def _events_in(store: str, stamp: str) -> NDArray[np.int64]:  # noqa: ARG001 - part of the key
+    """Source positions of the events that a store holds, ascending."""
+    try:
+        index = np.asarray(zarr.open_array(f"{store}/source_index", mode="r")[...], np.int64)
+    except ZARR_ERRORS as error:
+        raise SchemaError(f"{store}: its column source_index cannot be read ({error})") from error
+    return index

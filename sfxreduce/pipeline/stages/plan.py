@@ -1,0 +1,156 @@
+"""Which event goes where: integers only, before a byte is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.decisions.decide import Decisions
+from sfxreduce.decisions.method import Method
+from sfxreduce.errors import SchemaError
+from sfxreduce.io.chunks.layout import Layout
+from sfxreduce.io.store.schema import AUDIT_GROUP
+from sfxreduce.io.writers.shards import ShardJob
+from sfxreduce.quality.conditions import Conditions
+from sfxreduce.run.run import Run
+
+__all__ = ["FilterPlan", "ReductionPlan", "ShardPlan", "plan_reduction"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlan:
+    """One output shard and the source events that fill it, in order.
+
+    Parameters
+    ----------
+    shard : int
+    source_index : tuple of int
+        Positions in the source run, ascending.
+    """
+
+    shard: int
+    source_index: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReductionPlan:
+    """Where every kept event goes.
+
+    Parameters
+    ----------
+    n_events : int
+        Events of the source run.
+    kept : ndarray of int64
+        Positions of the kept events in the source, ascending.
+    events_per_shard : int
+        Of the output.
+    copies_tiles : bool
+        Whether stored tiles move encoded, as they lie; otherwise frames are decoded and encoded.
+
+    Raises
+    ------
+    SchemaError
+        If an event is kept twice, out of order, or does not exist.
+    """
+
+    n_events: int
+    kept: NDArray[np.int64]
+    events_per_shard: int
+    copies_tiles: bool
+
+    def __post_init__(self) -> None:
+        steps = np.diff(self.kept)
+        if self.kept.size and (
+            np.any(steps < 1) or self.kept[0] < 0 or self.kept[-1] >= self.n_events
+        ):
+            raise SchemaError(
+                f"plan: expected ascending positions below {self.n_events}, found "
+                f"{self.kept[:3].tolist()} ... {self.kept[-3:].tolist()}"
+            )
+
+    @property
+    def n_shards(self) -> int:
+        """Number of output shards."""
+        return -(-self.kept.size // self.events_per_shard)
+
+    def shards(self) -> Iterator[ShardPlan]:
+        """Output shards in order; every kept event is in exactly one."""
+        for shard in range(self.n_shards):
+            start = shard * self.events_per_shard
+            events = self.kept[start : start + self.events_per_shard]
+            yield ShardPlan(shard=shard, source_index=tuple(events.tolist()))
+
+
+def plan_reduction(
+    kept: NDArray[np.int64], *, n_events: int, events_per_shard: int, copies_tiles: bool
+) -> ReductionPlan:
+    """Plan the output of the kept events, in source order.
+
+    Examples
+    --------
+    >>> plan = plan_reduction(np.array([2, 3, 7]), n_events=9, events_per_shard=2,
+    ...                       copies_tiles=True)
+    >>> [shard.source_index for shard in plan.shards()]
+    [(2, 3), (7,)]
+    """
+    return ReductionPlan(
+        n_events=n_events,
+        kept=np.asarray(kept, np.int64),
+        events_per_shard=events_per_shard,
+        copies_tiles=copies_tiles,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FilterPlan:
+    """Everything that is decided before a byte is written.
+
+    Parameters
+    ----------
+    run : Run
+    method : Method
+        How the events were judged.
+    decisions : Decisions
+    layout : Layout
+        Of the reduced store.
+    reduction : ReductionPlan
+        Which event goes where.
+    audit : ReductionPlan
+        The same for the sample of rejected events.
+    conditions : Conditions or None
+        What the run said about its detector; None if the scorer did not ask.
+    """
+
+    run: Run
+    method: Method
+    decisions: Decisions
+    layout: Layout
+    reduction: ReductionPlan
+    audit: ReductionPlan
+    conditions: Conditions | None = None
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards of the reduced store, those of the sample included."""
+        return self.reduction.n_shards + self.audit.n_shards
+
+    def jobs(self, folder: Path) -> Iterator[ShardJob]:
+        """One job for each shard of the reduced store, those of the sample last, in a folder.
+
+        Made one after the other: Python's integers take some forty bytes for each position.
+        """
+        for group, part in (("", self.reduction), (AUDIT_GROUP, self.audit)):
+            for shard in part.shards():
+                yield ShardJob(
+                    source=self.run.source,
+                    store=str(folder),
+                    layout=self.layout,
+                    shard=shard.shard,
+                    events=shard.source_index,
+                    group=group,
+                    addressed=True,
+                )

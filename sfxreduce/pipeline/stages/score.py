@@ -1,0 +1,206 @@
+"""A score for every event, lazily and block by block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from numpy.typing import NDArray
+
+from sfxreduce.cluster import Pool
+from sfxreduce.cluster.checkpoints import NO_NOTES, Notes, each_once
+from sfxreduce.cluster.progress import Progress, silent, tracked
+from sfxreduce.cluster.rescue import Rescue, halves_of
+from sfxreduce.pipeline.stages.batch import SCORE_DTYPE, look_at
+from sfxreduce.pipeline.stages.conditions import as_seen
+from sfxreduce.run.reasons import UNSAFE, Reason
+from sfxreduce.run.run import Run, block_sizes
+from sfxreduce.run.source import FrameSource
+from sfxreduce.scorers.protocol import Scorer, Streamer
+
+__all__ = [
+    "EVENTS_PER_BATCH",
+    "collect_scores",
+    "events_per_batch",
+    "safe_scores",
+    "score",
+    "score_rescue",
+]
+
+EVENTS_PER_BATCH = 64
+"""Events of one scoring task: large enough that a task's own cost is a few per cent of it."""
+
+
+EVENTS_PER_STREAM = 8192
+"""The same where a device works while threads decode: its pipeline must fill and empty once."""
+
+
+def events_per_batch(scorer: Scorer) -> int:
+    """Events of one scoring task of a scorer."""
+    streams = scorer.needs_gpu and isinstance(scorer, Streamer)
+    return EVENTS_PER_STREAM if streams else EVENTS_PER_BATCH
+
+
+def score(run: Run, scorer: Scorer, *, batch: int = 0, closed_from: float = math.inf) -> da.Array:
+    """Scores of all events of a run, lazily: one task per batch of consecutive events.
+
+    A task reads its own events' window and returns scores only, so that no pixels travel between
+    workers. Batches depend on the event's position alone: any pool gives the same numbers.
+
+    Parameters
+    ----------
+    run : Run
+    scorer : Scorer
+    batch : int
+        Events of one task; 0 for `events_per_batch`.
+    closed_from : float
+        An event with such a score is a hit whatever its other tiles show, so that a scorer that
+        can look at a few tiles first need not read them. Its score is then the least it can be.
+
+    Returns
+    -------
+    dask.array.Array
+        Shape (event,), dtype `SCORE_DTYPE`. The score is NaN where an event could not be read.
+    """
+    batch = batch or events_per_batch(scorer)
+    scores: da.Array = da.map_blocks(
+        _score_block,
+        source=run.source,
+        scorer=scorer,
+        batch=batch,
+        n_events=run.n_events,
+        closed_from=closed_from,
+        chunks=(block_sizes(run.n_events, batch),),
+        dtype=SCORE_DTYPE,
+        meta=np.empty(0, SCORE_DTYPE),
+        name=f"score-{tokenize(run.source, scorer, batch, closed_from)}",
+    )
+    return scores
+
+
+def score_rescue(
+    run: Run, scorer: Scorer, *, batch: int = 0, closed_from: float = math.inf
+) -> Rescue[range, NDArray[np.void]]:
+    """What becomes of a batch that ends its workers: the events that do it have no score.
+
+    Parameters
+    ----------
+    run, scorer, batch, closed_from
+        As for `score`.
+    """
+    return Rescue(
+        item=partial(
+            _events_of_block, batch=batch or events_per_batch(scorer), n_events=run.n_events
+        ),
+        attempt=partial(look_at, run.source, scorer, closed_from=closed_from),
+        halves=halves_of,
+        lost=_lost_rows,
+        joined=_joined_rows,
+    )
+
+
+def _lost_rows(events: range) -> NDArray[np.void]:
+    rows = np.zeros(len(events), SCORE_DTYPE)
+    rows["score"], rows["reason"] = np.nan, Reason.WORKER_LOST
+    return rows
+
+
+def _joined_rows(_: range, parts: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
+    return np.concatenate(parts)
+
+
+def _events_of_block(block: int, *, batch: int, n_events: int) -> range:
+    return range(block * batch, min((block + 1) * batch, n_events))
+
+
+def _score_block(
+    *,
+    source: FrameSource,
+    scorer: Scorer,
+    batch: int,
+    n_events: int,
+    closed_from: float,
+    block_id: tuple[int],
+) -> NDArray[np.void]:
+    """Score one batch of events."""
+    events = _events_of_block(block_id[0], batch=batch, n_events=n_events)
+    return look_at(source, scorer, events, closed_from=closed_from)
+
+
+def safe_scores(
+    run: Run, scorer: Scorer, *, pool: Pool, progress: Progress, stage: str
+) -> NDArray[np.float32]:
+    """Scores of all events of a run; NaN where a reject would not be allowed.
+
+    Parameters
+    ----------
+    run : Run
+    scorer : Scorer
+    pool : Pool
+    progress : Progress
+    stage : str
+        What `progress` is told is being done.
+
+    Returns
+    -------
+    ndarray of float32
+        Shape (event,).
+    """
+    rows = collect_scores(run, scorer, pool=pool, stage=stage, progress=progress)
+    unsafe = (rows["reason"] & np.uint32(UNSAFE)) != 0
+    return np.where(unsafe, np.float32(np.nan), rows["score"])
+
+
+def collect_scores(
+    run: Run,
+    scorer: Scorer,
+    *,
+    pool: Pool,
+    closed_from: float = math.inf,
+    stage: str = "score",
+    notes: Notes = NO_NOTES,
+    progress: Progress = silent,
+) -> NDArray[np.void]:
+    """Score every event of a run; the scores are computed here, batch by batch.
+
+    A scorer that adapts sees the run's own gain, hot and noisy pixels, measured on a few frames
+    first.
+
+    Parameters
+    ----------
+    run : Run
+    scorer : Scorer
+    pool : Pool
+    closed_from : float
+        An event with such a score is a hit whatever its other tiles show: see `score`.
+    stage : str
+        What the progress is called.
+    notes : Notes
+        Scores that are known already, and where to note new ones.
+    progress : Progress
+
+    Returns
+    -------
+    ndarray
+        Shape (event,), dtype `SCORE_DTYPE`.
+    """
+    rows = np.zeros(run.n_events, SCORE_DTYPE)
+    seen = as_seen(run, scorer, pool=pool)
+    scores = score(seen, scorer, closed_from=closed_from)
+    rescue = score_rescue(seen, scorer, closed_from=closed_from)
+
+    def work(left: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
+        # Of the array as it is, all blocks; what is taken out of it costs tasks of its own.
+        some = scores if len(left) == scores.npartitions else scores.blocks[list(left)]
+        return pool.blocks(some, needs_gpu=scorer.needs_gpu, rescue=rescue.of_parts(left))
+
+    blocks = each_once(notes, stage, scores.npartitions, work, dtype=SCORE_DTYPE)
+    for block, values in tracked(blocks, stage=stage, total=scores.npartitions, progress=progress):
+        start = block * events_per_batch(scorer)
+        rows[start : start + len(values)] = values
+    return rows

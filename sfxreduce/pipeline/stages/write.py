@@ -1,0 +1,174 @@
+"""The reduced store: kept events bit for bit, the ledger of all events, the manifest last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from sfxreduce.cluster import Pool
+from sfxreduce.cluster.progress import Progress, silent, tracked
+from sfxreduce.decisions.decide import Decision, Decisions
+from sfxreduce.decisions.ledger import ledger_table
+from sfxreduce.io.files.durable import PublishJob, publish_file
+from sfxreduce.io.store.manifest import Manifest
+from sfxreduce.io.store.schema import AUDIT_GROUP, CONDITIONS_GROUP, LEDGER_GROUP
+from sfxreduce.io.writers.resume import Unfinished
+from sfxreduce.io.writers.shards import ShardWritten, copy_shard, encode_shard
+from sfxreduce.io.writers.zarr import create_store, write_manifest, write_table
+from sfxreduce.pipeline.stages.plan import FilterPlan
+from sfxreduce.pipeline.stages.shard_rescue import shard_rescue
+from sfxreduce.quality.conditions import conditions_table
+from sfxreduce.run.columns import plain_text, select_events
+
+__all__ = ["audit_columns", "kept_columns", "write_reduced"]
+
+
+def kept_columns(plan: FilterPlan) -> xr.Dataset:
+    """Per-event columns of the kept events, with their score and where they came from."""
+    return _columns(plan, plan.reduction.kept)
+
+
+def audit_columns(plan: FilterPlan) -> xr.Dataset:
+    """The same of the sampled rejects, with their chance to be in the sample."""
+    sample = plan.audit.kept
+    columns = _columns(plan, sample)
+    chance = sample.size / max(plan.decisions.count(Decision.REJECT), 1)
+    columns["probability"] = (
+        "event",
+        np.full(sample.size, chance),
+        {"long_name": "chance of a rejected event to be in the sample", "units": "1"},
+    )
+    return columns
+
+
+def _columns(plan: FilterPlan, events: NDArray[np.int64]) -> xr.Dataset:
+    columns = select_events(plan.run.columns, events)
+    columns["score"] = (
+        "event",
+        plan.decisions.score[events],
+        {"long_name": "score of the event", "units": "1"},
+    )
+    columns["source_index"] = (
+        "event",
+        events,
+        {"long_name": "position in the source run", "units": "1"},
+    )
+    return columns
+
+
+def write_reduced(
+    plan: FilterPlan, work: Unfinished, *, pool: Pool, progress: Progress = silent
+) -> Decisions:
+    """Write the kept events, the ledger, the run's conditions, and the manifest last.
+
+    Shards that are there already are not written again.
+
+    Parameters
+    ----------
+    plan : FilterPlan
+    work : Unfinished
+        Where to write; its outputs appear under their names when the caller is done.
+    pool : Pool
+        Writes shards, and reads them back.
+    progress : Progress
+
+    Returns
+    -------
+    Decisions
+        As the ledger has them: with a reason on every kept event that could not be copied whole,
+        and with the hash of everything that was kept.
+
+    Raises
+    ------
+    OutputError
+        If the disk is full or the path cannot be written.
+    VerificationError
+        If a file does not read back as it was written.
+    """
+    store = work.hidden[work.store]
+    shards = _write_shards(plan, work, pool=pool, progress=progress)
+    decisions = _with_shards(plan, shards)
+    _create(plan, store, columns=kept_columns(plan), events=plan.reduction.kept)
+    if plan.audit.kept.size:
+        _create(plan, store / AUDIT_GROUP, columns=audit_columns(plan), events=plan.audit.kept)
+    work.place_shards(shards)
+    write_table(store, LEDGER_GROUP, ledger_table(decisions, plan.run.columns))
+    if plan.conditions is not None:
+        write_table(store, CONDITIONS_GROUP, conditions_table(plan.conditions))
+    write_manifest(store, _manifest(plan, work, decisions, shards, pool=pool, progress=progress))
+    return decisions
+
+
+def _write_shards(
+    plan: FilterPlan, work: Unfinished, *, pool: Pool, progress: Progress
+) -> list[ShardWritten]:
+    """Write those shards that are not there yet; all of them, in order of the plan."""
+    there = work.shards
+    left = (job for job in plan.jobs(work.shards_folder) if job.path not in there)
+    write = copy_shard if plan.reduction.copies_tiles else encode_shard
+    written = pool.map("reduce", write, left, rescue=shard_rescue(write))
+    total = plan.n_shards - len(there)
+    for _, shard in tracked(written, stage="reduce", total=total, progress=progress):
+        work.keep(shard)
+    work.acknowledge()
+    done = work.shards
+    return [done[job.path] for job in plan.jobs(work.shards_folder)]
+
+
+def _with_shards(plan: FilterPlan, shards: Sequence[ShardWritten]) -> Decisions:
+    """Decisions with what became of the events that were kept."""
+    holes = sorted(event for shard in shards for event in shard.holes)
+    hashes = [payload for shard in shards for payload in shard.payloads]
+    events = np.concatenate([plan.reduction.kept, plan.audit.kept])
+    unstable = sorted(event for shard in shards for event in shard.unstable)
+    decisions = plan.decisions.with_damage(np.array(holes, np.int64))
+    return decisions.with_unstable(np.array(unstable, np.int64)).with_payloads(events, hashes)
+
+
+def _create(
+    plan: FilterPlan, store: Path, *, columns: xr.Dataset, events: NDArray[np.int64]
+) -> None:
+    """Write all of a store but its frames; the sample is a run store within the store."""
+    truth = None if plan.run.truth is None else select_events(plan.run.truth, events)
+    create_store(store, run=plan.run, layout=plan.layout, columns=columns, truth=truth)
+
+
+def _manifest(
+    plan: FilterPlan,
+    work: Unfinished,
+    decisions: Decisions,
+    shards: Sequence[ShardWritten],
+    *,
+    pool: Pool,
+    progress: Progress,
+) -> Manifest:
+    """Read every staged file back and take down what the output consists of."""
+    store = work.hidden[work.store]
+    expected = {shard.path: shard.digest for shard in shards}
+    files = sorted(str(p.relative_to(store)) for p in store.rglob("*") if p.is_file())
+    jobs = [
+        PublishJob(store=str(store), path=path, digest=expected.get(path, "")) for path in files
+    ]
+    read = pool.map("publish", publish_file, jobs)
+    records = [
+        record for _, record in tracked(read, stage="publish", total=len(jobs), progress=progress)
+    ]
+    return Manifest(
+        software=f"sfxreduce {version('sfxreduce')}",
+        source=plain_text(plan.run.path),
+        source_events=plan.run.n_events,
+        source_bytes=plan.run.source.n_bytes,
+        scorer=plan.method.scorer,
+        settings=plan.method.settings,
+        threshold=plan.method.threshold,
+        model_sha256=plan.method.model_sha256,
+        hits=decisions.count(Decision.HIT),
+        undecided=decisions.count(Decision.UNDECIDED),
+        rejected=decisions.count(Decision.REJECT),
+        files=tuple(sorted(records, key=lambda record: record.path)),
+    )

@@ -1,0 +1,1 @@
+"""Whether an output holds what its manifest, its ledger and its source say."""

@@ -1,0 +1,1 @@
+"""What frames say about the detector, and about themselves."""

@@ -1,0 +1,130 @@
+"""What every frame has: light, noise, saturation, usable pixels, bright pixels.
+
+A run's frames are compared with the range that those of calibrated runs had.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sfxreduce.quality.blocks import CELL, by_cell
+
+__all__ = ["QUANTITIES", "Quantity", "envelope_of", "frame_statistics"]
+
+_MARGIN = 0.5
+_BRIGHT_SIGMA = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """Something that every frame has.
+
+    Parameters
+    ----------
+    name, unit : str
+    slack : float
+        A difference of no consequence, in this unit.
+    """
+
+    name: str
+    unit: str
+    slack: float
+
+
+QUANTITIES = (
+    Quantity(name="background", unit="photons a pixel", slack=0.1),
+    Quantity(name="noise", unit="photons", slack=0.25),
+    Quantity(name="saturated share", unit="of the pixels", slack=1e-3),
+    Quantity(name="usable share", unit="of the pixels", slack=0.1),
+    Quantity(name="bright pixels", unit="in a million", slack=50.0),
+)
+"""What `frame_statistics` measures, in its order."""
+
+
+def frame_statistics(
+    frames: NDArray[np.generic],
+    good: NDArray[np.bool_],
+    *,
+    adu_per_photon: float = math.nan,
+    saturation_adu: float = math.nan,
+) -> NDArray[np.float64]:
+    """Measure `QUANTITIES` on frames.
+
+    Parameters
+    ----------
+    frames : ndarray
+        Shape (event, y, x) or (event, panel, y, x), in ADU.
+    good : ndarray of bool
+        Shape of a frame.
+    adu_per_photon : float
+        Where it is not known, an ADU is taken for a photon.
+    saturation_adu : float
+        Full scale; nothing is saturated where it is not known.
+
+    Returns
+    -------
+    ndarray of float64
+        Shape (event, quantity); NaN where nothing can be told.
+    """
+    known = math.isfinite(adu_per_photon) and adu_per_photon > 0
+    gain = adu_per_photon if known else 1.0
+    rows = [_of_frame(frame, good, gain, saturation_adu) for frame in frames]
+    return np.array(rows, np.float64).reshape(len(rows), len(QUANTITIES))
+
+
+def envelope_of(statistics: ArrayLike, *, margin: float = _MARGIN) -> NDArray[np.float64]:
+    """Range of calibrated frames, made wider: what lies a little outside is no drift.
+
+    Parameters
+    ----------
+    statistics : array_like
+        `frame_statistics` of calibrated runs, shape (event, quantity).
+    margin : float
+        Each end moves outwards by this share of itself, and by as much of the quantity's slack.
+
+    Returns
+    -------
+    ndarray of float64
+        Shape (quantity, 2).
+    """
+    measured = np.asarray(statistics, np.float64).reshape(-1, len(QUANTITIES))
+    slack = np.array([quantity.slack for quantity in QUANTITIES])
+    low, high = np.nanmin(measured, axis=0), np.nanmax(measured, axis=0)
+    wider = [low - margin * (np.abs(low) + slack), high + margin * (np.abs(high) + slack)]
+    return np.stack(wider, axis=1)
+
+
+def _of_frame(
+    frame: NDArray[np.generic], good: NDArray[np.bool_], gain: float, saturation_adu: float
+) -> tuple[float, ...]:
+    """Measure one frame: median over small squares, which peaks and rings hardly move."""
+    pixels = _in_cells(frame).astype(np.float32)
+    use = _in_cells(good) & np.isfinite(pixels)
+    usable = int(np.count_nonzero(use))
+    value = np.where(use, pixels, 0) / np.float32(gain)
+    count = use.sum(axis=-1)
+    whole = count >= 0.9 * CELL * CELL
+    if not whole.any():
+        return math.nan, math.nan, math.nan, usable / max(good.size, 1), math.nan
+    value, inside, n = value[whole], use[whole], count[whole].astype(np.float32)
+    mean = value.sum(axis=-1) / n
+    apart = np.where(inside, value - mean[:, np.newaxis], 0)
+    spread = np.sqrt(np.square(apart).sum(axis=-1) / n)
+    bright = apart > _BRIGHT_SIGMA * np.maximum(spread, 0.5)[:, np.newaxis]
+    full = 0 if math.isnan(saturation_adu) else np.count_nonzero(pixels[use] >= saturation_adu)
+    return (
+        float(np.median(mean)),
+        float(np.median(spread)),
+        full / usable,
+        usable / good.size,
+        1e6 * np.count_nonzero(bright) / int(inside.sum()),
+    )
+
+
+def _in_cells(of: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Pixels of every whole cell, shape (cell, pixel)."""
+    return by_cell(of).swapaxes(-3, -2).reshape(-1, CELL * CELL)

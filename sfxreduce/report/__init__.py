@@ -1,0 +1,1 @@
+"""Numbers for machines, one page for people."""

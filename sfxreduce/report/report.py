@@ -1,0 +1,220 @@
+"""What a filter run kept, dropped and saved: numbers for machines, one page for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from sfxreduce.decisions.decide import Decision, Decisions
+from sfxreduce.decisions.drift import Drift
+from sfxreduce.decisions.method import Method
+from sfxreduce.report.figures import Thumbnail, histogram_svg, hit_rate_svg, share_svg
+from sfxreduce.report.model_figures import curve_svg, reliability_svg
+from sfxreduce.report.units import human_bytes, short_path
+from sfxreduce.run.reasons import Reason
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS
+
+__all__ = ["Report", "Storage", "render_html", "summarize"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The numbers of one filter run. Counts are numbers of events, sizes are bytes on disk.
+
+    Parameters
+    ----------
+    events : int
+        Events of the source run: hits, undecided and rejected together.
+    hits, undecided, rejected : int
+    kept : int
+        Hits and undecided events, as many as the output has frames.
+    threshold : float
+        Smallest score of a hit.
+    scorer : str
+    model_sha256 : str or None
+        Of the model's weights; None for a scorer without.
+    bytes_in, bytes_out, bytes_saved : int
+        Of the source, of the reduced store, and their difference.
+    reduction_factor : float
+        Bytes in over bytes out.
+    wall_seconds : float
+    out : str
+        Path of the reduced store.
+    cxi, report : str or None
+        Paths of the other outputs, if they were asked for.
+    max_loss, confidence : float
+        What was asked of the threshold.
+    certified : bool
+        Whether the threshold keeps that promise for hits like those the scorer was calibrated on.
+    loss_upper95 : float or None
+        Bound on the share of such hits below the threshold, with 95 % confidence; None if none
+        are known.
+    window_tiles, tiles_total : int or None
+        Tiles of the assembled picture that were looked at, and all there are; None for a scorer
+        that looks at source frames.
+    tiles_per_event : float or None
+        Tiles that were read for scoring, on average over the events that could be read: hits that
+        are sure after a few tiles are not looked at any further. None for whole source frames.
+    drift : mapping
+        Whether the run is like those calibrated on: a `sfxreduce.decisions.drift.Drift`.
+    audit_sample : int
+        Rejected events that are kept for an audit, beside the others and not counted as kept.
+    """
+
+    events: int
+    hits: int
+    undecided: int
+    rejected: int
+    kept: int
+    threshold: float
+    scorer: str
+    model_sha256: str | None
+    bytes_in: int
+    bytes_out: int
+    bytes_saved: int
+    reduction_factor: float
+    wall_seconds: float
+    out: str
+    cxi: str | None = None
+    report: str | None = None
+    max_loss: float = 0.01
+    confidence: float = 0.95
+    certified: bool = False
+    loss_upper95: float | None = None
+    window_tiles: int | None = None
+    tiles_total: int | None = None
+    tiles_per_event: float | None = None
+    drift: Mapping[str, Any] = field(default_factory=lambda: Drift().to_json())
+    audit_sample: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """What was read and written.
+
+    Parameters
+    ----------
+    bytes_in, bytes_out : int
+    out : Path
+    cxi, report : Path or None
+    """
+
+    bytes_in: int
+    bytes_out: int
+    out: Path
+    cxi: Path | None
+    report: Path | None
+
+
+def summarize(
+    decisions: Decisions, *, method: Method, storage: Storage, wall_seconds: float
+) -> Report:
+    """Count events and bytes of a filter run.
+
+    Parameters
+    ----------
+    decisions : Decisions
+    method : Method
+    storage : Storage
+    wall_seconds : float
+        From the first read until the outputs are ready to be published.
+    """
+    hits = decisions.count(Decision.HIT)
+    undecided = decisions.count(Decision.UNDECIDED)
+    return Report(
+        events=decisions.score.size,
+        hits=hits,
+        undecided=undecided,
+        rejected=decisions.count(Decision.REJECT),
+        kept=hits + undecided,
+        threshold=method.threshold,
+        scorer=method.scorer,
+        model_sha256=method.model_sha256,
+        bytes_in=storage.bytes_in,
+        bytes_out=storage.bytes_out,
+        bytes_saved=storage.bytes_in - storage.bytes_out,
+        reduction_factor=storage.bytes_in / storage.bytes_out,
+        wall_seconds=wall_seconds,
+        out=str(storage.out),
+        cxi=str(storage.cxi) if storage.cxi else None,
+        report=str(storage.report) if storage.report else None,
+        audit_sample=decisions.sample.size,
+        tiles_per_event=decisions.tiles_per_event,
+        **method.claims,
+    )
+
+
+def render_html(
+    report: Report,
+    decisions: Decisions,
+    *,
+    source: str,
+    method: Method,
+    thumbnails: Sequence[Thumbnail],
+) -> str:
+    """One page, in one file, that a beamline scientist reads in a glance and can veto.
+
+    Parameters
+    ----------
+    report : Report
+    decisions : Decisions
+    source : str
+        Path of the run.
+    method : Method
+    thumbnails : sequence of Thumbnail
+        Hits, undecided events, and the rejected ones nearest to the threshold.
+
+    Returns
+    -------
+    str
+        HTML that needs no network.
+    """
+    environment = Environment(
+        loader=PackageLoader("sfxreduce.report"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["bytes"] = human_bytes
+    return environment.get_template("report.html").render(
+        report=report,
+        source=short_path(source),
+        method=method,
+        share=share_svg(report.hits, report.undecided, report.rejected),
+        hit_rate=hit_rate_svg(decisions),
+        histogram=histogram_svg(decisions.score, threshold=report.threshold),
+        reasons=_reason_counts(decisions),
+        curve=curve_svg(method.measured.curve, chosen=method.measured.window),
+        reliability=reliability_svg(method.measured.reliability),
+        min_peaks=MIN_PEAKS,
+        gallery=[
+            (title, [t for t in thumbnails if t.decision is decision])
+            for decision, title in _GALLERY.items()
+        ],
+    )
+
+
+_GALLERY = {
+    Decision.REJECT: "Rejected, those nearest to the threshold: look here first",
+    Decision.UNDECIDED: "Undecided, kept",
+    Decision.HIT: "Hits, from weak to strong",
+}
+
+
+def _reason_counts(decisions: Decisions) -> list[tuple[str, int]]:
+    """Count the events with each reason, those that occur."""
+    counts = [
+        (
+            str(reason.name).lower().replace("_", " "),
+            int(np.count_nonzero(decisions.reason & reason)),
+        )
+        for reason in Reason
+        if reason is not Reason.AUDIT_SAMPLE  # there is nothing odd about it
+    ]
+    return [(name, n) for name, n in counts if n]

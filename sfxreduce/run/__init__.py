@@ -1,0 +1,1 @@
+"""One run: its frames (lazily), a row for every event, its detector."""

@@ -1,0 +1,154 @@
+"""One run, lazily: frames, per-event columns, detector, and the truth where it is known."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.base import tokenize
+from numpy.typing import NDArray
+
+from sfxreduce.errors import SchemaError, SourceError
+from sfxreduce.run.columns import EVENT_COLUMNS
+from sfxreduce.run.detector import Detector
+from sfxreduce.run.source import FrameSource
+
+__all__ = ["Run", "block_sizes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """Minutes of events under one setting.
+
+    Parameters
+    ----------
+    source : FrameSource
+    columns : Dataset
+        Per-event columns on dimension ``event``; `EVENT_COLUMNS` at least.
+    truth : Dataset, optional
+        What is known of the events: ``kind``, peak counts, peak lists. Only simulated runs and
+        sources that came with labels have it.
+    experiment, name : str
+        Of the experiment and of the run.
+    provenance : str
+        How this run came to be: program, version, options.
+    events_per_block : int
+        Events in one Dask block of `frames`; the source's own grouping where it has one.
+
+    Raises
+    ------
+    SchemaError
+        If a column is missing or has another length than the frames.
+    """
+
+    source: FrameSource
+    columns: xr.Dataset
+    truth: xr.Dataset | None = None
+    experiment: str = ""
+    name: str = ""
+    provenance: str = ""
+    events_per_block: int = 32
+
+    def __post_init__(self) -> None:
+        missing = [c.name for c in EVENT_COLUMNS if c.name not in self.columns]
+        if missing:
+            raise SchemaError(
+                f"{self.path}: no column {missing}; found {sorted(map(str, self.columns))}. "
+                "Was it made by 'sfxreduce ingest'?"
+            )
+        found = self.columns.sizes.get("event", 0)
+        if found != self.n_events:
+            raise SchemaError(
+                f"{self.path}: {self.n_events} frames but columns of {found} events; "
+                "the store is incomplete, ingest it again"
+            )
+
+    @property
+    def path(self) -> str:
+        """Where the run lies."""
+        return self.source.path
+
+    @property
+    def detector(self) -> Detector:
+        """Geometry and mask."""
+        return self.source.detector
+
+    @property
+    def n_events(self) -> int:
+        """Number of events."""
+        return self.source.n_events
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Files and folders the events come from: no output may touch them.
+
+        What the frames are read from, and those files named in the column ``source_file`` that
+        exist or may exist: one in a folder that cannot be entered is named all the same.
+        """
+        named = {str(name) for name in self.columns["source_file"].values} - {""}
+        existing = {Path(name) for name in named if _may_exist(Path(name))}
+        return sorted({*self.source.inputs, *existing})
+
+    @property
+    def frames(self) -> xr.DataArray:
+        """All frames, lazily: a DataArray (event, frame axes) in ADU, one Dask block per shard.
+
+        Raises
+        ------
+        SourceError
+            When computed, if a frame cannot be read.
+        """
+        shape = self.detector.frame_shape
+        sizes = block_sizes(self.n_events, self.events_per_block)
+        data = da.map_blocks(
+            _read_block,
+            source=self.source,
+            step=self.events_per_block,
+            chunks=(sizes, *((n,) for n in shape)),
+            dtype=self.source.dtype,
+            meta=np.empty((0,) * (1 + len(shape)), self.source.dtype),
+            name=f"frames-{tokenize(self.source, self.events_per_block)}",
+        )
+        dims = ("event", *self.detector.frame_dims)
+        return xr.DataArray(data, dims=dims, name="frames", attrs={"units": "ADU"})
+
+
+def block_sizes(n_events: int, step: int) -> tuple[int, ...]:
+    """Lengths of consecutive blocks of at most `step` events.
+
+    Examples
+    --------
+    >>> block_sizes(70, 32), block_sizes(0, 32)
+    ((32, 32, 6), (0,))
+    """
+    return tuple(min(step, n_events - start) for start in range(0, n_events, step)) or (0,)
+
+
+def _may_exist(path: Path) -> bool:
+    """Whether something lies at a path, as far as can be seen from here."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+    except ValueError:
+        return False  # a name with a zero byte, which no system allows
+    return True
+
+
+def _read_block(
+    *, source: FrameSource, step: int, block_id: tuple[int, ...]
+) -> NDArray[np.generic]:
+    """Read one block of whole frames, or say which event stands in the way."""
+    start = block_id[0] * step
+    reading = source.read(range(start, min(start + step, source.n_events)))
+    bad = np.flatnonzero(reading.reasons)
+    if bad.size:
+        raise SourceError(
+            f"{source.path}: event {start + int(bad[0])} cannot be read; "
+            "'sfxreduce filter' keeps such events as undecided"
+        )
+    return reading.pixels

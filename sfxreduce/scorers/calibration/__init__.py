@@ -1,0 +1,1 @@
+"""What is known of a scorer before it sees a run."""

@@ -1,0 +1,153 @@
+"""Which tiles of a frame a model looks at, and what is lost if it looks at fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.errors import UsageError
+from sfxreduce.run.detector import Detector
+from sfxreduce.run.window import CENTRE_TILE, Window
+
+__all__ = ["CENTRE", "FULL", "TileChoice", "WindowLoss", "smallest_window", "windows_table"]
+
+MEAN_LOSS, WORST_LOSS, LEAST_SPECIFICITY = 0.01, 0.03, 0.95
+"""What a window must keep. Few tiles show few peaks: the threshold that keeps the hits then lets
+more blanks through."""
+
+MORE_WEAK_LOSS = 0.02
+"""So many more of the weak hits may a smaller window lose than the largest one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileChoice:
+    """Some tiles of the assembled picture, whatever the detector is.
+
+    Parameters
+    ----------
+    most : int
+        So many tiles, as far as the picture has them; 0 for all.
+    spread : bool
+        Take every other tile of the picture first, as on a chessboard; otherwise the nearest to
+        the middle first.
+
+    Raises
+    ------
+    UsageError
+        If the number is negative.
+
+    Examples
+    --------
+    >>> CENTRE.name, FULL.name, TileChoice(most=9, spread=True).name
+    ('centre', 'full', '9 tiles, spread')
+    """
+
+    most: int = 1
+    spread: bool = False
+
+    def __post_init__(self) -> None:
+        if self.most < 0:
+            raise UsageError(f"window: expected a number of tiles, found {self.most}; 0 means all")
+
+    @property
+    def name(self) -> str:
+        """The choice in a word or two."""
+        if self.most <= 1:
+            return "full" if self.most == 0 else "centre"
+        return f"{self.most} tiles{', spread' if self.spread else ''}"
+
+    def window(self, detector: Detector, *, tile_shape: tuple[int, int] = CENTRE_TILE) -> Window:
+        """Window of a detector that shows these tiles."""
+        return Window.tiled(detector, tile_shape=tile_shape, most=self.most, spread=self.spread)
+
+    def columns(self, detector: Detector) -> NDArray[np.int64]:
+        """Places of these tiles among all tiles of a detector, shape (tile,)."""
+        place = {origin: number for number, origin in enumerate(Window.tiled(detector).origins)}
+        return np.array([place[origin] for origin in self.window(detector).origins], np.int64)
+
+
+CENTRE, FULL = TileChoice(most=1), TileChoice(most=0)
+"""The tile in the middle, and all tiles."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowLoss:
+    """What is lost through one window, with a threshold chosen for it.
+
+    Parameters
+    ----------
+    tiles : TileChoice
+    mean_loss, worst_loss : float
+        Share of the hits lost: on average over the runs or experiments judged, and of the worst.
+    weak_loss : float or None
+        Share of hits lost that are weaker than the threshold promises for, with a threshold that
+        lets as many blanks pass through every window; None if not counted.
+    least_specificity : float
+        Share of the blanks rejected, of the run or experiment that fares worst.
+    """
+
+    tiles: TileChoice
+    mean_loss: float
+    worst_loss: float
+    weak_loss: float | None = None
+    least_specificity: float
+
+    @property
+    def keeps_promise(self) -> bool:
+        """Whether it loses few hits and rejects the blanks, of every run or experiment."""
+        return (
+            self.mean_loss <= MEAN_LOSS
+            and self.worst_loss <= WORST_LOSS
+            and self.least_specificity >= LEAST_SPECIFICITY
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Every number by its name."""
+        return asdict(self) | {"tiles": self.tiles.name, "keeps_promise": self.keeps_promise}
+
+
+def smallest_window(curve: Sequence[WindowLoss]) -> TileChoice:
+    """Fewest tiles that keep the promise, and hardly more weak hits lost than with the most tiles.
+
+    Parameters
+    ----------
+    curve : sequence of WindowLoss
+        The fewest tiles first. If none keeps the promise, the last it is.
+
+    Examples
+    --------
+    >>> one = WindowLoss(tiles=CENTRE, mean_loss=0.0, worst_loss=0.0, least_specificity=0.4)
+    >>> full = WindowLoss(tiles=FULL, mean_loss=0.0, worst_loss=0.0, least_specificity=0.99)
+    >>> smallest_window([one, full]).name
+    'full'
+    """
+    usual = curve[-1].weak_loss or 0.0
+    for one in curve:
+        if one.keeps_promise and (one.weak_loss or 0.0) <= usual + MORE_WEAK_LOSS:
+            return one.tiles
+    return curve[-1].tiles
+
+
+def windows_table(curve: Sequence[WindowLoss], chosen: TileChoice) -> str:
+    """Table in Markdown: what fewer tiles would lose."""
+    rows = [
+        f"| {one.tiles.name} | {one.mean_loss:.1%} | {one.worst_loss:.1%} | "
+        f"{'-' if one.weak_loss is None else f'{one.weak_loss:.1%}'} | "
+        f"{one.least_specificity:.3f} | {'yes' if one.tiles == chosen else ''} |"
+        for one in curve
+    ]
+    head = (
+        "With fewer tiles, each with a threshold chosen for it. Nearest to the middle come first,\n"
+        'or every other tile of the picture if "spread". Wanted: on average at most '
+        f"{MEAN_LOSS:.0%} of the\nhits lost, of no experiment more than {WORST_LOSS:.0%}, "
+        f"{LEAST_SPECIFICITY:.0%} of the blanks rejected, and at most {100 * MORE_WEAK_LOSS:.0f}\n"
+        "points more weak hits (5 to 9 peaks) lost than with all tiles, where 2% of the blanks are "
+        "kept.\n\n"
+        "| window | hits lost | of the worst | weak hits lost | least specificity | chosen |\n"
+        "|---|---|---|---|---|---|\n"
+    )
+    return head + "\n".join(rows)

@@ -1,0 +1,1 @@
+"""Networks as scorers, on CPU or GPU."""

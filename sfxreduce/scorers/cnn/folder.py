@@ -1,0 +1,248 @@
+"""Model folders: ``model.safetensors``, ``config.json`` and ``README.md``, in and out.
+
+Weights are never pickled: a model file from elsewhere must not be able to run code. The same
+weights and the same configuration give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from sfxreduce.errors import ModelError, OutputError, OutputExists, UsageError
+from sfxreduce.io.files.safe_read import parse_json, read_small
+from sfxreduce.scorers.calibration.probability import ReliabilityBin
+from sfxreduce.scorers.calibration.score_level import LevelRule
+from sfxreduce.scorers.calibration.windows import TileChoice, WindowLoss
+from sfxreduce.scorers.cnn.model import Model, ModelConfig, Provenance, TrainingRun
+from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
+from sfxreduce.scorers.cnn.patches.pooling import Pooling
+from sfxreduce.scorers.cnn.poster.normalise import Normalisation
+
+__all__ = ["SCHEMA", "check_model_path", "default_model", "read_model", "write_model"]
+
+SCHEMA = 3
+"""Version of the configuration's layout."""
+
+MOST_WEIGHT_BYTES = 1 << 30
+MOST_HEADER_BYTES = 1 << 20
+MOST_CONFIG_BYTES = 4 << 20
+MOST_CARD_BYTES = 4 << 20
+
+_WEIGHTS = "model.safetensors"
+_CONFIG = "config.json"
+_CARD = "README.md"
+_T = TypeVar("_T")
+
+
+def default_model() -> Path:
+    """Folder of the model that comes with the package."""
+    return Path(str(files("sfxreduce.scorers"))) / "models" / "default"
+
+
+def read_model(path: Path | str) -> Model:
+    """Read a model folder.
+
+    Parameters
+    ----------
+    path : Path or str
+
+    Raises
+    ------
+    ModelError
+        If a file is missing, damaged, of another schema, or not the one the configuration names.
+    """
+    folder = Path(path)
+    encoded = _read(folder, _WEIGHTS, MOST_WEIGHT_BYTES)
+    document = _document(folder)
+    found = hashlib.sha256(encoded).hexdigest()
+    if document["weights_sha256"] != found:
+        raise ModelError(
+            f"{folder / _WEIGHTS}: expected sha256 {document['weights_sha256']}, found {found}; "
+            "the file was changed or damaged, copy the model again"
+        )
+    try:
+        _check_header(encoded)
+        weights = load(encoded)
+    except (SafetensorError, ValueError, KeyError, TypeError, MemoryError) as error:
+        raise ModelError(
+            f"{folder / _WEIGHTS}: not a safetensors file ({error}); copy the model again"
+        ) from error
+    card = _read(folder, _CARD, MOST_CARD_BYTES) if (folder / _CARD).is_file() else b""
+    model = Model(
+        config=_config(document["config"], folder),
+        weights=weights,
+        card=card.decode("utf-8", errors="replace"),
+    )
+    try:
+        _ = model.usual
+    except ModelError as error:
+        raise ModelError(f"{folder / _WEIGHTS}: {error}") from error
+    return model
+
+
+def check_model_path(path: Path | str, *, overwrite: bool = False) -> None:
+    """Refuse a folder that `write_model` would refuse: before hours of training, not after.
+
+    Raises
+    ------
+    OutputExists
+        If something lies at `path` and is not to be overwritten, or is no model.
+    """
+    folder = Path(path)
+    if folder.exists() and not (overwrite and (folder / _CONFIG).is_file()):
+        raise OutputExists(
+            f"{folder}: expected no folder, found one; pass another --out"
+            + ("" if overwrite else " or --overwrite")
+        )
+
+
+def write_model(path: Path | str, model: Model, *, overwrite: bool = False) -> None:
+    """Write a model folder; it is complete under its name, or it is not there.
+
+    Parameters
+    ----------
+    path : Path or str
+        The folder; its parent is made if need be.
+    model : Model
+    overwrite : bool
+        Replace a model that is already there.
+
+    Raises
+    ------
+    OutputExists
+        If something lies at `path` and is not to be overwritten, or is no model.
+    OutputError
+        If the folder cannot be written.
+    """
+    folder = Path(path)
+    check_model_path(folder, overwrite=overwrite)
+    document = {"schema": SCHEMA, "weights_sha256": model.sha256, "config": asdict(model.config)}
+    parts = {
+        _WEIGHTS: model.encoded,
+        _CONFIG: (json.dumps(document, indent=2, sort_keys=True) + "\n").encode(),
+        _CARD: model.card.encode(),
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as near:
+            _publish(parts, Path(near), folder)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: the model cannot be written ({error}); free space or pass another --out"
+        ) from error
+
+
+def _publish(parts: Mapping[str, bytes], near: Path, folder: Path) -> None:
+    """Write the files beside the folder, then let them take its place."""
+    staged = near / "new"
+    staged.mkdir()
+    for name, data in parts.items():
+        with (staged / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    if not folder.exists():
+        staged.replace(folder)
+        return
+    folder.replace(near / "old")
+    try:
+        staged.replace(folder)
+    except OSError:
+        (near / "old").replace(folder)
+        raise
+
+
+def _read(folder: Path, name: str, most_bytes: int) -> bytes:
+    """Read one file of a model."""
+    try:
+        return read_small(folder / name, most_bytes=most_bytes)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{folder}: expected a model folder with {_WEIGHTS} and {_CONFIG}, found no readable "
+            f"{name} ({getattr(error, 'strerror', None) or error}); make one with 'sfxreduce train'"
+        ) from error
+
+
+def _check_header(encoded: bytes) -> None:
+    """Refuse a header that is no JSON of a few arrays, before the library parses it.
+
+    Raises
+    ------
+    ValueError
+        If it is longer than `MOST_HEADER_BYTES` or than the file, or is no plain JSON.
+    """
+    n_bytes = int.from_bytes(encoded[:8], "little")
+    if n_bytes > min(MOST_HEADER_BYTES, len(encoded) - 8):
+        raise ValueError(f"a header of {n_bytes} bytes in a file of {len(encoded)}")
+    parse_json(encoded[8 : 8 + n_bytes])
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    """Parse a model's configuration and check its schema."""
+    try:
+        document = parse_json(_read(folder, _CONFIG, MOST_CONFIG_BYTES))
+    except ValueError as error:
+        raise ModelError(
+            f"{folder / _CONFIG}: expected JSON, found {error}; copy the model again"
+        ) from error
+    wanted = {"schema", "weights_sha256", "config"}
+    if not isinstance(document, dict) or set(document) != wanted or document["schema"] != SCHEMA:
+        raise ModelError(
+            f"{folder / _CONFIG}: expected schema {SCHEMA} with {sorted(wanted)}, found something "
+            "else; it is from another version of sfxreduce, train again or install that version"
+        )
+    return document
+
+
+def _config(values: dict[str, Any], folder: Path) -> ModelConfig:
+    """Build the configuration, and say which entry is not as expected."""
+    try:
+        provenance = dict(values["provenance"])
+        provenance["runs"] = tuple(_build(TrainingRun, run) for run in provenance["runs"])
+        return _build(
+            ModelConfig,
+            values
+            | {
+                "window": _build(TileChoice, values["window"]),
+                "curve": tuple(map(_window_loss, values["curve"])),
+                "reliability": tuple(_build(ReliabilityBin, v) for v in values["reliability"]),
+                "tile_shape": tuple(values["tile_shape"]),
+                "normalisation": _build(Normalisation, values["normalisation"]),
+                "candidates": _build(CandidateFinder, values["candidates"]),
+                "pooling": _build(Pooling, values["pooling"]),
+                "level": _build(LevelRule, values["level"]),
+                "provenance": _build(Provenance, provenance),
+            },
+        )
+    except (KeyError, TypeError, ValueError, ModelError, UsageError) as error:
+        raise ModelError(
+            f"{folder / _CONFIG}: not the configuration of a model ({error}); "
+            "copy the model again or train a new one"
+        ) from error
+
+
+def _window_loss(values: Mapping[str, Any]) -> WindowLoss:
+    """One point of the curve."""
+    return _build(WindowLoss, {**values, "tiles": _build(TileChoice, values["tiles"])})
+
+
+def _build(kind: type[_T], values: Mapping[str, Any]) -> _T:
+    """Build a dataclass from exactly its fields: a misspelt or absent one is an error."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{kind.__name__}: expected its entries, found {values!r}")
+    wanted = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if set(values) != wanted:
+        odd = sorted(wanted.symmetric_difference(values))
+        raise ValueError(f"{kind.__name__}: missing or unknown {odd}")
+    return kind(**values)

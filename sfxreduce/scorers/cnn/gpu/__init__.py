@@ -1,0 +1,1 @@
+"""Streaming events through an accelerator: transfer, batches, overlap, compilation."""

@@ -1,0 +1,228 @@
+"""The networks on a processor, without torch: pixels of tiles in, scores and classes out.
+
+What is seen on a tile adds to the event's evidence or leaves it as it is: both networks' scores
+only rise with every further tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.run.detector import Detector
+from sfxreduce.run.window import Window
+from sfxreduce.scorers.cnn.model import Model
+from sfxreduce.scorers.cnn.patches.candidates import Candidates
+from sfxreduce.scorers.cnn.patches.classes import class_of, event_features
+from sfxreduce.scorers.cnn.patches.cpu import FusedPatchNetwork
+from sfxreduce.scorers.cnn.patches.outliers import Usual, doubts_of
+from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
+from sfxreduce.scorers.cnn.poster.normalise import normalise
+
+__all__ = ["EventLook", "NetworkOnCpu", "PatchesOnCpu", "PosterOnCpu", "network_on_cpu"]
+
+_TILES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seen:
+    """What was seen on some tiles of some events.
+
+    Parameters
+    ----------
+    of_tiles : ndarray of float64
+        Shape (event, tile): the network's answer for each tile.
+    found : Candidates, optional
+    logits : ndarray of float32, optional
+        Of each candidate to be a Bragg peak, shape (candidate,).
+    """
+
+    of_tiles: NDArray[np.float64]
+    found: Candidates | None = None
+    logits: NDArray[np.float32] | None = None
+
+
+class NetworkOnCpu(Protocol):
+    """A network that is ready to score."""
+
+    def look(
+        self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
+    ) -> Seen:
+        """Look at tiles, shape (event, tile, y, x) in ADU."""
+        ...
+
+    def told(self, seen: Seen, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Scores and classes of events that were seen through a window."""
+        ...
+
+    def doubts(self, seen: Seen, window: Window) -> NDArray[np.uint32]:
+        """Reasons not to trust the scores of events that were seen through the whole window."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PosterOnCpu:
+    """The poster's network: the tile that speaks loudest for a hit speaks for the event.
+
+    Parameters
+    ----------
+    model : Model
+    network : FusedNetwork
+    """
+
+    model: Model
+    network: FusedNetwork
+
+    def look(
+        self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
+    ) -> Seen:
+        """Look at tiles, a few at a time: normalised they should not leave the cache."""
+        margins = np.empty(pixels.shape[:2], np.float64)
+        everywhere = np.ones(good.shape, np.bool_)
+        step = max(1, _TILES_AT_ONCE // len(good))
+        for start in range(0, len(pixels), step):
+            part = slice(start, start + step)
+            seen = normalise(
+                pixels[part],
+                good,
+                adu_per_photon=adu_per_photon,
+                how=self.model.config.normalisation,
+            )
+            outputs = self.network.outputs(seen, everywhere)
+            margins[part] = outputs[..., 1].astype(np.float64) - outputs[..., 0]
+        return Seen(of_tiles=margins)
+
+    def told(
+        self,
+        seen: Seen,
+        window: Window,  # noqa: ARG002 - where its tiles lie does not matter
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Scores of events; it tells no classes."""
+        loudest = seen.of_tiles.max(axis=1)
+        score: NDArray[np.float32] = np.exp(-np.logaddexp(0.0, -loudest)).astype(np.float32)
+        return score, np.zeros(len(score), np.uint8)
+
+    def doubts(
+        self,
+        seen: Seen,
+        window: Window,  # noqa: ARG002 - see `told`
+    ) -> NDArray[np.uint32]:
+        """Nothing: it does not look at what stands out."""
+        return np.zeros(len(seen.of_tiles), np.uint32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PatchesOnCpu:
+    """The patch network: expected peaks of all tiles, added up.
+
+    Parameters
+    ----------
+    model : Model
+    network : FusedPatchNetwork
+    usual : Usual, optional
+    """
+
+    model: Model
+    network: FusedPatchNetwork
+    usual: Usual | None = None
+
+    def look(
+        self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
+    ) -> Seen:
+        """Find the candidates of tiles and ask about each."""
+        config = self.model.config
+        found = config.candidates(pixels, good, adu_per_photon=adu_per_photon)
+        logits = self.network.logits(found)
+        evidence = config.pooling.evidence_of_tiles(
+            logits, found.tile, n_events=len(pixels), n_tiles=len(good)
+        )
+        return Seen(of_tiles=evidence, found=found, logits=logits)
+
+    def told(self, seen: Seen, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Scores of events, and their classes if the model has a head for them."""
+        pooling, head, n_events = (
+            self.model.config.pooling,
+            self.model.class_head,
+            len(seen.of_tiles),
+        )
+        score = pooling.probability(seen.of_tiles.sum(axis=1))
+        if head is None or seen.found is None or seen.logits is None:
+            return score, np.zeros(n_events, np.uint8)
+        features = event_features(seen.logits, seen.found, window, n_events=n_events)
+        return score, class_of(features, *head)
+
+    def doubts(self, seen: Seen, window: Window) -> NDArray[np.uint32]:
+        """`Reason.OOD` for events that are unlike the calibrated ones."""
+        if seen.found is None:
+            return np.zeros(len(seen.of_tiles), np.uint32)
+        return doubts_of(self.usual, seen.found, window, n_events=len(seen.of_tiles))
+
+
+class EventLook:
+    """What a network makes of one event, some of its tiles after the other.
+
+    Parameters
+    ----------
+    network : NetworkOnCpu
+    steps : sequence of Window
+        Parts of a window, in the order in which they are looked at.
+    detector : Detector
+    """
+
+    def __init__(self, network: NetworkOnCpu, steps: Sequence[Window], detector: Detector) -> None:
+        self._network = network
+        self._steps = steps
+        self._detector = detector
+        self._seen: list[Seen] = []
+
+    def add(self, pixels: NDArray[np.generic]) -> None:
+        """Look at the pixels of the next step, shape (1, tile, y, x) in ADU."""
+        good = self._steps[len(self._seen)].good(self._detector)
+        gain = self._detector.adu_per_photon
+        self._seen.append(self._network.look(pixels, good, adu_per_photon=gain))
+
+    def told(self) -> tuple[np.float32, np.uint8, np.uint32]:
+        """Return score, class and doubts; none as long as the event was not seen whole."""
+        steps = self._steps[: len(self._seen)]
+        window = Window(
+            name="seen",
+            tile_shape=steps[0].tile_shape,
+            origins=tuple(origin for step in steps for origin in step.origins),
+        )
+        seen = _joined(self._seen)
+        score, kind = self._network.told(seen, window)
+        if len(steps) < len(self._steps):
+            return score[0], kind[0], np.uint32(0)
+        return score[0], kind[0], self._network.doubts(seen, window)[0]
+
+
+def network_on_cpu(model: Model) -> NetworkOnCpu:
+    """Build the network of a model for a processor."""
+    if model.config.architecture == "patches":
+        network = FusedPatchNetwork.of(model.weights)
+        return PatchesOnCpu(model=model, network=network, usual=model.usual)
+    return PosterOnCpu(model=model, network=FusedNetwork.of(model.weights))
+
+
+def _joined(parts: Sequence[Seen]) -> Seen:
+    """Tiles of one event that were seen one after the other, as if they were seen at once."""
+    if len(parts) == 1:
+        return parts[0]
+    of_tiles = np.concatenate([part.of_tiles for part in parts], axis=1)
+    found = [part.found for part in parts if part.found is not None]
+    logits = [part.logits for part in parts if part.logits is not None]
+    if not found:
+        return Seen(of_tiles=of_tiles)
+    starts = np.cumsum([0, *(part.of_tiles.shape[1] for part in parts[:-1])], dtype=np.int32)
+    columns = {
+        field.name: np.concatenate([getattr(part, field.name) for part in found])
+        for field in fields(Candidates)
+    }
+    columns["tile"] = np.concatenate(
+        [part.tile + start for part, start in zip(found, starts, strict=True)]
+    )
+    return Seen(of_tiles=of_tiles, found=Candidates(**columns), logits=np.concatenate(logits))

@@ -1,0 +1,1 @@
+"""The shipped network: it judges a small patch around every pixel that stands out."""

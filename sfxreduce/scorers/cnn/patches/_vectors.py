@@ -1,0 +1,198 @@
+"""Vector instructions of the search for candidates, on the 16 pixels of a cell's row at a time.
+
+Nearly all the time of the search goes into two questions put to every pixel: what does it add to
+mean and noise around it, and is it the highest of its neighbours and bright enough to be looked at?
+Whether a compiler finds vectors in loops that ask this is left to its taste, so they are spelled
+out here. A sum's order is that of the lanes, whatever the width of the machine's own vectors.
+
+All work on a sheet, a float32 array (y, x) with a margin, where minus infinity says that nothing is
+there. `sfxreduce.scorers.cnn.patches._candidates` puts tiles onto it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial, reduce
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+__all__ = ["CELL", "flag_highest", "sums_up_to", "whole_sums_up_to"]
+
+CELL = 16
+"""Pixels a side of a cell, and numbers of a vector; two or four machine vectors do well, too."""
+
+_FLOAT, _DOUBLE, _INT = ir.FloatType(), ir.DoubleType(), ir.IntType(32)
+_FLOATS, _DOUBLES, _INTS = (ir.VectorType(kind, CELL) for kind in (_FLOAT, _DOUBLE, _INT))
+_NOTHING = ir.Constant(_FLOATS, [-math.inf] * CELL)
+_LANE = ir.Constant(_INTS, list(range(CELL)))
+# Up to here whole numbers are exact in single precision.
+_WHOLE = ir.Constant(_FLOATS, [2.0**24] * CELL)
+_SUMS = types.Tuple((types.int64, types.float64, types.float64, types.boolean))
+
+
+class _Writer:
+    """Writes instructions on vectors of the sheet."""
+
+    def __init__(self, context: Any, builder: Any, sheet_type: Any, sheet: Any) -> None:
+        self._builder = builder
+        array = make_array(sheet_type)(context, builder, sheet)
+        self._data, self._width = array.data, cgutils.unpack_tuple(builder, array.shape)[1]
+
+    def load(self, y: Any, x: Any) -> Any:
+        """Vector that starts at any pixel."""
+        offset = self._builder.add(self._builder.mul(y, self._width), x)
+        place = self._builder.gep(self._data, [offset])
+        loaded = self._builder.load(self._builder.bitcast(place, _FLOATS.as_pointer()))
+        loaded.align = 4
+        return loaded
+
+    def spread(self, number: Any) -> Any:
+        """Vector of one number repeated."""
+        nothing = ir.Constant(ir.VectorType(number.type, CELL), ir.Undefined)
+        one = self._builder.insert_element(nothing, number, ir.Constant(_INT, 0))
+        return self._builder.shuffle_vector(one, nothing, ir.Constant(_INTS, None))
+
+    def is_there(self, pixels: Any) -> Any:
+        """Which pixels are not minus infinity."""
+        return self._builder.fcmp_ordered(">", pixels, _NOTHING)
+
+    def larger(self, a: Any, b: Any) -> Any:
+        """Larger of two vectors, number by number."""
+        return self._builder.select(self._builder.fcmp_ordered(">", a, b), a, b)
+
+    def bits(self, flags: Any) -> Any:
+        """Flags as the bits of one number, the first pixel's the lowest."""
+        return self._builder.bitcast(flags, ir.IntType(CELL))
+
+    def zeros(self, *vectors: Any) -> list[Any]:
+        """Variables that start at zero; the compiler keeps them in registers."""
+        return [cgutils.alloca_once_value(self._builder, ir.Constant(v, None)) for v in vectors]
+
+    def total(self, vector: Any, add: Callable[[Any, Any], Any]) -> Any:
+        """Sum of all numbers of a vector."""
+        n = CELL
+        while n > 1:
+            n //= 2
+            low, high = (
+                self._builder.shuffle_vector(
+                    vector, vector, ir.Constant(ir.VectorType(_INT, n), list(half))
+                )
+                for half in (range(n), range(n, 2 * n))
+            )
+            vector = add(low, high)
+        return self._builder.extract_element(vector, ir.Constant(_INT, 0))
+
+
+def _write_sums(precise: bool, context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    """Write the sums over a box, in double precision if they shall be precise."""
+    writer = _Writer(context, builder, signature.args[0], values[0])
+    top, bottom, left, right = values[1:5]
+    zero, limit = map(writer.spread, values[5:])
+    kind, suffix = (_DOUBLES, "f64") if precise else (_FLOATS, "f32")
+    # Fused where the machine has such an instruction, never a call into a library.
+    fma = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fmuladd.v{CELL}{suffix}"
+    )
+    count, total, squares = writer.zeros(_INTS, kind, kind)
+    with cgutils.for_range_slice(builder, left, right, left.type(CELL)) as (x, _):
+        n_left = writer.spread(builder.trunc(builder.sub(right, x), _INT))
+        limits = builder.select(builder.icmp_signed("<", _LANE, n_left), limit, _NOTHING)
+        with cgutils.for_range_slice(builder, top, bottom, top.type(1)) as (y, _):
+            pixels = writer.load(y, x)
+            low = builder.fcmp_ordered("<=", pixels, limits)
+            kept = builder.and_(writer.is_there(pixels), low)
+            off = builder.select(kept, builder.fsub(pixels, zero), ir.Constant(_FLOATS, None))
+            off = builder.fpext(off, kind) if precise else off
+            builder.store(builder.sub(builder.load(count), builder.sext(kept, _INTS)), count)
+            builder.store(builder.fadd(builder.load(total), off), total)
+            builder.store(builder.call(fma, [off, off, builder.load(squares)]), squares)
+    n = builder.zext(writer.total(builder.load(count), builder.add), left.type)
+    sums = [builder.load(total), builder.load(squares)]
+    exact = ir.Constant(ir.IntType(1), precise)
+    if not precise:
+        small = writer.bits(builder.fcmp_ordered("<", sums[1], _WHOLE))
+        exact = builder.icmp_signed("==", small, small.type(-1))
+        sums = [builder.fpext(vector, _DOUBLES) for vector in sums]
+    sums = [writer.total(vector, builder.fadd) for vector in sums]
+    return context.make_tuple(builder, signature.return_type, [n, *sums, exact])
+
+
+def _called(function: Callable[..., Any]) -> Any:
+    """Make a compiled function of one that is given types and returns a signature and a writer."""
+    return intrinsic(function)
+
+
+@_called
+def sums_up_to(
+    _: Any, sheet: Any, top: Any, bottom: Any, left: Any, right: Any, zero: Any, limit: Any
+) -> Any:
+    """Count the values of a box up to a limit; sum them and their squares, counted from `zero`.
+
+    The sheet has to go on for `CELL` pixels beyond the box. The last number returned is true.
+    """
+    return _SUMS(sheet, top, bottom, left, right, zero, limit), partial(_write_sums, True)
+
+
+@_called
+def whole_sums_up_to(
+    _: Any, sheet: Any, top: Any, bottom: Any, left: Any, right: Any, zero: Any, limit: Any
+) -> Any:
+    """Sum as `sums_up_to` does, whole numbers only, in half the time.
+
+    The last number returned says whether the sums are exact: they are not if the squares are too
+    large for single precision.
+    """
+    return _SUMS(sheet, top, bottom, left, right, zero, limit), partial(_write_sums, False)
+
+
+@_called
+def flag_highest(
+    _: Any, sheet: Any, top: Any, left: Any, clear: Any, high: Any, wide: Any, even: Any, flags: Any
+) -> Any:
+    """Flag pixels of a cell that are the highest of their neighbours and bright.
+
+    They are above `clear`, higher than the neighbours before and not lower than those after, and
+    they are at least `high` or add up with their neighbours to `wide`; where a neighbour is not
+    there, `even` is added. `flags` gets a number for each row, a bit for each pixel.
+    """
+
+    def write(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        writer = _Writer(context, builder, signature.args[0], values[0])
+        top, left = values[1:3]
+        clear, high, wide, even = map(writer.spread, values[3:7])
+        flags = make_array(signature.args[7])(context, builder, values[7])
+        rows = []
+        for v in range(-1, CELL + 1):
+            y = builder.add(top, top.type(v))
+            row = [writer.load(y, builder.add(left, left.type(u))) for u in (-1, 0, 1)]
+            filled = [builder.select(writer.is_there(pixels), pixels, even) for pixels in row]
+            rows.append((row, reduce(writer.larger, row), reduce(builder.fadd, filled)))
+        for v in range(CELL):
+            (_, before, above), ((west, here, east), _, own), (_, after, below) = rows[v : v + 3]
+            around = builder.fadd(builder.fadd(above, own), below)
+            # Unordered: sums beyond the largest number are no reason not to look.
+            bright = builder.or_(
+                builder.fcmp_ordered(">=", here, high), builder.fcmp_unordered(">=", around, wide)
+            )
+            flag = reduce(
+                builder.and_,
+                (
+                    builder.fcmp_ordered(">", here, clear),
+                    builder.fcmp_ordered(">", here, writer.larger(before, west)),
+                    builder.fcmp_ordered(">=", here, writer.larger(after, east)),
+                    bright,
+                ),
+            )
+            place = cgutils.get_item_pointer(
+                context, builder, signature.args[7], flags, [top.type(v)]
+            )
+            builder.store(writer.bits(flag), place)
+        return context.get_dummy_value()
+
+    return types.void(sheet, top, left, clear, high, wide, even, flags), write

@@ -1,0 +1,139 @@
+"""Pixels that stand out, and what lies around each: the only places where a Bragg peak can be.
+
+A frame has millions of pixels and at most some hundred peaks. Mean and noise are taken cell by
+cell; a pixel is a candidate if it is the highest of its neighbours and it, or it and its
+neighbours together, stand out of the cell. Around each candidate mean and noise are then taken
+anew, from the pixels near by that do not stand out themselves, and a small patch is cut out in
+units of that noise. It is the same picture whatever the gain, the offset and the background.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.scorers.cnn.patches._candidates import PATCH, Rules, candidates_of_tiles
+
+__all__ = ["PATCH", "CandidateFinder", "Candidates"]
+
+# There is room for so many at a time: a few dozen tiles, enough to make a call worth it.
+_CANDIDATES_AT_ONCE = 2048
+# Kernels are compiled for numbers that the machine adds up itself; all others are converted.
+_COMPILED = frozenset(map(np.dtype, "bBhHiIlLqQfd"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidates:
+    """Candidates of some events, ordered by event, then tile, the most prominent first.
+
+    Parameters
+    ----------
+    tile : ndarray of int32
+        Number of the tile: event times tiles of the window, plus the tile in the window.
+    y, x : ndarray of int16
+        Pixel in the tile.
+    prominence : ndarray of float32
+        How far it stands out, in units of sigma.
+    noise_photons : ndarray of float32
+        Sigma of the surroundings in photons; in ADU if the gain is not known.
+    patch : ndarray of float16
+        Shape (candidate, 9, 9), in units of sigma; zero where no pixel can be trusted.
+    """
+
+    tile: NDArray[np.int32]
+    y: NDArray[np.int16]
+    x: NDArray[np.int16]
+    prominence: NDArray[np.float32]
+    noise_photons: NDArray[np.float32]
+    patch: NDArray[np.float16]
+
+    def __len__(self) -> int:
+        return self.tile.size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateFinder:
+    """Settings of the search, and the search.
+
+    Parameters
+    ----------
+    least_prominence : float
+        In units of sigma, of the pixel or of the 3 x 3 pixels around it.
+    most_per_tile : int
+        The most prominent ones are taken.
+    radius : int
+        Of the box around a candidate whose pixels are its surroundings, in pixels.
+    floor_photons : float
+        Least sigma in photons: single photons are no peaks.
+    lowest, highest : float
+        Values of a patch are cut off here, in units of sigma.
+    """
+
+    least_prominence: float = 4.0
+    most_per_tile: int = 32
+    radius: int = 10
+    floor_photons: float = 0.5
+    lowest: float = -4.0
+    highest: float = 16.0
+
+    def __call__(
+        self,
+        pixels: NDArray[np.generic],
+        good: NDArray[np.bool_],
+        *,
+        adu_per_photon: float = math.nan,
+    ) -> Candidates:
+        """Find the candidates of some events.
+
+        Parameters
+        ----------
+        pixels : ndarray
+            Shape (event, tile, y, x), in ADU, of any integer or floating dtype.
+        good : ndarray of bool
+            Shape (tile, y, x); other pixels are neither candidates nor surroundings.
+        adu_per_photon : float
+            Gain in ADU; one photon counts as one ADU if it is NaN.
+
+        Examples
+        --------
+        >>> flat = np.random.default_rng(0).poisson(20, (1, 1, 64, 64))
+        >>> flat[0, 0, 30, 40] += 60
+        >>> found = CandidateFinder()(flat, np.ones((1, 64, 64), bool), adu_per_photon=1.0)
+        >>> int(found.y[0]), int(found.x[0])
+        (30, 40)
+        """
+        gain = adu_per_photon if math.isfinite(adu_per_photon) and adu_per_photon > 0 else 1.0
+        tiles = pixels.reshape(-1, *pixels.shape[-2:])
+        good = np.ascontiguousarray(good, np.bool_)
+        dtype = tiles.dtype if tiles.dtype in _COMPILED else np.dtype(np.float32)
+        whole = tiles.dtype.kind in "iub"
+        step = max(1, _CANDIDATES_AT_ONCE // max(1, self.most_per_tile))
+        parts = []
+        # No tiles at all are one part, so that there is something to join.
+        for start in range(0, max(len(tiles), 1), step):
+            part = np.ascontiguousarray(tiles[start : start + step], dtype)
+            *found, patch = candidates_of_tiles(part, good, start, whole, self._rules(gain))
+            parts.append((*found, patch.astype(np.float16)))
+        counts, places, figures, patches = map(np.concatenate, zip(*parts, strict=True))
+        return Candidates(
+            tile=np.repeat(np.arange(len(tiles), dtype=np.int32), counts),
+            y=places[:, 0].astype(np.int16),
+            x=places[:, 1].astype(np.int16),
+            prominence=figures[:, 0],
+            noise_photons=(figures[:, 1] / gain).astype(np.float32),
+            patch=patches,
+        )
+
+    def _rules(self, gain: float) -> Rules:
+        """Settings for the compiled functions."""
+        return Rules(
+            least_prominence=self.least_prominence,
+            most_per_tile=self.most_per_tile,
+            radius=self.radius,
+            floor=self.floor_photons * gain,
+            lowest=self.lowest,
+            highest=self.highest,
+        )

@@ -1,0 +1,385 @@
+"""The network as a scorer: pixels of a window in, hit probabilities out."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.errors import ModelError, UsageError
+from sfxreduce.run.detector import Detector
+from sfxreduce.run.window import Window
+from sfxreduce.scorers.calibration.record import Measured, Reference
+from sfxreduce.scorers.calibration.score_level import LevelRule
+from sfxreduce.scorers.calibration.windows import CENTRE, FULL, TileChoice
+from sfxreduce.scorers.cnn.folder import read_model
+from sfxreduce.scorers.cnn.model import Model
+from sfxreduce.scorers.cnn.on_cpu import EventLook, NetworkOnCpu, network_on_cpu
+from sfxreduce.scorers.protocol import Told
+
+if TYPE_CHECKING:
+    from sfxreduce.scorers.cnn.patches.gpu import PatchesOnDevice
+    from sfxreduce.scorers.cnn.poster.gpu import PosterOnDevice
+
+__all__ = ["CnnScorer", "cuda_available"]
+
+_LEAST_GOOD_SHARE = 0.5
+_CHOICES = {"centre": CENTRE, "full": FULL}
+# Of the hits of simulated experiments, 95 % are hits by these tiles already.
+_FIRST_TILES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class CnnScorer:
+    """Hit probability of events by a trained network.
+
+    Small when pickled: a worker reads the model from its folder, once per process.
+
+    Parameters
+    ----------
+    model : Path or str
+        Model folder; kept as an absolute path.
+    device : str
+        "cpu", "cuda" or "cuda:N".
+    looks_at : str
+        "auto" for the window stored with the model, "centre" for the tile in the middle or "full"
+        for all tiles; the model's threshold was chosen for its own.
+
+    Raises
+    ------
+    UsageError
+        If there is no such window.
+    ModelError
+        If the folder holds no model this version can use.
+
+    Examples
+    --------
+    >>> from sfxreduce.scorers.cnn.folder import default_model
+    >>> CnnScorer(default_model()).name
+    'cnn'
+    """
+
+    model: Path | str
+    device: str = field(default="cpu", kw_only=True)
+    looks_at: str = field(default="auto", kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", Path(self.model).resolve())
+        if self.looks_at not in ("auto", *_CHOICES):
+            raise UsageError(
+                f"--window {self.looks_at}: expected auto, {' or '.join(_CHOICES)}; leave it out "
+                "for the window of the model"
+            )
+        self._read()
+
+    @property
+    def name(self) -> str:
+        """Name of the method in outputs and reports."""
+        return "cnn"
+
+    @property
+    def settings(self) -> str:
+        """How the model looks at an event, in words."""
+        config = self._read().config
+        recipe = config.provenance.recipe.get("name", "unknown")
+        return f"network {config.architecture}, window {self._choice.name}, recipe {recipe}"
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the run's gain and hot pixels matter to it."""
+        return self._read().config.architecture == "patches"
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether it can only run on a worker with a GPU."""
+        return self.device != "cpu"
+
+    @property
+    def threshold(self) -> float:
+        """Smallest hit probability of a hit, as stored with the model.
+
+        Zero, so that everything is kept, for a window that the calibrated threshold was not chosen
+        for: fewer tiles show fewer peaks, and hits would be lost by the dozen.
+        """
+        model = self._read()
+        foreign = model.hit_scores.size > 0 and not self.hit_scores.size
+        return 0.0 if foreign else model.config.threshold
+
+    @property
+    def model_sha256(self) -> str:
+        """SHA-256 of the weights in hexadecimal."""
+        return self._read().sha256
+
+    @property
+    def hit_scores(self) -> NDArray[np.float32]:
+        """Scores of the hits the threshold rests on; none where they were of another window."""
+        model = self._read()
+        return model.hit_scores if self._is_own else model.hit_scores[:0]
+
+    @property
+    def hit_groups(self) -> NDArray[np.int32]:
+        """Experiment of each of these hits, shape (hit,)."""
+        return self._read().hit_groups[: self.hit_scores.size]
+
+    @property
+    def measured(self) -> Measured:
+        """Curves stored with the model; those of scores only for the model's own window."""
+        model = self._read()
+        own = self.hit_scores.size > 0
+        return Measured(
+            window=self._choice,
+            curve=model.config.curve,
+            calibration=model.probability if own else None,
+            reliability=model.config.reliability if own else (),
+            shows=model.config.shows,
+        )
+
+    @property
+    def level(self) -> LevelRule:
+        """How the threshold follows a run; not at all for a window it was not calibrated on."""
+        return self._read().config.level if self.hit_scores.size else LevelRule()
+
+    @property
+    def hit(self) -> str:
+        """What those hits are, in words."""
+        return self._read().config.hit
+
+    @property
+    def reference(self) -> Reference:
+        """What the model was calibrated on; no scores where they were of another window."""
+        found = self._read().reference
+        return found if self.hit_scores.size else Reference(envelope=found.envelope)
+
+    def window(self, detector: Detector) -> Window:
+        """Pixels the model looks at, in tiles of the assembled picture.
+
+        Parameters
+        ----------
+        detector : Detector
+        """
+        return _window(detector, self._choice, self._read().config.tile_shape)
+
+    def __call__(self, pixels: NDArray[np.generic], detector: Detector) -> NDArray[np.float32]:
+        """Score events.
+
+        Parameters
+        ----------
+        pixels : ndarray
+            Shape (event, tile, y, x), in ADU: the pixels of `window` in the source's dtype.
+        detector : Detector
+            Mask and gain of the run.
+
+        Returns
+        -------
+        ndarray of float32
+            Shape (event,), between 0 and 1. NaN if fewer than half of the window's pixels can be
+            trusted: what was not seen must not be rejected.
+
+        Raises
+        ------
+        ModelError
+            If the pixels are not of the model's window.
+        ClusterError
+            If the device is not there.
+        """
+        return self.classify(pixels, detector).score
+
+    def classify(self, pixels: NDArray[np.generic], detector: Detector) -> Told:
+        """Score events, and tell their class and what is unlike the calibrated ones.
+
+        See `__call__`.
+
+        Returns
+        -------
+        Told
+            The class is unknown where the model cannot tell; `Reason.OOD` is told only for the
+            window that the model was calibrated on.
+        """
+        good = self.window(detector).good(detector)
+        if pixels.ndim != 4 or pixels.shape[1:] != good.shape:
+            raise ModelError(
+                f"{self.model}: expected pixels of shape {('event', *good.shape)}, found "
+                f"{pixels.shape}; read them with the window of this model"
+            )
+        window = self.window(detector)
+        if self.device != "cpu":
+            return self.stream(
+                lambda events, there: np.copyto(
+                    there, pixels[events.start : events.stop], casting="same_kind"
+                ),
+                n_events=len(pixels),
+                dtype=pixels.dtype,
+                detector=detector,
+            )
+        if not _enough(window, detector):
+            return _unseen(len(pixels))
+        network = _on_cpu(self.model, _stamp(self.model), self._is_own)
+        seen = network.look(pixels, good, adu_per_photon=detector.adu_per_photon)
+        return Told(*network.told(seen, window), network.doubts(seen, window))
+
+    def stream(
+        self,
+        read: Callable[[range, NDArray[np.generic]], None],
+        *,
+        n_events: int,
+        dtype: np.dtype[np.generic],
+        detector: Detector,
+    ) -> Told:
+        """Score events on the device while threads read those that come next.
+
+        Parameters
+        ----------
+        read : callable
+            Writes the pixels of consecutive events, given as a range from 0 on, into an array of
+            the shape that `__call__` wants; what the array holds before means nothing. It is
+            called on several threads at once.
+        n_events : int
+        dtype : dtype
+            Of a pixel.
+        detector : Detector
+
+        Returns
+        -------
+        tuple of ndarray
+            See `classify`.
+
+        Raises
+        ------
+        ModelError
+            If the pixels are not of the model's window.
+        ClusterError
+            If the device is not there.
+        """
+        from sfxreduce.scorers.cnn.poster.gpu import Feed  # loads torch, which takes seconds
+
+        window = self.window(detector)
+        feed = Feed(
+            read=read,
+            n_events=n_events,
+            dtype=dtype,
+            good=window.good(detector),
+            adu_per_photon=detector.adu_per_photon,
+            window=window,
+        )
+        found = _on_device(self.model, _stamp(self.model), self.device, self._is_own).score(feed)
+        if not _enough(window, detector):
+            return _unseen(n_events)
+        return Told(found.score, found.kind, found.reason)
+
+    def steps(self, detector: Detector) -> tuple[Window, ...]:
+        """Cut the window in two: the tiles nearest to the middle first, where most peaks are.
+
+        Parameters
+        ----------
+        detector : Detector
+        """
+        window = self.window(detector)
+        few = self.device != "cpu" or len(window.origins) < 2 * _FIRST_TILES
+        # What a device saves by seeing fewer tiles it would lose by waiting for the answer.
+        return (window,) if few or not _enough(window, detector) else _in_two(window)
+
+    def begin(self, detector: Detector) -> EventLook:
+        """Begin with an event; its score can only rise with every step.
+
+        Parameters
+        ----------
+        detector : Detector
+        """
+        network = _on_cpu(self.model, _stamp(self.model), self._is_own)
+        return EventLook(network, self.steps(detector), detector)
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether it looks through the window that the model was calibrated on."""
+        return self._choice == self._read().config.window
+
+    @property
+    def _choice(self) -> TileChoice:
+        return _CHOICES.get(self.looks_at, self._read().config.window)
+
+    def _read(self) -> Model:
+        """Read the model, once per process as long as its file stays the same."""
+        return _model(self.model, _stamp(self.model))
+
+
+def cuda_available() -> bool:
+    """Whether this process can use a CUDA device."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch  # takes seconds, and only scoring needs it
+
+    return torch.cuda.is_available()
+
+
+def _stamp(folder: Path | str) -> Any:
+    """Tell one state of a model's configuration from another."""
+    try:
+        status = (Path(folder) / "config.json").stat()
+    except OSError:
+        return None  # reading the model says what is wrong
+    return status.st_mtime_ns, status.st_ino
+
+
+@lru_cache(maxsize=4)
+def _model(folder: Path | str, stamp: Any) -> Model:  # noqa: ARG001 - the stamp is part of the key
+    """Read a model once per process."""
+    return read_model(folder)
+
+
+@lru_cache(maxsize=4)
+def _on_cpu(folder: Path | str, stamp: Any, own: bool) -> NetworkOnCpu:
+    """Build a model's network once per process."""
+    return network_on_cpu(_judging(folder, stamp, own))
+
+
+@lru_cache(maxsize=4)
+def _on_device(
+    folder: Path | str, stamp: Any, device: str, own: bool
+) -> PosterOnDevice | PatchesOnDevice:
+    """Build what scores on a device once per process."""
+    from sfxreduce.scorers.cnn import on_torch as inference
+    from sfxreduce.scorers.cnn.poster import gpu
+
+    settings = gpu.DeviceSettings(device=device)
+    return inference.device_scorer(_judging(folder, stamp, own), settings)
+
+
+def _judging(folder: Path | str, stamp: Any, own: bool) -> Model:
+    """The model; what is usual was measured through its own window only."""
+    model = _model(folder, stamp)
+    return model if own else model.without_usual()
+
+
+@lru_cache(maxsize=8)
+def _in_two(window: Window) -> tuple[Window, Window]:
+    """First tiles of a window, and the others."""
+    return window.part(slice(_FIRST_TILES)), window.part(slice(_FIRST_TILES, None))
+
+
+def _unseen(n_events: int) -> Told:
+    """No score and no class: what was not seen must not be rejected."""
+    return Told(
+        score=np.full(n_events, np.nan, np.float32),
+        kind=np.zeros(n_events, np.uint8),
+        reason=np.zeros(n_events, np.uint32),
+    )
+
+
+@lru_cache(maxsize=4)
+def _window(detector: Detector, choice: TileChoice, tile_shape: tuple[int, int]) -> Window:
+    """Window of a choice, worked out once per detector."""
+    return choice.window(detector, tile_shape=tile_shape)
+
+
+@lru_cache(maxsize=4)
+def _enough(window: Window, detector: Detector) -> bool:
+    """Whether half of the window's pixels can be trusted; of several tiles, of those that exist."""
+    exists = window.gather(detector) >= 0
+    base = exists.size if len(window.origins) == 1 else np.count_nonzero(exists)
+    return bool(window.good(detector).sum() >= _LEAST_GOOD_SHARE * base)

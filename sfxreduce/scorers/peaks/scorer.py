@@ -1,0 +1,149 @@
+"""The conventional method as a scorer: the number of Bragg peaks on the whole frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.errors import UsageError
+from sfxreduce.run.detector import Detector, Panel
+from sfxreduce.run.window import Window
+from sfxreduce.scorers.calibration.record import Measured, Reference
+from sfxreduce.scorers.calibration.score_level import LevelRule
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
+
+__all__ = ["PeakScorer"]
+
+
+@dataclass(frozen=True, slots=True)
+class PeakScorer:
+    """Scores an event by its number of peaks: the baseline to compare other scorers with.
+
+    Parameters
+    ----------
+    finder : PeakFinder
+    min_peaks : int
+        Fewest peaks of a hit.
+
+    Raises
+    ------
+    UsageError
+        If `min_peaks` is not positive: every event would be a hit.
+
+    Examples
+    --------
+    >>> PeakScorer(PeakFinder(min_pixels=2), min_peaks=15).threshold
+    15.0
+    """
+
+    finder: PeakFinder = field(default_factory=PeakFinder)
+    min_peaks: int = field(default=MIN_PEAKS, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.min_peaks > 0:
+            raise UsageError(
+                f"peak scorer: expected --min-peaks of at least 1, found {self.min_peaks}"
+            )
+
+    @property
+    def name(self) -> str:
+        """Name of the method in outputs and reports."""
+        return "peaks"
+
+    @property
+    def settings(self) -> str:
+        """The peak finder's settings by name."""
+        return ", ".join(f"{f.name} {getattr(self.finder, f.name):g}" for f in fields(PeakFinder))
+
+    @property
+    def threshold(self) -> float:
+        """Smallest score of a hit: `min_peaks`."""
+        return float(self.min_peaks)
+
+    @property
+    def model_sha256(self) -> str | None:
+        """None: there is no model."""
+        return None
+
+    @property
+    def hit_scores(self) -> NDArray[np.float32]:
+        """None: a count of peaks knows no labelled hits."""
+        return np.zeros(0, np.float32)
+
+    @property
+    def measured(self) -> Measured:
+        """Nothing: it is set by hand."""
+        return Measured()
+
+    @property
+    def level(self) -> LevelRule:
+        """None to follow: a number of peaks is one on every run."""
+        return LevelRule()
+
+    @property
+    def hit_groups(self) -> NDArray[np.int32]:
+        """None, as there are no labelled hits."""
+        return np.zeros(0, np.int32)
+
+    @property
+    def hit(self) -> str:
+        """What a hit is."""
+        return f"an event with at least {self.min_peaks} peaks"
+
+    @property
+    def reference(self) -> Reference | None:
+        """None: a count of peaks was calibrated on nothing."""
+        return None
+
+    @property
+    def adapts(self) -> bool:
+        """No: it is set by hand, and sees the detector as the file describes it."""
+        return False
+
+    @property
+    def needs_gpu(self) -> bool:
+        """False: the peak finder runs on any worker."""
+        return False
+
+    def window(self, detector: Detector) -> Window | None:  # noqa: ARG002 - Scorer's signature
+        """Return None: peaks may lie anywhere, so whole source frames are read."""
+        return None
+
+    def __call__(self, pixels: NDArray[np.generic], detector: Detector) -> NDArray[np.float32]:
+        """Count the peaks of every event.
+
+        Parameters
+        ----------
+        pixels : ndarray
+            Whole source frames, shape (event, y, x) or (event, panel, y, x), in ADU.
+        detector : Detector
+
+        Returns
+        -------
+        ndarray of float32
+            Number of peaks, shape (event,).
+
+        Raises
+        ------
+        SchemaError
+            If the frames are not of this detector.
+        """
+        radius = _radius(detector.panel_shape, detector.panels, detector.stacked)
+        counts = self.finder.count(
+            pixels, detector.good(), radius, adu_per_photon=detector.adu_per_photon
+        )
+        return counts.astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def _radius(
+    panel_shape: tuple[int, int], panels: tuple[Panel, ...], stacked: bool
+) -> NDArray[np.float64]:
+    """Distances from the beam, kept by content: every task unpickles a detector of its own."""
+    bare = Detector(name="", panel_shape=panel_shape, panels=panels, stacked=stacked)
+    radius = bare.radius()
+    radius.setflags(write=False)
+    return radius

@@ -1,0 +1,1 @@
+"""Training, calibration and adaptation of the shipped network."""

@@ -1,0 +1,316 @@
+"""A model that goes on learning from one run, without anybody labelling a frame.
+
+A sample of the run is labelled by the peak finder. Half of it is learned from, together with new
+simulated events of the experiments the model knows, lest it forget what streaks and rings look
+like. A quarter chooses how far to go from the old network to the new one, and the last quarter
+judges: if it finds the new network worse, the old one stays. Either way the threshold must then
+keep what is promised of the run's own hits too, and the run's frames belong to what the model was
+calibrated on.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.cluster import Pool
+from sfxreduce.cluster.progress import Progress, silent, tracked
+from sfxreduce.decisions.threshold import Promise, binomial_threshold
+from sfxreduce.errors import LabelError, ModelError
+from sfxreduce.quality.conditions import Conditioned, conditions_of_run
+from sfxreduce.quality.frame_statistics import envelope_of
+from sfxreduce.run.labels import Label
+from sfxreduce.run.run import Run
+from sfxreduce.scorers.cnn.model import CALIBRATION, Model, TrainingRun
+from sfxreduce.scorers.cnn.on_torch import load_network
+from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
+from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
+from sfxreduce.simulate.experiments import EXPERIMENTS
+from sfxreduce.simulate.run import simulated_run
+from sfxreduce.train.card import model_card
+from sfxreduce.train.patches.candidates import PatchSet, read_patches
+from sfxreduce.train.patches.classes import ClassHead, with_head
+from sfxreduce.train.patches.interpolate import Judged, Tried, best_between, margin_of
+from sfxreduce.train.patches.outliers import with_usual
+from sfxreduce.train.patches.peak_labels import HIT_AT_LEAST, MISS_AT_MOST, SeenEvents, see_events
+from sfxreduce.train.patches.simulated import SEED, as_seen
+from sfxreduce.train.patches.train import ADAPT, train_patches
+
+__all__ = ["SAMPLE", "Adapted", "adapt"]
+
+SAMPLE = 400
+"""Events of the run that are looked at, unless the user says otherwise."""
+
+_FEWEST = 5
+_REHEARSED = 24
+# A peak of the peak finder is not learned if the old network gives it less than this logit.
+_UNLIKELY = -2.0
+_ENVELOPE_FRAMES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Adapted:
+    """The new model, and what became better.
+
+    Parameters
+    ----------
+    model : Model
+    share : float
+        How far it went from the old network (0) to the one that learned from the run (1).
+    before, after : Judged
+    n_hits, n_misses, n_maybe : int
+        Of the sample.
+    cpu_seconds : float
+        Of this process and the workers.
+    """
+
+    model: Model
+    share: float
+    before: Judged
+    after: Judged
+    n_hits: int
+    n_misses: int
+    n_maybe: int
+    cpu_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the numbers of the network."""
+        return {
+            "adapted": self.share > 0,
+            "share": self.share,
+            "events_labelled": self.n_hits + self.n_misses,
+            "hits": self.n_hits,
+            "misses": self.n_misses,
+            "maybe": self.n_maybe,
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+            "cpu_seconds": round(self.cpu_seconds, 1),
+        }
+
+
+def adapt(
+    run: Run,
+    *,
+    start: Model,
+    sample: int | None = None,
+    seed: int = 0,
+    pool: Pool,
+    progress: Progress = silent,
+) -> Adapted:
+    """Let a model go on learning from a run, and choose its threshold anew.
+
+    Parameters
+    ----------
+    run : Run
+    start : Model
+        With the patch network.
+    sample : int, optional
+        Events to look at, spread evenly over the run; `SAMPLE` if not given.
+    seed : int
+    pool : Pool
+        Where frames are looked at.
+    progress : Progress
+
+    Raises
+    ------
+    ModelError
+        If the model has another network.
+    LabelError
+        If the sample has too few clear hits or misses.
+    """
+    _check(start)
+    started = time.process_time()
+    own = replace(run, source=Conditioned(source=run.source, found=conditions_of_run(run)))
+    events = np.unique(
+        np.linspace(0, run.n_events - 1, min(sample or SAMPLE, run.n_events)).astype(int)
+    )
+    seen = see_events(
+        own,
+        events.tolist(),
+        candidates=start.config.candidates,
+        pooling=start.config.pooling,
+        pool=pool,
+        progress=progress,
+    )
+    seen = replace(seen, patches=seen.patches.within(start.config.window.columns(own.detector)))
+    parts = _parts(seen, run)
+    network = cast("PatchNetwork", load_network(start))
+    old = Tried.of(network, start.config.pooling, seen, start)
+    agreed = _agreed(old, seen, start.config.threshold)
+    known, elsewhere = _rehearsal(start, pool=pool, progress=progress)
+    new = _learned(old.network, agreed, parts["learn"], known, seed=seed, progress=progress)
+    best = best_between(old, new, agreed, parts["choose"], start)
+    judge = parts["judge"]
+    rejected = old.n_rejected(seen, judge, start.config.threshold)
+    more_lost = best.lost_at(seen, judge, rejected) > old.lost_at(seen, judge, rejected)
+    if more_lost or margin_of(best, seen, judge) < margin_of(old, seen, judge):
+        best = old
+    model = _recalibrated(start, best, seen, parts, run)
+    n_of = {label: int(np.count_nonzero(seen.label == label)) for label in Label}
+    return Adapted(
+        model=model,
+        share=best.share,
+        before=old.judged(seen, judge, start.config.threshold, rejected),
+        after=best.judged(seen, judge, model.config.threshold, rejected),
+        n_hits=n_of[Label.HIT],
+        n_misses=n_of[Label.MISS],
+        n_maybe=n_of[Label.MAYBE],
+        cpu_seconds=time.process_time() - started + seen.worker_seconds + elsewhere,
+    )
+
+
+def _check(start: Model) -> None:
+    """Refuse a model that cannot go on learning."""
+    if start.config.architecture != "patches" or not start.hit_scores.size:
+        raise ModelError(
+            "train: expected a model with the patch network and its calibrated hits to start from, "
+            f"found architecture '{start.config.architecture}' with {start.hit_scores.size} hits; "
+            "pass --from default"
+        )
+
+
+def _parts(seen: SeenEvents, run: Run) -> dict[str, NDArray[np.int64]]:
+    """Events to learn from, to choose by and to judge by; each with clear hits and misses."""
+    parts: dict[str, list[NDArray[np.int64]]] = {"learn": [], "choose": [], "judge": []}
+    for label in Label:
+        own = np.flatnonzero(seen.label == label)
+        if label is not Label.MAYBE and own.size < 4 * _FEWEST:
+            raise LabelError(
+                f"{run.path}: expected at least {4 * _FEWEST} clear hits and as many misses by the "
+                f"peak finder, found {own.size} of {label.name.lower()} in {seen.label.size} "
+                "events; pass a larger --sample, or another run"
+            )
+        turn = np.arange(own.size) % 4
+        parts["learn"].append(own[turn % 2 == 0])
+        parts["choose"].append(own[turn == 1])
+        parts["judge"].append(own[turn == 3])
+    return {name: np.concatenate(of_label) for name, of_label in parts.items()}
+
+
+def _agreed(old: Tried, seen: SeenEvents, threshold: float) -> SeenEvents:
+    """Hits on which the peak finder and the old network agree, and whatever the network rejects.
+
+    The peak finder takes rings for crystals. It must not teach that, and a new network that falls
+    for what the old one rejects must not be chosen.
+    """
+    rejected = old.score < threshold
+    label = np.where(rejected, Label.MISS, Label.MAYBE)
+    label[~rejected & (seen.label == Label.HIT)] = Label.HIT
+    snr = seen.patches.snr.copy()
+    snr[(label != seen.label)[seen.event_of_candidate]] = np.nan
+    doubtful = patch_logits(old.network, seen.patches.found) < _UNLIKELY
+    snr[(snr > 0) & doubtful] = np.nan
+    return replace(seen, patches=replace(seen.patches, snr=snr), label=label.astype(np.int8))
+
+
+def _rehearsal(start: Model, *, pool: Pool, progress: Progress) -> tuple[list[PatchSet], float]:
+    """Simulate new events of what a model has learned from; CPU seconds of other processes."""
+    learned = {run.experiment for run in start.config.provenance.runs}
+    names = [name for name in EXPERIMENTS if name in learned]
+    look = partial(_rehearsed, finder=start.config.candidates)
+    work = pool.map("rehearse", look, names)
+    found = dict(tracked(work, stage="rehearse", total=len(names), progress=progress))
+    seconds = sum(taken for _, taken, process in found.values() if process != os.getpid())
+    return [found[number][0] for number in sorted(found)], seconds
+
+
+def _rehearsed(name: str, *, finder: CandidateFinder) -> tuple[PatchSet, float, int]:
+    """Candidates of one experiment, and what they took: CPU seconds, and of which process."""
+    started = time.process_time()
+    run = simulated_run(name, n_events=_REHEARSED, hit_rate=0.5, seed=SEED + 3)
+    found = read_patches(as_seen(run), finder=finder)
+    return found, time.process_time() - started, os.getpid()
+
+
+def _learned(
+    network: PatchNetwork,
+    seen: SeenEvents,
+    events: NDArray[np.int64],
+    known: list[PatchSet],
+    *,
+    seed: int,
+    progress: Progress,
+) -> PatchNetwork:
+    """Network that has gone on learning from some of the events and from what it knows."""
+    own = np.isin(seen.event_of_candidate, events)
+    taught = np.where(own, seen.patches.snr, np.float32(np.nan))
+    sets = [replace(seen.patches, snr=taught), *known]
+    return train_patches(sets, recipe=ADAPT, seed=seed, start=network, progress=progress)
+
+
+def _recalibrated(
+    start: Model, best: Tried, seen: SeenEvents, parts: dict[str, NDArray[np.int64]], run: Run
+) -> Model:
+    """The model with the network that was chosen; the run's own hits count for its threshold."""
+    hits, misses = best.split(seen, parts["judge"])
+    hit_scores = np.concatenate([start.hit_scores, hits])
+    own = np.full(hits.size, start.hit_groups.max() + 1, np.int32)
+    groups = np.concatenate([start.hit_groups, own])
+    reference = start.reference
+    seen_range = envelope_of(seen.statistics[:: -(-len(seen.statistics) // _ENVELOPE_FRAMES)])
+    envelope = np.stack(
+        [
+            np.fmin(reference.envelope[:, 0], seen_range[:, 0]),
+            np.fmax(reference.envelope[:, 1], seen_range[:, 1]),
+        ],
+        axis=1,
+    )
+    stored: dict[str, NDArray[Any]] = {
+        "hit_scores": hit_scores,
+        "hit_groups": groups,
+        "blank_scores": np.concatenate([reference.blank_scores, misses]),
+        "usual_shape": np.array([reference.usual_shape], np.float32),
+        "envelope": envelope.astype(np.float32),
+    }
+    chosen = binomial_threshold(hit_scores, promise=Promise(), groups=groups)
+    hit = (
+        f"{start.config.hit}, or an event of {run.name} in which the peak finder counts "
+        f"{HIT_AT_LEAST} peaks"
+    )
+    made = start.config.provenance
+    config = replace(
+        start.config,
+        pooling=best.pooling,
+        threshold=max(chosen.value, 0.0),
+        hit=hit,
+        reliability=(),  # measured on other scores
+        provenance=replace(
+            made,
+            recipe=ADAPT.to_json() | {"share": best.share},
+            labels=f"{made.labels}; in {run.name} the peak finder says: a hit from {HIT_AT_LEAST} "
+            f"peaks on, a miss up to {MISS_AT_MOST}",
+            threshold=chosen.sentence(hit=hit),
+            runs=(*made.runs, _record(run, seen)),
+        ),
+    )
+    weights = {name: value.numpy() for name, value in best.network.state_dict().items()}
+    model = Model(
+        config=config,
+        weights=weights | {f"{CALIBRATION}{name}": array for name, array in stored.items()},
+    )
+    usual = start.usual
+    if usual is not None:  # it lies in what stands out, which does not depend on the network
+        model = with_usual(model, usual)
+    if start.class_head is not None:
+        weight, bias = (array.astype(np.float64) for array in start.class_head)
+        model = with_head(model, ClassHead(weight=weight, bias=bias))
+    return replace(model, card=model_card(config, title=f"Hit finder that has seen {run.name}"))
+
+
+def _record(run: Run, seen: SeenEvents) -> TrainingRun:
+    n_of = {label: int(np.count_nonzero(seen.label == label)) for label in Label}
+    return TrainingRun(
+        experiment=run.experiment,
+        name=run.name,
+        role="adaptation",
+        events=seen.label.size,
+        hits=n_of[Label.HIT],
+        misses=n_of[Label.MISS],
+        unlabelled=n_of[Label.MAYBE],
+    )

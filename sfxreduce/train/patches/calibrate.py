@@ -1,0 +1,118 @@
+"""A network becomes a model: its pooling, its level and its threshold, from scored experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.decisions.drift import usual_shape
+from sfxreduce.decisions.threshold import Promise, binomial_threshold
+from sfxreduce.quality.frame_statistics import envelope_of
+from sfxreduce.scorers.calibration.probability import calibrate_probability
+from sfxreduce.scorers.calibration.score_level import level_rule
+from sfxreduce.scorers.calibration.windows import TileChoice
+from sfxreduce.scorers.cnn.model import CALIBRATION, Model, ModelConfig, Provenance, TrainingRun
+from sfxreduce.scorers.cnn.patches.network import PatchNetwork
+from sfxreduce.scorers.cnn.patches.pooling import Pooling
+from sfxreduce.simulate.truth import HIT_PEAKS
+from sfxreduce.train.patches.simulated import SEED, Material
+from sfxreduce.train.patches.train import PATCHES
+
+__all__ = ["HIT", "calibrated"]
+
+HIT = f"a crystal with {HIT_PEAKS} or more true peaks of signal to noise 5 on the frame"
+
+
+def calibrated(
+    network: PatchNetwork,
+    material: Sequence[Material],
+    evidence: Mapping[str, NDArray[np.float64]],
+    *,
+    window: TileChoice,
+) -> Model:
+    """A network with a threshold that keeps the promise on every experiment of the material.
+
+    Parameters
+    ----------
+    network : PatchNetwork
+    material : sequence of Material
+        Experiments whose hits the threshold rests on.
+    evidence : mapping of str to ndarray
+        By experiment, shape (event,): of networks that have not learned from it.
+    window : TileChoice
+        Through which the evidence was seen.
+    """
+    hits = [evidence[one.name][one.is_hit] for one in material]
+    blanks = [evidence[one.name][one.is_blank] for one in material]
+    pooling = _fitted(Pooling(), np.concatenate(blanks), np.concatenate(hits))
+    raw = {one.name: pooling.probability(evidence[one.name]) for one in material}
+    rule = level_rule(list(raw.values()))
+    seen = {name: rule.levelled(scores) for name, scores in raw.items()}
+    shown = np.concatenate([~one.is_blank for one in material])
+    known = calibrate_probability(np.concatenate(list(seen.values())), shown)
+    knots = [*zip(known.score, known.probability, strict=True), (known.hit_rate, 0.0)]
+    hit_scores = [seen[one.name][one.is_hit] for one in material]
+    blank_scores = [seen[one.name][one.is_blank] for one in material]
+    groups = np.repeat(np.arange(len(hits), dtype=np.int32), [len(scores) for scores in hits])
+    envelope = envelope_of(np.concatenate([one.statistics for one in material]))
+    stored: dict[str, NDArray[Any]] = {
+        "hit_scores": np.concatenate(hit_scores),
+        "hit_groups": groups,
+        "blank_scores": np.concatenate(blank_scores),
+        "usual_shape": np.array([usual_shape(hit_scores, blank_scores)], np.float32),
+        "envelope": envelope.astype(np.float32),
+        "probability": np.array(knots, np.float32),
+    }
+    chosen = binomial_threshold(stored["hit_scores"], promise=Promise(), groups=groups)
+    weights = {name: value.numpy() for name, value in network.state_dict().items()}
+    config = ModelConfig(
+        architecture="patches",
+        window=window,
+        threshold=max(chosen.value, 0.0),
+        hit=HIT,
+        pooling=pooling,
+        level=rule,
+        provenance=_provenance(material, chosen.sentence(hit=HIT)),
+    )
+    return Model(
+        config=config,
+        weights=weights | {f"{CALIBRATION}{name}": value for name, value in stored.items()},
+    )
+
+
+def _provenance(material: Sequence[Material], threshold: str) -> Provenance:
+    return Provenance(
+        recipe=PATCHES.to_json(),
+        seed=SEED,
+        labels="every candidate is a Bragg peak or not by the simulator's truth",
+        threshold=threshold
+        + " Each of them was scored by a network that had not learned from its experiment",
+        runs=tuple(
+            TrainingRun(
+                experiment=one.name,
+                name=f"s{SEED}",
+                role="training",
+                events=one.learned[0].n_events,
+                hits=int(one.is_hit.sum()),
+                misses=int(one.is_blank.sum()),
+                unlabelled=0,
+            )
+            for one in material
+        ),
+        versions={package: version(package) for package in ("numpy", "sfxreduce", "torch")},
+    )
+
+
+def _fitted(pooling: Pooling, blanks: NDArray[np.float64], hits: NDArray[np.float64]) -> Pooling:
+    """Pooling whose probability is one half where as many blanks lie above as hits below."""
+    both = np.sort(np.concatenate([blanks, hits]))
+    wrong = [np.mean(hits < at) - np.mean(blanks >= at) for at in both]
+    even = float(both[int(np.argmin(np.abs(wrong)))])
+    spread = float(np.std(np.log(np.maximum(blanks, 0.01))))
+    slope = 2.0 / max(spread, 0.1)
+    return replace(pooling, slope=slope, offset=-slope * float(np.log(even)))

@@ -1,0 +1,205 @@
+"""Candidates of simulated runs, told into Bragg peaks and others by the simulator's truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from sfxreduce.errors import LabelError
+from sfxreduce.run.detector import Detector
+from sfxreduce.run.run import Run
+from sfxreduce.run.window import Window
+from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder, Candidates
+
+__all__ = ["PatchSet", "joined", "read_patches", "snr_near", "varied"]
+
+# A candidate's highest pixel may lie beside the centre of a faint peak.
+_NEAR_PX = 2.0
+_EVENTS_AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PatchSet:
+    """Candidates of one run.
+
+    Parameters
+    ----------
+    found : Candidates
+        Of all events; tiles are numbered as there.
+    snr : ndarray of float32
+        Signal to noise of the peak at each candidate; 0 where there is none, NaN where it is not
+        known and nothing is to be learned.
+    n_events, n_tiles : int
+    """
+
+    found: Candidates
+    snr: NDArray[np.float32]
+    n_events: int
+    n_tiles: int
+
+    def within(self, columns: NDArray[np.integer]) -> PatchSet:
+        """Candidates of some of the tiles alone, in the order of these tiles.
+
+        Parameters
+        ----------
+        columns : ndarray of int
+            Number of each tile that stays, shape (tile,).
+        """
+        place = np.full(self.n_tiles, -1, np.int64)
+        place[columns] = np.arange(len(columns))
+        event, own = np.divmod(self.found.tile.astype(np.int64), self.n_tiles)
+        tile = event * len(columns) + place[own]
+        rows = np.flatnonzero(place[own] >= 0)
+        rows = rows[np.argsort(tile[rows], kind="stable")]
+        columns_of = {f.name: getattr(self.found, f.name)[rows] for f in fields(Candidates)}
+        return PatchSet(
+            found=Candidates(**columns_of | {"tile": tile[rows].astype(np.int32)}),
+            snr=self.snr[rows],
+            n_events=self.n_events,
+            n_tiles=len(columns),
+        )
+
+
+def read_patches(
+    run: Run,
+    *,
+    finder: CandidateFinder,
+    events: Sequence[int] | None = None,
+    vary_seed: int | None = None,
+) -> PatchSet:
+    """Find the candidates of a simulated run on the whole picture.
+
+    Parameters
+    ----------
+    run : Run
+        With a truth that lists its peaks.
+    finder : CandidateFinder
+    events : sequence of int, optional
+        All of the run if not given.
+    vary_seed : int, optional
+        Show the events through another detector, in more background: see `varied`.
+
+    Raises
+    ------
+    LabelError
+        If the run does not list its true peaks.
+    """
+    if run.truth is None or "peak_snr" not in run.truth:
+        raise LabelError(
+            f"{run.path}: expected a truth that lists peaks, found none; the patch network learns "
+            "from runs of 'sfxreduce simulate'"
+        )
+    chosen = list(range(run.n_events)) if events is None else list(events)
+    window = Window.tiled(run.detector)
+    index, good = window.gather(run.detector), window.good(run.detector)
+    rng = None if vary_seed is None else np.random.default_rng(vary_seed)
+    parts, snr = [], []
+    for start in range(0, len(chosen), _EVENTS_AT_ONCE):
+        group = chosen[start : start + _EVENTS_AT_ONCE]
+        pixels = run.source.read(group, window).pixels
+        for number, (event, frame) in enumerate(zip(group, pixels, strict=True), start):
+            seen, gain = frame[np.newaxis], run.detector.adu_per_photon
+            if rng is not None:
+                seen, gain = varied(seen, gain, rng=rng)
+            found = finder(seen, good, adu_per_photon=gain)
+            source = index[found.tile, found.y, found.x]
+            snr.append(_true_snr(source, event, run.truth, run.detector))
+            parts.append((number * len(good) + found.tile, found))
+    return PatchSet(
+        found=joined(parts),
+        snr=np.concatenate(snr),
+        n_events=len(chosen),
+        n_tiles=len(good),
+    )
+
+
+def varied(
+    pixels: NDArray[np.generic], gain: float, *, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], float]:
+    """The same events with more background, another gain and more readout noise.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        In ADU.
+    gain : float
+        ADU per photon.
+    rng : Generator
+
+    Returns
+    -------
+    pixels : ndarray of float32
+        Whole numbers, as a detector gives them.
+    gain : float
+        The new one; NaN in one of ten events, which must do without.
+    """
+    photons = 10.0 ** rng.uniform(-1.5, 1.3)
+    # A fifth of the pixels is drawn and shown five times: chance at a distance is not seen twice.
+    added = np.resize(rng.poisson(photons, pixels.size // 5 + 1), pixels.shape)
+    seen = pixels.astype(np.float32) + np.float32(gain) * added.astype(np.float32)
+    if gain > 3.0:  # an integrating detector; a counter has neither
+        if rng.random() < 0.5:
+            noise = rng.normal(0.0, rng.uniform(0.0, 0.5) * gain, pixels.shape)
+            seen += noise.astype(np.float32)
+        factor = 10.0 ** rng.uniform(-0.5, 0.5)
+        seen, gain = seen * np.float32(factor), gain * factor
+    return np.rint(seen), gain if rng.random() < 0.9 else math.nan
+
+
+def _true_snr(
+    source: NDArray[np.int64], event: int, truth: xr.Dataset, detector: Detector
+) -> NDArray[np.float32]:
+    """Signal to noise of the strongest true peak at every candidate."""
+    of_event = truth.peak_event.values == event
+    panel, y, x, snr = (truth[f"peak_{n}"].values[of_event] for n in ("panel", "y", "x", "snr"))
+    return snr_near(source, detector, panel=panel, y=y, x=x, snr=snr)
+
+
+def snr_near(
+    source: NDArray[np.int64],
+    detector: Detector,
+    *,
+    panel: NDArray[np.integer],
+    y: NDArray[np.floating],
+    x: NDArray[np.floating],
+    snr: NDArray[np.floating],
+) -> NDArray[np.float32]:
+    """Signal to noise of the strongest peak at every candidate, 0 where there is none.
+
+    Parameters
+    ----------
+    source : ndarray of int64
+        Flat index of each candidate in its frame, shape (candidate,).
+    detector : Detector
+    panel, y, x, snr : ndarray
+        Of the peaks, shape (peak,).
+    """
+    shape = (len(detector.panels), *detector.panel_shape)
+    own = [part[:, np.newaxis] for part in np.unravel_index(source, shape)]
+    distance = np.maximum(np.abs(own[1] - y), np.abs(own[2] - x))
+    at = (distance <= _NEAR_PX) & (own[0] == panel)
+    found: NDArray[np.float32] = np.where(at, snr, 0).max(axis=1, initial=0)
+    return found.astype(np.float32)
+
+
+def joined(parts: Sequence[tuple[NDArray[np.integer], Candidates]]) -> Candidates:
+    """Candidates of single events as those of one run.
+
+    Parameters
+    ----------
+    parts : sequence of tuple
+        Tile of each candidate, counted over all events, and the candidates.
+    """
+
+    def column(name: str) -> NDArray[np.generic]:
+        return np.concatenate([getattr(found, name) for _, found in parts])
+
+    names: Iterator[str] = iter(("y", "x", "prominence", "noise_photons", "patch"))
+    columns = {name: column(name) for name in names}
+    tile = np.concatenate([tile for tile, _ in parts]).astype(np.int32)
+    return Candidates(tile=tile, **columns)  # type: ignore[arg-type]

@@ -1,0 +1,264 @@
+"""Every experiment judged by a model that has not seen it, and the model that learns from all.
+
+A model that ships must do well on experiments nobody simulated. The nearest thing to it that can be
+measured: leave one experiment out, learn from the others, fix the threshold on the others, and
+count what is lost of the one left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.cluster.progress import Progress, silent
+from sfxreduce.run.window import Window
+from sfxreduce.scorers.calibration.probability import ReliabilityBin, reliability_bins
+from sfxreduce.scorers.calibration.windows import TileChoice, WindowLoss, smallest_window
+from sfxreduce.scorers.cnn.model import Model
+from sfxreduce.scorers.cnn.patches.classes import event_features
+from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
+from sfxreduce.scorers.cnn.patches.outliers import event_traits
+from sfxreduce.scorers.cnn.patches.pooling import Pooling
+from sfxreduce.train.patches.calibrate import calibrated
+from sfxreduce.train.patches.candidates import PatchSet
+from sfxreduce.train.patches.classes import (
+    ClassHead,
+    classes_of_kinds,
+    confusion_of,
+    fit_head,
+    table_of_confusions,
+    with_head,
+)
+from sfxreduce.train.patches.left_out import LeftOut, judge_left_out, reduced_scores, table_of
+from sfxreduce.train.patches.outliers import fit_usual, table_of_unlike, with_usual
+from sfxreduce.train.patches.simulated import SEED, Material
+from sfxreduce.train.patches.train import train_patches
+from sfxreduce.train.windows import CHOICES
+
+__all__ = ["Across", "learn_across"]
+
+SHOWS = "a crystal with 2 or more true peaks of signal to noise 5 on the frame"
+SPECIFICITY = 0.98
+"""At which the weak hits lost through different windows are compared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Across:
+    """What leaving out one experiment at a time gave.
+
+    Parameters
+    ----------
+    models : mapping of str to Model
+        By the experiment it has not seen.
+    judged : tuple of LeftOut
+    windows : tuple of WindowLoss
+        What fewer tiles would lose, the fewest first; the last one has all of them.
+    confusions : tuple of ndarray
+        What the class head says of each experiment, by a model that has not seen it.
+    traits : mapping of str to ndarray
+        What `patches.outliers.event_traits` says of each experiment's judged events.
+    shipped : Model
+        Learned from all experiments; its threshold rests on the scores of the left-out ones.
+    """
+
+    models: Mapping[str, Model]
+    judged: tuple[LeftOut, ...]
+    windows: tuple[WindowLoss, ...]
+    confusions: tuple[NDArray[np.int64], ...]
+    traits: Mapping[str, NDArray[np.float64]]
+    shipped: Model
+
+    @property
+    def tables(self) -> str:
+        """What was measured, in Markdown."""
+        names = [one.experiment for one in self.judged]
+        classes = table_of_confusions(names, self.confusions)
+        return f"{table_of(self.judged)}\n\n{classes}\n\n{table_of_unlike(self.traits)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the numbers of the networks."""
+        return {
+            "experiments": [one.to_json() for one in self.judged],
+            "mean_loss": float(np.mean([one.loss for one in self.judged])),
+            "worst_loss": max(one.loss for one in self.judged),
+            "least_specificity": min(one.specificity for one in self.judged),
+            "window": self.shipped.config.window.name,
+            "windows": [one.to_json() for one in self.windows],
+            "class_confusion": [table.tolist() for table in self.confusions],
+            "threshold": self.shipped.config.threshold,
+            "model_sha256": self.shipped.sha256,
+        }
+
+
+def learn_across(material: Sequence[Material], *, progress: Progress = silent) -> Across:
+    """Leave out each experiment in turn, then learn from all.
+
+    Parameters
+    ----------
+    material : sequence of Material
+        At least three: a threshold rests on the others of those learned from.
+    progress : Progress
+    """
+    networks: dict[str, PatchNetwork] = {}
+    for done, one in enumerate(material):
+        progress("leave out", done, len(material) + 1)
+        networks[one.name] = _trained([other for other in material if other is not one])
+    everything = _trained(material)
+    progress("leave out", len(material) + 1, len(material) + 1)
+    of_tiles = {one.name: one.evidence(networks[one.name], Pooling()) for one in material}
+    columns = {
+        one.name: {tried: tried.columns(one.detector) for tried in CHOICES} for one in material
+    }
+
+    def through(tried: TileChoice) -> dict[str, NDArray[np.float64]]:
+        return {name: of[:, columns[name][tried]].sum(axis=1) for name, of in of_tiles.items()}
+
+    tried = {window: _left_out(networks, material, through(window), window) for window in CHOICES}
+    curve = tuple(
+        _window_loss(window, judged, _weak_loss(models, material, through(window)))
+        for window, (models, judged) in tried.items()
+    )
+    window = smallest_window(curve)
+    models, judged = tried[window]
+    shipped = calibrated(everything, material, through(window), window=window)
+    parts = {one.name: _Described.of(one, window) for one in material}
+    heads = {
+        one.name: _head(networks[one.name], [parts[m.name] for m in material if m is not one])
+        for one in material
+    }
+    traits = {name: part.traits for name, part in parts.items()}
+    shipped = replace(
+        shipped,
+        config=replace(
+            shipped.config,
+            curve=curve,
+            shows=SHOWS,
+            reliability=_reliability(models, material, through(window)),
+        ),
+    )
+    return Across(
+        models={
+            name: with_usual(with_head(model, heads[name]), fit_usual(_others(traits, name)))
+            for name, model in models.items()
+        },
+        judged=judged,
+        windows=curve,
+        confusions=tuple(
+            confusion_of(
+                heads[one.name],
+                _features(networks[one.name], parts[one.name].judged, parts[one.name].window),
+                classes_of_kinds(one.judged_kind),
+            )
+            for one in material
+        ),
+        traits=traits,
+        shipped=with_usual(
+            with_head(shipped, _head(everything, list(parts.values()))),
+            fit_usual(list(traits.values())),
+        ),
+    )
+
+
+def _window_loss(window: TileChoice, judged: Sequence[LeftOut], weak_loss: float) -> WindowLoss:
+    """What is lost through a window over all experiments."""
+    return WindowLoss(
+        tiles=window,
+        mean_loss=float(np.mean([one.loss for one in judged])),
+        worst_loss=max(one.loss for one in judged),
+        weak_loss=weak_loss,
+        least_specificity=min(one.specificity for one in judged),
+    )
+
+
+def _weak_loss(
+    models: Mapping[str, Model],
+    material: Sequence[Material],
+    evidence: Mapping[str, NDArray[np.float64]],
+) -> float:
+    """Share of the weak hits lost where as many blanks of all experiments pass for every window.
+
+    At the windows' own thresholds they could not be compared: the lowest hit decides about these.
+    """
+    reduced = {one.name: reduced_scores(models[one.name], evidence[one.name]) for one in material}
+    blanks = np.concatenate([reduced[one.name][one.is_blank] for one in material])
+    weak = np.concatenate([reduced[one.name][one.is_weak] for one in material])
+    return float(np.mean(weak <= np.quantile(blanks, SPECIFICITY))) if weak.size else 0.0
+
+
+def _left_out(
+    networks: Mapping[str, PatchNetwork],
+    material: Sequence[Material],
+    evidence: Mapping[str, NDArray[np.float64]],
+    window: TileChoice,
+) -> tuple[dict[str, Model], tuple[LeftOut, ...]]:
+    """Models by the experiment they have not seen, and how each of these fared."""
+    models = {}
+    for one in material:
+        others = [other for other in material if other is not one]
+        models[one.name] = calibrated(networks[one.name], others, evidence, window=window)
+    judged = tuple(judge_left_out(models[m.name], m, evidence[m.name]) for m in material)
+    return models, judged
+
+
+def _reliability(
+    models: Mapping[str, Model],
+    material: Sequence[Material],
+    evidence: Mapping[str, NDArray[np.float64]],
+) -> tuple[ReliabilityBin, ...]:
+    """Probabilities of every experiment, by a model and a calibration that have not seen it."""
+    told, truth = [], []
+    for one in material:
+        calibration = models[one.name].probability
+        if calibration is not None:
+            told.append(calibration(reduced_scores(models[one.name], evidence[one.name])))
+            truth.append(~one.is_blank)
+    return tuple(
+        b for b in reliability_bins(np.concatenate(told), np.concatenate(truth)) if b.n_events
+    )
+
+
+class _Described(NamedTuple):
+    """Events of an experiment within a window, and what they are."""
+
+    window: Window
+    learned: PatchSet
+    judged: PatchSet
+    learned_class: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, one: Material, choice: TileChoice) -> _Described:
+        columns = choice.columns(one.detector)
+        return cls(
+            window=choice.window(one.detector),
+            learned=one.learned[0].within(columns),
+            judged=one.judged.within(columns),
+            learned_class=classes_of_kinds(one.learned_kind),
+        )
+
+    @property
+    def traits(self) -> NDArray[np.float64]:
+        """Of the judged events, shape (event, trait)."""
+        return event_traits(self.judged.found, self.window, n_events=self.judged.n_events)
+
+
+def _others(traits: Mapping[str, NDArray[np.float64]], name: str) -> list[NDArray[np.float64]]:
+    return [of for other, of in traits.items() if other != name]
+
+
+def _head(network: PatchNetwork, parts: Sequence[_Described]) -> ClassHead:
+    """Head that has learned from the events of some experiments as they are."""
+    features = [_features(network, one.learned, one.window) for one in parts]
+    return fit_head(np.concatenate(features), np.concatenate([one.learned_class for one in parts]))
+
+
+def _features(network: PatchNetwork, events: PatchSet, window: Window) -> NDArray[np.float64]:
+    logits = patch_logits(network, events.found)
+    return event_features(logits, events.found, window, n_events=events.n_events)
+
+
+def _trained(material: Sequence[Material]) -> PatchNetwork:
+    return train_patches([s for one in material for s in one.learned], seed=SEED)

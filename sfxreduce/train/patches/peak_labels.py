@@ -1,0 +1,210 @@
+"""Events of a run that nobody has labelled, labelled by the conventional peak finder.
+
+In three states: hit, miss, and maybe in between. Of a hit, candidates at its peaks are Bragg peaks;
+of a miss, no candidate is one; all others teach nothing. A tile counts for few peaks at most, as in
+the network's own pooling: a streak fills few tiles, a crystal scatters everywhere. An event with
+many peaks in few tiles is therefore a miss, and teaches what not to fall for.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfxreduce.cluster import Pool
+from sfxreduce.cluster.progress import Progress, silent, tracked
+from sfxreduce.quality.frame_statistics import frame_statistics
+from sfxreduce.run.detector import Detector
+from sfxreduce.run.labels import Label
+from sfxreduce.run.run import Run
+from sfxreduce.run.source import FrameSource
+from sfxreduce.run.window import Window
+from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder, Candidates
+from sfxreduce.scorers.cnn.patches.pooling import Pooling
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
+from sfxreduce.train.patches.candidates import PatchSet, joined, snr_near
+
+__all__ = ["HIT_AT_LEAST", "MISS_AT_MOST", "SeenEvents", "see_events"]
+
+HIT_AT_LEAST = 10
+"""Fewest peaks of a hit, a tile counting for `Pooling.most_per_tile` at most."""
+MISS_AT_MOST = MIN_PEAKS // 2
+"""Most peaks of a miss, counted in the same way."""
+_EVENTS_PER_TASK = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SeenEvents:
+    """Some events of a run.
+
+    Parameters
+    ----------
+    patches : PatchSet
+        Their candidates.
+    label : ndarray of int8
+        `Label` of each event, shape (event,).
+    statistics : ndarray
+        See `sfxreduce.quality.frame_statistics.frame_statistics`, shape (event, quantity).
+    worker_seconds : float
+        CPU time it took in other processes.
+    """
+
+    patches: PatchSet
+    label: NDArray[np.int8]
+    statistics: NDArray[np.float64]
+    worker_seconds: float
+
+    @property
+    def event_of_candidate(self) -> NDArray[np.int64]:
+        """Event of each candidate, shape (candidate,)."""
+        return self.patches.found.tile.astype(np.int64) // self.patches.n_tiles
+
+
+def see_events(
+    run: Run,
+    events: Sequence[int],
+    *,
+    candidates: CandidateFinder,
+    pooling: Pooling,
+    pool: Pool,
+    progress: Progress = silent,
+) -> SeenEvents:
+    """Find candidates and peaks of some events; those that cannot be read are left out.
+
+    Parameters
+    ----------
+    run : Run
+        As it is scored, its hot pixels masked.
+    events : sequence of int
+    candidates : CandidateFinder
+    pooling : Pooling
+        Its cap on the peaks of a tile is used.
+    pool : Pool
+    progress : Progress
+    """
+    groups = [events[i : i + _EVENTS_PER_TASK] for i in range(0, len(events), _EVENTS_PER_TASK)]
+    see = partial(_see, source=run.source, candidates=candidates, most=pooling.most_per_tile)
+    work = pool.map("see", see, groups)
+    parts = dict(tracked(work, stage="look", total=len(groups), progress=progress))
+    ordered = [parts[number] for number in sorted(parts)]
+    n_tiles = len(Window.tiled(run.detector).origins)
+    first = np.cumsum([0, *(len(part.label) for part in ordered)])
+    found = joined(
+        [
+            (part.found.tile + start * n_tiles, part.found)
+            for start, part in zip(first, ordered, strict=False)
+        ]
+    )
+    return SeenEvents(
+        patches=PatchSet(
+            found=found,
+            snr=np.concatenate([part.snr for part in ordered]),
+            n_events=int(first[-1]),
+            n_tiles=n_tiles,
+        ),
+        label=np.concatenate([part.label for part in ordered]),
+        statistics=np.concatenate([part.statistics for part in ordered]),
+        worker_seconds=sum(part.cpu_seconds for part in ordered if part.process != os.getpid()),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Part:
+    """What one task has seen."""
+
+    found: Candidates
+    snr: NDArray[np.float32]
+    label: NDArray[np.int8]
+    statistics: NDArray[np.float64]
+    process: int
+    cpu_seconds: float
+
+
+def _see(
+    events: Sequence[int], *, source: FrameSource, candidates: CandidateFinder, most: float
+) -> _Part:
+    """Look at a few events."""
+    started = time.process_time()
+    detector, finder = source.detector, PeakFinder()
+    window = Window.tiled(detector)
+    index, good, gain = window.gather(detector), window.good(detector), detector.adu_per_photon
+    tile_of = _tile_of_pixel(index, detector.mask.size)
+    reading = source.read(events)
+    frames = reading.pixels[reading.reasons == 0]
+    tiles = [window.take(frame, detector) for frame in frames]
+    shape = (len(tiles), *good.shape)
+    seen = np.stack(tiles) if tiles else np.zeros(shape, reading.pixels.dtype)
+    found = candidates(seen, good, adu_per_photon=gain)
+    event = found.tile // len(good)
+    place = index[found.tile % len(good), found.y, found.x]
+    snr = np.full(len(found), np.nan, np.float32)
+    label = np.zeros(len(frames), np.int8)
+    for number, frame in enumerate(frames):
+        peaks = finder.find(frame, detector.good(), detector.radius(), adu_per_photon=gain)
+        at = _flat(peaks.panel, peaks.y, peaks.x, detector)
+        label[number] = _label(tile_of[at], most)
+        own = event == number
+        near = snr_near(
+            place[own], detector, panel=peaks.panel, y=peaks.y, x=peaks.x, snr=peaks.snr
+        )
+        snr[own] = _taught(near, Label(label[number]), streaky=len(peaks) >= MIN_PEAKS)
+    return _Part(
+        found=found,
+        snr=snr,
+        label=label,
+        statistics=frame_statistics(
+            frames,
+            detector.good(),
+            adu_per_photon=gain,
+            saturation_adu=detector.saturation_adu,
+        ),
+        process=os.getpid(),
+        cpu_seconds=time.process_time() - started,
+    )
+
+
+def _label(tile: NDArray[np.integer], most: float) -> Label:
+    """Label of an event by the tile of each of its peaks."""
+    counted = np.minimum(np.bincount(tile[tile >= 0], minlength=1), most).sum()
+    if counted >= HIT_AT_LEAST:
+        return Label.HIT
+    return Label.MISS if counted <= MISS_AT_MOST else Label.MAYBE
+
+
+def _taught(near: NDArray[np.float32], label: Label, *, streaky: bool) -> NDArray[np.float32]:
+    """Signal to noise of the candidates of an event as far as its label tells."""
+    peak = near > 0
+    if label is Label.HIT:
+        return np.where(peak, near, np.float32(math.nan))
+    if label is Label.MISS:
+        return np.where(peak & (not streaky), np.float32(math.nan), np.float32(0))
+    return np.full(near.shape, np.nan, np.float32)
+
+
+def _tile_of_pixel(index: NDArray[np.int64], n_pixels: int) -> NDArray[np.int32]:
+    """Tile of every pixel of a frame; -1 where none shows it."""
+    tile = np.full(n_pixels, -1, np.int32)
+    for number, pixels in enumerate(index):
+        tile[pixels[pixels >= 0]] = number
+    return tile
+
+
+def _flat(
+    panel: NDArray[np.integer],
+    y: NDArray[np.floating],
+    x: NDArray[np.floating],
+    detector: Detector,
+) -> NDArray[np.int64]:
+    """Flat index of the pixel nearest to each peak."""
+    n_y, n_x = detector.panel_shape
+    row = np.clip(np.rint(y), 0, n_y - 1).astype(np.int64)
+    column = np.clip(np.rint(x), 0, n_x - 1).astype(np.int64)
+    flat: NDArray[np.int64] = (panel.astype(np.int64) * n_y + row) * n_x + column
+    return flat

@@ -1,0 +1,260 @@
+"""What one experiment of the simulator gives: events to learn from, events to judge by.
+
+Whole frames, every candidate labelled by the simulator's truth. Material is kept in a folder as it
+is made, so that an interrupted job goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from sfxreduce.errors import OutputError
+from sfxreduce.quality.conditions import Conditioned, conditions_of_run
+from sfxreduce.quality.frame_statistics import frame_statistics
+from sfxreduce.run.detector import Detector
+from sfxreduce.run.run import Run
+from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder, Candidates
+from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
+from sfxreduce.scorers.cnn.patches.pooling import Pooling
+from sfxreduce.simulate.run import simulated_run
+from sfxreduce.simulate.truth import HIT_PEAKS
+from sfxreduce.train.patches.candidates import PatchSet, read_patches
+
+__all__ = [
+    "SEED",
+    "Material",
+    "as_seen",
+    "judged_of",
+    "material_of",
+    "statistics_of",
+    "stored_material",
+]
+
+SEED = 20
+"""Of the simulated runs that are learned from; those that are judged have the next ones."""
+
+LEARNED, DRAWN, LOOKED_AT = 140, 700, 64
+JUDGED_HITS, JUDGED_WEAK, JUDGED_BLANKS = 80, 40, 80
+WEAK_PEAKS = 5
+"""Fewest true peaks of the weak hits that are counted apart."""
+_FEWEST = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Material:
+    """One experiment: sets to learn from, a set to judge by with its truth, and a look at frames.
+
+    Parameters
+    ----------
+    name : str
+        Of the experiment.
+    learned : tuple of PatchSet
+        The same events as they are, and through another detector in more background.
+    judged : PatchSet
+        Events that are never learned from.
+    n_peaks : ndarray of int32
+        True peaks of signal to noise 5 of each judged event.
+    is_blank : ndarray of bool
+        Judged events without a crystal.
+    learned_kind, judged_kind : ndarray of uint8
+        `sfxreduce.simulate.truth.Kind` of the events.
+    statistics : ndarray
+        Shape (frame, quantity): see `sfxreduce.quality.frame_statistics.frame_statistics`.
+    """
+
+    name: str
+    learned: tuple[PatchSet, ...]
+    judged: PatchSet
+    n_peaks: NDArray[np.int32]
+    is_blank: NDArray[np.bool_]
+    learned_kind: NDArray[np.uint8]
+    judged_kind: NDArray[np.uint8]
+    statistics: NDArray[np.float64]
+
+    @property
+    def is_hit(self) -> NDArray[np.bool_]:
+        """Judged events with a crystal and enough true peaks."""
+        return ~self.is_blank & (self.n_peaks >= HIT_PEAKS)
+
+    @property
+    def is_weak(self) -> NDArray[np.bool_]:
+        """Judged events with a crystal and nearly enough true peaks."""
+        return ~self.is_blank & (self.n_peaks >= WEAK_PEAKS) & (self.n_peaks < HIT_PEAKS)
+
+    @property
+    def detector(self) -> Detector:
+        """Of the experiment."""
+        return simulated_run(self.name, n_events=1).detector
+
+    def evidence(self, network: PatchNetwork, pooling: Pooling) -> NDArray[np.float64]:
+        """Expected number of peaks in every tile of the judged events, shape (event, tile)."""
+        return pooling.evidence_of_tiles(
+            patch_logits(network, self.judged.found),
+            self.judged.found.tile,
+            n_events=self.judged.n_events,
+            n_tiles=self.judged.n_tiles,
+        )
+
+
+def stored_material(name: str, *, scale: float, folder: Path) -> Material:
+    """Material of an experiment from a folder, made and kept there if it is not there yet.
+
+    Parameters
+    ----------
+    name : str
+    scale : float
+        Share of the usual number of events.
+    folder : Path
+
+    Raises
+    ------
+    UsageError
+        If the experiment is not known.
+    OutputError
+        If the folder cannot be written.
+    """
+    path = folder / f"{name}-{scale:g}.npz"
+    if path.exists():
+        try:
+            return _read(path, name)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            path.unlink()  # damaged, or of an older version: it is made again
+    made = material_of(name, scale=scale)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **_arrays(made))
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: material cannot be written ({error}); free space or pass another --out"
+        ) from error
+    return made
+
+
+def material_of(name: str, *, scale: float = 1.0) -> Material:
+    """Simulate an experiment and find its candidates.
+
+    Parameters
+    ----------
+    name : str
+    scale : float
+        Share of the usual number of events.
+    """
+    finder = CandidateFinder()
+    run = as_seen(_simulated(name, scale * LEARNED, hit_rate=0.6, seed=SEED))
+    learned = (read_patches(run, finder=finder), read_patches(run, finder=finder, vary_seed=SEED))
+    drawn, events = _drawn(name, scale)
+    truth = cast("xr.Dataset", drawn.truth)
+    return Material(
+        name=name,
+        learned=learned,
+        judged=read_patches(drawn, finder=finder, events=events.tolist()),
+        n_peaks=truth.n_peaks.values[events],
+        is_blank=truth.n_crystals.values[events] == 0,
+        learned_kind=cast("xr.Dataset", run.truth).kind.values,
+        judged_kind=truth.kind.values[events],
+        statistics=statistics_of(
+            as_seen(_simulated(name, scale * LOOKED_AT, hit_rate=0.5, seed=SEED + 2))
+        ),
+    )
+
+
+def judged_of(name: str, *, scale: float = 1.0) -> PatchSet:
+    """Simulate the judged events of an experiment's material alone.
+
+    Parameters
+    ----------
+    name : str
+    scale : float
+        Share of the usual number of events.
+    """
+    drawn, events = _drawn(name, scale)
+    return read_patches(drawn, finder=CandidateFinder(), events=events.tolist())
+
+
+def _drawn(name: str, scale: float) -> tuple[Run, NDArray[np.int64]]:
+    """A run that nothing is learned from, and those of its events that are judged."""
+    drawn = as_seen(_simulated(name, scale * DRAWN, hit_rate=0.75, seed=SEED + 1))
+    truth = cast("xr.Dataset", drawn.truth)  # simulated runs have one
+    crystal, peaks = truth.n_crystals.values > 0, truth.n_peaks.values
+    hits = np.flatnonzero(crystal & (peaks >= HIT_PEAKS))
+    weak = np.flatnonzero(crystal & (peaks >= 2) & (peaks < HIT_PEAKS))
+    blanks = np.flatnonzero(~crystal)
+    wanted = ((hits, JUDGED_HITS), (weak, JUDGED_WEAK), (blanks, JUDGED_BLANKS))
+    kinds = [kind[: max(round(scale * n), _FEWEST)] for kind, n in wanted]
+    return drawn, np.sort(np.concatenate(kinds))
+
+
+def as_seen(run: Run) -> Run:
+    """The run with the hot pixels it shows itself, as a filter run sees it."""
+    found = conditions_of_run(run)
+    return replace(run, source=Conditioned(source=run.source, found=found))
+
+
+def _simulated(name: str, n_events: float, *, hit_rate: float, seed: int) -> Run:
+    return simulated_run(name, n_events=max(round(n_events), _FEWEST), hit_rate=hit_rate, seed=seed)
+
+
+def statistics_of(run: Run) -> NDArray[np.float64]:
+    """Measure every frame of a run for the envelope of the drift gate, shape (event, quantity)."""
+    detector = run.detector
+    rows = [
+        frame_statistics(
+            run.source.read([event]).pixels,
+            detector.good(),
+            adu_per_photon=detector.adu_per_photon,
+            saturation_adu=detector.saturation_adu,
+        )
+        for event in range(run.n_events)
+    ]
+    return np.concatenate(rows)
+
+
+def _arrays(made: Material) -> dict[str, NDArray[Any]]:
+    """Everything of a material by flat names."""
+    found: dict[str, NDArray[Any]] = {
+        "n_peaks": made.n_peaks,
+        "is_blank": made.is_blank,
+        "learned_kind": made.learned_kind,
+        "judged_kind": made.judged_kind,
+        "statistics": made.statistics,
+    }
+    for place, one in (*_numbered(made.learned), ("judged", made.judged)):
+        found |= {f"{place}.snr": one.snr, f"{place}.size": np.array([one.n_events, one.n_tiles])}
+        found |= {f"{place}.{f.name}": getattr(one.found, f.name) for f in fields(Candidates)}
+    return found
+
+
+def _numbered(sets: tuple[PatchSet, ...]) -> list[tuple[str, PatchSet]]:
+    return [(f"learned{number}", one) for number, one in enumerate(sets)]
+
+
+def _read(path: Path, name: str) -> Material:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return Material(
+            name=name,
+            learned=(_patch_set(arrays, "learned0"), _patch_set(arrays, "learned1")),
+            judged=_patch_set(arrays, "judged"),
+            n_peaks=arrays["n_peaks"],
+            is_blank=arrays["is_blank"],
+            learned_kind=arrays["learned_kind"],
+            judged_kind=arrays["judged_kind"],
+            statistics=arrays["statistics"],
+        )
+
+
+def _patch_set(arrays: Mapping[str, NDArray[Any]], place: str) -> PatchSet:
+    n_events, n_tiles = arrays[f"{place}.size"].tolist()
+    found = Candidates(**{f.name: arrays[f"{place}.{f.name}"] for f in fields(Candidates)})
+    return PatchSet(found=found, snr=arrays[f"{place}.snr"], n_events=n_events, n_tiles=n_tiles)

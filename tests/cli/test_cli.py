@@ -1,0 +1,453 @@
+"""The command line: one job a command, one line an error, one object a ``--json``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+import sfxreduce
+from sfxreduce.errors import SfxReduceError
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
+from sfxreduce_cli.inputs import spread_inputs
+from sfxreduce_cli.main import app, main
+
+FILTER_KEYS = {
+    "events",
+    "hits",
+    "undecided",
+    "rejected",
+    "kept",
+    "threshold",
+    "scorer",
+    "model_sha256",
+    "bytes_in",
+    "bytes_out",
+    "bytes_saved",
+    "reduction_factor",
+    "wall_seconds",
+    "out",
+    "report",
+}
+
+
+def run(*arguments: object) -> Result:
+    """Run the command line in this process; its own errors become exit statuses as in `main`."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if isinstance(result.exception, SfxReduceError):
+        result.exit_code = result.exception.exit_status
+    elif result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "sfxreduce_cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "run.zarr"
+    result = run(
+        "simulate", "--out", path, "--experiment", "photosystem-i-8kev", "--events", 40,
+        "--hit-rate", 0.5, "--frame-shape", "350x350", "--serial",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def test_filter_prints_one_object_whose_counts_add_up(small_run: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "hits.zarr", tmp_path / "report.html"
+    result = run(
+        "filter", "--in", small_run, "--out", out, "--scorer", "peaks", "--report", page,
+        "--serial", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert set(facts) >= FILTER_KEYS
+    assert facts["kept"] == facts["hits"] + facts["undecided"]
+    assert facts["events"] == facts["kept"] + facts["rejected"] == 40
+    assert facts["model_sha256"] is None
+    assert facts["bytes_saved"] == facts["bytes_in"] - facts["bytes_out"]
+    assert facts["bytes_out"] == sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    assert facts["bytes_in"] == sum(p.stat().st_size for p in small_run.rglob("*") if p.is_file())
+    assert facts["report"] == str(page)
+    html = page.read_text()
+    assert "<svg" in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    assert "https://" not in html
+    described = json.loads(run("info", out, "--json").stdout)
+    assert described["events"] == facts["kept"]
+    assert described["complete"] is True
+
+
+def test_the_shipped_model_filters_out_of_the_box(small_run: Path, tmp_path: Path) -> None:
+    result = run("filter", "--in", small_run, "--out", tmp_path / "h", "--serial", "--json")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert facts["scorer"] == "cnn"
+    assert len(facts["model_sha256"]) == 64
+    verified = run("verify", "--in", tmp_path / "h", "--against", small_run, "--serial", "--json")
+    assert json.loads(verified.stdout)["mismatched"] == 0
+    assert verified.exit_code == 0
+
+
+def test_a_changed_byte_in_an_output_is_exit_status_4(small_run: Path, tmp_path: Path) -> None:
+    run("filter", "--in", small_run, "--out", tmp_path / "h", "--scorer", "peaks", "--serial")
+    shard = next(p for p in (tmp_path / "h" / "frames" / "c").rglob("*") if p.is_file())
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    result = run("verify", "--in", tmp_path / "h", "--against", small_run, "--serial", "--json")
+    assert result.exit_code == 4
+    found = json.loads(result.stdout)
+    assert found["mismatched"] == 1
+    assert found["checked"] > 1
+
+
+def test_a_dry_run_writes_nothing(small_run: Path, tmp_path: Path) -> None:
+    result = run(
+        "filter", "--in", small_run, "--out", tmp_path / "h", "--scorer", "peaks", "--serial",
+        "--dry-run", "--json",
+    )  # fmt: skip
+    assert json.loads(result.stdout)["dry_run"] is True
+    assert list(tmp_path.iterdir()) == []
+
+
+def no_such_path(tmp_path: Path) -> Path:
+    return tmp_path / "none.zarr"
+
+
+def group_without_frames(tmp_path: Path) -> Path:
+    import zarr
+
+    zarr.create_group(str(tmp_path / "empty.zarr"))
+    return tmp_path / "empty.zarr"
+
+
+def truncated_cxi(tmp_path: Path) -> Path:
+    import h5py
+
+    path = tmp_path / "cut.cxi"
+    with h5py.File(path, "w") as file:
+        file["/entry_1/data_1/data"] = np.zeros((4, 50, 50), "int16")
+    path.write_bytes(path.read_bytes()[:5000])
+    return path
+
+
+@pytest.mark.parametrize("bad_input", [no_such_path, group_without_frames, truncated_cxi])
+def test_a_bad_input_is_one_line_and_exit_status_1(
+    bad_input: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    source = bad_input(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    done = process("filter", "--in", source, "--out", tmp_path / "hits.zarr", "--scorer", "peaks")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("sfxreduce: ")
+    assert str(source) in lines[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_error_with_json_is_an_object_too(tmp_path: Path) -> None:
+    done = process("filter", "--in", tmp_path / "no.zarr", "--out", tmp_path / "h", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["exit_status"] == 1
+
+
+def test_an_existing_output_is_refused_and_stays(small_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "h").write_text("mine")
+    result = run("filter", "--in", small_run, "--out", tmp_path / "h", "--serial")
+    assert result.exit_code == 1
+    assert (tmp_path / "h").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["filter", "--out", "x"],
+        ["filter", "--in", "a", "--out", "b", "--scorer", "guess"],
+        ["simulate", "--out", "x", "--frame-shape", "wide"],
+        ["simulate", "--out", "x", "--hit-rate", "2"],
+        ["nonsense"],
+        ["filter", "--in", "a", "--in", "b", "--out", "c"],
+        ["verify", "--in", "a", "--in", "b", "--against", "c"],
+    ],
+)
+def test_wrong_usage_is_exit_status_2(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+def test_an_output_inside_its_input_is_wrong_usage(small_run: Path) -> None:
+    result = run("filter", "--in", small_run, "--out", small_run / "hits.zarr", "--serial")
+    assert result.exit_code == 2
+
+
+def begun(folder: Path) -> list[Path]:
+    """What a command that is at work has written of its outputs."""
+    return [*folder.glob(".*.partial"), *folder.glob(".*.unfinished/shards/*")]
+
+
+def stop_when_staged(
+    command: list[str], folder: Path, number: int, *, times: int = 1
+) -> tuple[int, str]:
+    """Send a signal to a command's process group, as often, once it has begun to write."""
+    child = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not begun(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for _ in range(times):
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        time.sleep(0.3)
+    _, stderr = child.communicate(timeout=120)
+    return child.returncode, stderr
+
+
+@pytest.mark.parametrize(
+    ("pool", "number", "times"),
+    [("--serial", signal.SIGINT, 2), ("--workers=2", signal.SIGINT, 1),
+     ("--serial", signal.SIGTERM, 1), ("--workers=2", signal.SIGTERM, 2)],
+)  # fmt: skip
+def test_an_interrupted_filter_leaves_no_output_and_goes_on(
+    pool: str, number: int, times: int, small_run: Path, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable, "-m", "sfxreduce_cli", "filter", "--in", str(small_run), "--out",
+        str(tmp_path / "hits.zarr"), "--cxi", str(tmp_path / "hits.cxi"), "--report",
+        str(tmp_path / "report.html"), "--scorer", "peaks", "--threshold", "-1", pool,
+    ]  # fmt: skip
+    returncode, stderr = stop_when_staged(command, tmp_path, number, times=times)
+    assert returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert sum("interrupted" in line for line in stderr.splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == [".hits.zarr.unfinished"]
+    subprocess.run(command, check=True, capture_output=True)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["hits.cxi", "hits.geom", "hits.lst", "hits.zarr", "report.html"]
+
+
+SWALLOWED = """
+class Deaf:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+def work():
+    del [Deaf()][0]
+    time.sleep(60)
+"""
+TURNED = """
+def work():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise SystemError("compiled code returned a result with an exception set")
+"""
+LATE = """
+def work():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise SystemExit(0)
+"""
+
+
+@pytest.mark.parametrize(("work", "status"), [(SWALLOWED, 130), (TURNED, 130), (LATE, 0)])
+def test_an_interrupt_counts_wherever_it_comes(work: str, status: int) -> None:
+    # Inside compiled code that unpickles, SIGTERM once ended in a traceback.
+    lines = (
+        f"import os, signal, time\nimport sfxreduce_cli.main as m\n{work}\nm._run = work\nm.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", lines], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.returncode == status, done.stderr
+    said = done.stderr.splitlines()
+    assert len(said) == (1 if status else 0), done.stderr
+
+
+@pytest.mark.parametrize("pool", ["--serial", "--workers=2"])
+def test_ctrl_c_while_simulating_leaves_nothing(pool: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "sfxreduce_cli", "simulate", "--out", str(tmp_path / "run.zarr"),
+        "--events", "2000", pool,
+    ]  # fmt: skip
+    returncode, stderr = stop_when_staged(command, tmp_path, signal.SIGINT)
+    assert returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_one_line_and_no_output(small_run: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    made = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], check=False
+    )
+    if not made or made.returncode:
+        pytest.skip("this machine does not let tests mount a small disk")
+    try:
+        for extra in ([], ["--cxi", str(disk / "h.cxi")]):
+            done = process(
+                "filter", "--in", small_run, "--out",
+                disk / "h.zarr" if not extra else tmp_path / "h.zarr",
+                "--scorer", "peaks", "--serial", *extra,
+            )  # fmt: skip
+            assert done.returncode == 1, done.stderr
+            error = [line for line in done.stderr.splitlines() if line.startswith("sfxreduce: ")]
+            assert len(error) == 1
+            assert "space left on" in error[0]
+            assert "Traceback" not in done.stderr
+            assert not (disk / "h.zarr").exists()
+            assert not (tmp_path / "h.zarr").exists()
+            # What is done stays for the same command to go on with; it gives no room back.
+            shutil.rmtree(disk / ".h.zarr.unfinished", ignore_errors=True)
+            assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_options_that_contradict_each_other_are_wrong_usage(
+    small_run: Path, tmp_path: Path
+) -> None:
+    base = ["filter", "--in", small_run, "--out", tmp_path / "h", "--serial"]
+    assert run(*base, "--scheduler", "tcp://127.0.0.1:1").exit_code == 2
+    assert run(*base, "--scorer", "peaks", "--model", tmp_path).exit_code == 2
+    assert run(*base, "--scorer", "peaks", "--threshold", "nan").exit_code == 2
+    assert run(*base, "--scorer", "peaks", "--cxi", "").exit_code == 2
+
+
+def test_a_scheduler_of_the_environment_does_not_forbid_serial_work(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
+    base = ["filter", "--in", small_run, "--out", tmp_path / "h", "--scorer", "peaks", "--dry-run"]
+    assert run(*base, "--serial").exit_code == 0
+    monkeypatch.setattr("sfxreduce.cluster.connection.CONNECT_SECONDS", 1)
+    assert run(*base).exit_code == 1
+
+
+def test_a_dry_run_refuses_what_the_real_run_refuses(small_run: Path) -> None:
+    base = ["filter", "--in", small_run, "--out", small_run, "--scorer", "peaks", "--serial"]
+    assert run(*base).exit_code == run(*base, "--dry-run").exit_code == 2
+
+
+def test_brackets_in_a_name_are_a_name(small_run: Path, tmp_path: Path) -> None:
+    # They were once taken for markup, and the command failed after all was written.
+    out = tmp_path / "y[raw][bold].zarr"
+    result = run("filter", "--in", small_run, "--out", out, "--scorer", "peaks", "--serial")
+    assert result.exit_code == 0
+    assert "y[raw][bold].zarr" in result.stdout.replace("\n", "")
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout.startswith("sfxreduce ")
+
+
+def test_a_glob_after_in_works() -> None:
+    assert spread_inputs(["--in", "a", "b", "c", "--out", "x"]) == [
+        "--in", "a", "--in", "b", "--in", "c", "--out", "x",
+    ]  # fmt: skip
+    assert spread_inputs(["--out", "x", "--in", "a"]) == ["--out", "x", "--in", "a"]
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert sorted(commands) == [
+        "archive", "audit", "crossval", "evaluate", "filter", "hold", "info", "ingest", "label",
+        "ledger", "policy", "redecide", "report", "simulate", "train", "verify",
+    ]  # fmt: skip
+    for group in ("archive", "audit", "hold", "policy", "report"):
+        commands |= {f"{group} {name}": c for name, c in commands.pop(group).commands.items()}
+    for name, command in commands.items():
+        assert "Example: sfxreduce" in (command.help or ""), name
+        assert any("--json" in parameter.opts for parameter in command.params), name
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['sfxreduce', 'filter', '--help']\n"
+        "from sfxreduce_cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'distributed', 'zarr', 'numba'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_defaults_of_the_command_line_are_those_of_the_library() -> None:
+    from sfxreduce.audit.sample import AUDIT_SHARE
+    from sfxreduce.decisions.threshold import Promise
+    from sfxreduce_cli.filter import filter_
+    from sfxreduce_cli.redecide import redecide
+
+    shown = {n: p.default for n, p in inspect.signature(filter_).parameters.items()}
+    finder = PeakFinder()
+    assert shown["min_peaks"] == MIN_PEAKS == sfxreduce.PeakScorer().min_peaks
+    assert shown["min_snr"] == finder.min_snr
+    assert shown["min_pixels"] == finder.min_pixels
+    assert shown["threshold"] is None
+    again = {n: p.default for n, p in inspect.signature(redecide).parameters.items()}
+    for name in ("max_loss", "confidence", "drift", "audit_share", "threshold", "cxi_filter"):
+        assert again[name] == shown[name]
+    assert (shown["max_loss"], shown["confidence"]) == (Promise().max_loss, Promise().confidence)
+    assert shown["audit_share"] == AUDIT_SHARE
+
+
+def test_main_turns_errors_into_a_line_and_a_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sfxreduce", "info", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as told:
+        main()
+    assert told.value.code == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_ingest_says_whether_chunks_were_taken_over_as_they_are(tmp_path: Path) -> None:
+    import h5py
+    import hdf5plugin
+
+    with h5py.File(tmp_path / "run.h5", "w") as file:
+        file.create_dataset(
+            "/entry/data/data",
+            data=np.arange(4 * 300, dtype="i2").reshape(4, 15, 20),
+            chunks=(1, 15, 20),
+            **hdf5plugin.Blosc(),
+        )
+    for options, expected in (((), True), (("--retile",), False)):
+        result = run(
+            "ingest", "--in", tmp_path / "run.h5", "--out", tmp_path / "run.zarr", "--overwrite",
+            "--serial", "--json", *options,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["rewrapped"] is expected

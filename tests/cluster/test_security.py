@@ -1,0 +1,180 @@
+"""Nobody but this machine, or who holds the certificates, may talk to a cluster."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from distributed.security import Security
+from elsewhere import scheduler_elsewhere
+from planted import BrightestPixel, planted_run
+from test_cli import run
+
+from sfxreduce.cluster import SerialPool, open_pool
+from sfxreduce.cluster.connection import connect
+from sfxreduce.cluster.security import FILES, read_security
+from sfxreduce.errors import ClusterError, RefusedError, SfxReduceError, UsageError
+from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.stages.score import collect_scores
+
+
+def certificates(folder: Path) -> Path:
+    """A folder with an authority of its own, and a key."""
+    folder.mkdir()
+    made = Security.temporary()
+    texts = {"ca": made.tls_ca_file, "cert": made.tls_client_cert, "key": made.tls_client_key}
+    for kind, text in texts.items():
+        (folder / FILES[kind]).touch(mode=0o600)
+        (folder / FILES[kind]).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificates(tmp_path_factory.mktemp("ours") / "tls")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_running_filter_listens_on_this_machine_only(
+    tls: bool, ours: Path, tmp_path: Path
+) -> None:
+    store_run(planted_run(n_events=100), out=tmp_path / "run.zarr", pool=SerialPool())
+    options = ["--security", str(ours)] if tls else []
+    command = [
+        sys.executable, "-m", "sfxreduce_cli", "filter", "--in", str(tmp_path / "run.zarr"),
+        "--out", str(tmp_path / "hits.zarr"), "--scorer", "peaks", "--workers", "2", *options,
+    ]  # fmt: skip
+    found: set[tuple[str, int]] = set()
+    with psutil.Popen(command, stderr=subprocess.PIPE, text=True) as filtering:
+        while filtering.poll() is None:
+            found |= listeners(filtering)
+            time.sleep(0.1)
+        assert filtering.returncode == 0, filtering.stderr.read()
+    # The scheduler, its dashboard, two nannies, two workers and their dashboards.
+    assert len(found) >= 6
+    assert {address for address, _ in found} == {"127.0.0.1"}
+
+
+def listeners(process: psutil.Process) -> set[tuple[str, int]]:
+    """Addresses and ports on which a process, or one below it, waits for anybody."""
+    found: set[tuple[str, int]] = set()
+    try:
+        for one in [process, *process.children(recursive=True)]:
+            for open_ in one.net_connections(kind="inet"):
+                if open_.status == psutil.CONN_LISTEN:
+                    found.add((open_.laddr.ip, open_.laddr.port))
+    except psutil.Error:
+        pass  # it has just ended
+    return found
+
+
+def test_what_listens_to_everybody_would_be_found() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        assert ("0.0.0.0", server.getsockname()[1]) in listeners(psutil.Process())
+
+
+def test_certificates_work_from_end_to_end_and_nothing_works_without_them(
+    ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sfxreduce.cluster.connection.CONNECT_SECONDS", 20)
+    theirs = certificates(tmp_path / "theirs")
+    planted = planted_run(n_events=20)
+    paths = zip(("--tls-ca-file", "--tls-cert", "--tls-key"), FILES.values(), strict=True)
+    options = [word for option, name in paths for word in (option, str(ours / name))]
+    with scheduler_elsewhere(tmp_path, *options, protocol="tls") as (_, address):
+        assert address.startswith("tls://127.0.0.1:")
+        toml = tmp_path / "tls.toml"
+        toml.write_text("".join(f'{kind} = "{ours / name}"\n' for kind, name in FILES.items()))
+        for security in (ours, toml):
+            with open_pool(scheduler=address, security=security) as pool:
+                rows = collect_scores(planted, BrightestPixel(), pool=pool)
+        assert (rows == collect_scores(planted, BrightestPixel(), pool=SerialPool())).all()
+        monkeypatch.setattr("sfxreduce.cluster.connection.CONNECT_SECONDS", 3)
+        unencrypted = address.replace("tls", "tcp")
+        for wrong, security_ in ((address, None), (unencrypted, None), (address, theirs)):
+            with (
+                pytest.raises(SfxReduceError) as told,
+                open_pool(scheduler=wrong, security=security_),
+            ):
+                pass
+            assert isinstance(told.value, ClusterError | RefusedError)
+            assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["tcp://192.0.2.1:8786", "192.0.2.1:8786", "tcp://[2001:db8::1]:8786", "ws://192.0.2.1:80"],
+)
+def test_a_scheduler_on_another_machine_is_refused_without_certificates(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("somebody was talked to")
+
+    monkeypatch.setattr("sfxreduce.cluster.connection.Client", never)
+    monkeypatch.setattr("sfxreduce.cluster.connection.open_comm", never)
+    with pytest.raises(RefusedError, match="--security") as told:
+        connect(address)
+    assert "openssl" in str(told.value)
+    assert "\n" not in str(told.value)
+    store_run(planted_run(n_events=3), out=tmp_path / "run.zarr", pool=SerialPool())
+    command = ["filter", "--in", tmp_path / "run.zarr", "--out", tmp_path / "hits.zarr"]
+    assert run(*command, "--scorer", "peaks", "--scheduler", address).exit_code == 3
+    assert not (tmp_path / "hits.zarr").exists()
+
+
+def test_certificates_are_not_sent_where_nothing_is_encrypted(ours: Path) -> None:
+    with pytest.raises(UsageError, match="expected an address tls://"):
+        connect("tcp://192.0.2.1:8786", security=read_security(ours))
+    with pytest.raises(UsageError, match="talks to nobody"), open_pool(serial=True, security=ours):
+        pass
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
+def test_a_key_that_others_can_read_is_refused(mode: int, tmp_path: Path) -> None:
+    folder = certificates(tmp_path / "tls")
+    (folder / FILES["key"]).chmod(mode)
+    with pytest.raises(RefusedError, match="chmod 600"):
+        read_security(folder)
+
+
+def no_key(folder: Path) -> None:
+    (folder / FILES["key"]).unlink()
+
+
+def empty_authority(folder: Path) -> None:
+    (folder / FILES["ca"]).write_text("")
+
+
+def foreign_key(folder: Path) -> None:
+    other = certificates(folder / "other") / FILES["key"]
+    (folder / FILES["key"]).write_bytes(other.read_bytes())
+
+
+def garbage(folder: Path) -> None:
+    (folder / FILES["cert"]).write_bytes(bytes(range(256)))
+
+
+@pytest.mark.parametrize("harm", [no_key, empty_authority, foreign_key, garbage])
+def test_certificates_that_are_none_are_one_line(
+    harm: Callable[[Path], None], tmp_path: Path
+) -> None:
+    folder = certificates(tmp_path / "tls")
+    harm(folder)
+    with pytest.raises(UsageError, match="--security") as told:
+        read_security(folder)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("text", ["", "ca = 1", "ca = 'a'\ncert = 'b'\nkey = 'c'\nmore = 'd'", "["])
+def test_a_file_that_names_no_certificates_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "tls.toml").write_text(text)
+    with pytest.raises(UsageError, match="ca, cert, key") as told:
+        read_security(tmp_path / "tls.toml")
+    assert "\n" not in str(told.value)

@@ -1,0 +1,87 @@
+"""What the documentation shows is what happens: its commands and examples are run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run_shell(lines: str, folder: Path) -> str:
+    """Run commands as a reader's shell would, in the environment of the tests; what they print."""
+    scripts = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": scripts + os.pathsep + os.environ["PATH"]}
+    done = subprocess.run(
+        ["bash", "-euc", lines],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "sh")], ids=lambda p: p.stem)
+def test_commands_and_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
+    run_shell("\n".join(blocks(page, "sh")), tmp_path)
+    for example in blocks(page, "python"):
+        run_shell(f"{shlex.quote(sys.executable)} -c {shlex.quote(example)}", tmp_path)
+
+
+def test_commands_on_the_independent_data_keep_what_they_should(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    import xarray as xr
+
+    commands = "\n".join(blocks(ROOT / "README.md", "shared"))
+    run_shell(commands.replace("../shared/data", str(shared_data)), tmp_path)
+    with xr.open_zarr(tmp_path / "grid_hits.zarr", group="ledger", consolidated=False) as ledger:
+        assert ledger.decision.values.tolist() == [2] * 8 + [0, 0]
+    with (
+        xr.open_zarr(tmp_path / "dev_hits.zarr", consolidated=False) as hits,
+        xr.open_zarr(tmp_path / "dev_hits.zarr", group="truth", consolidated=False) as truth,
+    ):
+        import h5py
+
+        with h5py.File(shared_data / "independent_sim" / "dev.cxi") as file:
+            n_peaks = file["truth/n_peaks_snr5"][:]
+        kept = hits.source_index.values
+        assert set((n_peaks >= 10).nonzero()[0]) <= set(kept)
+        assert "blank" not in truth.kind.values
+    with (
+        xr.open_zarr(tmp_path / "dev_cnn.zarr", consolidated=False) as hits,
+        xr.open_zarr(tmp_path / "dev_cnn.zarr", group="truth", consolidated=False) as truth,
+    ):
+        assert set((n_peaks >= 10).nonzero()[0]) <= set(hits.source_index.values)
+        assert np.count_nonzero(truth.kind.values == "blank") <= 1
+
+
+def test_every_link_of_the_pages_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+            if not target.startswith(("http", "mailto")):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_example_of_a_beamtime_goes_all_the_way(tmp_path: Path) -> None:
+    example = ROOT / "examples" / "archive_beamtime.py"
+    told = run_shell(f"{shlex.quote(sys.executable)} {shlex.quote(str(example))}", tmp_path)
+    assert '{"RELEASE_TICKETED": 5}' in told
+    assert '{"RELEASED": 5}' in told
+    assert told.count("same=True") == 5
+    assert "CERTIFIED" in told
