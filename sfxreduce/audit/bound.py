@@ -117,12 +117,6 @@ def conclude(counted: Tally, *, method: AuditMethod, confidence: float) -> Findi
     The risk is shared between the parts that can each go wrong: the hits missed by the draw of
     rejects, the hits kept by that of kept events, and the labeller's sensitivity.
 
-    Parameters
-    ----------
-    counted : Tally
-    method : AuditMethod
-    confidence : float
-
     Examples
     --------
     >>> counted = Tally(rejected=98_000, kept=2500, audited=20_000, found_at=(811, 15_020),

@@ -82,17 +82,12 @@ class Certificate:
 
     Parameters
     ----------
-    subject : Subject
-    promise : Promise
-    method : AuditMethod
     nonce : str
         With the ledger's hash it settles which events were drawn.
     hit : str
         What counts as a hit.
     labels_sha256 : str
         Of the labels counted, in the order drawn, as `labels_to_csv` writes them.
-    counted : Tally
-    finding : Finding
 
     Raises
     ------

@@ -42,7 +42,6 @@ def certify(
         As `draw_audit` made it from this ledger.
     labels : sequence of EventLabel
         Of the events drawn.
-    promise : Promise
     known : tuple of int
         Known hits shown to the labeller, and how many of them it called hits. They must be as weak
         as the hits a scorer misses, or they say nothing about those.
@@ -89,7 +88,6 @@ def check_certificate(
 
     Parameters
     ----------
-    certificate : Certificate
     manifest : Manifest
         Of the reduced store.
     decisions : Decisions

@@ -40,7 +40,6 @@ class Draw:
     ----------
     ledger_root, nonce : str
         What the order follows from.
-    method : AuditMethod
     rejected, kept : int
         Events of the run that were rejected and kept.
     from_rejected, from_kept : tuple of int
@@ -118,7 +117,6 @@ def audit_order(events: Iterable[int], *, ledger_root: str, nonce: str, n: int) 
         Positions in the source run.
     ledger_root : str
         Of the ledger, in hexadecimal. With the nonce behind it, the key.
-    nonce : str
     n : int
         Events wanted; all of them, if there are no more.
 
@@ -141,7 +139,6 @@ def tally(draw: Draw, labels: Sequence[EventLabel], *, known: tuple[int, int] = 
 
     Parameters
     ----------
-    draw : Draw
     labels : sequence of EventLabel
         Of the events drawn; others do not count.
     known : tuple of int

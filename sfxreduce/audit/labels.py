@@ -90,7 +90,6 @@ def labels_from_csv(text: str, *, where: str) -> tuple[EventLabel, ...]:
 
     Parameters
     ----------
-    text : str
     where : str
         Name of the file: for messages, and as the labeller of rows that name none.
 

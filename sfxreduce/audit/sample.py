@@ -42,7 +42,6 @@ def draw_sample(decisions: Decisions, *, share: float, judge: str) -> NDArray[np
 
     Parameters
     ----------
-    decisions : Decisions
     share : float
         Of the rejected events; rounded up, so that there is one as soon as anything was rejected.
     judge : str

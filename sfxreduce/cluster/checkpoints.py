@@ -49,9 +49,6 @@ def each_once(
 
     Parameters
     ----------
-    notes : Notes
-    stage : str
-    n_parts : int
     work : callable
         Does the parts with these numbers, and gives the place in that list and the result of each
         as it is done.

@@ -41,7 +41,6 @@ class DaskPool:
 
     Parameters
     ----------
-    client : distributed.Client
     patience_seconds : float
         Without any task done, after which the workers are restarted.
     """

@@ -63,7 +63,6 @@ class Flow:
 
     Parameters
     ----------
-    client : distributed.Client
     patience_seconds : float
         Without any task done, after which the workers are restarted.
     """
@@ -99,8 +98,6 @@ class Flow:
 
         Parameters
         ----------
-        tasks : iterator
-        submit : callable
         needs : callable
             Keys of all that the scheduler runs for a task.
         at_least : int

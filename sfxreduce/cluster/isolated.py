@@ -47,7 +47,6 @@ class Alone:
 
     Parameters
     ----------
-    function : callable
     seconds : float
         In which it has to end, from when the process is ready.
     """
@@ -67,8 +66,6 @@ def call_alone(
 
     Parameters
     ----------
-    function : callable
-    item : object
     seconds : float
         After which it is ended.
     n_bytes : float

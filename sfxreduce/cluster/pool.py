@@ -50,7 +50,6 @@ class Pool(Protocol):
 
         Parameters
         ----------
-        array : dask.array.Array
         needs_gpu : bool
             Run its tasks only on workers that offer the resource ``GPU``.
         rescue : Rescue, optional
@@ -75,8 +74,6 @@ class Pool(Protocol):
 
         Parameters
         ----------
-        name : str
-        function : callable
         items : iterable
             Taken as tasks are submitted: a few for each thread ahead of the results.
         rescue : Rescue, optional

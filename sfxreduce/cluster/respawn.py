@@ -24,12 +24,7 @@ LONGEST_PAUSE = 60
 
 @contextmanager
 def kept_in_number(cluster: SpecCluster) -> Iterator[None]:
-    """Put a new worker in the place of each one that is lost, as long as the block lasts.
-
-    Parameters
-    ----------
-    cluster : distributed.SpecCluster
-    """
+    """Put a new worker in the place of each one that is lost, as long as the block lasts."""
     # Dask would close a worker that takes longer to come back, and again the one in its place.
     never = dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"})
     looks, loop = PeriodicCallback(_Keeper(cluster).look, 1000 * LOOK_SECONDS), cluster.loop

@@ -53,7 +53,6 @@ def results_of(
 
     Parameters
     ----------
-    suspects : list of Suspect
     function : callable
         What the tasks call.
     each : callable

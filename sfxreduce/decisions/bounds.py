@@ -85,7 +85,6 @@ def number_upper(found: int, *, audited: int, population: int, risk: float) -> i
         Members of the sample that count.
     audited : int
         Size of the sample, drawn at random and without replacement.
-    population : int
     risk : float
         Chance, over samples, that the number exceeds the bound.
 
@@ -133,7 +132,6 @@ def number_upper_sequential(found: ArrayLike, *, population: int, risk: float) -
     ----------
     found : array_like of bool
         Whether each draw counts, in the order of the draws, without replacement.
-    population : int
     risk : float
         Chance, over orders, that the bound falls below the number at any time.
 
@@ -170,7 +168,6 @@ def evidence(found: ArrayLike, *, population: int, number: int) -> NDArray[np.fl
     ----------
     found : array_like of bool
         Whether each draw counts, in order.
-    population : int
     number : int
         At least 1.
 
@@ -242,10 +239,8 @@ def audits_needed(*, population: int, allowed: int, risk: float, found: int = 0)
 
     Parameters
     ----------
-    population : int
     allowed : int
         What `number_upper` is to stay at or below.
-    risk : float
     found : int
         Finds that are to be borne. With none, an audit fails whenever a single one turns up.
 

@@ -167,7 +167,6 @@ def shape_limit(n_scores: int, n_hits: int, n_blanks: int, *, usual: float = 0.0
 
     Parameters
     ----------
-    n_scores, n_hits, n_blanks : int
     usual : float
         Distance between calibrated experiments.
 
@@ -209,10 +208,8 @@ def judge_drift(reference: Reference, scores: ArrayLike, sample: Sample) -> Drif
 
     Parameters
     ----------
-    reference : Reference
     scores : array_like
         Of the run's events that could be judged, shape (event,).
-    sample : Sample
     """
     n_frames = len(sample.statistics)
     shape, alarms = _shape(reference, _finite(scores))

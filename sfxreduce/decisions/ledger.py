@@ -20,7 +20,6 @@ def ledger_table(decisions: Decisions, columns: xr.Dataset | None = None) -> xr.
 
     Parameters
     ----------
-    decisions : Decisions
     columns : Dataset, optional
         Per-event columns of the source: where each event lies in the files it was read from.
 
@@ -164,10 +163,6 @@ def ledger_root(decisions: Decisions) -> str:
 
     The sha256 of the number of events and of the columns one after the other, all little-endian,
     so that it depends neither on how nor on which machine the ledger is stored.
-
-    Parameters
-    ----------
-    decisions : Decisions
 
     Returns
     -------

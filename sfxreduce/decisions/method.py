@@ -26,10 +26,8 @@ def closed_from(scorer: Scorer, threshold: float | None, promise: Promise) -> fl
 
     Parameters
     ----------
-    scorer : Scorer
     threshold : float or None
         It does not move with the run.
-    promise : Promise
     """
     if threshold is not None:
         return float(threshold)
@@ -54,10 +52,8 @@ def method_for(
     ----------
     run : Run
         As the scorer sees it.
-    scorer : Scorer
     threshold : float or None
         It voids the promise.
-    promise : Promise
     scores : ndarray of float32
         Of all events of the run, shape (event,).
     """
@@ -121,11 +117,8 @@ class Method:
 
     Parameters
     ----------
-    scorer : str
     settings : str
         Of the scorer, in words.
-    threshold : float
-    model_sha256 : str or None
     claim : Threshold, optional
         What the threshold promises.
     hit : str

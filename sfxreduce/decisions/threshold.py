@@ -95,8 +95,6 @@ class Threshold:
     ----------
     value : float
         Minus infinity if nothing can be promised: every event is kept.
-    rule : Rule
-    promise : Promise
     n_hits : int
         Labelled hits it was chosen on.
     n_runs : int or None
@@ -214,7 +212,6 @@ def binomial_threshold(
     hit_scores : array_like
         Scores of the labelled hits, shape (hit,). A hit without a score (NaN) is kept whatever the
         threshold is.
-    promise : Promise
     groups : array_like, optional
         Shape (hit,): the experiment each hit is of. No experiment then loses a larger share of its
         own hits than promised of all: the threshold can only become lower, and what is promised
@@ -267,7 +264,6 @@ def worst_run_threshold(hit_scores: Sequence[ArrayLike], *, promise: Promise) ->
     hit_scores : sequence of array_like
         Scores of the labelled hits of every run that the model has not learned from. Runs without
         hits do not count.
-    promise : Promise
 
     Returns
     -------
@@ -304,7 +300,6 @@ def given_threshold(value: float, hit_scores: ArrayLike, *, promise: Promise) ->
 
     Parameters
     ----------
-    value : float
     hit_scores : array_like
         Shape (hit,).
     promise : Promise

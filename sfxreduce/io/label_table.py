@@ -35,13 +35,10 @@ def write_labels(
 
     Parameters
     ----------
-    path : Path
     label : ndarray of int8
         Shape (event,): `Label` of each event.
-    run : Run
     source : str
         Where the labels are from: "peaks", "truth", "stream" or "csv".
-    overwrite : bool
 
     Raises
     ------
@@ -75,7 +72,6 @@ def read_labels(path: Path, *, run: Run) -> NDArray[np.int8]:
     path : Path
         With the columns ``label`` (hit, miss or maybe, in any case) and ``event`` (position in
         the run) or ``event_id``. With both, they must name the same event.
-    run : Run
 
     Returns
     -------

@@ -68,7 +68,6 @@ def draw_run(
         Rejected events to draw; 0 for as many as let three missed hits turn up.
     kept : int
         Kept events to draw.
-    method : AuditMethod
 
     Raises
     ------
@@ -101,15 +100,12 @@ def label_run(
 
     Parameters
     ----------
-    draw : Draw
     run : Run
         The source that was filtered.
     scorer : PeakScorer
         Its `min_peaks` make a hit.
     given : sequence of EventLabel
         Labels of an indexer or a person. They stand; the peak finder labels the other events.
-    pool : Pool
-    progress : Progress
 
     Returns
     -------

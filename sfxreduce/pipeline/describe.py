@@ -29,15 +29,10 @@ class Description:
     ----------
     kind : str
         "run store", "reduced run store", or the kind of foreign file.
-    experiment, run : str
-    events : int
     frame_shape : tuple of int
         (y, x) or (panel, y, x).
-    dtype : str
     tile : tuple of int or None
         (y, x) of the stored tiles, None if frames are stored otherwise.
-    events_per_shard : int or None
-    masked_pixels : int
     distance_m, photon_energy_ev : float or None
         Detector distance in metres; median photon energy in electronvolt.
     bytes : int
@@ -88,12 +83,7 @@ class Description:
 
 
 def describe_run(run: Run) -> Description:
-    """Describe an opened run.
-
-    Parameters
-    ----------
-    run : Run
-    """
+    """Describe an opened run."""
     source, detector = run.source, run.detector
     layout = source.layout if isinstance(source, ZarrFrames) else None
     energies = run.columns["photon_energy_ev"].values
@@ -172,7 +162,6 @@ class UnfinishedFacts:
 
     Parameters
     ----------
-    folder : Path
     pins : mapping
         Everything the output depends on.
     scored : int

@@ -52,9 +52,6 @@ def plan_filter(
 
     Parameters
     ----------
-    run : Run
-    scorer : Scorer
-    pool : Pool
     threshold : float, optional
         Smallest score of a hit; the scorer's own if not given. It voids the promise.
     promise : Promise, optional
@@ -67,7 +64,6 @@ def plan_filter(
         Where the results will go.
     notes : Notes
         Scores that are known already, and where to note new ones.
-    progress : Progress
 
     Raises
     ------
@@ -118,10 +114,6 @@ def run_filter(
 
     Parameters
     ----------
-    run : Run
-    outputs : Outputs
-    scorer : Scorer
-    pool : Pool
     threshold : float, optional
         Smallest score of a hit; the scorer's own if not given. It voids the promise.
     promise : Promise, optional
@@ -130,11 +122,6 @@ def run_filter(
         Whether to compare the run with what the scorer was calibrated on; the promise needs it.
     audit_share : float
         Share of the rejected events that is kept beside the hits, drawn at random.
-    progress : Progress
-
-    Returns
-    -------
-    Report
 
     Raises
     ------
@@ -181,18 +168,14 @@ def plan_scored(
 
     Parameters
     ----------
-    run : Run
     rows : ndarray
         Shape (event,), dtype `sfxreduce.pipeline.stages.batch.SCORE_DTYPE`.
     seen : Run
         The run as the scorer sees it.
-    scorer : Scorer
-    wanted : Wanted
     pool : Pool
         Looks for drift.
     notes : Notes
         What was seen already, and where to note more.
-    progress : Progress
     """
     closed = closed_from(scorer, wanted.threshold, wanted.promise)
     method = method_for(seen, scorer, wanted.threshold, wanted.promise, scores=rows["score"])

@@ -66,8 +66,6 @@ def store_run(
 
     Parameters
     ----------
-    run : Run
-    out : Path
     pool : Pool
         Where shards are made.
     retile : bool
@@ -75,7 +73,6 @@ def store_run(
         is a small part of the frame.
     overwrite : bool
         Replace what lies at `out`.
-    progress : Progress
 
     Raises
     ------

@@ -88,19 +88,16 @@ def plan_redecide(
 
     Parameters
     ----------
-    old : Reduced
     against : Run
         Its source.
     scorer : Scorer
         By which it was judged, see `Reduced.scorer`.
-    pool : Pool
     threshold, promise, drift, audit_share
         See `sfxreduce.plan_filter`.
     outputs : Outputs, optional
         Where the results will go.
     notes : Notes
         Scores that are known already, and where to note new ones.
-    progress : Progress
 
     Raises
     ------
@@ -178,16 +175,12 @@ def run_redecide(
 
     Parameters
     ----------
-    old : Reduced
     against : Run
         Its source.
-    outputs : Outputs
     scorer : Scorer
         By which it was judged, see `Reduced.scorer`.
-    pool : Pool
     threshold, promise, drift, audit_share
         See `sfxreduce.run_filter`.
-    progress : Progress
 
     Raises
     ------

@@ -103,11 +103,6 @@ class Conditioned(WrappedFrames):
     """A source of frames whose detector knows the conditions of the run.
 
     See `sfxreduce.run.source.FrameSource`.
-
-    Parameters
-    ----------
-    source : FrameSource
-    found : Conditions
     """
 
     found: Conditions
@@ -127,23 +122,12 @@ class Conditioned(WrappedFrames):
 
 
 def conditions_of_run(run: Run, *, most_frames: int = SAMPLE_FRAMES) -> Conditions:
-    """Look at frames spread evenly over a run; those that cannot be read do not count.
-
-    Parameters
-    ----------
-    run : Run
-    most_frames : int
-    """
+    """Look at frames spread evenly over a run; those that cannot be read do not count."""
     return conditions_of(run.source, frames_to_look_at(run.n_events, most=most_frames))
 
 
 def frames_to_look_at(n_events: int, *, most: int = SAMPLE_FRAMES) -> list[int]:
     """Indices of frames spread evenly over a run.
-
-    Parameters
-    ----------
-    n_events : int
-    most : int
 
     Examples
     --------
@@ -156,13 +140,7 @@ def frames_to_look_at(n_events: int, *, most: int = SAMPLE_FRAMES) -> list[int]:
 
 
 def conditions_of(source: FrameSource, events: Sequence[int]) -> Conditions:
-    """Look at some frames; those that cannot be read do not count.
-
-    Parameters
-    ----------
-    source : FrameSource
-    events : sequence of int
-    """
+    """Look at some frames; those that cannot be read do not count."""
     detector = source.detector
     reading = source.read(events)
     frames = reading.pixels
@@ -202,10 +180,6 @@ def _amended(detector: Detector, hot: bytes, noisy: bytes, empty: bytes, gain: b
 
 def conditions_table(found: Conditions) -> xr.Dataset:
     """Conditions of a run as a table.
-
-    Parameters
-    ----------
-    found : Conditions
 
     Returns
     -------
@@ -263,10 +237,6 @@ def conditions_table(found: Conditions) -> xr.Dataset:
 
 def conditions_of_table(table: xr.Dataset) -> Conditions | None:
     """Conditions as `conditions_table` put them down; None from a table that lacks any of them.
-
-    Parameters
-    ----------
-    table : Dataset
 
     Examples
     --------

@@ -25,7 +25,6 @@ class Quantity:
 
     Parameters
     ----------
-    name, unit : str
     slack : float
         A difference of no consequence, in this unit.
     """

@@ -29,7 +29,6 @@ def check_events(columns: xr.Dataset, detector: Detector) -> NDArray[np.uint32]:
     columns : Dataset
         Per-event columns on dimension ``event``. Optional columns ``dark`` and ``no_image`` mark
         events that were taken without beam, and those of which the detector delivered nothing.
-    detector : Detector
 
     Returns
     -------

@@ -66,7 +66,6 @@ def parts_of(detector: Detector, window: Window | None) -> Parts:
 
     Parameters
     ----------
-    detector : Detector
     window : Window or None
         None for whole frames.
     """

@@ -31,9 +31,6 @@ class Thumbnail:
 
     Parameters
     ----------
-    source_index : int
-    score : float
-    decision : Decision
     png : str
         Assembled picture as a data URI.
     size : tuple of int

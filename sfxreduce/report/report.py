@@ -30,19 +30,16 @@ class Report:
     ----------
     events : int
         Events of the source run: hits, undecided and rejected together.
-    hits, undecided, rejected : int
     kept : int
         Hits and undecided events, as many as the output has frames.
     threshold : float
         Smallest score of a hit.
-    scorer : str
     model_sha256 : str or None
         Of the model's weights; None for a scorer without.
     bytes_in, bytes_out, bytes_saved : int
         Of the source, of the reduced store, and their difference.
     reduction_factor : float
         Bytes in over bytes out.
-    wall_seconds : float
     out : str
         Path of the reduced store.
     cxi, report : str or None
@@ -99,14 +96,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """What was read and written.
-
-    Parameters
-    ----------
-    bytes_in, bytes_out : int
-    out : Path
-    cxi, report : Path or None
-    """
+    """What was read and written."""
 
     bytes_in: int
     bytes_out: int
@@ -122,9 +112,6 @@ def summarize(
 
     Parameters
     ----------
-    decisions : Decisions
-    method : Method
-    storage : Storage
     wall_seconds : float
         From the first read until the outputs are ready to be published.
     """
@@ -165,11 +152,8 @@ def render_html(
 
     Parameters
     ----------
-    report : Report
-    decisions : Decisions
     source : str
         Path of the run.
-    method : Method
     thumbnails : sequence of Thumbnail
         Hits, undecided events, and the rejected ones nearest to the threshold.
 

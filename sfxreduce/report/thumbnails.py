@@ -22,10 +22,6 @@ def choose_events(decisions: Decisions) -> NDArray[np.int64]:
     Of the rejected ones those nearest to the threshold, of the hits a row from weak to strong, of
     the undecided ones the first.
 
-    Parameters
-    ----------
-    decisions : Decisions
-
     Returns
     -------
     ndarray of int64
@@ -48,13 +44,7 @@ def choose_events(decisions: Decisions) -> NDArray[np.int64]:
 
 
 def make_thumbnails(run: Run, decisions: Decisions) -> list[Thumbnail]:
-    """Read the chosen events and draw them, peaks included. Unreadable events are left out.
-
-    Parameters
-    ----------
-    run : Run
-    decisions : Decisions
-    """
+    """Read the chosen events and draw them, peaks included. Unreadable events are left out."""
     detector, finder = run.detector, PeakFinder()
     good, radius = detector.good(), detector.radius()
     row, column = detector.assembled_positions()

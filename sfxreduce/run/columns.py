@@ -28,7 +28,6 @@ class Column:
 
     Parameters
     ----------
-    name, long_name : str
     dtype : str
         A NumPy dtype, or "str" for variable-length UTF-8 text.
     units : str
@@ -91,7 +90,6 @@ def event_columns(n_events: int, **values: NDArray[np.generic] | Sequence[str]) 
 
     Parameters
     ----------
-    n_events : int
     **values
         Arrays of length `n_events` by column name.
 

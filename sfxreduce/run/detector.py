@@ -54,7 +54,6 @@ class Panel:
 
     Parameters
     ----------
-    name : str
     corner : tuple of float
         (x, y) of the outer corner of the panel's first pixel, in pixels, from the beam.
     fast, slow : tuple of float
@@ -73,10 +72,8 @@ class Detector:
 
     Parameters
     ----------
-    name : str
     panel_shape : tuple of int
         (y, x) pixels of one panel; all panels of a detector are alike.
-    panels : tuple of Panel
     stacked : bool
         Whether frames carry a panel axis, ``(panel, y, x)``; a single panel may go without.
     pixel_size_m, distance_m : float
@@ -144,7 +141,6 @@ class Detector:
 
         Parameters
         ----------
-        name : str
         frame_shape : sequence of int
             (y, x).
         pixel_size_m, distance_m, adu_per_photon, saturation_adu : float
@@ -174,7 +170,6 @@ class Detector:
 
         Parameters
         ----------
-        name : str
         frame_shape : sequence of int
             (y, x) or (panel, y, x).
 

@@ -26,7 +26,6 @@ class Run:
 
     Parameters
     ----------
-    source : FrameSource
     columns : Dataset
         Per-event columns on dimension ``event``; `EVENT_COLUMNS` at least.
     truth : Dataset, optional

@@ -22,7 +22,6 @@ class SelectedFrames(WrappedFrames):
 
     Parameters
     ----------
-    source : FrameSource
     events : tuple of int
         Positions in it.
     """
@@ -44,7 +43,6 @@ def select_run(run: Run, events: NDArray[np.int64]) -> Run:
 
     Parameters
     ----------
-    run : Run
     events : ndarray of int64
         Positions, ascending: neighbours in a store are read together.
     """

@@ -91,8 +91,6 @@ class ReadsInto(Protocol):
 
         Parameters
         ----------
-        events : sequence of int
-        window : Window or None
         pixels : ndarray
             Shape (event, ...) of the reading, zero everywhere.
 

@@ -38,7 +38,6 @@ class Window:
 
     Parameters
     ----------
-    name : str
     tile_shape : tuple of int
         (row, column) pixels of every tile.
     origins : tuple of tuple of int
@@ -84,7 +83,6 @@ class Window:
 
         Parameters
         ----------
-        detector : Detector
         tile_shape : tuple of int
             (row, column) pixels.
         most : int

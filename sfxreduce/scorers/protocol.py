@@ -111,7 +111,6 @@ class Scorer(Protocol):
         ----------
         pixels : ndarray
             Shape (event, tile, row, column) of the window, or (event, frame axes), in ADU.
-        detector : Detector
 
         Returns
         -------

@@ -52,7 +52,6 @@ class Medium:
 
     Parameters
     ----------
-    name : str
     q : tuple of float
         Momentum transfer 2 pi / d in 1/ångström, ascending.
     electrons_squared : tuple of float

@@ -51,7 +51,6 @@ def form_factor_squared(element: str, s: NDArray[np.float64]) -> NDArray[np.floa
 
     Parameters
     ----------
-    element : str
     s : ndarray
         1/d = 2 sin(theta) / wavelength, in 1/ångström.
     """

@@ -49,7 +49,6 @@ class Camera:
         (y, x) pixels of a panel.
     panels : callable
         Gives the panels; called when the camera is set up.
-    pixel_size_m : float
     dtype : str
         Of a pixel; unsigned for photon counters.
     adu_per_photon, readout_adu, saturation_adu : float
@@ -76,7 +75,6 @@ class Camera:
         Whether the outermost pixels of every panel and seam are masked.
     beamstop_px : float
         Radius of the beamstop's shadow in pixels.
-    defects : Defects
     """
 
     name: str
@@ -121,11 +119,6 @@ class Response(NamedTuple):
 def manufacture(camera: Camera, distance_m: float) -> tuple[Detector, Response]:
     """Set up a camera at a distance: its geometry and mask, and its pixels' response.
 
-    Parameters
-    ----------
-    camera : Camera
-    distance_m : float
-
     Returns
     -------
     Detector, Response
@@ -162,8 +155,6 @@ def cut(
 
     Parameters
     ----------
-    detector : Detector
-    response : Response
     frame_shape : tuple of int
         (y, x).
 

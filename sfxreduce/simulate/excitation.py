@@ -94,12 +94,6 @@ class Reflections(NamedTuple):
 def excited(crystal: Crystal, beam: Beam, form: Structure) -> Reflections:
     """Reflections that are close enough to the Ewald sphere to be seen.
 
-    Parameters
-    ----------
-    crystal : Crystal
-    beam : Beam
-    form : Structure
-
     Returns
     -------
     Reflections

@@ -43,8 +43,6 @@ def expected_photons(shot: Shot, setup: Stage, key: np.uint64) -> NDArray[np.flo
 
     Parameters
     ----------
-    shot : Shot
-    setup : Stage
     key : uint64
         Of the event: places the grains of a coarse powder.
     """
@@ -97,8 +95,6 @@ def frame_of_event(shot: Shot, setup: Stage, key: np.uint64) -> NDArray[np.gener
 
     Parameters
     ----------
-    shot : Shot
-    setup : Stage
     key : uint64
         Of the event: every random number of its pixels comes from it.
     """

@@ -39,10 +39,8 @@ class SimulatedFrames:
     ----------
     experiment : str
         One of `sfxreduce.simulate.EXPERIMENTS`.
-    n_events : int
     hit_rate : float
         Probability that an event has at least one crystal.
-    seed : int
     frame_shape : tuple of int, optional
         (y, x): only the centre of a camera of one panel.
 
@@ -116,7 +114,6 @@ def simulate_truth(source: SimulatedFrames, events: Sequence[int]) -> xr.Dataset
 
     Parameters
     ----------
-    source : SimulatedFrames
     events : sequence of int
         Positions in the run. Blocks of a run can be computed apart; concatenate the variables on
         ``event`` along it and those on ``peak`` along that.
@@ -144,18 +141,12 @@ def simulated_run(
     ----------
     experiment : str
         One of `sfxreduce.simulate.EXPERIMENTS`.
-    n_events : int
     hit_rate : float
         Probability that an event has at least one crystal.
-    seed : int
     frame_shape : tuple of int, optional
         (y, x): only the centre of a camera of one panel, at the same pixel size and distance.
     name : str
         Of the run; made from the seed if empty.
-
-    Returns
-    -------
-    Run
 
     Raises
     ------

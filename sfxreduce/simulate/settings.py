@@ -17,7 +17,6 @@ class BeamSettings:
 
     Parameters
     ----------
-    photon_energy_ev : float
     photons : float
         Photons at the sample in an average pulse.
     pulse_energy_mj : float
@@ -32,7 +31,6 @@ class BeamSettings:
         Relative spread of pulse energy and photon energy from event to event.
     polarisation : float
         Share polarised along the frame's x axis.
-    repetition_hz : float
     """
 
     photon_energy_ev: float
@@ -53,7 +51,6 @@ class JetSettings:
 
     Parameters
     ----------
-    medium : Medium
     thickness_um, thickness_spread : float
         Median in micrometres, and the spread of its logarithm from event to event.
     air_mm : float
@@ -109,18 +106,7 @@ class SampleSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """Everything that stays the same from event to event.
-
-    Parameters
-    ----------
-    name, title : str
-    form : CrystalForm
-    beam : BeamSettings
-    jet : JetSettings
-    sample : SampleSettings
-    camera : Camera
-    distance_m : float
-    """
+    """Everything that stays the same from event to event."""
 
     name: str
     title: str

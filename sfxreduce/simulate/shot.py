@@ -27,9 +27,6 @@ class Powder:
 
     Parameters
     ----------
-    kind : PowderKind
-    photons : float
-    n_grains : int
     grain_photons : float
         Expected photons in the spot of an average grain.
     """
@@ -46,15 +43,12 @@ class Shot:
 
     Parameters
     ----------
-    pulse_energy_mj, photon_energy_ev : float
     pulse_photons : float
         Photons at the sample.
     medium_um : float
         Thickness of the jet or stream in the beam, in micrometres.
-    crystals : tuple of Crystal
     streak : Streak
         Of zero photons if there is none.
-    powder : Powder, optional
     """
 
     pulse_energy_mj: float
@@ -76,12 +70,10 @@ def shoot(experiment: Experiment, *, hit_rate: float, seed: int, event: int) -> 
 
     Parameters
     ----------
-    experiment : Experiment
     hit_rate : float
         Probability that the beam meets at least one crystal.
     seed : int
         Of the run.
-    event : int
     """
     draws = _Draws("shot", experiment.name, seed, event)
     run = _Draws("run", experiment.name, seed)

@@ -83,8 +83,6 @@ def land(reflections: Reflections, frame: Frame, blur_px: float) -> Spots:
 
     Parameters
     ----------
-    reflections : Reflections
-    frame : Frame
     blur_px : float
         Spread of a point on the detector: sensor and size of the source, a standard deviation.
     """
@@ -123,7 +121,6 @@ def signal_to_noise(
 
     Parameters
     ----------
-    spots : Spots
     background : ndarray
         Expected photons per pixel under each spot.
     readout_photons : float
@@ -146,7 +143,6 @@ def add_spots(photons: NDArray[np.float32], spots: Spots) -> None:
     ----------
     photons : ndarray of float32
         Shape (panel, y, x).
-    spots : Spots
     """
     stretch = np.sqrt(np.maximum(spots.long**2 - spots.short**2, 0.0))
     _draw(photons, spots, stretch, np.empty((2, 64)))

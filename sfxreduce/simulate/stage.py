@@ -27,15 +27,11 @@ class Stage:
 
     Parameters
     ----------
-    experiment : Experiment
-    detector : Detector
     frame : Frame
         Geometry for the kernels.
-    response : Response
     medium, ambient : ndarray of float32
         Shape (panel, y, x): expected photons per pixel of one micrometre of medium, and of air and
         apertures, at the average pulse.
-    structure : Structure
     s_max : float
         Largest 1/d that reaches a pixel, in 1/ångström.
     """

@@ -34,13 +34,6 @@ class Kind(IntEnum):
 def truth_of(setup: Stage, *, hit_rate: float, seed: int, events: Sequence[int]) -> xr.Dataset:
     """Truth of some events, from expectation values alone.
 
-    Parameters
-    ----------
-    setup : Stage
-    hit_rate : float
-    seed : int
-    events : sequence of int
-
     Returns
     -------
     Dataset

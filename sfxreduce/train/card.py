@@ -42,8 +42,6 @@ def model_card(
 
     Parameters
     ----------
-    config : ModelConfig
-    title : str
     evaluations : mapping of str to Evaluation, optional
         By the name of the runs they were made on, none of which the model has learned from.
     measured : str

@@ -44,7 +44,6 @@ class Figures:
 
     Parameters
     ----------
-    counts : Confusion
     roc_auc : float
         NaN without hits or without misses.
     """
@@ -72,10 +71,8 @@ class Evaluation:
     true_hits : Figures, optional
         Of the same runs, on events with at least `hit_min_peaks` true peaks, which are hits, and
         on those without a crystal. Crystals with fewer peaks are left out.
-    hit_min_peaks : int
     by_kind : mapping
         Numbers of events kept and rejected by their true kind.
-    threshold : float
     n_events, n_unlabelled : int
         All events, and those the labels leave open.
     labels : str
@@ -150,7 +147,6 @@ def evaluate(
         The quartiles of the peak counts if not given.
     pool : Pool, optional
         Where events are scored; in this process if not given.
-    progress : Progress
 
     Raises
     ------

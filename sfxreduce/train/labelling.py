@@ -45,7 +45,6 @@ class PeakLabelling:
 
     Parameters
     ----------
-    finder : PeakFinder
     miss_at_most, hit_at_least : float, optional
         Thresholds in peaks that replace the run's quartiles.
     """

@@ -16,12 +16,8 @@ class Recipe:
 
     Parameters
     ----------
-    name : str
-    optimiser : {"sgd", "adamw"}
-    learning_rate : float
     momentum : float
         Of stochastic gradient descent; the other optimiser has its own.
-    weight_decay : float
     batch : int
         Events per gradient step.
     epochs : int

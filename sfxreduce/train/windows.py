@@ -38,7 +38,6 @@ def window_curve(
         tile); the loudest tile speaks for the event.
     is_hit : ndarray of bool
         Shape (event,).
-    detector : Detector
     """
     tried: dict[tuple[int, ...], TileChoice] = {}
     for choice in CHOICES:

@@ -25,7 +25,6 @@ def find_evidence(
 
     Parameters
     ----------
-    root : Path
     depth : int
         Levels of folders to look into.
     unseen : list of str, optional

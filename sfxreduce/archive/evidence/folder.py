@@ -57,7 +57,6 @@ class Contents:
 
     Parameters
     ----------
-    path : Path
     entries : sequence of Entry
         Of the journal.
     tampered : tuple of str
@@ -122,9 +121,6 @@ class Writer:
 
     Parameters
     ----------
-    path : Path
-    journal : Journal
-    clock : callable
     by : str
         Who acts.
     """
@@ -177,13 +173,7 @@ class Writer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceFolder:
-    """The evidence of one run.
-
-    Parameters
-    ----------
-    path : Path
-    clock : callable
-    """
+    """The evidence of one run."""
 
     path: Path
     clock: Clock

@@ -41,14 +41,7 @@ __all__ = ["Gathered", "gather", "read_plan"]
 
 
 class Gathered:
-    """Facts, and the papers that they came from.
-
-    Parameters
-    ----------
-    contents : Contents
-    facts : Evidence
-    plan : PlanPaper or None
-    """
+    """Facts, and the papers that they came from."""
 
     def __init__(self, contents: Contents, facts: Evidence, plan: PlanPaper | None) -> None:
         self.contents = contents
@@ -81,8 +74,6 @@ def gather(
 
     Parameters
     ----------
-    folder : EvidenceFolder
-    run : Path
     rehash : bool
         Read the whole source and compare it with its pins; else only look at it.
     contents : Contents, optional

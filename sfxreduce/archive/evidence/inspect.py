@@ -51,7 +51,6 @@ def store_facts(hits: Path, *, n_events: int, certificate: Certificate | None = 
 
     Parameters
     ----------
-    hits : Path
     n_events : int
         Of the source run.
     certificate : Certificate, optional
@@ -113,7 +112,6 @@ def certificate_facts(
     ----------
     data : bytes
         Of its file.
-    hits : Path
     at_ns : int
         When it was first seen.
     """

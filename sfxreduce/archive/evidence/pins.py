@@ -51,8 +51,6 @@ def compare_pins(path: Path, pinned: Sequence[PinnedFile], *, rehash: bool) -> S
 
     Parameters
     ----------
-    path : Path
-    pinned : sequence of PinnedFile
     rehash : bool
         Read every file, too; without it size, time of change and inode have to do.
 

@@ -64,7 +64,6 @@ def is_signed(data: bytes, signature: bytes, *, key: Path) -> bool:
 
     Parameters
     ----------
-    data, signature : bytes
     key : Path
         PEM.
 

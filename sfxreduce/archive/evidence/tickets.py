@@ -32,7 +32,6 @@ class Counted:
 
     Parameters
     ----------
-    bytes : int
     problem : str
         Why it cannot be known; empty if it is.
     """
@@ -46,7 +45,6 @@ def limit_roots(policy: Policy | None, *, root: Path | None, evidence: Path) -> 
 
     Parameters
     ----------
-    policy : Policy or None
     root : Path, optional
         That the user named.
     evidence : Path
@@ -58,12 +56,7 @@ def limit_roots(policy: Policy | None, *, root: Path | None, evidence: Path) -> 
 
 
 class TicketBook:
-    """Counts tickets, below each folder once.
-
-    Parameters
-    ----------
-    now_ns : int
-    """
+    """Counts tickets, below each folder once."""
 
     def __init__(self, now_ns: int) -> None:
         self._now_ns = now_ns

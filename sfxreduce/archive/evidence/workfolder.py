@@ -21,7 +21,6 @@ def work_folder(evidence: Path, kind: str) -> Iterator[Path]:
 
     Parameters
     ----------
-    evidence : Path
     kind : str
         Part of its hidden name.
 

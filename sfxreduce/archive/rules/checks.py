@@ -44,8 +44,6 @@ class Case:
 
     Parameters
     ----------
-    facts : Evidence
-    policy : Policy
     now_ns : int
         Nanoseconds since 1970.
     """

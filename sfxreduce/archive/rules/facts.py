@@ -41,7 +41,6 @@ class Verified:
     ----------
     ok : bool
         Whether they agreed.
-    at_ns : int
     """
 
     ok: bool
@@ -64,7 +63,6 @@ class StoreFacts:
         Share of the rejected events that are in the store; 1 if none was rejected.
     audited_kept : bool
         Every event that a certificate rests on is in the store or in the archive's payload.
-    drift_alarm : bool
     same : bool
         The store is still the one that these facts are about.
     """
@@ -107,10 +105,6 @@ class PlanFacts:
 
     Parameters
     ----------
-    plan_id : str
-    planner : str
-    policy_sha256 : str
-    at_ns : int
     n_payload : int
         Packages and files that go to the archive.
     release_bytes : int
@@ -133,8 +127,6 @@ class Approval:
     ----------
     by, role : str
         The role is empty where the policy asks for none.
-    plan_id : str
-    at_ns : int
     """
 
     by: str
@@ -149,7 +141,6 @@ class ReceiptFacts:
 
     Parameters
     ----------
-    plan_id : str
     faults : tuple of Refusal
         What is wrong with the receipts, R04 to R07.
     oldest_ns : int
@@ -167,10 +158,8 @@ class RecallFacts:
 
     Parameters
     ----------
-    plan_id : str
     tested, bad : int
         Files staged back, and those of them that were not what was archived.
-    at_ns : int
     """
 
     plan_id: str
@@ -185,9 +174,6 @@ class Hold:
 
     Parameters
     ----------
-    hold_id : str
-    reason, authority, by : str
-    at_ns : int
     until_ns : int or None
         None for as long as it is not lifted.
     """
@@ -218,17 +204,10 @@ class Evidence:
         Fields and versions that are not known here.
     last_seen_ns : int
         Latest time that the journal knows of.
-    source : SourcePin
     experiment_end_ns : int or None
         None if it is not known.
     store : StoreFacts or None
         None if there is no reduced store.
-    verified : Verified or None
-    certificate : CertificateFacts or None
-    plan : PlanFacts or None
-    approvals : tuple of Approval
-    receipts : ReceiptFacts or None
-    recall : RecallFacts or None
     holds : tuple of Hold
         Those that were not lifted.
     open_jobs : tuple of str

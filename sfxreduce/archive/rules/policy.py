@@ -256,7 +256,6 @@ def parse_policy(text: str, *, where: str) -> Policy:
 
     Parameters
     ----------
-    text : str
     where : str
         Path of the file, for the message.
 

@@ -125,7 +125,6 @@ def refuse(code: str, detail: str = "", *, remedy: str = "") -> Refusal:
 
     Parameters
     ----------
-    code : str
     detail : str
         What was found, after the sentence.
     remedy : str

@@ -116,9 +116,6 @@ def step(
 
     Parameters
     ----------
-    state : State
-    evidence : Evidence
-    policy : Policy
     now_ns : int
         Nanoseconds since 1970.
     to : State, optional

@@ -38,7 +38,6 @@ def measure_alternatives(case: RunCase, *, sample: int) -> Alternatives | None:
 
     Parameters
     ----------
-    case : RunCase
     sample : int
         Events to draw, all of them if the run has fewer; the draw is the same every time.
 

@@ -229,11 +229,6 @@ class Cost:
 def cost_of(amounts: Amounts, rates: Rates) -> Cost:
     """Weigh what is saved against what is spent.
 
-    Parameters
-    ----------
-    amounts : Amounts
-    rates : Rates
-
     Examples
     --------
     >>> one = Range.exactly(1)

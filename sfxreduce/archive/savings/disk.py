@@ -20,7 +20,6 @@ class DiskFile:
 
     Parameters
     ----------
-    path : Path
     size : int
         In bytes.
     device, inode : int

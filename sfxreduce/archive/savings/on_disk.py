@@ -43,8 +43,6 @@ def weigh_savings(
 
     Parameters
     ----------
-    targets : sequence of Target
-    rates : Rates
     clock : callable
         Time in nanoseconds since 1970.
     root : Path, optional

@@ -29,10 +29,6 @@ MOST_LISTED = 500
 def render_savings(savings: Savings) -> str:
     """Page of a report of savings.
 
-    Parameters
-    ----------
-    savings : Savings
-
     Returns
     -------
     str

@@ -25,7 +25,6 @@ def parse_rates(text: str, *, where: str) -> Rates:
 
     Parameters
     ----------
-    text : str
     where : str
         Path of the file, for the message.
 

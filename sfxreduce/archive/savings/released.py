@@ -51,7 +51,6 @@ def freed_bytes(case: RunCase, weighed: Weighed, *, tape: int, now_ns: int) -> F
 
     Parameters
     ----------
-    case : RunCase
     weighed : Weighed
         All files that were found anywhere: what was only moved is not gone.
     tape : int

@@ -35,7 +35,6 @@ def report_savings(
 
     Parameters
     ----------
-    runs : sequence of Path
     root : Path, optional
         In place of runs.
     hits, evidence
@@ -45,7 +44,6 @@ def report_savings(
     sample : int, optional
         Events of each run on which alternatives are measured, for which frames are read. By default
         100, but none if runs are many or not named.
-    clock : callable
 
     Raises
     ------

@@ -35,7 +35,6 @@ class RunCase:
 
     Parameters
     ----------
-    target : Target
     found, status
         Its evidence, if that could be read.
     output : Path, optional
@@ -46,12 +45,10 @@ class RunCase:
         Of the output, if that could be read.
     raw : list of Path
         Where its frames lie.
-    experiment : str
     broken : bool
         Whether the run itself is a reduced store whose manifest is damaged.
     splits : list
         Bytes of each file that was counted.
-    problems, notes : list of str
     """
 
     target: Target
@@ -100,8 +97,6 @@ def open_case(target: Target, *, clock: Clock, root: Path | None, book: TicketBo
 
     Parameters
     ----------
-    target : Target
-    clock : callable
     root : Path, optional
         Folder below which tickets count for the daily limit.
     book : TicketBook

@@ -62,7 +62,6 @@ def frame_parts(
 
     Parameters
     ----------
-    store : Path
     files : sequence of DiskFile
         All or some of the store's; other files than shards are passed over.
     parts : sequence of Part, or Part
@@ -117,7 +116,6 @@ def kept_parts(hits: Path, made: Decisions, files: Sequence[DiskFile]) -> dict[P
 
     Parameters
     ----------
-    hits : Path
     made : Decisions
         Its ledger.
     files : sequence of DiskFile
@@ -141,7 +139,6 @@ def stored_events_bytes(store: Path, events: Sequence[int]) -> int | None:
 
     Parameters
     ----------
-    store : Path
     events : sequence of int
         In ascending order.
     """

@@ -27,9 +27,6 @@ class Group:
 
     Parameters
     ----------
-    name : str
-    runs : tuple of RunSavings
-    rates : Rates
     stray : Weight
         What lies in the same folders and belongs to none of the runs.
     """
@@ -144,8 +141,6 @@ class Savings:
 
     Parameters
     ----------
-    runs : tuple of RunSavings
-    rates : Rates
     paths : tuple of str
         Whatever was walked; no file below any of them is left out.
     stray : Weight

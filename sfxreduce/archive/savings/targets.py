@@ -46,7 +46,6 @@ def named_targets(
 
     Parameters
     ----------
-    runs : sequence of Path
     hits : sequence of Path
         Their reduced stores, one for each in the same order, or none.
     evidence : Path, optional

@@ -115,7 +115,6 @@ class LostHits:
 
     Parameters
     ----------
-    rejected : int
     missed_upper : int or None
         At most so many with 95 % confidence; None without a certificate that fits.
     loss_upper : float or None
@@ -138,15 +137,12 @@ class Alternatives:
     ----------
     sampled, read : int
         Events drawn, and those of them that could be read.
-    seed : int
-    codec : str
     stored_bytes, recoded_bytes : int
         Of the frames read, as they lie in the run and packed by `codec`.
     exact : bool
         Whether `stored_bytes` are those of these very frames; else their share of the run.
     peak_hits : int
         Frames read that the peak finder calls hits.
-    min_peaks : int
     hits : int
         Frames read that the output holds as hits.
     hits_lost : int
@@ -198,7 +194,6 @@ class RunSavings:
 
     Parameters
     ----------
-    run, experiment : str
     state : str
         On its way to the archive.
     output : str or None
@@ -206,13 +201,10 @@ class RunSavings:
     events, hits, undecided, rejected : int
         Of the output; 0 without one.
     parts : mapping of Part to Weight
-    freed : Freed
-    lost : LostHits
     notes : tuple of str
         What has to be known to read the numbers.
     problem : str
         What is damaged; empty if nothing is.
-    alternatives : Alternatives or None
     """
 
     run: str

@@ -35,10 +35,8 @@ def check_ticket(ticket: Path, *, key: Path, clock: Clock = wall_clock) -> Ticke
 
     Parameters
     ----------
-    ticket : Path
     key : Path
         Public Ed25519 key in PEM.
-    clock : callable
 
     Returns
     -------

@@ -35,8 +35,6 @@ def copies_of(given: Sequence[str], *, policy: Policy, contents: Contents) -> di
     ----------
     given : sequence of str
         ``POOL=ARCHIVE``, or ``ARCHIVE`` alone, whose last part names the pool then.
-    policy : Policy
-    contents : Contents
 
     Raises
     ------
@@ -100,9 +98,6 @@ def take_down(
 
     Parameters
     ----------
-    writer : Writer
-    plan : PlanPaper
-    copies : tuple of (Backend, str)
     ask : callable
         Given an archive, a pool, and the path of a parcel, returns the receipt.
     action : str

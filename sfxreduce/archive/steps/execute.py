@@ -32,8 +32,6 @@ class Executed:
 
     Parameters
     ----------
-    plan : PlanPaper
-    dry_run : bool
     copies : mapping of str to str
         Archive of each pool.
     state : State
@@ -68,7 +66,6 @@ def execute_run(subject: Subject, *, to: Sequence[str] = (), token: str | None =
 
     Parameters
     ----------
-    subject : Subject
     to : sequence of str
         See `sfxreduce.archive.steps.copies.copies_of`.
     token : str, optional
@@ -173,10 +170,8 @@ def recall_run(subject: Subject, *, n: int | None = None, to: Sequence[str] = ()
 
     Parameters
     ----------
-    subject : Subject
     n : int, optional
         Files to draw; as many as the policy asks for by default.
-    to : sequence of str
 
     Raises
     ------

@@ -33,8 +33,6 @@ def add_hold(
 
     Parameters
     ----------
-    subject : Subject
-    reason, authority : str
     until_ns : int, optional
         It ends then; else when it is lifted.
     policy : Policy, optional

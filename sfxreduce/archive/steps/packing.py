@@ -94,13 +94,7 @@ def tars_of(plan: PlanPaper, part: str) -> tuple[tuple[Package, FileRecord], ...
 
 
 class Tars:
-    """Tars of a plan, one at a time in a work folder; made by `Tars.opened`.
-
-    Parameters
-    ----------
-    plan : PlanPaper
-    folder : Path
-    """
+    """Tars of a plan, one at a time in a work folder; made by `Tars.opened`."""
 
     def __init__(self, plan: PlanPaper, folder: Path) -> None:
         self._plan = plan

@@ -58,7 +58,6 @@ class PlanOptions:
 
     Parameters
     ----------
-    policy : Policy
     hits : Path, optional
         The reduced store.
     certificate : Path, optional
@@ -281,7 +280,6 @@ def approve_run(
 
     Parameters
     ----------
-    subject : Subject
     role : str
         ``pi`` or ``facility``; found in the policy by the name, if it is not given.
     token : str

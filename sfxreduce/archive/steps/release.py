@@ -46,15 +46,7 @@ TICKET = "release-ticket.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """The ticket that was written, or would be.
-
-    Parameters
-    ----------
-    plan : PlanPaper
-    dry_run : bool
-    state : State
-    ticket : Path
-    """
+    """The ticket that was written, or would be."""
 
     plan: PlanPaper
     dry_run: bool
@@ -90,15 +82,10 @@ def release_run(
 
     Parameters
     ----------
-    subject : Subject
     token : str, optional
         Beginning of the plan's id; without it nothing is done, and it is told whether it could be.
-    to : sequence of str
-    data_path : str
     sign_key : Path, optional
         Private key that signs the ticket; that of the policy by default, if it names one.
-    pool : Pool
-    progress : Progress
 
     Raises
     ------

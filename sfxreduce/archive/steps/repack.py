@@ -24,11 +24,8 @@ def store_events(run: Run, events: NDArray[np.int64], *, out: Path, pool: Pool) 
 
     Parameters
     ----------
-    run : Run
     events : ndarray of int64
         Positions in the run, ascending.
-    out : Path
-    pool : Pool
 
     Raises
     ------

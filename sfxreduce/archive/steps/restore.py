@@ -102,10 +102,8 @@ def restore_whole_run(subject: Subject, *, out: Path, to: Sequence[str] = ()) ->
 
     Parameters
     ----------
-    subject : Subject
     out : Path
         Folder that takes the files of the run; nothing may lie there.
-    to : sequence of str
 
     Returns
     -------

@@ -44,7 +44,6 @@ class Places:
         The run on the disk: one path, or several files. It may be gone.
     hits : Path, optional
         The reduced store, with its sample of rejected events.
-    archive : Holding, optional
     """
 
     run: tuple[Path, ...] = ()
@@ -60,7 +59,6 @@ class Restored:
     ----------
     out : str
         Path of the run store.
-    events : int
     from_run, from_hits, from_archive : int
         Where they came from.
     bytes_recalled : int
@@ -141,12 +139,8 @@ def restore_events(
     ----------
     events : sequence of str
         Their ids, or ``@N`` for position N of the source run.
-    places : Places
-    out : Path
-    pool : Pool
     overwrite : bool
         Replace a run store that lies at `out`.
-    progress : Progress
 
     Raises
     ------

@@ -36,11 +36,8 @@ class Status:
 
     Parameters
     ----------
-    run : str
-    state : State
     history : tuple of State
         All states it went through.
-    held : bool
     next : State or None
         Where it goes next.
     refusals : tuple of Refusal
@@ -53,7 +50,6 @@ class Status:
         End of grace and retention, once it is known.
     recall : str
         What the recall test proved.
-    jobs : tuple of str
     ready : bool
         A ticket would be written if it were asked for now, and what is looked at anew for that is
         found good.
@@ -100,7 +96,6 @@ def status_of(
 
     Parameters
     ----------
-    subject : Subject
     book : TicketBook, optional
         That counts tickets, so that they are counted once for many runs.
     found : Gathered, optional

@@ -22,7 +22,6 @@ def find_events(run: Run, names: Iterable[str]) -> dict[str, int]:
 
     Parameters
     ----------
-    run : Run
     names : iterable of str
         What stands in the column ``event_id``, or ``@N`` for the event at position N of the source
         run, from 0.
@@ -60,7 +59,6 @@ def open_archived(
 
     Parameters
     ----------
-    holding : Holding
     names : iterable of str
         See `find_events`.
     into : Path

@@ -61,7 +61,6 @@ def fetch_files(
 
     Parameters
     ----------
-    holding : Holding
     paths : iterable of str
         Of the files, below the run.
     into : Path

@@ -77,7 +77,6 @@ def pack(
 
     Parameters
     ----------
-    files : sequence of FileRecord
     target_bytes : int
         No package of several files holds more bytes of files than this.
     stem : str

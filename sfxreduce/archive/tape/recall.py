@@ -70,7 +70,6 @@ class RecallResult:
         How many they are, and how many they were drawn from.
     bad : int
         How many of them have a copy that did not come back as it should.
-    failures : tuple of RecallFailure
     statement : str
         What this proves, in words.
     """
@@ -106,7 +105,6 @@ def recall_test(
 
     Parameters
     ----------
-    backends : sequence of Backend
     files : sequence of FileRecord
         What was put, by its path in the archive.
     n : int
@@ -157,7 +155,6 @@ def check_recall(
 
     Parameters
     ----------
-    result : RecallResult or None
     files : sequence of FileRecord
         What was put.
     n : int
@@ -193,8 +190,6 @@ def recall_file(backend: Backend, pool: str, file: FileRecord, into: Path) -> Re
 
     Parameters
     ----------
-    backend : Backend
-    pool : str
     file : FileRecord
         By its path in the archive.
     into : Path

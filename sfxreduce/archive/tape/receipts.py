@@ -70,7 +70,6 @@ class Receipt:
         it repeats what it was told.
     state : str
         ``ONTAPE``, ``BUFFER`` or ``UNKNOWN``.
-    copies : tuple of Copy
     queried_at_ns : int
         When the archive was asked, in nanoseconds since 1970.
     tool : str
@@ -151,7 +150,6 @@ def check_receipts(
 
     Parameters
     ----------
-    receipts : iterable of Receipt
     files : sequence of FileRecord
         What was put, by its path in the archive.
     copies : int

@@ -31,7 +31,6 @@ def write_package(package: Package, *, source: Path, folder: Path) -> FileRecord
 
     Parameters
     ----------
-    package : Package
     source : Path
         Folder of the files; only read.
     folder : Path
@@ -84,8 +83,6 @@ def read_member(tar: Path, package: Package, path: str, *, into: Path) -> None:
 
     Parameters
     ----------
-    tar : Path
-    package : Package
     path : str
         Of the file, as the package has it.
     into : Path

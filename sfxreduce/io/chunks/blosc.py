@@ -54,7 +54,6 @@ class BloscHeader:
 
         Parameters
         ----------
-        stored : Stored
         n_bytes : int
             Bytes of the pixels.
 

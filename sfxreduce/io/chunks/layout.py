@@ -41,7 +41,6 @@ class Layout:
         (y, x) or (panel, y, x).
     tile : tuple of int
         (y, x) pixels of a tile; a tile never spans two panels.
-    events_per_shard : int
     packing : Packing
         How tiles are packed; bitshuffle and zstd level 1 if not given.
 

@@ -29,7 +29,6 @@ def copy_spans(stored: Stored, out: NDArray[np.uint8], spans: Spans, *, start: i
 
     Parameters
     ----------
-    stored : Stored
     out : ndarray of uint8
         The chunk; the spans are filled, the rest is left as it is.
     spans : ndarray of int64
@@ -58,7 +57,6 @@ def unpack_spans(
 
     Parameters
     ----------
-    stored : Stored
     n_bytes : int
         Bytes of pixels that the buffer must hold.
     spans : ndarray of int64, optional

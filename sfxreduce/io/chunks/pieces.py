@@ -54,7 +54,6 @@ class TilePiece:
         Number of the tile in its event, in grid order.
     width : int
         Pixels of a row of the tile.
-    copies : tuple of PixelCopy
     spans : ndarray of int64 or None
         Shape (span, 2): ranges of flat places in the tile that hold them all, in order; None if
         that is the whole tile.
@@ -96,7 +95,6 @@ def tile_pieces(
         Of the same axes, panels included. The last tiles may pass the frame's edge.
     detector : Detector
         Its frames have these pixels in this order, if perhaps in another shape.
-    window : Window
 
     Returns
     -------
@@ -134,7 +132,6 @@ def whole_tiles(
 
     Parameters
     ----------
-    pieces : sequence of TilePiece
     tile_shape : tuple of int
         Stored (y, x).
     picture_shape : tuple of int

@@ -88,12 +88,7 @@ class FileRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRange:
-    """Bytes that were read already, because their checksum needs all of them.
-
-    Parameters
-    ----------
-    data : memoryview
-    """
+    """Bytes that were read already, because their checksum needs all of them."""
 
     data: memoryview
 

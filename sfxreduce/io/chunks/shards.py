@@ -95,7 +95,6 @@ class TileCodec:
 
         Parameters
         ----------
-        encoded : bytes
         spans : ndarray of int64, optional
             Shape (span, 2): ranges of flat places of the pixels that are wanted, and unpacked; all
             if not given.
@@ -139,7 +138,6 @@ class TileCodec:
 
         Parameters
         ----------
-        encoded : sequence of bytes
         out : ndarray
             Shape (place, y, x), in memory order.
         places : ndarray of int64
@@ -174,7 +172,6 @@ class ShardFile:
 
     Parameters
     ----------
-    path : Path
     n_tiles : int
         Tiles in a whole shard, present or not.
 

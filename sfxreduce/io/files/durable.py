@@ -92,7 +92,6 @@ def write_file(path: Path, *data: bytes, below: Path | None = None) -> None:
 
     Parameters
     ----------
-    path : Path
     *data : bytes
         One after the other.
     below : Path, optional
@@ -218,7 +217,6 @@ def write_addressed(folder: Path, name: str, *data: bytes) -> None:
     ----------
     folder : Path
         Made if it is not there; the folder around it has to be.
-    name : str
     *data : bytes
         One after the other.
 

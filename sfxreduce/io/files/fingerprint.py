@@ -18,10 +18,6 @@ def source_pin(paths: Iterable[Path]) -> str:
     It costs a look at each file, not its bytes: it notices what programs do to files, and is no
     proof of what they hold.
 
-    Parameters
-    ----------
-    paths : iterable of Path
-
     Returns
     -------
     str

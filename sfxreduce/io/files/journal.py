@@ -40,10 +40,6 @@ def read_journal(path: Path) -> list[Entry]:
     Beside the journal lies its head: the sha256 of the last line that was acknowledged. A journal
     that lost its last lines no longer holds that line.
 
-    Parameters
-    ----------
-    path : Path
-
     Raises
     ------
     SourceError
@@ -70,7 +66,6 @@ class Journal:
 
     Parameters
     ----------
-    path : Path
     descriptor : int
         Of the file, open for appending and locked.
     entries : list of Entry
@@ -125,10 +120,6 @@ def open_journal(path: Path) -> Iterator[Journal]:
     """Open a journal to add to it; make it if it is not there. Its folder has to be.
 
     A last line without its end, which a crash left behind, is cut off.
-
-    Parameters
-    ----------
-    path : Path
 
     Raises
     ------

@@ -24,7 +24,6 @@ class Move:
 
     Parameters
     ----------
-    hidden, final : Path
     old : Path or None
         Where what it replaces goes until all is done.
     """
@@ -61,7 +60,6 @@ def complete_moves(moves: Sequence[Move], *, undo: bool) -> None:
 
     Parameters
     ----------
-    moves : sequence of Move
     undo : bool
         Undo all of them if one fails.
 

@@ -27,7 +27,6 @@ def open_regular(path: Path | str, *, follow: bool = True) -> int:
 
     Parameters
     ----------
-    path : Path or str
     follow : bool
         Whether the last part of the path may be a symbolic link.
 
@@ -69,7 +68,6 @@ def read_small(path: Path | str, *, most_bytes: int, follow: bool = True) -> byt
 
     Parameters
     ----------
-    path : Path or str
     most_bytes : int
         Longest file that is read.
     follow : bool

@@ -30,7 +30,6 @@ class FoundChunk:
 
     Parameters
     ----------
-    stored : Stored
     is_packed : bool
         Whether they are a Blosc buffer; otherwise they are the pixels.
     """
@@ -91,8 +90,6 @@ class ChunkGrid:
         ----------
         events : sequence of int
             See `share_chunks`.
-        detector : Detector
-        window : Window
 
         Returns
         -------

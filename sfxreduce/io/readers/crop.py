@@ -23,8 +23,6 @@ def take_window(
     ----------
     frames : ndarray
         Shape (event, \*frame).
-    detector : Detector
-    window : Window
 
     Returns
     -------

@@ -58,7 +58,6 @@ def read_stream(path: Path, *, run: Run) -> NDArray[np.int8]:
     ----------
     path : Path
         Read line by line; lines that are not known are passed over.
-    run : Run
 
     Returns
     -------

@@ -28,9 +28,6 @@ class OpenedRun:
     facts : mapping
         ``path``, ``n_events``, ``dtype``, ``n_bytes``, ``inputs``, ``experiment``, ``name``,
         ``provenance`` and ``events_per_block``.
-    detector : Detector
-    columns : Dataset
-    truth : Dataset or None
     """
 
     facts: Mapping[str, Any]

@@ -47,12 +47,7 @@ class ReaderDied(Exception):
 
 
 class ReaderProcess:
-    """A process of its own that reads a run; it has no way to write a file.
-
-    Parameters
-    ----------
-    limits : Limits
-    """
+    """A process of its own that reads a run; it has no way to write a file."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

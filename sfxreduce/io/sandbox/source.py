@@ -52,9 +52,6 @@ def open_untrusted(
     ----------
     paths : sequence of str
         Absolute.
-    data_path : str
-    roots : sequence of str
-    limits : Limits, optional
 
     Raises
     ------
@@ -106,14 +103,9 @@ class UntrustedFrames:
 
     Parameters
     ----------
-    asked : _Asked
-    path : str
-    n_events : int
     frame_shape : tuple of int
     dtype : dtype
         Of a pixel.
-    n_bytes : int
-    inputs : tuple of Path
     """
 
     asked: _Asked

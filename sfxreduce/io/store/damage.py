@@ -69,7 +69,6 @@ class FileJob:
     ----------
     store : str
         Path of the output.
-    record : FileRecord
     layout : Layout or None
         Of the frames, if the file is a shard of frames and the layout is known.
     events : range
@@ -112,8 +111,6 @@ def file_jobs(
 
     Parameters
     ----------
-    store : Path
-    manifest : Manifest
     layout : Layout or None
         Of the frames; without it no event of a damaged shard can be named.
     payloads : mapping of str to ndarray of uint64

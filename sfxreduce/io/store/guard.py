@@ -50,7 +50,6 @@ class GuardedStore(LocalStore):
 
     Parameters
     ----------
-    root : Path or str
     read_only : bool
         For the interface; it always is.
     """

@@ -57,7 +57,6 @@ class Store:
         The ``frames``.
     attributes : dict
         Of the group.
-    detector : Detector
     layout : Layout or None
         Tile grid; None if the frames are not stored in tiles of our kind.
     own : bool

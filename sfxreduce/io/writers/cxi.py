@@ -57,7 +57,6 @@ def write_cxi(path: Path, content: CxiContent) -> int:
     ----------
     path : Path
         Must not exist; nothing is left there after an error.
-    content : CxiContent
 
     Returns
     -------

@@ -77,10 +77,6 @@ def plan_blosc_chunks(source: FrameSource) -> BloscChunks:
 
     HDF5 cuts a slab from its top in equal steps. They meet the tiles of every panel only if no
     tile reaches below its panel, unless there is one.
-
-    Parameters
-    ----------
-    source : FrameSource
     """
     layout = source.layout if isinstance(source, TiledSource) else None
     if layout is not None and _meets_slab(layout):
@@ -149,7 +145,6 @@ class CxiContent:
         Frames of the events to write, all of them, in order.
     columns : Dataset
         `EVENT_COLUMNS` of these events; also ``score`` and ``source_index`` where known.
-    peaks : PeakTable, optional
     cxi_filter : str
         How frames are packed, one of `CXI_FILTERS`.
 

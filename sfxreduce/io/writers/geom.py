@@ -39,10 +39,8 @@ def write_event_list(path: Path, cxi_path: Path | str, n_events: int) -> None:
 
     Parameters
     ----------
-    path : Path
     cxi_path : Path or str
         As CrystFEL is to open it.
-    n_events : int
 
     Raises
     ------
@@ -64,10 +62,6 @@ def format_geometry(detector: Detector, *, photon_energy_ev: float = math.nan) -
         What is not known of it becomes a comment that says so.
     photon_energy_ev : float
         Photon energy of all events in eV; by default every event's own is taken from the file.
-
-    Returns
-    -------
-    str
 
     Examples
     --------

@@ -46,8 +46,6 @@ class Unfinished:
 
     Parameters
     ----------
-    folder : Path
-    journal : Journal
     hidden : mapping of Path to Path
         Where each output is made until all of them are complete.
     """
@@ -154,10 +152,6 @@ class Unfinished:
 
     def place_shards(self, shards: Iterable[ShardWritten]) -> None:
         """Give shards their places in the store that is being made.
-
-        Parameters
-        ----------
-        shards : iterable of ShardWritten
 
         Raises
         ------

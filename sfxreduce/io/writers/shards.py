@@ -54,7 +54,6 @@ class ShardJob:
 
     Parameters
     ----------
-    source : FrameSource
     store : str
         Path of the store.
     layout : Layout
@@ -143,8 +142,6 @@ def encode_events(
 
     Parameters
     ----------
-    source : FrameSource
-    layout : Layout
     events : sequence of int
         Positions in the source.
     unstable : list of int, optional

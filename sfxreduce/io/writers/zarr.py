@@ -44,7 +44,6 @@ def create_store(
         Must not exist.
     run : Run
         Whose detector, names and dtype the store takes over.
-    layout : Layout
     columns : Dataset
         Per-event columns on dimension ``event``, one row for each event of the store.
     truth : Dataset or None
@@ -103,7 +102,6 @@ def write_table(
     ----------
     path : Path
         Of the store.
-    group : str
     table : Dataset
         Numbers and text.
     attributes : mapping, optional
@@ -122,7 +120,6 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     ----------
     path : Path
         Of the store.
-    manifest : Manifest
     """
     with interrupts_wait(), output_errors(path):
         root = zarr.open_group(str(path), mode="r+", zarr_format=3)

@@ -44,8 +44,6 @@ def look_at(
 
     Parameters
     ----------
-    source : FrameSource
-    scorer : Scorer
     events : range
         Positions in the run.
     closed_from : float

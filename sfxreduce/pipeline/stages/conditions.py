@@ -30,7 +30,6 @@ def as_seen(run: Run, scorer: Scorer, *, pool: Pool) -> Run:
     ----------
     run : Run
         Some of its frames are read; none if this was done before.
-    scorer : Scorer
     pool : Pool
         Reads them: a frame that ends whatever reads it does not count.
     """
@@ -50,7 +49,6 @@ def odd_events(run: Run, scorer: Scorer) -> NDArray[np.uint32]:
     ----------
     run : Run
         As the scorer sees it.
-    scorer : Scorer
 
     Returns
     -------

@@ -54,12 +54,10 @@ def check_drift(
     ----------
     run : Run
         As the scorer sees it, with its own gain and hot pixels.
-    scorer : Scorer
     decisions : Decisions
         Of the scorer alone.
     closed_from : float
         Scores from there on say no more than that: their events were not looked at any further.
-    pool : Pool
 
     Returns
     -------
@@ -105,10 +103,8 @@ def fall_back(
         As the scorer sees it.
     decisions : Decisions
         Of the scorer alone.
-    pool : Pool
     notes : Notes
         What was seen already, and where to note more.
-    progress : Progress
 
     Returns
     -------

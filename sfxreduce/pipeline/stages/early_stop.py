@@ -24,8 +24,6 @@ def closed_early(
     ----------
     tiles : ndarray of uint16
         Tiles that each score rests on, shape (event,).
-    scorer : Scorer
-    detector : Detector
     """
     window = scorer.window(detector)
     n_tiles = 0 if window is None else len(window.origins)
@@ -42,8 +40,6 @@ def reopened(
     ----------
     rows : ndarray
         Shape (event,), dtype `sfxreduce.pipeline.stages.batch.SCORE_DTYPE`.
-    scorer : Scorer
-    detector : Detector
     closed_from : float
         Score that closes an event now.
     """

@@ -35,8 +35,6 @@ class PeakJob:
 
     Parameters
     ----------
-    source : FrameSource
-    finder : PeakFinder
     start, stop : int
         Positions of the first event and of the one after the last.
     """
@@ -92,7 +90,6 @@ def export_crystfel(
         Where to write what will be published under `crystfel_paths`.
     pool : Pool
         Finds the peaks.
-    progress : Progress
 
     Raises
     ------

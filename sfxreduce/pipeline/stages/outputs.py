@@ -58,7 +58,6 @@ class Outputs:
 
         Parameters
         ----------
-        run : Run
         *also_read : Path
             What is read besides the run.
 

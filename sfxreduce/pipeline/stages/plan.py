@@ -27,7 +27,6 @@ class ShardPlan:
 
     Parameters
     ----------
-    shard : int
     source_index : tuple of int
         Positions in the source run, ascending.
     """
@@ -111,10 +110,8 @@ class FilterPlan:
 
     Parameters
     ----------
-    run : Run
     method : Method
         How the events were judged.
-    decisions : Decisions
     layout : Layout
         Of the reduced store.
     reduction : ReductionPlan

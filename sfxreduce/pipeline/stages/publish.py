@@ -46,14 +46,10 @@ def make_outputs(
 
     Parameters
     ----------
-    run : Run
     plan : callable
         Makes the plan, with notes of what is known already.
-    outputs : Outputs
     pins : mapping
         Everything the outputs depend on, see `pins_of`.
-    pool : Pool
-    progress : Progress
 
     Raises
     ------
@@ -90,14 +86,7 @@ def make_outputs(
 
 
 def pins_of(run: Run, scorer: Scorer, wanted: Wanted) -> dict[str, Any]:
-    """Everything that the bytes of an output depend on, by the name people know it by.
-
-    Parameters
-    ----------
-    run : Run
-    scorer : Scorer
-    wanted : Wanted
-    """
+    """Everything that the bytes of an output depend on, by the name people know it by."""
     return {
         "version": version("sfxreduce"),
         "source": plain_text(run.path),

@@ -54,7 +54,6 @@ class Reduced:
     ----------
     path : Path
         Absolute.
-    manifest : Manifest
     decisions : Decisions
         Of every event of its source.
     """
@@ -181,12 +180,6 @@ class Reduced:
 
 def read_reduced(path: Path, *, pool: Pool, progress: Progress = silent) -> Reduced:
     """Open an output after every byte of it was compared with its checksum.
-
-    Parameters
-    ----------
-    path : Path
-    pool : Pool
-    progress : Progress
 
     Raises
     ------

@@ -54,8 +54,6 @@ def score(run: Run, scorer: Scorer, *, batch: int = 0, closed_from: float = math
 
     Parameters
     ----------
-    run : Run
-    scorer : Scorer
     batch : int
         Events of one task; 0 for `events_per_batch`.
     closed_from : float
@@ -139,10 +137,6 @@ def safe_scores(
 
     Parameters
     ----------
-    run : Run
-    scorer : Scorer
-    pool : Pool
-    progress : Progress
     stage : str
         What `progress` is told is being done.
 
@@ -173,16 +167,12 @@ def collect_scores(
 
     Parameters
     ----------
-    run : Run
-    scorer : Scorer
-    pool : Pool
     closed_from : float
         An event with such a score is a hit whatever its other tiles show: see `score`.
     stage : str
         What the progress is called.
     notes : Notes
         Scores that are known already, and where to note new ones.
-    progress : Progress
 
     Returns
     -------

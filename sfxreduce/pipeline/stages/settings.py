@@ -17,13 +17,6 @@ __all__ = ["Wanted"]
 class Wanted:
     """What the decisions depend on besides the run and its scorer; see `run_filter`.
 
-    Parameters
-    ----------
-    threshold : float or None
-    promise : Promise
-    drift : bool
-    audit_share : float
-
     Raises
     ------
     UsageError

@@ -70,12 +70,10 @@ def write_reduced(
 
     Parameters
     ----------
-    plan : FilterPlan
     work : Unfinished
         Where to write; its outputs appear under their names when the caller is done.
     pool : Pool
         Writes shards, and reads them back.
-    progress : Progress
 
     Returns
     -------

@@ -49,18 +49,14 @@ class Findings:
     ----------
     path : Path
         Of the output.
-    manifest : Manifest or None
     decisions : Decisions or None
         As its ledger has them.
     layout : Layout or None
         Of its frames, as far as it is known.
     irregular : bool
         Whether there is something in it that must not be opened.
-    checked : int
     differing : dict
         Positions of damaged events in each part of the output, ascending.
-    damages : list of Damage
-    problems : list of str
     """
 
     path: Path

@@ -23,7 +23,6 @@ class CompareJob:
 
     Parameters
     ----------
-    kept, source : FrameSource
     first : int
         Position in the output of the first of these events; the others follow it.
     source_index : tuple of int
@@ -48,12 +47,10 @@ def compare_events(
 
     Parameters
     ----------
-    kept, source : FrameSource
     index : ndarray of int64
         Positions in the source of the store's events, shape (event,).
     pool : Pool
         Reads and compares, a few events at a time.
-    progress : Progress
 
     Returns
     -------

@@ -54,7 +54,6 @@ class Verification:
         Files that do not match the manifest, are missing, or are not in it.
     problems : tuple of str
         One sentence for each thing that is wrong, the first damage included.
-    first : FirstDamage or None
     """
 
     mode: str
@@ -86,8 +85,6 @@ def verify_reduced(
     against : Run, optional
         Its source. Without it no pixel is unpacked: every byte is compared by its checksum, and the
         ledger, the manifest and the frames have to agree on how many events there are.
-    pool : Pool
-    progress : Progress
 
     Returns
     -------

@@ -124,7 +124,6 @@ class ReliabilityBin:
     ----------
     low, high : float
         Limits of the probability.
-    n_events, n_hits : int
     mean_probability : float
         Of these events; NaN if there are none.
     """

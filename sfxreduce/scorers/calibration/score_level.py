@@ -83,7 +83,6 @@ class LevelRule:
 
         Parameters
         ----------
-        scores : array_like
         move : float
             `move` of the run.
         """

@@ -80,7 +80,6 @@ class WindowLoss:
 
     Parameters
     ----------
-    tiles : TileChoice
     mean_loss, worst_loss : float
         Share of the hits lost: on average over the runs or experiments judged, and of the worst.
     weak_loss : float or None

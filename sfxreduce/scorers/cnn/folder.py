@@ -53,10 +53,6 @@ def default_model() -> Path:
 def read_model(path: Path | str) -> Model:
     """Read a model folder.
 
-    Parameters
-    ----------
-    path : Path or str
-
     Raises
     ------
     ModelError
@@ -114,7 +110,6 @@ def write_model(path: Path | str, model: Model, *, overwrite: bool = False) -> N
     ----------
     path : Path or str
         The folder; its parent is made if need be.
-    model : Model
     overwrite : bool
         Replace a model that is already there.
 

@@ -47,7 +47,6 @@ class TrainingRun:
 
     Parameters
     ----------
-    experiment, name : str
     role : str
         "training", "stopping" or "threshold".
     events, hits, misses, unlabelled : int
@@ -71,12 +70,10 @@ class Provenance:
     ----------
     recipe : mapping
         Every setting of the recipe, its name included.
-    seed : int
     labels : str
         In one sentence, how events were told into hits and misses.
     threshold : str
         In one sentence, how the threshold was chosen.
-    runs : tuple of TrainingRun
     versions : mapping of str to str
         Of the packages that made the numbers.
     """
@@ -113,12 +110,10 @@ class ModelConfig:
         Calibrated probabilities against what became true, on experiments not learned from.
     normalisation : Normalisation
         For the poster's network.
-    candidates : CandidateFinder
     pooling : Pooling
         For the patch network.
     level : LevelRule
         How the threshold follows the level of a run's own scores.
-    provenance : Provenance
     """
 
     architecture: str = "poster"
@@ -155,7 +150,6 @@ class Model:
 
     Parameters
     ----------
-    config : ModelConfig
     weights : mapping of str to ndarray of float32
         The network's parameters by their names.
     card : str

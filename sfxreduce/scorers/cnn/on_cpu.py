@@ -36,7 +36,6 @@ class Seen:
     ----------
     of_tiles : ndarray of float64
         Shape (event, tile): the network's answer for each tile.
-    found : Candidates, optional
     logits : ndarray of float32, optional
         Of each candidate to be a Bragg peak, shape (candidate,).
     """
@@ -66,13 +65,7 @@ class NetworkOnCpu(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PosterOnCpu:
-    """The poster's network: the tile that speaks loudest for a hit speaks for the event.
-
-    Parameters
-    ----------
-    model : Model
-    network : FusedNetwork
-    """
+    """The poster's network: the tile that speaks loudest for a hit speaks for the event."""
 
     model: Model
     network: FusedNetwork
@@ -117,14 +110,7 @@ class PosterOnCpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PatchesOnCpu:
-    """The patch network: expected peaks of all tiles, added up.
-
-    Parameters
-    ----------
-    model : Model
-    network : FusedPatchNetwork
-    usual : Usual, optional
-    """
+    """The patch network: expected peaks of all tiles, added up."""
 
     model: Model
     network: FusedPatchNetwork
@@ -167,10 +153,8 @@ class EventLook:
 
     Parameters
     ----------
-    network : NetworkOnCpu
     steps : sequence of Window
         Parts of a window, in the order in which they are looked at.
-    detector : Detector
     """
 
     def __init__(self, network: NetworkOnCpu, steps: Sequence[Window], detector: Detector) -> None:

@@ -33,7 +33,6 @@ def load_network(model: Model, *, device: str = "cpu") -> HitNetwork | PatchNetw
 
     Parameters
     ----------
-    model : Model
     device : str
         "cpu", "cuda" or "cuda:N".
 
@@ -69,11 +68,6 @@ def load_network(model: Model, *, device: str = "cpu") -> HitNetwork | PatchNetw
 def device_scorer(model: Model, settings: DeviceSettings) -> PosterOnDevice | PatchesOnDevice:
     """Build what scores events of a model on a device while threads decode the next ones.
 
-    Parameters
-    ----------
-    model : Model
-    settings : DeviceSettings
-
     Raises
     ------
     ModelError
@@ -106,7 +100,6 @@ def hit_probability(
         On `device`.
     seen : ndarray
         Shape (event, tile, y, x), normalised.
-    device : str
 
     Returns
     -------

@@ -157,12 +157,7 @@ class CnnScorer:
         return found if self.hit_scores.size else Reference(envelope=found.envelope)
 
     def window(self, detector: Detector) -> Window:
-        """Pixels the model looks at, in tiles of the assembled picture.
-
-        Parameters
-        ----------
-        detector : Detector
-        """
+        """Pixels the model looks at, in tiles of the assembled picture."""
         return _window(detector, self._choice, self._read().config.tile_shape)
 
     def __call__(self, pixels: NDArray[np.generic], detector: Detector) -> NDArray[np.float32]:
@@ -239,10 +234,8 @@ class CnnScorer:
             Writes the pixels of consecutive events, given as a range from 0 on, into an array of
             the shape that `__call__` wants; what the array holds before means nothing. It is
             called on several threads at once.
-        n_events : int
         dtype : dtype
             Of a pixel.
-        detector : Detector
 
         Returns
         -------
@@ -273,24 +266,14 @@ class CnnScorer:
         return Told(found.score, found.kind, found.reason)
 
     def steps(self, detector: Detector) -> tuple[Window, ...]:
-        """Cut the window in two: the tiles nearest to the middle first, where most peaks are.
-
-        Parameters
-        ----------
-        detector : Detector
-        """
+        """Cut the window in two: the tiles nearest to the middle first, where most peaks are."""
         window = self.window(detector)
         few = self.device != "cpu" or len(window.origins) < 2 * _FIRST_TILES
         # What a device saves by seeing fewer tiles it would lose by waiting for the answer.
         return (window,) if few or not _enough(window, detector) else _in_two(window)
 
     def begin(self, detector: Detector) -> EventLook:
-        """Begin with an event; its score can only rise with every step.
-
-        Parameters
-        ----------
-        detector : Detector
-        """
+        """Begin with an event; its score can only rise with every step."""
         network = _on_cpu(self.model, _stamp(self.model), self._is_own)
         return EventLook(network, self.steps(detector), detector)
 

@@ -24,7 +24,6 @@ class PeakScorer:
 
     Parameters
     ----------
-    finder : PeakFinder
     min_peaks : int
         Fewest peaks of a hit.
 
@@ -119,7 +118,6 @@ class PeakScorer:
         ----------
         pixels : ndarray
             Whole source frames, shape (event, y, x) or (event, panel, y, x), in ADU.
-        detector : Detector
 
         Returns
         -------

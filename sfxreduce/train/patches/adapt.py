@@ -60,10 +60,8 @@ class Adapted:
 
     Parameters
     ----------
-    model : Model
     share : float
         How far it went from the old network (0) to the one that learned from the run (1).
-    before, after : Judged
     n_hits, n_misses, n_maybe : int
         Of the sample.
     cpu_seconds : float
@@ -107,15 +105,12 @@ def adapt(
 
     Parameters
     ----------
-    run : Run
     start : Model
         With the patch network.
     sample : int, optional
         Events to look at, spread evenly over the run; `SAMPLE` if not given.
-    seed : int
     pool : Pool
         Where frames are looked at.
-    progress : Progress
 
     Raises
     ------

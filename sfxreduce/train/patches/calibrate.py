@@ -39,7 +39,6 @@ def calibrated(
 
     Parameters
     ----------
-    network : PatchNetwork
     material : sequence of Material
         Experiments whose hits the threshold rests on.
     evidence : mapping of str to ndarray

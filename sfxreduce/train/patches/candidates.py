@@ -34,7 +34,6 @@ class PatchSet:
     snr : ndarray of float32
         Signal to noise of the peak at each candidate; 0 where there is none, NaN where it is not
         known and nothing is to be learned.
-    n_events, n_tiles : int
     """
 
     found: Candidates
@@ -78,7 +77,6 @@ def read_patches(
     ----------
     run : Run
         With a truth that lists its peaks.
-    finder : CandidateFinder
     events : sequence of int, optional
         All of the run if not given.
     vary_seed : int, optional
@@ -129,7 +127,6 @@ def varied(
         In ADU.
     gain : float
         ADU per photon.
-    rng : Generator
 
     Returns
     -------
@@ -175,7 +172,6 @@ def snr_near(
     ----------
     source : ndarray of int64
         Flat index of each candidate in its frame, shape (candidate,).
-    detector : Detector
     panel, y, x, snr : ndarray
         Of the peaks, shape (peak,).
     """

@@ -111,13 +111,7 @@ def table_of_confusions(names: Sequence[str], tables: Sequence[NDArray[np.int64]
 
 
 def with_head(model: Model, head: ClassHead) -> Model:
-    """Return the same model with a class head, stored as float32.
-
-    Parameters
-    ----------
-    model : Model
-    head : ClassHead
-    """
+    """Return the same model with a class head, stored as float32."""
     arrays = {"class_weight": head.weight, "class_bias": head.bias}
     stored = {f"{CALIBRATION}{name}": array.astype(np.float32) for name, array in arrays.items()}
     return replace(model, weights={**model.weights, **stored})

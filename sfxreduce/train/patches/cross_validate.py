@@ -54,7 +54,6 @@ class Across:
     ----------
     models : mapping of str to Model
         By the experiment it has not seen.
-    judged : tuple of LeftOut
     windows : tuple of WindowLoss
         What fewer tiles would lose, the fewest first; the last one has all of them.
     confusions : tuple of ndarray
@@ -101,7 +100,6 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
     ----------
     material : sequence of Material
         At least three: a threshold rests on the others of those learned from.
-    progress : Progress
     """
     networks: dict[str, PatchNetwork] = {}
     for done, one in enumerate(material):

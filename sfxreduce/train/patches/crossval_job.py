@@ -42,11 +42,6 @@ def cross_validate(
         Share of the usual number of events.
     pool : Pool
         Where the experiments are simulated.
-    progress : Progress
-
-    Returns
-    -------
-    Across
 
     Raises
     ------

@@ -28,7 +28,6 @@ class Judged:
 
     Parameters
     ----------
-    threshold : float
     hits, lost : int
         Labelled hits, and those below the threshold.
     blanks, rejected : int
@@ -60,8 +59,6 @@ class Tried:
 
     Parameters
     ----------
-    network : PatchNetwork
-    pooling : Pooling
     share : float
         How far it is from the old network (0) to the new one (1).
     evidence : ndarray of float64
@@ -136,10 +133,8 @@ def best_between(
 
     Parameters
     ----------
-    old : Tried
     new : PatchNetwork
         The same network after it learned from the run.
-    seen : SeenEvents
     events : ndarray of int64
         Those to choose by, shape (event,).
     start : Model
@@ -162,8 +157,6 @@ def margin_of(of: Tried, seen: SeenEvents, events: NDArray[np.int64]) -> float:
 
     Parameters
     ----------
-    of : Tried
-    seen : SeenEvents
     events : ndarray of int64
         Positions in `seen`, shape (event,); hits and misses are among them.
     """

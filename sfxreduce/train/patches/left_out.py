@@ -23,7 +23,6 @@ class LeftOut:
 
     Parameters
     ----------
-    experiment : str
     hits, lost : int
         Events with 10 or more true peaks, and those of them below the threshold.
     loss_upper95 : float
@@ -63,8 +62,6 @@ def judge_left_out(model: Model, one: Material, evidence: NDArray[np.float64]) -
 
     Parameters
     ----------
-    model : Model
-    one : Material
     evidence : ndarray
         Of the model's network, shape (event,).
     """
@@ -88,7 +85,6 @@ def reduced_scores(model: Model, evidence: NDArray[np.float64]) -> NDArray[np.fl
 
     Parameters
     ----------
-    model : Model
     evidence : ndarray
         Of the model's network, shape (event,).
 

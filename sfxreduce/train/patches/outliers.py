@@ -81,7 +81,6 @@ def conformal_limit(distances: NDArray[np.floating], *, share: float = MOST_UNLI
     ----------
     distances : ndarray
         Shape (event,).
-    share : float
 
     Examples
     --------

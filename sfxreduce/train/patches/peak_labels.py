@@ -82,12 +82,8 @@ def see_events(
     ----------
     run : Run
         As it is scored, its hot pixels masked.
-    events : sequence of int
-    candidates : CandidateFinder
     pooling : Pooling
         Its cap on the peaks of a tile is used.
-    pool : Pool
-    progress : Progress
     """
     groups = [events[i : i + _EVENTS_PER_TASK] for i in range(0, len(events), _EVENTS_PER_TASK)]
     see = partial(_see, source=run.source, candidates=candidates, most=pooling.most_per_tile)

@@ -36,7 +36,6 @@ def refit_usual(
         Share of the usual number of events.
     pool : Pool
         Where the experiments are simulated.
-    progress : Progress
 
     Raises
     ------

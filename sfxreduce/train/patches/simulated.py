@@ -110,10 +110,8 @@ def stored_material(name: str, *, scale: float, folder: Path) -> Material:
 
     Parameters
     ----------
-    name : str
     scale : float
         Share of the usual number of events.
-    folder : Path
 
     Raises
     ------
@@ -147,7 +145,6 @@ def material_of(name: str, *, scale: float = 1.0) -> Material:
 
     Parameters
     ----------
-    name : str
     scale : float
         Share of the usual number of events.
     """
@@ -175,7 +172,6 @@ def judged_of(name: str, *, scale: float = 1.0) -> PatchSet:
 
     Parameters
     ----------
-    name : str
     scale : float
         Share of the usual number of events.
     """

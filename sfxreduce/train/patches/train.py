@@ -24,10 +24,8 @@ class PatchRecipe:
 
     Parameters
     ----------
-    name : str
     learning_rate : float
         The highest of a cycle up and down.
-    batch, epochs : int
     least_snr : float
         A candidate is a Bragg peak if a true one of this signal to noise lies there; those with
         a fainter one are left out.
@@ -67,12 +65,8 @@ def train_patches(
 
     Parameters
     ----------
-    sets : sequence of PatchSet
-    recipe : PatchRecipe
-    seed : int
     start : PatchNetwork, optional
         Network to go on from; it is not changed.
-    progress : Progress
     """
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)

@@ -33,7 +33,6 @@ def vary(
         Shape (event, tile, y, x), normalised; tiles are square.
     normalisation : Normalisation
         Where values are cut off.
-    rng : Generator
 
     Returns
     -------

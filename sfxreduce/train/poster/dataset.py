@@ -59,9 +59,6 @@ def read_labelled(
 
     Parameters
     ----------
-    run : Run
-    labels : Labels
-    normalisation : Normalisation
     most_tiles : int
         If the labelled events have more, a random sample of events is taken: memory is finite, and
         a network of this size learns little from more.
@@ -69,7 +66,6 @@ def read_labelled(
         What is read of each event.
     seed : int
         Of that sample.
-    progress : Progress
 
     Raises
     ------
@@ -108,11 +104,6 @@ def read_labelled(
 
 def split_events(events: EventSet, *, every: int) -> tuple[EventSet, EventSet]:
     """Set aside every so-manieth hit and miss.
-
-    Parameters
-    ----------
-    events : EventSet
-    every : int
 
     Returns
     -------

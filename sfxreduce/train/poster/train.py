@@ -67,7 +67,6 @@ def train(
     ----------
     runs : sequence of Run
         In the order in which they are learned from.
-    recipe : Recipe
     seed : int
         Of the network's first weights, the order of events and their variations.
     window : {"auto", "centre", "full"}
@@ -77,11 +76,6 @@ def train(
         The quartiles of the peak counts if not given.
     pool : Pool, optional
         Where peaks are counted; in this process if not given. Training itself takes one core.
-    progress : Progress
-
-    Returns
-    -------
-    Model
 
     Raises
     ------

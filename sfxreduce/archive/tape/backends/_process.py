@@ -27,7 +27,6 @@ def ask(command: Sequence[str], *, timeout_s: float) -> bytes:
     ----------
     command : sequence of str
         No shell is involved.
-    timeout_s : float
 
     Raises
     ------

@@ -65,8 +65,6 @@ class LyingBackend:
     ----------
     lie : str
         One of `LIES`.
-    root : Path
-    name : str
 
     Raises
     ------

@@ -70,7 +70,6 @@ def archive_copies(
 
     Parameters
     ----------
-    backends : sequence of Backend
     pools : sequence of str
         With one archive all copies are its own; with several each pool is one of its archive, in
         the same order.

@@ -56,7 +56,6 @@ class Backend(Protocol):
             Only read.
         path : str
             Relative path in the archive; see `sfxreduce.archive.tape.paths.check_path`.
-        pool : str
 
         Raises
         ------
@@ -80,10 +79,8 @@ class Backend(Protocol):
 
         Parameters
         ----------
-        path : str
         into : Path
             Of the new file; nothing may lie there.
-        pool : str
 
         Raises
         ------

@@ -35,7 +35,6 @@ class ScriptBackend:
 
     Parameters
     ----------
-    script : Path
     name : str
         For receipts.
     timeout_s : float

@@ -45,7 +45,6 @@ class Quantity:
 
     Parameters
     ----------
-    path : str
     convert : callable
         Turns the file's numbers into the column's unit.
     nominal : bool
@@ -101,8 +100,6 @@ def read_columns(file: Hdf5File, n_events: int, *, path: str) -> xr.Dataset:
 
     Parameters
     ----------
-    file : Hdf5File
-    n_events : int
     path : str
         Of the file, as the user gave it.
 

@@ -45,7 +45,6 @@ def read_detector(file: Hdf5File, frame_shape: tuple[int, ...]) -> Detector:
 
     Parameters
     ----------
-    file : Hdf5File
     frame_shape : tuple of int
         (y, x) or (panel, y, x) of a frame in the file. A frame of rank 2 with the names of several
         panels is a slab, (panel * y, x); the detector then has the panels apart.

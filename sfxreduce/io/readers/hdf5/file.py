@@ -62,7 +62,6 @@ def open_hdf5(path: str | Path, roots: Sequence[str] = ()) -> Iterator[Hdf5File]
 
     Parameters
     ----------
-    path : str or Path
     roots : sequence of str
         Folders that links may lead into, besides that of the file.
 
@@ -111,7 +110,6 @@ class Hdf5File:
 
     Parameters
     ----------
-    handle : h5py.File
     roots : tuple of Path
         Real paths of the folders, its own first.
     opened : dict of str to h5py.File

@@ -19,7 +19,6 @@ class FileStamp:
     ----------
     path : str
         Real path, without symbolic links.
-    n_bytes, modified_ns, inode : int
     """
 
     path: str

@@ -23,7 +23,6 @@ def find_frames(file: Hdf5File, data_path: str) -> tuple[str, h5py.Dataset]:
 
     Parameters
     ----------
-    file : Hdf5File
     data_path : str
         Where they are; empty for the first of `FRAME_PATHS` that exists.
 

@@ -31,7 +31,6 @@ class Hdf5Frames:
     ----------
     dataset : Dataset
         Shape (event, frame axes).
-    detector : Detector
     grid : ChunkGrid or None
         Its chunks, where parts of them can be fetched without HDF5.
     """
@@ -49,8 +48,6 @@ class Hdf5Frames:
         ----------
         pixels : ndarray
             Shape (event, frame axes) or (event, tile, row, column): filled from `start` on.
-        start : int
-        window : Window or None
 
         Returns
         -------

@@ -50,7 +50,6 @@ def check_dataset(dataset: h5py.Dataset, where: str) -> None:
 
     Parameters
     ----------
-    dataset : Dataset
     where : str
         Path of the file, for the message.
 
@@ -116,7 +115,6 @@ def check_chunks(dataset: h5py.Dataset, start: int, stop: int) -> None:
 
     Parameters
     ----------
-    dataset : Dataset
     start, stop : int
         Rows along the first axis whose chunks are looked at.
 

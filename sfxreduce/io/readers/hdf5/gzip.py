@@ -42,7 +42,6 @@ def read_gzip(dataset: h5py.Dataset, start: int, frames: NDArray[np.generic]) ->
     ----------
     dataset : Dataset
         See `is_gzip`.
-    start : int
     frames : ndarray
         Shape (event, frame axes of the file): filled.
 

@@ -42,7 +42,6 @@ def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> R
 
     Parameters
     ----------
-    path : Path
     data_path : str
         Dataset of the frames within the file, (event, y, x) or (event, panel, y, x); by default
         the first of the places where CXI and NXmx keep them.
@@ -95,7 +94,6 @@ class CxiFrames:
     ----------
     path, data_path : str
         Of the file, and of the dataset within it; empty for the usual places.
-    n_events : int
     frame_shape : tuple of int
         (y, x) or (panel, y, x), as the detector has it.
     dtype : dtype
@@ -160,10 +158,6 @@ class CxiFrames:
 
     def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
         """Tiles of events made of the stored chunks without unpacking; see `Hdf5Tiles.of_event`.
-
-        Parameters
-        ----------
-        events : sequence of int
 
         Raises
         ------

@@ -35,7 +35,6 @@ class Hdf5Tiles:
 
     Parameters
     ----------
-    dataset : Dataset
     layout : Layout
         See `chunk_layout`.
     """
@@ -83,7 +82,6 @@ def chunk_layout(
     ----------
     dataset : Dataset
         Of the frames.
-    detector : Detector
     holes : ndarray of bool
         Shape (event,): events that were not stored whole.
 

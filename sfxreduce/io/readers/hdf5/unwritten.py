@@ -25,7 +25,6 @@ def find_holes(file: Hdf5File, dataset: h5py.Dataset) -> NDArray[np.bool_]:
     ----------
     file : Hdf5File
         The file in which the dataset was found.
-    dataset : Dataset
 
     Returns
     -------

@@ -58,7 +58,6 @@ class CbfPacking:
     ----------
     start_byte, n_bytes : int
         Where they lie in the file.
-    method : str
     md5 : str
         Checksum of the packed pixels in base 64; empty if the header has none.
     """
@@ -79,11 +78,8 @@ class CbfHeader:
         (y, x).
     dtype : dtype
         Of a pixel.
-    packing : CbfPacking
-    detector : str
     beam : tuple of float
         (x, y) of the beam in pixels from the corner of the first pixel.
-    pixel_size_m, distance_m, photon_energy_ev, count_cutoff : float
     timestamp_ns : int
         Start of the exposure. The header names no time zone; the clock is read as UTC.
     """

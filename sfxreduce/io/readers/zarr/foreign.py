@@ -41,8 +41,6 @@ def read_foreign(path: str, events: Sequence[int], window: Window | None, readin
     ----------
     path : str
         Of the store.
-    events : sequence of int
-    window : Window or None
     reading : Reading
         Of these events, zero so far.
     """

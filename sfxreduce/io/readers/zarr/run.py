@@ -40,10 +40,6 @@ DEFAULT_EVENTS_PER_BLOCK = 32
 def open_zarr(path: Path) -> Run:
     """Open a run store, or any Zarr group with an array ``frames`` (event, [panel,] y, x).
 
-    Parameters
-    ----------
-    path : Path
-
     Raises
     ------
     RunNotFound
@@ -125,12 +121,7 @@ def read_manifest(path: Path) -> Manifest:
 
 @dataclass(frozen=True, slots=True)
 class ZarrFrames:
-    """Frames in a Zarr group. Holds its path only; each process opens the store for itself.
-
-    Parameters
-    ----------
-    path : str
-    """
+    """Frames in a Zarr group. Holds its path only; each process opens the store for itself."""
 
     path: str
 
@@ -201,10 +192,6 @@ class ZarrFrames:
 
     def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
         """Stored tiles of events in grid order, each checked; None where absent or damaged.
-
-        Parameters
-        ----------
-        events : sequence of int
 
         Raises
         ------

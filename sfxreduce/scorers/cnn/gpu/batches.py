@@ -32,7 +32,6 @@ def batch_that_fits(free_bytes: int | None, *, bytes_per_item: float, most: int)
         Memory of the device that is left; None if it is not known.
     bytes_per_item : float
         Measured on a few of them.
-    most : int
 
     Examples
     --------
@@ -78,7 +77,6 @@ class Batches:
 
         Parameters
         ----------
-        n : int
         on_device : callable
             Of the first item and the batch's size: what gives the values of the items from there
             on. It may give more values than there are items left.

@@ -19,10 +19,6 @@ class CompiledIfPossible:
 
     To compile takes torch some seconds, and a C compiler with Python's headers. Where they are
     missing the module runs as it is: slower, with the same numbers up to rounding.
-
-    Parameters
-    ----------
-    plain : Module
     """
 
     def __init__(self, plain: nn.Module) -> None:

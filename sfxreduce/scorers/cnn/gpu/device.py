@@ -208,12 +208,7 @@ def _event() -> torch.cuda.Event:
 
 
 class CudaSeam:
-    """One graphics card.
-
-    Parameters
-    ----------
-    device : torch.device
-    """
+    """One graphics card."""
 
     likes_half = True
     likes_compiled = True

@@ -68,7 +68,6 @@ class Feed:
         Writes the pixels of consecutive events, given as a range, into an array of shape (event,
         tile, y, x), in ADU, that may hold anything before. Called on several threads at once.
         Pixels of an event that cannot be read may be anything.
-    n_events : int
     dtype : dtype
         Of a pixel; it is read in this machine's byte order.
     good : ndarray of bool

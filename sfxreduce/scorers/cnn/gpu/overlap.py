@@ -55,9 +55,6 @@ def overlap(
     ----------
     parts : sequence of range
         Events of each sub-batch.
-    work : Work
-    slots : sequence of Slot
-    n_threads : int
     """
     free: SimpleQueue[Slot | None] = SimpleQueue()
     ready: SimpleQueue[Future[tuple[range, Slot, Staged]]] = SimpleQueue()

@@ -102,7 +102,6 @@ def candidates_of_tiles(
         Number of the first tile: events follow one another, each with all tiles of the window.
     whole : bool
         Whether all values are whole numbers.
-    rules : Rules
 
     Returns
     -------

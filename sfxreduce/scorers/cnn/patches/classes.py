@@ -46,10 +46,8 @@ def event_features(
     ----------
     logits : ndarray
         Of each candidate to be a Bragg peak, shape (candidate,).
-    found : Candidates
     window : Window
         That they were found in.
-    n_events : int
     """
     n_tiles = len(window.origins)
     likely = expit(logits)

@@ -43,10 +43,6 @@ _LAYERS = {
 class FusedPatchNetwork:
     """The patch network, its weights in the order in which the kernels read them.
 
-    Parameters
-    ----------
-    packed : Packed
-
     Examples
     --------
     >>> from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
@@ -103,10 +99,6 @@ class FusedPatchNetwork:
 
     def logits(self, found: Candidates) -> NDArray[np.float32]:
         """Logit of every candidate to be a Bragg peak.
-
-        Parameters
-        ----------
-        found : Candidates
 
         Returns
         -------

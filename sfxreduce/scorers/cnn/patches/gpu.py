@@ -41,9 +41,6 @@ class PatchesOnDevice:
 
     Parameters
     ----------
-    network : PatchNetwork
-    finder : CandidateFinder
-    pooling : Pooling
     class_head : tuple of ndarray, optional
         See `sfxreduce.scorers.cnn.folder.Model.class_head`; the feed must have a window then.
     usual : Usual, optional
@@ -78,10 +75,6 @@ class PatchesOnDevice:
 
     def score(self, feed: Feed) -> DeviceScores:
         """Score all events of a feed, and tell their classes if there is a head for it.
-
-        Parameters
-        ----------
-        feed : Feed
 
         Returns
         -------

@@ -77,8 +77,6 @@ def patch_logits(
     ----------
     network : PatchNetwork
         On `device`.
-    found : Candidates
-    device : str
 
     Returns
     -------

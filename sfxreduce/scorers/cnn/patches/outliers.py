@@ -31,7 +31,6 @@ class Trait:
 
     Parameters
     ----------
-    name : str
     slack : float
         A difference of no consequence.
     """
@@ -77,7 +76,6 @@ def event_traits(found: Candidates, window: Window, *, n_events: int) -> NDArray
         With their patches.
     window : Window
         That they were found in.
-    n_events : int
 
     Returns
     -------
@@ -186,12 +184,10 @@ def doubts_of(
 
     Parameters
     ----------
-    usual : Usual or None
     found : Candidates
         With their patches.
     window : Window
         That they were found in.
-    n_events : int
     """
     if usual is None:
         return np.zeros(n_events, np.uint32)

@@ -49,7 +49,6 @@ class Pooling:
             Shape (candidate,), that it is a Bragg peak.
         tile : ndarray of int
             Shape (candidate,): event times `n_tiles`, plus the tile in the window.
-        n_events, n_tiles : int
 
         Examples
         --------

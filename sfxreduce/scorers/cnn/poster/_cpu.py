@@ -211,7 +211,6 @@ def outputs_of_tiles(
         Shape (tile of the window, y * x); the tiles of one event follow one another.
     scale, offset : float32
         What the network sees is ``scale * pixel + offset``, or zero where a pixel is masked.
-    packed : Packed
     out : ndarray of float32
         Shape (tile, 2).
     """

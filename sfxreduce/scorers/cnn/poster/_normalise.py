@@ -101,7 +101,6 @@ def normalise_tiles(tiles: NDArray[Any], goods: _Flags, numbers: Numbers, out: _
         Shape (event, tile, y, x), float32 or integers of up to 32 bits.
     goods : ndarray of bool
         Shape (tile, y, x); pixels that count, if they are numbers.
-    numbers : Numbers
     out : ndarray of float32
         Shape (event, tile, y, x).
     """

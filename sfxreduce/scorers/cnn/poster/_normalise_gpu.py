@@ -47,7 +47,6 @@ def in_noise_units(
         Shape (tile, y, x), in ADU.
     good : Tensor of bool
         Shape (tile, y, x), or (1, y, x) for one mask of all tiles.
-    how : Normalisation
     least : float
         See `least_variance`.
     finite : bool

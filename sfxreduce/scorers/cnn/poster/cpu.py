@@ -34,10 +34,6 @@ _LAYERS = {
 class FusedNetwork:
     """The poster's network, its weights in the order in which the kernels read them.
 
-    Parameters
-    ----------
-    packed : Packed
-
     Examples
     --------
     >>> shapes = {
@@ -102,7 +98,6 @@ class FusedNetwork:
         good : ndarray of bool
             Shape (tile, 350, 350). The network sees zero where it is false, and where a pixel is
             no finite number.
-        scale, offset : float
 
         Returns
         -------
@@ -142,7 +137,6 @@ def fused_probability_of_tiles(
 
     Parameters
     ----------
-    network : FusedNetwork
     seen : ndarray
         Shape (event, tile, 350, 350), normalised.
 
@@ -172,12 +166,10 @@ def fused_probability_of_pixels(
 
     Parameters
     ----------
-    network : FusedNetwork
     pixels : ndarray
         Shape (event, tile, 350, 350), of any integer or floating dtype.
     good : ndarray of bool
         Shape (tile, 350, 350); the network sees zero where it is false.
-    scale, offset : float
 
     Returns
     -------

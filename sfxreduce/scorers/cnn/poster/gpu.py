@@ -47,11 +47,8 @@ class PosterOnDevice:
 
     Parameters
     ----------
-    network : HitNetwork
     fused : FusedNetwork
         The same weights for the processor, for tiles that do not fit the device's memory.
-    how : Normalisation
-    settings : DeviceSettings
 
     Raises
     ------
@@ -90,10 +87,6 @@ class PosterOnDevice:
 
     def score(self, feed: Feed) -> DeviceScores:
         """Score all events of a feed.
-
-        Parameters
-        ----------
-        feed : Feed
 
         Returns
         -------

@@ -70,7 +70,6 @@ def normalise(
         Shape (tile, y, x); false pixels do not count.
     adu_per_photon : float
         Gain in ADU; NaN if unknown.
-    how : Normalisation
 
     Returns
     -------
