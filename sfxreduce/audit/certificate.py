@@ -26,7 +26,7 @@ from sfxreduce.io.store.manifest import Manifest
 
 __all__ = [
     "Certificate",
-    "Subject",
+    "FilterOutput",
     "certificate_from_json",
     "certificate_to_json",
     "describe_subject",
@@ -36,7 +36,7 @@ CERTIFICATE_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class FilterOutput:
     """What a certificate is about: one filter run.
 
     Parameters
@@ -69,11 +69,11 @@ class Subject:
     rejected: int
 
 
-def describe_subject(manifest: Manifest, decisions: Decisions) -> Subject:
+def describe_subject(manifest: Manifest, decisions: Decisions) -> FilterOutput:
     """Subject of a filter run by its manifest and its ledger."""
-    names = {field.name for field in fields(Subject)} - {"ledger_root"}
+    names = {field.name for field in fields(FilterOutput)} - {"ledger_root"}
     facts = {name: getattr(manifest, name) for name in names}
-    return Subject(ledger_root=ledger_root(decisions), **facts)
+    return FilterOutput(ledger_root=ledger_root(decisions), **facts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ class Certificate:
         If the finding does not keep the promise.
     """
 
-    subject: Subject
+    subject: FilterOutput
     promise: Promise
     method: AuditMethod
     nonce: str
@@ -195,7 +195,7 @@ def _from_body(body: Mapping[str, Any]) -> Certificate:
     counted = dict(parts.pop("counted"))
     found_at = tuple(map(operator.index, counted.pop("found_at")))
     return Certificate(
-        subject=Subject(**parts.pop("subject")),
+        subject=FilterOutput(**parts.pop("subject")),
         promise=Promise(**parts.pop("promise")),
         method=AuditMethod(parts.pop("method")),
         counted=Tally(found_at=found_at, **counted),

@@ -103,7 +103,7 @@ def _read(rows: csv.DictReader[str], path: Path, run: Run) -> NDArray[np.int8]:
         raise LabelError(
             f"{path}: expected the columns label and event or event_id, found {', '.join(names)}"
         )
-    events = _Events.of([str(name) for name in run.columns["event_id"].values])
+    events = _EventsByName.of([str(name) for name in run.columns["event_id"].values])
     label = np.full(run.n_events, Label.MAYBE, np.int8)
     given = np.zeros(run.n_events, np.bool_)
     for row in rows:
@@ -128,14 +128,14 @@ def _label(word: str | None, *, where: str) -> Label:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Events:
+class _EventsByName:
     """Events of a run by their names; -1 where several share one."""
 
     names: Sequence[str]
     by_name: dict[str, int]
 
     @classmethod
-    def of(cls, names: Sequence[str]) -> _Events:
+    def of(cls, names: Sequence[str]) -> _EventsByName:
         by_name: dict[str, int] = {}
         for event, name in enumerate(names):
             by_name[name] = -1 if name in by_name else event

@@ -14,7 +14,7 @@ from sfxreduce.cluster import Pool
 from sfxreduce.cluster.progress import Progress
 from sfxreduce.errors import UsageError
 from sfxreduce.io.label_table import read_labels
-from sfxreduce.io.readers.crystfel_stream import Seen, read_stream
+from sfxreduce.io.readers.crystfel_stream import Mention, read_stream
 from sfxreduce.run.labels import Label, Labels
 from sfxreduce.run.run import Run
 
@@ -88,9 +88,9 @@ class StreamLabelling:
     def __call__(self, run: Run, *, pool: Pool, progress: Progress) -> Labels:  # noqa: ARG002
         """Label every event of a run; see `sfxreduce.io.readers.crystfel_stream.read_stream`."""
         seen = read_stream(self.path, run=run)
-        label = np.where(seen == Seen.INDEXED, Label.HIT, Label.MAYBE).astype(np.int8)
+        label = np.where(seen == Mention.INDEXED, Label.HIT, Label.MAYBE).astype(np.int8)
         if self.unindexed_is_miss:
-            label[seen < Seen.UNCLEAR] = Label.MISS
+            label[seen < Mention.UNCLEAR] = Label.MISS
         return _unbounded(label)
 
 

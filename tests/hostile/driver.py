@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 # What commands would import by and by.
-import sfxreduce.auditing
-import sfxreduce.describe
-import sfxreduce.io.labels
-import sfxreduce.verify  # noqa: F401
-
+import sfxreduce.io.label_table
+import sfxreduce.pipeline.audit
+import sfxreduce.pipeline.describe
+import sfxreduce.pipeline.verify.output  # noqa: F401
 from sfxreduce_cli.main import main
 
 ADDRESS_SPACE = 6 << 30

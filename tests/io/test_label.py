@@ -18,7 +18,7 @@ from sfxreduce.cluster.progress import silent
 from sfxreduce.errors import LabelError, OutputExists, UsageError
 from sfxreduce.io.label_table import read_labels, write_labels
 from sfxreduce.io.open import open_run
-from sfxreduce.io.readers.crystfel_stream import Seen, read_stream
+from sfxreduce.io.readers.crystfel_stream import Mention, read_stream
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.labels import Label
 from sfxreduce.run.run import Run
@@ -112,11 +112,11 @@ def test_nothing_is_a_miss_unless_asked_for(tmp_path: Path) -> None:
         chunk("/data/raw.cxi", 3, hit=0).replace("----- End chunk -----\n", ""),
     )
     assert read_stream(path, run=named_run()).tolist() == [
-        Seen.INDEXED,
-        Seen.UNCLEAR,
-        Seen.NO_HIT,
-        Seen.UNCLEAR,
-        Seen.ABSENT,
+        Mention.INDEXED,
+        Mention.UNCLEAR,
+        Mention.NO_HIT,
+        Mention.UNCLEAR,
+        Mention.ABSENT,
     ]
     for asked, expected in ((False, [2, 1, 1, 1, 1]), (True, [2, 1, 0, 1, 0])):
         rule = StreamLabelling(path=path, unindexed_is_miss=asked)

@@ -21,7 +21,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.io.sandbox import process as reader_process
 from sfxreduce.io.sandbox import source as untrusted
 from sfxreduce.io.sandbox.messages import MessageError, receive, send
-from sfxreduce.io.sandbox.process import Limits
+from sfxreduce.io.sandbox.process import ProcessLimits
 from sfxreduce.io.sandbox.source import UntrustedFrames, open_untrusted
 from sfxreduce.pipeline.filter import plan_filter
 from sfxreduce.run.reasons import Reason
@@ -50,7 +50,7 @@ def child(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 def opened(path: Path, **limits: float) -> Run:
-    return open_untrusted([str(path)], data_path="", roots=[], limits=Limits(**limits))  # type: ignore[arg-type]
+    return open_untrusted([str(path)], data_path="", roots=[], limits=ProcessLimits(**limits))  # type: ignore[arg-type]
 
 
 def test_a_run_is_the_same_whoever_reads_it(theirs: Path) -> None:

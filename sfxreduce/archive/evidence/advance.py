@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sfxreduce.archive.evidence.folder import Contents, Writer
+from sfxreduce.archive.evidence.folder import Contents, EvidenceWriter
 from sfxreduce.archive.rules import checks
 from sfxreduce.archive.rules.facts import Evidence
 from sfxreduce.archive.rules.policy import Policy
@@ -12,7 +12,9 @@ from sfxreduce.archive.rules.states import PATH, State, step, voids
 __all__ = ["advance", "arrow", "check_sound", "go_on", "missing", "send_back"]
 
 
-def arrow(writer: Writer, before: State, after: State, *, why: tuple[Refusal, ...] = ()) -> State:
+def arrow(
+    writer: EvidenceWriter, before: State, after: State, *, why: tuple[Refusal, ...] = ()
+) -> State:
     """Write down that an arrow was taken."""
     facts = {"from": str(before), "to": str(after), "why": [str(refusal) for refusal in why]}
     writer.append("state", **facts)
@@ -50,7 +52,7 @@ def missing(
 
 
 def advance(
-    writer: Writer,
+    writer: EvidenceWriter,
     contents: Contents,
     facts: Evidence,
     *,
@@ -83,7 +85,7 @@ def advance(
 
 
 def go_on(
-    writer: Writer,
+    writer: EvidenceWriter,
     contents: Contents,
     facts: Evidence,
     *,
@@ -111,7 +113,7 @@ def go_on(
         raise ArchiveRefused(refusals)
 
 
-def send_back(writer: Writer, state: State) -> None:
+def send_back(writer: EvidenceWriter, state: State) -> None:
     """Void what was planned and begin anew; holds and times stay."""
     if state in PATH[1:]:
         state = arrow(writer, state, State.INVALIDATED)

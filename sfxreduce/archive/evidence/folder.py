@@ -22,7 +22,7 @@ from sfxreduce.errors import SourceError, VerificationError
 from sfxreduce.io.files.durable import output_errors, sync_folder, write_file
 from sfxreduce.io.files.journal import Entry, Journal, open_journal, read_journal
 
-__all__ = ["Clock", "Contents", "EvidenceFolder", "Writer", "evidence_path"]
+__all__ = ["Clock", "Contents", "EvidenceFolder", "EvidenceWriter", "evidence_path"]
 
 JOURNAL = "journal.jsonl"
 SUFFIX = ".evidence"
@@ -116,7 +116,7 @@ class Contents:
         return {name: data for name in sorted(names) if (data := _read(self.path / name))}
 
 
-class Writer:
+class EvidenceWriter:
     """Adds to the evidence of a run; made by `EvidenceFolder.opened`.
 
     Parameters
@@ -195,7 +195,7 @@ class EvidenceFolder:
             return Contents(path=self.path, entries=(), tampered=(str(error),))
 
     @contextmanager
-    def opened(self, *, by: str) -> Iterator[Writer]:
+    def opened(self, *, by: str) -> Iterator[EvidenceWriter]:
         """Open it to add to it; make it if it is not there. One program at a time can.
 
         Raises
@@ -209,7 +209,7 @@ class EvidenceFolder:
             self.path.mkdir(exist_ok=True)
         try:
             with open_journal(self.path / JOURNAL) as journal:
-                yield Writer(self.path, journal, clock=self.clock, by=by)
+                yield EvidenceWriter(self.path, journal, clock=self.clock, by=by)
         except VerificationError as error:
             if str(self.path / JOURNAL) not in str(error):
                 raise

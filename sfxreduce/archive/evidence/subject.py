@@ -10,7 +10,13 @@ from pathlib import Path
 
 from sfxreduce.archive.evidence.advance import check_sound
 from sfxreduce.archive.evidence.documents import PlanPaper
-from sfxreduce.archive.evidence.folder import JOURNAL, Clock, EvidenceFolder, Writer, evidence_path
+from sfxreduce.archive.evidence.folder import (
+    JOURNAL,
+    Clock,
+    EvidenceFolder,
+    EvidenceWriter,
+    evidence_path,
+)
 from sfxreduce.archive.evidence.gather import Gathered, gather
 from sfxreduce.archive.evidence.tickets import TicketBook
 from sfxreduce.archive.rules.policy import Policy, preset
@@ -95,7 +101,7 @@ class Subject:
     @contextmanager
     def opened(
         self, *, rehash: bool = False, create: bool = False, book: TicketBook | None = None
-    ) -> Iterator[tuple[Writer, Gathered]]:
+    ) -> Iterator[tuple[EvidenceWriter, Gathered]]:
         """Open the evidence to add to it, and take down the facts; unsound ones are refused.
 
         Raises
@@ -111,7 +117,7 @@ class Subject:
 
     def look(
         self,
-        writer: Writer | None = None,
+        writer: EvidenceWriter | None = None,
         *,
         rehash: bool = False,
         book: TicketBook | None = None,

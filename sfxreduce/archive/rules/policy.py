@@ -25,7 +25,7 @@ __all__ = [
     "TARGET_BYTES",
     "Approvals",
     "Disposition",
-    "Drift",
+    "DriftPolicy",
     "Holds",
     "Keep",
     "Policy",
@@ -184,7 +184,7 @@ class Holds(_Table):
     lift_by_same: bool = True
 
 
-class Drift(_Table):
+class DriftPolicy(_Table):
     """What an alarm of the drift gate does.
 
     Attributes
@@ -230,7 +230,7 @@ class Policy(_Table):
     approvals: Approvals = Field(default_factory=Approvals)
     keep: Keep = Field(default_factory=Keep)
     holds: Holds = Field(default_factory=Holds)
-    drift: Drift = Field(default_factory=Drift)
+    drift: DriftPolicy = Field(default_factory=DriftPolicy)
     pools: dict[str, str] = Field(default_factory=dict)
     sources: tuple[Source, ...] = ()
 

@@ -20,13 +20,13 @@ MOST = 1e12
 """Largest rate: products of larger ones could be more than a float holds."""
 
 
-class _Table(BaseModel):
+class _RatesTable(BaseModel):
     """A table of a file of rates: closed, immutable, and strict about types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Range(_Table):
+class Range(_RatesTable):
     """A number that is not known exactly.
 
     Attributes
@@ -84,7 +84,7 @@ def _in_range(found: Range) -> Range:
 Rate = Annotated[Range, AfterValidator(_in_range)]
 
 
-class Tier(_Table):
+class Tier(_RatesTable):
     """What it costs to keep bytes somewhere.
 
     Attributes
@@ -102,7 +102,7 @@ class Tier(_Table):
     kg_co2e_per_tb_year: Rate
 
 
-class Compute(_Table):
+class Compute(_RatesTable):
     """What it costs to compute.
 
     Attributes
@@ -123,7 +123,7 @@ class Compute(_Table):
     core_seconds_per_event: Rate | None = None
 
 
-class RateSource(_Table):
+class RateSource(_RatesTable):
     """Where a rate comes from.
 
     Attributes
@@ -136,7 +136,7 @@ class RateSource(_Table):
     where: str
 
 
-class Rates(_Table):
+class Rates(_RatesTable):
     """All of a file of rates.
 
     Attributes

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sfxreduce.archive.evidence.documents import PlanPaper
-from sfxreduce.archive.evidence.folder import Contents, Writer
+from sfxreduce.archive.evidence.folder import Contents, EvidenceWriter
 from sfxreduce.archive.rules.policy import Policy
 from sfxreduce.archive.rules.refusals import Refusal, refuse
 from sfxreduce.archive.tape.backends import Backend, open_backend
@@ -83,7 +83,7 @@ def open_copies(copies: Mapping[str, str]) -> Copies:
 
 
 def take_down(
-    writer: Writer,
+    writer: EvidenceWriter,
     plan: PlanPaper,
     copies: Copies,
     *,

@@ -9,7 +9,7 @@ from typing import Any
 
 from sfxreduce.archive.evidence.advance import advance, go_on, missing
 from sfxreduce.archive.evidence.documents import PinnedFile, PlanPaper
-from sfxreduce.archive.evidence.folder import Writer
+from sfxreduce.archive.evidence.folder import EvidenceWriter
 from sfxreduce.archive.evidence.gather import gather
 from sfxreduce.archive.evidence.pins import compare_pins
 from sfxreduce.archive.evidence.subject import Subject
@@ -120,7 +120,7 @@ def _would_execute(subject: Subject, to: Sequence[str]) -> Executed:
     return Executed(plan=plan, dry_run=True, copies=copies, state=state)
 
 
-def _put_all(subject: Subject, writer: Writer, plan: PlanPaper, copies: Copies) -> None:
+def _put_all(subject: Subject, writer: EvidenceWriter, plan: PlanPaper, copies: Copies) -> None:
     began_ns = subject.clock()
     pins = {file.path: file for file in plan.sources}
 

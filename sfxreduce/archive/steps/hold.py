@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from sfxreduce.archive.evidence.documents import HoldPaper, paper_bytes, paper_id
-from sfxreduce.archive.evidence.folder import Writer
+from sfxreduce.archive.evidence.folder import EvidenceWriter
 from sfxreduce.archive.evidence.gather import Gathered, gather
 from sfxreduce.archive.evidence.subject import DEFAULT_PRESET, Subject
 from sfxreduce.archive.rules.facts import Hold
@@ -114,7 +114,7 @@ def lift_hold(
         _lift(writer, hold, authority)
 
 
-def _lift(writer: Writer, hold: Hold, authority: str) -> None:
+def _lift(writer: EvidenceWriter, hold: Hold, authority: str) -> None:
     writer.append("lifted", hold_id=hold.hold_id, authority=authority)
 
 

@@ -19,7 +19,7 @@ from sfxreduce.archive.evidence.documents import (
     paper_bytes,
     paper_id,
 )
-from sfxreduce.archive.evidence.folder import Writer
+from sfxreduce.archive.evidence.folder import EvidenceWriter
 from sfxreduce.archive.evidence.gather import Gathered
 from sfxreduce.archive.evidence.inspect import (
     audited_events,
@@ -134,7 +134,7 @@ def _still_good(
     return ours == theirs and ended and options.certificate is None
 
 
-def _take_up(writer: Writer, hits: Path, given: Path | None) -> None:
+def _take_up(writer: EvidenceWriter, hits: Path, given: Path | None) -> None:
     """Copy the certificate into the evidence, if there is one."""
     path = given or writer.path / "certificate.json"
     if given is None and not path.exists():
@@ -155,7 +155,7 @@ def _take_up(writer: Writer, hits: Path, given: Path | None) -> None:
     writer.append("certificate", certificate=digest, facts=asdict(facts))
 
 
-def _inspect(writer: Writer, run: Run, hits: Path) -> Certificate | None:
+def _inspect(writer: EvidenceWriter, run: Run, hits: Path) -> Certificate | None:
     """Take down what the reduced store says."""
     data = writer.contents().paper("certificate.json")
     certificate = certificate_facts(data, hits=hits, at_ns=0)[1] if data else None
@@ -167,7 +167,7 @@ def _inspect(writer: Writer, run: Run, hits: Path) -> Certificate | None:
 
 
 def verify_again(
-    writer: Writer, run: Run, hits: Path, *, pool: Pool, progress: Progress = silent
+    writer: EvidenceWriter, run: Run, hits: Path, *, pool: Pool, progress: Progress = silent
 ) -> None:
     """Compare a reduced store with its run, whole, and write down what was found."""
     found = verify_reduced(hits, against=run, pool=pool, progress=progress)
@@ -181,7 +181,7 @@ def verify_again(
     )
 
 
-def _go(subject: Subject, writer: Writer, policy: Policy, until: State) -> None:
+def _go(subject: Subject, writer: EvidenceWriter, policy: Policy, until: State) -> None:
     found = subject.look(writer)
     now_ns = subject.clock()
     advance(writer, found.contents, found.facts, policy=policy, now_ns=now_ns, until=until)

@@ -16,7 +16,7 @@ from sfxreduce.archive.evidence.documents import (
     paper_bytes,
     read_paper,
 )
-from sfxreduce.archive.evidence.folder import Writer
+from sfxreduce.archive.evidence.folder import EvidenceWriter
 from sfxreduce.archive.evidence.gather import Gathered
 from sfxreduce.archive.evidence.signing import SIGNATURE_SUFFIX, read_signing_key
 from sfxreduce.archive.evidence.subject import Subject
@@ -161,7 +161,7 @@ def _check(subject: Subject, plan: PlanPaper, state: State, facts: Evidence) -> 
 
 
 def _advance(
-    subject: Subject, writer: Writer, found: Gathered, plan: PlanPaper, until: State
+    subject: Subject, writer: EvidenceWriter, found: Gathered, plan: PlanPaper, until: State
 ) -> None:
     now_ns = subject.clock()
     advance(writer, found.contents, found.facts, policy=plan.policy, now_ns=now_ns, until=until)
@@ -169,7 +169,7 @@ def _advance(
 
 def _look_again(
     subject: Subject,
-    writer: Writer,
+    writer: EvidenceWriter,
     found: Gathered,
     plan: PlanPaper,
     to: Sequence[str],
@@ -192,7 +192,9 @@ def _look_again(
     take_down(writer, plan, copies, ask=ask, action="query", began_ns=subject.clock())
 
 
-def _ticket(subject: Subject, writer: Writer, plan: PlanPaper, found: Gathered) -> TicketPaper:
+def _ticket(
+    subject: Subject, writer: EvidenceWriter, plan: PlanPaper, found: Gathered
+) -> TicketPaper:
     now_ns = subject.clock()
     return TicketPaper(
         plan_id=plan.plan_id,
@@ -232,7 +234,7 @@ def _why(plan: PlanPaper, found: Gathered) -> list[str]:
     return told
 
 
-def revoke_ticket(writer: Writer, found: Gathered, *, reason: str) -> None:
+def revoke_ticket(writer: EvidenceWriter, found: Gathered, *, reason: str) -> None:
     """Put a ticket that lists nothing in the place of one that was written."""
     data = found.contents.paper(TICKET)
     if data is None:

@@ -78,7 +78,7 @@ class Restored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Part:
+class _Located:
     """Events that were found in one place."""
 
     place: str
@@ -91,7 +91,7 @@ class _Search:
     """Events that are still to be found, and what became of the others."""
 
     missing: list[str]
-    parts: list[_Part]
+    parts: list[_Located]
     problems: list[str]
     bytes_recalled: int = 0
 
@@ -116,7 +116,7 @@ class _Search:
             self.problems.append(f"{run.path}: {len(found) - len(readable)} cannot be read there")
         if readable:
             positions = np.array(list(readable.values()), np.int64)
-            self.parts.append(_Part(place=place, run=run, positions=positions))
+            self.parts.append(_Located(place=place, run=run, positions=positions))
         self.missing = [name for name in self.missing if name not in readable]
 
 
@@ -210,7 +210,7 @@ def _with_source_index(run: Run) -> Run:
 
 
 def _write(
-    parts: Sequence[_Part], *, out: Path, pool: Pool, overwrite: bool, progress: Progress
+    parts: Sequence[_Located], *, out: Path, pool: Pool, overwrite: bool, progress: Progress
 ) -> None:
     """Write the events of all parts in source order, and compare before publishing."""
     joined = join_runs([part.run for part in parts])

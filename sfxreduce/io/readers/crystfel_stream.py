@@ -15,13 +15,13 @@ from sfxreduce.errors import LabelError, RunNotFound, SourceError
 from sfxreduce.io.files.safe_read import open_file
 from sfxreduce.run.run import Run
 
-__all__ = ["Seen", "read_stream"]
+__all__ = ["Mention", "read_stream"]
 
 _LONGEST_LINE = 65_536
 _CXI = (".cxi", ".h5")
 
 
-class Seen(IntEnum):
+class Mention(IntEnum):
     """What a stream says of an event; a larger value wins if it speaks of it twice."""
 
     ABSENT = 0
@@ -41,10 +41,10 @@ class _Chunk:
     is_whole: bool = False
 
     @property
-    def seen(self) -> Seen:
+    def seen(self) -> Mention:
         if self.n_crystals:
-            return Seen.INDEXED
-        return Seen.NO_HIT if self.is_whole and not self.is_hit else Seen.UNCLEAR
+            return Mention.INDEXED
+        return Mention.NO_HIT if self.is_whole and not self.is_hit else Mention.UNCLEAR
 
 
 def read_stream(path: Path, *, run: Run) -> NDArray[np.int8]:
@@ -62,7 +62,7 @@ def read_stream(path: Path, *, run: Run) -> NDArray[np.int8]:
     Returns
     -------
     ndarray of int8
-        Shape (event,): `Seen` of each event.
+        Shape (event,): `Mention` of each event.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def read_stream(path: Path, *, run: Run) -> NDArray[np.int8]:
     LabelError
         If no chunk is of this run, or it cannot be told which events are meant.
     """
-    events = _Events(run)
+    events = _EventsByFile(run)
     other = ""
     try:
         with open_file(path) as file:
@@ -93,7 +93,7 @@ def read_stream(path: Path, *, run: Run) -> NDArray[np.int8]:
     return found
 
 
-class _Events:
+class _EventsByFile:
     """Finds the event of a chunk, by whole paths and, apart from that, by names of files."""
 
     def __init__(self, run: Run) -> None:

@@ -18,13 +18,13 @@ from sfxreduce import errors
 from sfxreduce.errors import SfxReduceError, SourceError
 from sfxreduce.io.sandbox.messages import MessageError, receive, send
 
-__all__ = ["Limits", "ReaderDied", "ReaderProcess"]
+__all__ = ["ProcessLimits", "ReaderDied", "ReaderProcess"]
 
 CHILD = "sfxreduce.io.sandbox_child"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ProcessLimits:
     """What a process that reads an untrusted run may use.
 
     Parameters
@@ -49,7 +49,7 @@ class ReaderDied(Exception):
 class ReaderProcess:
     """A process of its own that reads a run; it has no way to write a file."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ProcessLimits) -> None:
         self._limits = limits
         # It has to find this package where this process found it, but nothing in the working
         # directory, which may be the folder of whoever made the run.

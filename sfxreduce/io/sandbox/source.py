@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import SfxReduceError, SourceError
 from sfxreduce.io.sandbox.answers import OpenedRun, opened_run
-from sfxreduce.io.sandbox.process import Limits, ReaderDied, ReaderProcess
+from sfxreduce.io.sandbox.process import ProcessLimits, ReaderDied, ReaderProcess
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
@@ -44,7 +44,11 @@ MOST_READERS = 4
 
 
 def open_untrusted(
-    paths: Sequence[str], *, data_path: str, roots: Sequence[str], limits: Limits | None = None
+    paths: Sequence[str],
+    *,
+    data_path: str,
+    roots: Sequence[str],
+    limits: ProcessLimits | None = None,
 ) -> Run:
     """Open a run through a process of its own; see `sfxreduce.io.open.open_run`.
 
@@ -64,7 +68,7 @@ def open_untrusted(
         paths=tuple(paths),
         data_path=data_path,
         roots=tuple(roots),
-        limits=limits or Limits(),
+        limits=limits or ProcessLimits(),
     )
     opened = _reader(asked).open()
     facts = opened.facts
@@ -94,7 +98,7 @@ class _Asked:
     paths: tuple[str, ...]
     data_path: str
     roots: tuple[str, ...]
-    limits: Limits
+    limits: ProcessLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +157,7 @@ class UntrustedFrames:
             reasons[:] = Reason.FILE_UNREADABLE
 
 
-class _Reader:
+class _ReaderProcess:
     """A process that reads one run, and its successors if it dies."""
 
     def __init__(self, asked: _Asked) -> None:
@@ -263,16 +267,16 @@ def _tiles(window: Window | None) -> dict[str, Any] | None:
     }
 
 
-_readers: OrderedDict[tuple[int, _Asked], _Reader] = OrderedDict()
+_readers: OrderedDict[tuple[int, _Asked], _ReaderProcess] = OrderedDict()
 _readers_lock = threading.Lock()
 
 
-def _reader(asked: _Asked) -> _Reader:
+def _reader(asked: _Asked) -> _ReaderProcess:
     """Reader of a run in this process; a forked one has to start its own."""
     key = (os.getpid(), asked)
     with _readers_lock:
         if key not in _readers:
-            _readers[key] = _Reader(asked)
+            _readers[key] = _ReaderProcess(asked)
         _readers.move_to_end(key)
         old = [_readers.popitem(last=False)[1] for _ in range(len(_readers) - MOST_READERS)]
     for reader in old:
@@ -280,7 +284,7 @@ def _reader(asked: _Asked) -> _Reader:
     return _readers[key]
 
 
-def _living() -> Iterator[_Reader]:
+def _living() -> Iterator[_ReaderProcess]:
     pid = os.getpid()
     yield from (reader for (owner, _), reader in _readers.items() if owner == pid)
 

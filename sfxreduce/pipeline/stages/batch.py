@@ -63,7 +63,9 @@ def look_at(
         detector = source.detector
     except SOURCE_LOST:
         return rows
-    look = _Look(source=source, scorer=scorer, detector=detector, window=scorer.window(detector))
+    look = _BatchReader(
+        source=source, scorer=scorer, detector=detector, window=scorer.window(detector)
+    )
     if scorer.needs_gpu and isinstance(scorer, Streamer):
         look.as_a_stream(scorer, events, rows)
         return rows
@@ -80,7 +82,7 @@ def look_at(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Look:
+class _BatchReader:
     """A scorer before a source, and the window between them; None for whole frames."""
 
     source: FrameSource

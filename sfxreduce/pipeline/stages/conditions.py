@@ -35,7 +35,7 @@ def as_seen(run: Run, scorer: Scorer, *, pool: Pool) -> Run:
     """
     if not scorer.adapts or isinstance(run.source, Conditioned):
         return run
-    look = _Look(source=run.source, events=tuple(frames_to_look_at(run.n_events)))
+    look = _SampledFrames(source=run.source, events=tuple(frames_to_look_at(run.n_events)))
     [(_, found)] = pool.map("measure", _measured, [look], rescue=_RESCUE)
     if found is None:
         return run  # every event will say so for itself
@@ -63,14 +63,14 @@ def odd_events(run: Run, scorer: Scorer) -> NDArray[np.uint32]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
+class _SampledFrames:
     """Frames that are looked at together."""
 
     source: FrameSource
     events: tuple[int, ...]
 
 
-def _measured(look: _Look) -> Conditions | None:
+def _measured(look: _SampledFrames) -> Conditions | None:
     """What the frames say about their detector; None if the source is gone."""
     try:
         return conditions_of(look.source, look.events)
@@ -78,22 +78,22 @@ def _measured(look: _Look) -> Conditions | None:
         return None
 
 
-def _readable(look: _Look) -> tuple[int, ...]:
+def _readable(look: _SampledFrames) -> tuple[int, ...]:
     """Events that were read without ending the process; their reasons are looked at later."""
     with suppress(*SOURCE_LOST):
         look.source.read(look.events)
     return look.events
 
 
-def _halves(look: _Look) -> list[_Look]:
+def _halves(look: _SampledFrames) -> list[_SampledFrames]:
     return [replace(look, events=events) for events in halves_of(look.events)]
 
 
-def _without(_: _Look) -> tuple[int, ...]:
+def _without(_: _SampledFrames) -> tuple[int, ...]:
     return ()
 
 
-def _of_the_others(look: _Look, parts: Sequence[tuple[int, ...]]) -> Conditions | None:
+def _of_the_others(look: _SampledFrames, parts: Sequence[tuple[int, ...]]) -> Conditions | None:
     return _measured(replace(look, events=tuple(event for part in parts for event in part)))
 
 

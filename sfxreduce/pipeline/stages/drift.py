@@ -34,7 +34,7 @@ _FRAMES_PER_TASK = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
+class _WholeFrames:
     """Some whole frames to look at."""
 
     source: FrameSource
@@ -130,7 +130,7 @@ def _look(
 ) -> NDArray[np.void]:
     """Look at whole frames, a few in each task, and put what was seen in order."""
     groups = [
-        _Look(source=run.source, events=tuple(events[start : start + _FRAMES_PER_TASK]))
+        _WholeFrames(source=run.source, events=tuple(events[start : start + _FRAMES_PER_TASK]))
         for start in range(0, len(events), _FRAMES_PER_TASK)
     ]
 
@@ -142,7 +142,7 @@ def _look(
     return np.concatenate([np.zeros(0, _SEEN), *(found[number] for number in range(len(groups)))])
 
 
-def _look_at(look: _Look) -> NDArray[np.void]:
+def _look_at(look: _WholeFrames) -> NDArray[np.void]:
     """Read some frames once; measure them, and let the peak finder judge them."""
     seen = np.zeros(len(look.events), _SEEN)
     seen["statistics"] = np.nan
@@ -164,18 +164,18 @@ def _look_at(look: _Look) -> NDArray[np.void]:
     return seen
 
 
-def _halves(look: _Look) -> list[_Look]:
+def _halves(look: _WholeFrames) -> list[_WholeFrames]:
     return [replace(look, events=events) for events in halves_of(look.events)]
 
 
-def _lost(look: _Look) -> NDArray[np.void]:
+def _lost(look: _WholeFrames) -> NDArray[np.void]:
     """What is seen of a frame that ends whatever looks at it: nothing."""
     seen = np.zeros(len(look.events), _SEEN)
     seen["statistics"], seen["reason"] = np.nan, Reason.WORKER_LOST
     return seen
 
 
-def _joined(_: _Look, parts: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
+def _joined(_: _WholeFrames, parts: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
     return np.concatenate(parts)
 
 

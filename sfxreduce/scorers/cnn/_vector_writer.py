@@ -43,7 +43,7 @@ class Packed(NamedTuple):
     last_bias: Floats
 
 
-class Writer:
+class VectorWriter:
     """Writes instructions on vectors of `LANES` numbers."""
 
     def __init__(self, context: Any, builder: Any) -> None:

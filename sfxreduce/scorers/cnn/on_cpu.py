@@ -29,7 +29,7 @@ _TILES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Seen:
+class Evidence:
     """What was seen on some tiles of some events.
 
     Parameters
@@ -50,15 +50,15 @@ class NetworkOnCpu(Protocol):
 
     def look(
         self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
-    ) -> Seen:
+    ) -> Evidence:
         """Look at tiles, shape (event, tile, y, x) in ADU."""
         ...
 
-    def told(self, seen: Seen, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def told(self, seen: Evidence, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores and classes of events that were seen through a window."""
         ...
 
-    def doubts(self, seen: Seen, window: Window) -> NDArray[np.uint32]:
+    def doubts(self, seen: Evidence, window: Window) -> NDArray[np.uint32]:
         """Reasons not to trust the scores of events that were seen through the whole window."""
         ...
 
@@ -72,7 +72,7 @@ class PosterOnCpu:
 
     def look(
         self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
-    ) -> Seen:
+    ) -> Evidence:
         """Look at tiles, a few at a time: normalised they should not leave the cache."""
         margins = np.empty(pixels.shape[:2], np.float64)
         everywhere = np.ones(good.shape, np.bool_)
@@ -87,11 +87,11 @@ class PosterOnCpu:
             )
             outputs = self.network.outputs(seen, everywhere)
             margins[part] = outputs[..., 1].astype(np.float64) - outputs[..., 0]
-        return Seen(of_tiles=margins)
+        return Evidence(of_tiles=margins)
 
     def told(
         self,
-        seen: Seen,
+        seen: Evidence,
         window: Window,  # noqa: ARG002 - where its tiles lie does not matter
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores of events; it tells no classes."""
@@ -101,7 +101,7 @@ class PosterOnCpu:
 
     def doubts(
         self,
-        seen: Seen,
+        seen: Evidence,
         window: Window,  # noqa: ARG002 - see `told`
     ) -> NDArray[np.uint32]:
         """Nothing: it does not look at what stands out."""
@@ -118,7 +118,7 @@ class PatchesOnCpu:
 
     def look(
         self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
-    ) -> Seen:
+    ) -> Evidence:
         """Find the candidates of tiles and ask about each."""
         config = self.model.config
         found = config.candidates(pixels, good, adu_per_photon=adu_per_photon)
@@ -126,9 +126,9 @@ class PatchesOnCpu:
         evidence = config.pooling.evidence_of_tiles(
             logits, found.tile, n_events=len(pixels), n_tiles=len(good)
         )
-        return Seen(of_tiles=evidence, found=found, logits=logits)
+        return Evidence(of_tiles=evidence, found=found, logits=logits)
 
-    def told(self, seen: Seen, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def told(self, seen: Evidence, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores of events, and their classes if the model has a head for them."""
         pooling, head, n_events = (
             self.model.config.pooling,
@@ -141,7 +141,7 @@ class PatchesOnCpu:
         features = event_features(seen.logits, seen.found, window, n_events=n_events)
         return score, class_of(features, *head)
 
-    def doubts(self, seen: Seen, window: Window) -> NDArray[np.uint32]:
+    def doubts(self, seen: Evidence, window: Window) -> NDArray[np.uint32]:
         """`Reason.OOD` for events that are unlike the calibrated ones."""
         if seen.found is None:
             return np.zeros(len(seen.of_tiles), np.uint32)
@@ -161,7 +161,7 @@ class EventLook:
         self._network = network
         self._steps = steps
         self._detector = detector
-        self._seen: list[Seen] = []
+        self._seen: list[Evidence] = []
 
     def add(self, pixels: NDArray[np.generic]) -> None:
         """Look at the pixels of the next step, shape (1, tile, y, x) in ADU."""
@@ -192,7 +192,7 @@ def network_on_cpu(model: Model) -> NetworkOnCpu:
     return PosterOnCpu(model=model, network=FusedNetwork.of(model.weights))
 
 
-def _joined(parts: Sequence[Seen]) -> Seen:
+def _joined(parts: Sequence[Evidence]) -> Evidence:
     """Tiles of one event that were seen one after the other, as if they were seen at once."""
     if len(parts) == 1:
         return parts[0]
@@ -200,7 +200,7 @@ def _joined(parts: Sequence[Seen]) -> Seen:
     found = [part.found for part in parts if part.found is not None]
     logits = [part.logits for part in parts if part.logits is not None]
     if not found:
-        return Seen(of_tiles=of_tiles)
+        return Evidence(of_tiles=of_tiles)
     starts = np.cumsum([0, *(part.of_tiles.shape[1] for part in parts[:-1])], dtype=np.int32)
     columns = {
         field.name: np.concatenate([getattr(part, field.name) for part in found])
@@ -209,4 +209,4 @@ def _joined(parts: Sequence[Seen]) -> Seen:
     columns["tile"] = np.concatenate(
         [part.tile + start for part, start in zip(found, starts, strict=True)]
     )
-    return Seen(of_tiles=of_tiles, found=Candidates(**columns), logits=np.concatenate(logits))
+    return Evidence(of_tiles=of_tiles, found=Candidates(**columns), logits=np.concatenate(logits))

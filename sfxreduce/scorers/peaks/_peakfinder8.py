@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sfxreduce._numba import compiled
 
-__all__ = ["Limits", "background", "radial_bins", "search"]
+__all__ = ["PeakLimits", "background", "radial_bins", "search"]
 
 MIN_BIN_PIXELS = 200
 """Rings with fewer good pixels are joined with the next: a standard deviation of fewer values
@@ -41,7 +41,7 @@ Image: TypeAlias = tuple[Pixels, Bins, Pixels]
 for the pixels that never count."""
 
 
-class Limits(NamedTuple):
+class PeakLimits(NamedTuple):
     """What a group of candidates has to satisfy to be a peak."""
 
     min_snr: float
@@ -238,7 +238,7 @@ def surroundings(
 
 @compiled
 def measure(
-    image: Image, shape: tuple[int, int, int], members: Counts, limits: Limits, row: Floats
+    image: Image, shape: tuple[int, int, int], members: Counts, limits: PeakLimits, row: Floats
 ) -> bool:
     """Whether connected candidates stand out from their surroundings; if so, `row` is filled."""
     frame = image[0]
@@ -266,7 +266,7 @@ def measure(
 
 
 @compiled
-def search(image: Image, shape: tuple[int, int, int], limits: Limits) -> Floats:
+def search(image: Image, shape: tuple[int, int, int], limits: PeakLimits) -> Floats:
     """All peaks of a frame in the order of their first pixel, shape (peak, `N_COLUMNS`)."""
     seeds = candidates(image)
     waiting = np.zeros(image[0].size, np.bool_)

@@ -199,7 +199,7 @@ class PeakFinder:
         _check(frames, good, radius)
         if not (math.isfinite(adu_per_photon) and adu_per_photon > 0):
             adu_per_photon = 1.0 if np.issubdtype(frames.dtype, np.integer) else 0.0
-        limits = kernels.Limits(
+        limits = kernels.PeakLimits(
             float(self.min_snr),
             MIN_SIGMA_PHOTONS * adu_per_photon,
             int(self.min_pixels),

@@ -112,7 +112,7 @@ def see_events(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Part:
+class _TaskPeaks:
     """What one task has seen."""
 
     found: Candidates
@@ -125,7 +125,7 @@ class _Part:
 
 def _see(
     events: Sequence[int], *, source: FrameSource, candidates: CandidateFinder, most: float
-) -> _Part:
+) -> _TaskPeaks:
     """Look at a few events."""
     started = time.process_time()
     detector, finder = source.detector, PeakFinder()
@@ -151,7 +151,7 @@ def _see(
             place[own], detector, panel=peaks.panel, y=peaks.y, x=peaks.x, snr=peaks.snr
         )
         snr[own] = _taught(near, Label(label[number]), streaky=len(peaks) >= MIN_PEAKS)
-    return _Part(
+    return _TaskPeaks(
         found=found,
         snr=snr,
         label=label,

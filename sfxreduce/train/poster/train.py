@@ -90,7 +90,7 @@ def train(
     rule = PeakLabelling() if labelling is None else labelling
     labels = [rule(run, pool=pool or SerialPool(), progress=progress) for run in runs]
     torch.set_num_threads(1)
-    reader = _Reader(
+    reader = _LabelledEvents(
         runs=runs,
         labels=labels,
         most_tiles=_share(recipe, len(runs)),
@@ -119,7 +119,7 @@ def train(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Reader:
+class _LabelledEvents:
     """Reads the labelled events of one run after the other."""
 
     runs: Sequence[Run]

@@ -40,7 +40,7 @@ FLOAT_OR_NONE = NDArray[np.float64] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quantity:
+class ColumnPlace:
     """One place where a per-event number may stand.
 
     Parameters
@@ -78,17 +78,17 @@ def _mj_from_joule(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 PHOTON_ENERGY = (
-    Quantity(path="/LCLS/photon_energy_eV", convert=_same, nominal=True),
-    Quantity(path="/entry_1/instrument_1/source_1/energy", convert=_joule_or_ev, nominal=True),
-    Quantity(path="/entry/instrument/beam/incident_energy", convert=_same, nominal=True),
-    Quantity(
+    ColumnPlace(path="/LCLS/photon_energy_eV", convert=_same, nominal=True),
+    ColumnPlace(path="/entry_1/instrument_1/source_1/energy", convert=_joule_or_ev, nominal=True),
+    ColumnPlace(path="/entry/instrument/beam/incident_energy", convert=_same, nominal=True),
+    ColumnPlace(
         path="/entry/instrument/beam/incident_wavelength", convert=_from_angstrom, nominal=True
     ),
 )
 PULSE_ENERGY = (
-    Quantity(path="/entry_1/instrument_1/source_1/pulse_energy", convert=_mj_from_joule),
-    Quantity(path="/LCLS/pulse_energy_mJ", convert=_same),
-    Quantity(path="/LCLS/f_11_ENRC", convert=_same),  # gas detector, as Cheetah names it
+    ColumnPlace(path="/entry_1/instrument_1/source_1/pulse_energy", convert=_mj_from_joule),
+    ColumnPlace(path="/LCLS/pulse_energy_mJ", convert=_same),
+    ColumnPlace(path="/LCLS/f_11_ENRC", convert=_same),  # gas detector, as Cheetah names it
 )
 
 
@@ -206,7 +206,7 @@ def _timestamps(file: Hdf5File, n_events: int) -> NDArray[np.int64]:
 
 
 def _first_known(
-    file: Hdf5File, quantities: tuple[Quantity, ...], n_events: int
+    file: Hdf5File, quantities: tuple[ColumnPlace, ...], n_events: int
 ) -> NDArray[np.float64]:
     """Values from the first place that has any; NaN where it has none."""
     for quantity in quantities:

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from sfxreduce._numba import compiled
-from sfxreduce.scorers.cnn._vector_writer import LANES, Floats, Packed, Writer
+from sfxreduce.scorers.cnn._vector_writer import LANES, Floats, Packed, VectorWriter
 from sfxreduce.scorers.cnn.patches.candidates import PATCH
 
 __all__ = ["FEATURES", "KERNEL", "MAPS", "NOISE_FLOOR", "SIDE", "logits_of_patches"]
@@ -69,7 +69,7 @@ def _layer(n: int, terms: list[tuple[int, int, int]], ends: list[tuple[int, int]
 
     def layer(_: Any, inputs: Any, start: Any, weights: Any, bias: Any, out: Any, to: Any) -> Any:
         def write(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            writer, number = Writer(context, builder), ir.IntType(64)
+            writer, number = VectorWriter(context, builder), ir.IntType(64)
             data = [writer.data(signature.args[i], values[i]) for i in (0, 2, 3, 4)]
             inputs, weights, bias, out = data
             inputs, out = writer.at(inputs, values[1]), writer.at(out, values[5])

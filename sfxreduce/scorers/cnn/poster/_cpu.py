@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from sfxreduce._numba import compiled
-from sfxreduce.scorers.cnn._vector_writer import LANES, Floats, Packed, Writer
+from sfxreduce.scorers.cnn._vector_writer import LANES, Floats, Packed, VectorWriter
 
 __all__ = ["CHANNELS", "FEATURES", "KERNEL", "OUTPUTS_AT_ONCE", "SIDE", "outputs_of_tiles"]
 
@@ -53,7 +53,12 @@ _MIDDLE = _LEFT * POOL + KERNEL - 1
 
 
 def _add_taps(
-    writer: Writer, corner: Any, rows: list[Any], weights: Any, channels: range, total: list[Any]
+    writer: VectorWriter,
+    corner: Any,
+    rows: list[Any],
+    weights: Any,
+    channels: range,
+    total: list[Any],
 ) -> list[Any]:
     """Add what one map in gives to five rows of some maps out; `corner` is its first pixel.
 
@@ -82,7 +87,7 @@ def _strip(
     """
 
     def write(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        writer = Writer(context, builder)
+        writer = VectorWriter(context, builder)
         n, side, start, at, step = (values[i] for i in (1, 2, 3, 6, 7))
         maps, weights, out = (writer.data(signature.args[i], values[i]) for i in (0, 4, 5))
         rows = [builder.mul(side, side.type(y)) for y in range(KERNEL + POOL - 1)]
@@ -113,7 +118,7 @@ def _weighted_sums(_: Any, values: Any, n: Any, weights: Any, start: Any, out: A
     """Sum `n` inputs into `OUTPUTS_AT_ONCE` outputs of `LANES` tiles, each on its own."""
 
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        writer = Writer(context, builder)
+        writer = VectorWriter(context, builder)
         n, start, at = (arguments[i] for i in (1, 3, 5))
         values, weights, out = (writer.data(signature.args[i], arguments[i]) for i in (0, 2, 4))
         places = writer.sums(OUTPUTS_AT_ONCE)
