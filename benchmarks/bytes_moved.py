@@ -92,7 +92,7 @@ def _ingest(run: Run, folder: Path, repeats: int) -> list[Row]:
 
     def ingest() -> None:
         with sfxreduce.open_pool(serial=True) as pool:
-            sfxreduce.store_run(plain, out=out, pool=pool, overwrite=True)
+            sfxreduce.ingest_run(plain, out=out, pool=pool, overwrite=True)
 
     def pack() -> None:
         for event in range(_EVENTS):

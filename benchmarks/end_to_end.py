@@ -200,7 +200,7 @@ def per_event(
 def filter_run(run: Run, *, scorer: sfxreduce.CnnScorer, threshold: float, folder: Path) -> None:
     """Filter a run as ``sfxreduce filter --serial --drift off`` does."""
     with sfxreduce.open_pool(serial=True) as pool:
-        sfxreduce.run_filter(
+        sfxreduce.filter_run(
             run,
             outputs=sfxreduce.Outputs(store=folder / "hits.zarr", overwrite=True),
             scorer=scorer,

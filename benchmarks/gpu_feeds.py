@@ -171,7 +171,7 @@ class RunStore:
         try:
             from sfxreduce.cluster import SerialPool
             from sfxreduce.io.readers.zarr.run import open_zarr
-            from sfxreduce.pipeline.ingest import store_run
+            from sfxreduce.pipeline.ingest import ingest_run
             from sfxreduce.run.columns import event_columns
             from sfxreduce.run.detector import Detector
             from sfxreduce.run.run import Run
@@ -182,7 +182,7 @@ class RunStore:
         frames = Frames(frames=make_frames(4), n_events=self._n_events, detector=detector)
         path = Path(self._folder.name) / "run.zarr"
         run = Run(source=frames, columns=event_columns(self._n_events))
-        store_run(run, out=path, pool=SerialPool())
+        ingest_run(run, out=path, pool=SerialPool())
         self.source, self.window = open_zarr(path).source, Window.centre(detector)
         self._opened = True
         return self

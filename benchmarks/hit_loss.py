@@ -152,7 +152,7 @@ def frames(name: str) -> SimulatedFrames:
 
 def seen(name: str) -> Conditioned:
     """The run with the hot pixels that its first frames show."""
-    start = sfxreduce.simulated_run(name, n_events=24, hit_rate=HIT_RATE, seed=SEED)
+    start = sfxreduce.simulate_run(name, n_events=24, hit_rate=HIT_RATE, seed=SEED)
     return Conditioned(source=frames(name), found=conditions_of_run(start))
 
 

@@ -82,10 +82,10 @@ class PhotonFrames:
 def simulated_store(path: Path, *, n_events: int, hit_rate: float = 0.1) -> Run:
     """Simulate a run of whole photons and store it, unless that was done before."""
     if not path.exists():
-        run = sfxreduce.simulated_run(EXPERIMENT, n_events=n_events, hit_rate=hit_rate, seed=3)
+        run = sfxreduce.simulate_run(EXPERIMENT, n_events=n_events, hit_rate=hit_rate, seed=3)
         run = replace(run, source=PhotonFrames(source=run.source))
         with sfxreduce.open_pool(serial=True) as pool:
-            sfxreduce.store_run(run, out=path, pool=pool)
+            sfxreduce.ingest_run(run, out=path, pool=pool)
     return sfxreduce.open_run(path)
 
 

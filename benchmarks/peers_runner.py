@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--experiment", default="photosystem-i-8kev", help="of one panel")
     parser.add_argument("--events", type=int, default=12)
     options = parser.parse_args()
-    run = sfxreduce.simulated_run(options.experiment, n_events=options.events, hit_rate=0.5, seed=1)
+    run = sfxreduce.simulate_run(options.experiment, n_events=options.events, hit_rate=0.5, seed=1)
     if len(run.detector.panels) != 1 or run.truth is None:
         n_panels = len(run.detector.panels)
         raise SystemExit(f"{options.experiment}: expected a camera of 1 panel, found {n_panels}")

@@ -45,19 +45,19 @@ class Clock:
 def filtered(root: Path, number: int, n_events: int, pool: Pool) -> tuple[Path, Path]:
     """Simulate a run, keep its hits, and verify them against it."""
     run, hits = root / f"r{number:04}.zarr", root / f"r{number:04}_hits.zarr"
-    made = sfxreduce.simulated_run(
+    made = sfxreduce.simulate_run(
         "photosystem-i-8kev",
         n_events=n_events,
         hit_rate=0.3,
         seed=number,
         frame_shape=(700, 700),
     )
-    sfxreduce.store_run(made, out=run, pool=pool)
+    sfxreduce.ingest_run(made, out=run, pool=pool)
     scorer = sfxreduce.CnnScorer(sfxreduce.default_model())
-    sfxreduce.run_filter(
+    sfxreduce.filter_run(
         sfxreduce.open_run(run), outputs=sfxreduce.Outputs(store=hits), scorer=scorer, pool=pool
     )
-    if not sfxreduce.verify_reduced(hits, against=sfxreduce.open_run(run), pool=pool).ok:
+    if not sfxreduce.verify_run(hits, against=sfxreduce.open_run(run), pool=pool).ok:
         raise SystemExit(f"{hits}: does not equal {run}")
     return run, hits
 

@@ -22,7 +22,7 @@ from sfxreduce.run.labels import Label, Labels
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.cnn.folder import write_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer
-from sfxreduce.simulate.run import simulated_run
+from sfxreduce.simulate.run import simulate_run
 from sfxreduce.train.evaluate import AXES, Evaluation, Figures, evaluate
 from sfxreduce.train.labelling import PeakLabelling
 from sfxreduce.train.poster.train import train
@@ -59,7 +59,7 @@ def main() -> None:
 def simulate(sizes: dict[int, int], scale: float) -> list[Run]:
     """Runs of the stand-in, one per seed; frames are rendered when they are read."""
     return [
-        simulated_run(
+        simulate_run(
             EXPERIMENT,
             n_events=round(scale * n_events),
             hit_rate=HIT_RATE,

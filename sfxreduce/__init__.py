@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from sfxreduce.errors import SfxReduceError
     from sfxreduce.io.label_table import write_labels
     from sfxreduce.io.open import open_run
-    from sfxreduce.pipeline.describe import describe_run, describe_unfinished
-    from sfxreduce.pipeline.filter import plan_filter, run_filter
-    from sfxreduce.pipeline.ingest import store_run
-    from sfxreduce.pipeline.ledger import export_ledger
-    from sfxreduce.pipeline.redecide import plan_redecide, run_redecide
+    from sfxreduce.pipeline.describe import describe_unfinished, info_run
+    from sfxreduce.pipeline.filter import filter_run, plan_filter
+    from sfxreduce.pipeline.ingest import ingest_run
+    from sfxreduce.pipeline.ledger import ledger_run
+    from sfxreduce.pipeline.redecide import plan_redecide, redecide_run
     from sfxreduce.pipeline.stages.outputs import Outputs
     from sfxreduce.pipeline.stages.reduced import read_reduced
-    from sfxreduce.pipeline.verify.output import source_of, verify_reduced
+    from sfxreduce.pipeline.verify.output import source_of, verify_run
     from sfxreduce.report.report import Report
     from sfxreduce.run.detector import Detector, Panel
     from sfxreduce.run.reasons import Reason
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from sfxreduce.scorers.peaks.finder import PeakFinder
     from sfxreduce.scorers.peaks.scorer import PeakScorer
     from sfxreduce.scorers.protocol import Scorer
-    from sfxreduce.simulate.run import simulated_run
+    from sfxreduce.simulate.run import simulate_run
     from sfxreduce.train.evaluate import evaluate as evaluate_scorer
     from sfxreduce.train.label_files import FileLabelling, StreamLabelling
     from sfxreduce.train.labelling import PeakLabelling, TruthLabelling
@@ -83,10 +83,12 @@ __all__ = [
     "cross_validate",
     "cuda_available",
     "default_model",
-    "describe_run",
     "describe_unfinished",
     "evaluate_scorer",
-    "export_ledger",
+    "filter_run",
+    "info_run",
+    "ingest_run",
+    "ledger_run",
     "mean_of_run",
     "open_pool",
     "open_run",
@@ -94,13 +96,11 @@ __all__ = [
     "plan_redecide",
     "read_model",
     "read_reduced",
-    "run_filter",
-    "run_redecide",
-    "simulated_run",
+    "redecide_run",
+    "simulate_run",
     "source_of",
-    "store_run",
     "train_model",
-    "verify_reduced",
+    "verify_run",
     "write_labels",
     "write_model",
 ]
@@ -131,9 +131,9 @@ _HOMES = {
     "cross_validate": ("train.patches.crossval_job", "cross_validate"),
     "cuda_available": ("scorers.cnn.scorer", "cuda_available"),
     "default_model": ("scorers.cnn.folder", "default_model"),
-    "describe_run": ("pipeline.describe", "describe_run"),
+    "info_run": ("pipeline.describe", "info_run"),
     "describe_unfinished": ("pipeline.describe", "describe_unfinished"),
-    "export_ledger": ("pipeline.ledger", "export_ledger"),
+    "ledger_run": ("pipeline.ledger", "ledger_run"),
     "evaluate_scorer": ("train.evaluate", "evaluate"),
     "open_pool": ("cluster", "open_pool"),
     "mean_of_run": ("audit.sample", "mean_of_run"),
@@ -142,13 +142,13 @@ _HOMES = {
     "plan_redecide": ("pipeline.redecide", "plan_redecide"),
     "read_model": ("scorers.cnn.folder", "read_model"),
     "read_reduced": ("pipeline.stages.reduced", "read_reduced"),
-    "run_filter": ("pipeline.filter", "run_filter"),
-    "run_redecide": ("pipeline.redecide", "run_redecide"),
-    "simulated_run": ("simulate.run", "simulated_run"),
+    "filter_run": ("pipeline.filter", "filter_run"),
+    "redecide_run": ("pipeline.redecide", "redecide_run"),
+    "simulate_run": ("simulate.run", "simulate_run"),
     "source_of": ("pipeline.verify.output", "source_of"),
-    "store_run": ("pipeline.ingest", "store_run"),
+    "ingest_run": ("pipeline.ingest", "ingest_run"),
     "train_model": ("train.poster.train", "train"),
-    "verify_reduced": ("pipeline.verify.output", "verify_reduced"),
+    "verify_run": ("pipeline.verify.output", "verify_run"),
     "write_labels": ("io.label_table", "write_labels"),
     "write_model": ("scorers.cnn.folder", "write_model"),
 }

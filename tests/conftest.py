@@ -19,8 +19,8 @@ from planted import ArrayFrames, BrightestPixel, planted_run
 
 from sfxreduce.cluster import Pool, SerialPool, open_pool
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline.filter import run_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.filter import filter_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
 from sfxreduce.run.run import Run
 from sfxreduce_cli.main import main
@@ -64,7 +64,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 def stored(run: Run, tmp_path: Path, serial: Pool) -> Path:
     """The same run as a run store."""
     path = tmp_path / "run.zarr"
-    store_run(run, out=path, pool=serial)
+    ingest_run(run, out=path, pool=serial)
     return path
 
 
@@ -99,9 +99,9 @@ def filtered_beamtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("beamtime")
     for n in range(5):
         run = root / f"r{n:04}.zarr"
-        store_run(planted_run(n_events=40, seed=n), out=run, pool=POOL)
+        ingest_run(planted_run(n_events=40, seed=n), out=run, pool=POOL)
         outputs = Outputs(store=root / f"r{n:04}_hits.zarr")
-        run_filter(open_run(run), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
+        filter_run(open_run(run), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
     return root
 
 

@@ -139,7 +139,7 @@ def filter_(
         if dry_run:
             plan = sfxreduce.plan_filter(run, **how)
         else:
-            done = sfxreduce.run_filter(run, outputs=outputs, **how)
+            done = sfxreduce.filter_run(run, outputs=outputs, **how)
     if dry_run:
         print_filter_plan(plan, as_json=as_json)
     else:

@@ -37,7 +37,7 @@ def _facts(path: Path, data_path: str, roots: Sequence[Path], *, untrusted: bool
     unfinished = None if path.exists() else sfxreduce.describe_unfinished(path)
     if unfinished is None:
         run = sfxreduce.open_run(path, data_path=data_path, roots=roots, untrusted=untrusted)
-        return sfxreduce.describe_run(run).to_json()
+        return sfxreduce.info_run(run).to_json()
     return {
         "kind": "unfinished output; the same command goes on with it",
         "complete": False,

@@ -58,7 +58,7 @@ def ingest(
         pool,
         progress,
     ):
-        stored = sfxreduce.store_run(
+        stored = sfxreduce.ingest_run(
             run, out=out, pool=pool, retile=retile, overwrite=overwrite, progress=progress
         )
     if as_json:

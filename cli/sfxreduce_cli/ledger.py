@@ -24,7 +24,7 @@ def ledger(
 
     Example: sfxreduce ledger --in hits.zarr --out ledger.parquet
     """
-    rows = sfxreduce.export_ledger(in_, out, overwrite=overwrite)
+    rows = sfxreduce.ledger_run(in_, out, overwrite=overwrite)
     if as_json:
         print_json({"out": str(out), "rows": rows})
     else:

@@ -114,7 +114,7 @@ def redecide(
         if dry_run:
             plan = sfxreduce.plan_redecide(old, against=run, outputs=outputs, **how)
         else:
-            done = sfxreduce.run_redecide(old, against=run, outputs=outputs, **how)
+            done = sfxreduce.redecide_run(old, against=run, outputs=outputs, **how)
     if dry_run:
         print_redecided_plan(*plan, as_json=as_json)
     else:

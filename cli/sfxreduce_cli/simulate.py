@@ -47,7 +47,7 @@ def simulate(
 
     Example: sfxreduce simulate --out run.zarr --experiment lysozyme-8kev --events 200
     """
-    run = sfxreduce.simulated_run(
+    run = sfxreduce.simulate_run(
         experiment,
         n_events=events,
         hit_rate=hit_rate,
@@ -58,7 +58,7 @@ def simulate(
         pool,
         progress,
     ):
-        stored = sfxreduce.store_run(
+        stored = sfxreduce.ingest_run(
             run, out=out, pool=pool, overwrite=overwrite, progress=progress
         )
     facts = asdict(stored) | {"experiment": experiment, "seed": seed}

@@ -70,7 +70,7 @@ def verify(
         pool,
         progress,
     ):
-        found = sfxreduce.verify_reduced(in_, against=source, pool=pool, progress=progress)
+        found = sfxreduce.verify_run(in_, against=source, pool=pool, progress=progress)
     for problem in found.problems:
         say(f"sfxreduce: {problem}")
     if as_json:

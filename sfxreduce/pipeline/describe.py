@@ -18,7 +18,7 @@ from sfxreduce.io.store.schema import CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.io.writers.resume import JOURNAL, moves_under_way, unfinished_folder
 from sfxreduce.run.run import Run
 
-__all__ = ["Description", "UnfinishedFacts", "describe_run", "describe_unfinished"]
+__all__ = ["Description", "UnfinishedFacts", "describe_unfinished", "info_run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class Description:
         return asdict(self)
 
 
-def describe_run(run: Run) -> Description:
+def info_run(run: Run) -> Description:
     """Describe an opened run."""
     source, detector = run.source, run.detector
     layout = source.layout if isinstance(source, ZarrFrames) else None

@@ -30,7 +30,7 @@ from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.protocol import Scorer
 
-__all__ = ["plan_filter", "plan_scored", "run_filter"]
+__all__ = ["filter_run", "plan_filter", "plan_scored"]
 
 
 def plan_filter(
@@ -96,7 +96,7 @@ def plan_filter(
     )
 
 
-def run_filter(
+def filter_run(
     run: Run,
     *,
     outputs: Outputs,

@@ -19,7 +19,7 @@ from sfxreduce.pipeline.stages.shard_rescue import shard_rescue
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 
-__all__ = ["IngestSummary", "store_run"]
+__all__ = ["IngestSummary", "ingest_run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class IngestSummary:
     rewrapped: bool
 
 
-def store_run(
+def ingest_run(
     run: Run,
     *,
     out: Path,

@@ -19,7 +19,7 @@ from sfxreduce.io.store.schema import LEDGER_GROUP
 from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.run.reasons import EventClass, Reason
 
-__all__ = ["export_ledger", "ledger_rows"]
+__all__ = ["ledger_rows", "ledger_run"]
 
 
 def ledger_rows(table: xr.Dataset, *, where: str) -> pa.Table:
@@ -67,7 +67,7 @@ def ledger_rows(table: xr.Dataset, *, where: str) -> pa.Table:
     )
 
 
-def export_ledger(store: Path, out: Path, *, overwrite: bool = False) -> int:
+def ledger_run(store: Path, out: Path, *, overwrite: bool = False) -> int:
     """Write the ledger of a reduced store as CSV or Parquet, as the name of the file says.
 
     Parameters

@@ -33,7 +33,7 @@ from sfxreduce.run.run import Run
 from sfxreduce.run.select import select_run
 from sfxreduce.scorers.protocol import Scorer
 
-__all__ = ["Reread", "plan_redecide", "run_redecide"]
+__all__ = ["Reread", "plan_redecide", "redecide_run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +154,7 @@ def plan_redecide(
     return _taken_over(old, plan), reread
 
 
-def run_redecide(
+def redecide_run(
     old: Reduced,
     *,
     against: Run,
@@ -167,7 +167,7 @@ def run_redecide(
     audit_share: float = AUDIT_SHARE,
     progress: Progress = silent,
 ) -> tuple[Report, Reread]:
-    """Make the output that `sfxreduce.run_filter` would make with another threshold.
+    """Make the output that `sfxreduce.filter_run` would make with another threshold.
 
     Frames that the old output holds are taken over as they are stored; only those of events that
     are kept now and were not before are read from the source. The stores come out the same to the
@@ -180,7 +180,7 @@ def run_redecide(
     scorer : Scorer
         By which it was judged, see `Reduced.scorer`.
     threshold, promise, drift, audit_share
-        See `sfxreduce.run_filter`.
+        See `sfxreduce.filter_run`.
 
     Raises
     ------

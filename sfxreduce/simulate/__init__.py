@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sfxreduce.simulate.experiments import EXPERIMENTS
-from sfxreduce.simulate.run import SimulatedFrames, simulate_truth, simulated_run
+from sfxreduce.simulate.run import SimulatedFrames, simulate_run, simulate_truth
 from sfxreduce.simulate.settings import Experiment
 from sfxreduce.simulate.truth import Kind
 
@@ -12,6 +12,6 @@ __all__ = [
     "Experiment",
     "Kind",
     "SimulatedFrames",
+    "simulate_run",
     "simulate_truth",
-    "simulated_run",
 ]

@@ -21,7 +21,7 @@ from sfxreduce.simulate.shot import shoot
 from sfxreduce.simulate.stage import Stage, stage
 from sfxreduce.simulate.truth import truth_of
 
-__all__ = ["SimulatedFrames", "simulate_truth", "simulated_run"]
+__all__ = ["SimulatedFrames", "simulate_run", "simulate_truth"]
 
 _FIRST_PULSE_NS = 1_735_689_600_000_000_000
 """2025-01-01 00:00 UTC: simulated runs have a fixed date, so that they have fixed bytes."""
@@ -126,7 +126,7 @@ def simulate_truth(source: SimulatedFrames, events: Sequence[int]) -> xr.Dataset
     return truth_of(source.stage, hit_rate=source.hit_rate, seed=source.seed, events=events)
 
 
-def simulated_run(
+def simulate_run(
     experiment: str,
     *,
     n_events: int,
@@ -155,7 +155,7 @@ def simulated_run(
 
     Examples
     --------
-    >>> run = simulated_run("lysozyme-8kev", n_events=2, frame_shape=(64, 64))
+    >>> run = simulate_run("lysozyme-8kev", n_events=2, frame_shape=(64, 64))
     >>> run.frames.shape, str(run.frames.dtype)
     ((2, 64, 64), 'int16')
     """

@@ -29,8 +29,8 @@ from sfxreduce.archive.steps.hold import add_hold, lift_hold, list_holds
 from sfxreduce.errors import OutputError, UsageError
 from sfxreduce.io.files.journal import Journal
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline.filter import run_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.filter import filter_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
 
 
@@ -436,9 +436,9 @@ def test_rejects_can_go_to_tape_alone_and_come_back(beamtime: Beamtime, tmp_path
 
 def test_a_dark_run_is_never_released(beamtime: Beamtime) -> None:
     dark = beamtime.root / "dark0001.zarr"
-    store_run(planted_run(n_events=40, seed=9), out=dark, pool=POOL)
+    ingest_run(planted_run(n_events=40, seed=9), out=dark, pool=POOL)
     hits = beamtime.root / "dark_hits.zarr"
-    run_filter(open_run(dark), outputs=Outputs(store=hits), scorer=BrightestPixel(), pool=POOL)
+    filter_run(open_run(dark), outputs=Outputs(store=hits), scorer=BrightestPixel(), pool=POOL)
     beamtime.run = lambda n=0: dark  # type: ignore[method-assign,assignment]
     beamtime.all_of(0, hits=hits)
     assert codes(beamtime.release) == {"R20"}
@@ -447,7 +447,7 @@ def test_a_dark_run_is_never_released(beamtime: Beamtime) -> None:
 def test_a_store_without_its_sample_of_rejects_is_refused(beamtime: Beamtime) -> None:
     hits = beamtime.root / "bare.zarr"
     outputs = Outputs(store=hits)
-    run_filter(
+    filter_run(
         open_run(beamtime.run()), outputs=outputs, scorer=BrightestPixel(), pool=POOL, audit_share=0
     )
     assert codes(lambda: beamtime.plan(hits=hits)) == {"R20"}

@@ -14,8 +14,8 @@ from sfxreduce.archive.evidence import subject
 from sfxreduce.archive.rules.policy import PRESETS
 from sfxreduce.cluster import SerialPool
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline.filter import run_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.filter import filter_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
 
 DAY_NS = 86_400 * 10**9
@@ -24,8 +24,8 @@ DAY_NS = 86_400 * 10**9
 @pytest.fixture
 def beamtime(tmp_path: Path) -> Path:
     pool = SerialPool()
-    store_run(planted_run(n_events=40), out=tmp_path / "run.zarr", pool=pool)
-    run_filter(
+    ingest_run(planted_run(n_events=40), out=tmp_path / "run.zarr", pool=pool)
+    filter_run(
         open_run(tmp_path / "run.zarr"),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         scorer=BrightestPixel(),

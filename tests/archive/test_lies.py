@@ -16,8 +16,8 @@ from sfxreduce.archive.evidence import subject
 from sfxreduce.archive.tape.backends.lying import LIES
 from sfxreduce.cluster import SerialPool
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline.filter import run_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.filter import filter_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
 
 DAY_NS = 86_400 * 10**9
@@ -51,9 +51,9 @@ Step = Callable[..., tuple[int, Any]]
 def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run and its reduced store."""
     folder, pool = tmp_path_factory.mktemp("filtered"), SerialPool()
-    store_run(planted_run(n_events=40), out=folder / "run.zarr", pool=pool)
+    ingest_run(planted_run(n_events=40), out=folder / "run.zarr", pool=pool)
     outputs = Outputs(store=folder / "hits.zarr")
-    run_filter(open_run(folder / "run.zarr"), outputs=outputs, scorer=BrightestPixel(), pool=pool)
+    filter_run(open_run(folder / "run.zarr"), outputs=outputs, scorer=BrightestPixel(), pool=pool)
     return folder
 
 

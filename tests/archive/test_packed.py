@@ -28,8 +28,8 @@ from sfxreduce.archive.steps.packing import Tars
 from sfxreduce.archive.tape.backends.posix import PosixBackend
 from sfxreduce.errors import SourceError
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline.filter import run_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.filter import filter_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
 
 
@@ -51,9 +51,9 @@ def shards(beamtime: Beamtime, monkeypatch: pytest.MonkeyPatch) -> Beamtime:
     monkeypatch.setattr("sfxreduce.io.chunks.layout.MAX_EVENTS_PER_SHARD", 2)
     for path in (beamtime.run(), beamtime.hits()):
         shutil.rmtree(path)
-    store_run(planted_run(n_events=40, seed=0), out=beamtime.run(), pool=POOL)
+    ingest_run(planted_run(n_events=40, seed=0), out=beamtime.run(), pool=POOL)
     outputs = Outputs(store=beamtime.hits())
-    run_filter(open_run(beamtime.run()), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
+    filter_run(open_run(beamtime.run()), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
     beamtime.clock.wait(days=1)
     return beamtime
 
@@ -385,7 +385,7 @@ def test_a_run_that_is_one_file_goes_as_it_is(beamtime: Beamtime) -> None:
     with h5py.File(run, "w") as file:
         file["entry/data/data"] = source.frames
     outputs = Outputs(store=hits)
-    run_filter(open_run(run), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
+    filter_run(open_run(run), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
     beamtime.run = lambda n=0: run  # type: ignore[method-assign,assignment]
     beamtime.clock.wait(days=1)
     beamtime.plan(hits=hits)

@@ -21,8 +21,8 @@ from sfxreduce.archive.tape.tars import write_package
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.errors import ArchiveError, OutputExists, SchemaError, SourceError, UsageError
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline.filter import run_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.filter import filter_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
 
 N_EVENTS = 70
@@ -36,8 +36,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         # Small frames would all be in one shard.
         patch.setattr("sfxreduce.io.chunks.layout.MAX_EVENTS_PER_SHARD", 16)
-        store_run(planted_run(n_events=N_EVENTS), out=folder / "run.zarr", pool=serial)
-    run_filter(
+        ingest_run(planted_run(n_events=N_EVENTS), out=folder / "run.zarr", pool=serial)
+    filter_run(
         open_run(folder / "run.zarr"),
         outputs=Outputs(store=folder / "hits.zarr"),
         scorer=BrightestPixel(),
@@ -302,7 +302,7 @@ def test_what_cannot_be_restored_is_said_and_nothing_is_written(
 def test_an_id_of_several_events_is_refused(tmp_path: Path, serial: Pool) -> None:
     run = planted_run(n_events=4)
     run.columns["event_id"].values[...] = ["a", "b", "b", "c"]
-    store_run(run, out=tmp_path / "run.zarr", pool=serial)
+    ingest_run(run, out=tmp_path / "run.zarr", pool=serial)
     places = Places(run=(tmp_path / "run.zarr",))
     with pytest.raises(UsageError, match=r"2 events have the event_id 'b'; .* such as @1"):
         restore_events(["b"], places=places, out=tmp_path / "out.zarr", pool=serial)
@@ -312,7 +312,7 @@ def test_an_id_of_several_events_is_refused(tmp_path: Path, serial: Pool) -> Non
 
 def test_panels_come_back_too(tmp_path: Path, serial: Pool) -> None:
     run = planted_run(n_events=5, panels=3)
-    store_run(run, out=tmp_path / "run.zarr", pool=serial)
+    ingest_run(run, out=tmp_path / "run.zarr", pool=serial)
     places = Places(run=(tmp_path / "run.zarr",))
     restore_events(["event-3"], places=places, out=tmp_path / "out.zarr", pool=serial)
     back = open_run(tmp_path / "out.zarr")

@@ -43,8 +43,8 @@ from sfxreduce.io.chunks.shards import TileCodec
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames, open_table
 from sfxreduce.pipeline.audit import certify_run, draw_run
-from sfxreduce.pipeline.filter import run_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.filter import filter_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.peaks.scorer import PeakScorer
@@ -67,13 +67,13 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("savings")
     for n in range(4):
         run = root / f"r{n:04}.zarr"
-        store_run(odd_run(n), out=run, pool=POOL)
+        ingest_run(odd_run(n), out=run, pool=POOL)
         if n < 3:
             outputs = Outputs(
                 store=root / f"r{n:04}_hits.zarr",
                 cxi=root / "r0001_hits.cxi" if n == 1 else None,
             )
-            run_filter(open_run(run), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
+            filter_run(open_run(run), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
     return root
 
 
@@ -230,7 +230,7 @@ def test_runs_of_hdf5_files_are_weighed_too(tmp_path: Path) -> None:
             file.create_dataset("/entry/data/data", data=frames, chunks=(1, *frames.shape[1:]))
     for paths, out in (([tmp_path / "a.h5", tmp_path / "b.h5"], "ab"), ([tmp_path / "c.cxi"], "c")):
         outputs = Outputs(store=tmp_path / f"{out}.zarr")
-        run_filter(open_run(paths), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
+        filter_run(open_run(paths), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
     found = report_savings(root=tmp_path, sample=10)
     check_sums(json.loads(json.dumps(found.to_json())))
     assert found.stray.files == 0
@@ -657,7 +657,7 @@ def test_odd_names_are_shown_and_obeyed_by_no_browser(tmp_path: Path, call: Call
     root, out = tmp_path / "runs", tmp_path / "page.html"
     root.mkdir()
     for name in ("<b>&.zarr", os.fsdecode(b"\xff.zarr")):
-        store_run(planted_run(n_events=3), out=root / name, pool=POOL)
+        ingest_run(planted_run(n_events=3), out=root / name, pool=POOL)
     told = call("--root", root, "--out", out, "--json")
     assert told.status == 0, told.err
     check_sums(told.facts)

@@ -31,8 +31,8 @@ from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import LabelError, RefusedError, SchemaError, SfxReduceError, UsageError
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.audit import draw_run
-from sfxreduce.pipeline.filter import Outputs, run_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.filter import Outputs, filter_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.run.labels import Label
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
 from sfxreduce_cli.audit import Method
@@ -391,13 +391,13 @@ def audit(*arguments: object) -> Result:
 def source(tmp_path: Path, serial: Pool) -> Path:
     """A run of 70 events; every third is a hit with one bright pixel, ever brighter."""
     path = tmp_path / "run.zarr"
-    store_run(planted_run(), out=path, pool=serial)
+    ingest_run(planted_run(), out=path, pool=serial)
     return path
 
 
 def filtered(source: Path, *, threshold: float) -> Path:
     store = source.with_name("hits.zarr")
-    run_filter(
+    filter_run(
         open_run(source),
         outputs=Outputs(store=store),
         scorer=BrightestPixel(),
@@ -466,7 +466,7 @@ def test_events_are_labelled_in_the_run_that_was_filtered(source: Path, serial: 
     store = filtered(source, threshold=500)
     draw, _ = labelled(source, store)
     other = source.with_name("other.zarr")
-    store_run(planted_run(n_events=64), out=other, pool=serial)
+    ingest_run(planted_run(n_events=64), out=other, pool=serial)
     refused = audit("label", "--draw", draw, "--against", other, "--out", "no", "--serial")
     assert refused.exit_code == 4
     assert "has 64 events, but the audit was drawn from 70" in str(refused.exception)

@@ -18,8 +18,8 @@ from sfxreduce.cluster import Pool
 from sfxreduce.decisions.decide import Decision, decide
 from sfxreduce.errors import UsageError
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline.filter import Outputs, plan_filter, run_filter
-from sfxreduce.pipeline.verify.output import verify_reduced
+from sfxreduce.pipeline.filter import Outputs, filter_run, plan_filter
+from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.report.report import Report
 from sfxreduce.run.reasons import UNSAFE, Reason
 from sfxreduce.run.run import Run
@@ -31,7 +31,7 @@ def tree(path: Path) -> dict[str, bytes]:
 
 def filtered(run: Run, out: Path, pool: Pool, *, share: float = 0.1) -> Report:
     outputs = Outputs(store=out)
-    return run_filter(run, outputs=outputs, scorer=BrightestPixel(), pool=pool, audit_share=share)
+    return filter_run(run, outputs=outputs, scorer=BrightestPixel(), pool=pool, audit_share=share)
 
 
 def ledger(out: Path) -> xr.Dataset:
@@ -115,7 +115,7 @@ def test_the_same_run_gives_the_same_bytes_on_any_pool(
 def test_verification_sees_a_changed_sample(stored: Path, tmp_path: Path, serial: Pool) -> None:
     run, out = open_run(stored), tmp_path / "hits.zarr"
     filtered(run, out, serial)
-    found = verify_reduced(out, against=run, pool=serial)
+    found = verify_run(out, against=run, pool=serial)
     assert found.ok
     assert found.checked == 24 + 5
     for name in ("frames", "source_index"):
@@ -125,11 +125,11 @@ def test_verification_sees_a_changed_sample(stored: Path, tmp_path: Path, serial
         data = bytearray(file.read_bytes())
         data[len(data) // 3] ^= 4
         file.write_bytes(data)
-        found = verify_reduced(hurt, against=run, pool=serial)
+        found = verify_run(hurt, against=run, pool=serial)
         assert any(bad.startswith(f"audit/{name}/") for bad in found.damaged_files)
         assert found.problems
     shutil.rmtree(out / "audit")
-    assert not verify_reduced(out, against=run, pool=serial).ok
+    assert not verify_run(out, against=run, pool=serial).ok
 
 
 def test_a_sampled_event_that_cannot_be_read_whole_is_a_hole_and_says_so(
@@ -152,7 +152,7 @@ def test_a_sampled_event_that_cannot_be_read_whole_is_a_hole_and_says_so(
 
     run = replace(whole, source=Fading(frames=source.frames, detector=source.detector))
     outputs = Outputs(store=tmp_path / "hits.zarr")
-    run_filter(run, outputs=outputs, scorer=BrightestPixel(tile=20), pool=serial)
+    filter_run(run, outputs=outputs, scorer=BrightestPixel(tile=20), pool=serial)
     table = ledger(tmp_path / "hits.zarr")
     sampled = (table.reason.values & np.uint32(Reason.AUDIT_SAMPLE)) != 0
     assert sampled.sum() == 1

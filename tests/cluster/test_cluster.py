@@ -20,7 +20,7 @@ import sfxreduce.cluster.pool
 from sfxreduce.cluster import DaskPool, Pool, SerialPool, open_pool
 from sfxreduce.errors import ClusterError, SfxReduceError, SourceError, UsageError
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline.filter import Outputs, run_filter
+from sfxreduce.pipeline.filter import Outputs, filter_run
 
 
 def where(*, block_id: tuple[int]) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_the_dashboard_shows_score_reduce_and_publish(
     assert cluster.dashboard.startswith("http://127.0.0.1:")
     with urllib.request.urlopen(cluster.dashboard) as answer:
         assert answer.status == 200
-    run_filter(
+    filter_run(
         open_run(stored),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         scorer=BrightestPixel(),
@@ -90,7 +90,7 @@ def test_a_scheduler_elsewhere_is_used_with_relative_paths(
         open_pool(scheduler=elsewhere.scheduler_address) as pool,
     ):
         monkeypatch.chdir(tmp_path)
-        report = run_filter(
+        report = filter_run(
             open_run(Path(stored.name)),
             outputs=Outputs(store=Path("hits.zarr"), cxi=Path("hits.cxi")),
             scorer=BrightestPixel(),

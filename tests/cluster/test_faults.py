@@ -30,7 +30,7 @@ from sfxreduce.decisions.decide import Decision
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.errors import ClusterError, SourceError
 from sfxreduce.io.readers.zarr.run import open_table
-from sfxreduce.pipeline.filter import Outputs, run_filter
+from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.stages.score import collect_scores
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
@@ -107,7 +107,7 @@ def test_results_are_the_same_bytes_however_many_workers_are_killed(
     np.save(tmp_path / "frames.npy", run.source.frames)  # type: ignore[attr-defined]
     run = replace(run, source=SavedFrames.of(run, tmp_path / "frames.npy"))
     scorer = Watched(folder=str(tmp_path))
-    filtered = partial(run_filter, run, scorer=scorer)
+    filtered = partial(filter_run, run, scorer=scorer)
     filtered(outputs=Outputs(store=tmp_path / "serial"), pool=SerialPool())
     (tmp_path / "calls").unlink()
     (tmp_path / "storm").touch()
@@ -180,7 +180,7 @@ def test_an_event_that_kills_every_process_that_reads_it_costs_itself_only(
     ):
         source = SavedFrames.of(run, tmp_path / "frames.npy", poison=POISON, reason=int(reason))
         stores[name] = tmp_path / name
-        run_filter(
+        filter_run(
             replace(run, source=source),
             outputs=Outputs(store=stores[name]),
             scorer=BrightestPixel(adapts=True),  # the event is read before it is scored, too

@@ -20,7 +20,7 @@ from sfxreduce.cluster import SerialPool, open_pool
 from sfxreduce.cluster.connection import connect
 from sfxreduce.cluster.security import FILES, read_security
 from sfxreduce.errors import ClusterError, RefusedError, SfxReduceError, UsageError
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.score import collect_scores
 
 
@@ -44,7 +44,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_running_filter_listens_on_this_machine_only(
     tls: bool, ours: Path, tmp_path: Path
 ) -> None:
-    store_run(planted_run(n_events=100), out=tmp_path / "run.zarr", pool=SerialPool())
+    ingest_run(planted_run(n_events=100), out=tmp_path / "run.zarr", pool=SerialPool())
     options = ["--security", str(ours)] if tls else []
     command = [
         sys.executable, "-m", "sfxreduce_cli", "filter", "--in", str(tmp_path / "run.zarr"),
@@ -123,7 +123,7 @@ def test_a_scheduler_on_another_machine_is_refused_without_certificates(
         connect(address)
     assert "openssl" in str(told.value)
     assert "\n" not in str(told.value)
-    store_run(planted_run(n_events=3), out=tmp_path / "run.zarr", pool=SerialPool())
+    ingest_run(planted_run(n_events=3), out=tmp_path / "run.zarr", pool=SerialPool())
     command = ["filter", "--in", tmp_path / "run.zarr", "--out", tmp_path / "hits.zarr"]
     assert run(*command, "--scorer", "peaks", "--scheduler", address).exit_code == 3
     assert not (tmp_path / "hits.zarr").exists()

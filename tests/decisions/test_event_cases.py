@@ -21,7 +21,7 @@ from sfxreduce.decisions.decide import Decision, decide
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import open_table
-from sfxreduce.pipeline.filter import plan_filter, run_filter
+from sfxreduce.pipeline.filter import filter_run, plan_filter
 from sfxreduce.pipeline.stages.conditions import odd_events
 from sfxreduce.pipeline.stages.outputs import Outputs
 from sfxreduce.run.columns import MISSING_TIME, event_columns
@@ -246,7 +246,7 @@ def test_an_event_that_reads_differently_is_undecided(tmp_path: Path) -> None:
     bad = Bad.good()
     bad.frames[[1, 4, 8], 1, 20, 30] = 1000.0
     bad.twice = {4, 6}
-    run_filter(
+    filter_run(
         bad.run(), outputs=Outputs(store=tmp_path / "hits.zarr"), scorer=Scoring(),
         pool=SerialPool(), audit_share=0.0,
     )  # fmt: skip

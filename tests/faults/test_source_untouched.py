@@ -17,7 +17,7 @@ from planted import planted_run
 
 from faults.watch import events_below, lines_below, watched
 from sfxreduce.cluster import SerialPool
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.ingest import ingest_run
 
 WRITES = (
     "openat,open,creat,unlink,unlinkat,rename,renameat,renameat2,mkdir,mkdirat,rmdir,truncate,"
@@ -31,7 +31,7 @@ PEAKS = ("--scorer", "peaks", "--min-peaks", "1")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("source") / "data" / "run.zarr"
     path.parent.mkdir()
-    store_run(planted_run(n_events=40), out=path, pool=SerialPool())
+    ingest_run(planted_run(n_events=40), out=path, pool=SerialPool())
     return path
 
 

@@ -31,10 +31,10 @@ from sfxreduce.io.files.journal import Journal, read_journal
 from sfxreduce.io.open import open_run
 from sfxreduce.io.writers import resume as unfinished_module
 from sfxreduce.io.writers.resume import unfinished_folder
-from sfxreduce.pipeline.filter import run_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.filter import filter_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
-from sfxreduce.pipeline.verify.output import verify_reduced
+from sfxreduce.pipeline.verify.output import verify_run
 
 CALLS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate", "test.fsync"}
 FAILED, CRASHED = 3, 4
@@ -86,7 +86,7 @@ class Bench:
         frame_bytes = planted.source.n_bytes // n_events
         small = partial(layout.choose_layout, target_shard_bytes=EVENTS_PER_SHARD * frame_bytes)
         with mock.patch("sfxreduce.pipeline.ingest.choose_layout", small):
-            store_run(planted, out=run, pool=SerialPool())
+            ingest_run(planted, out=run, pool=SerialPool())
         bench = cls(run=run)
         for name in ("warm", "peace"):
             started, pool = time.monotonic(), Counting()
@@ -107,7 +107,7 @@ class Bench:
 
     def filter(self, out: Path, pool: SerialPool) -> None:
         """Filter the run; hits, and a sample of the rejects, some shards of each."""
-        run_filter(
+        filter_run(
             open_run(self.run),
             outputs=Outputs(store=out, report=out.with_suffix(".html")),
             scorer=BrightestPixel(),
@@ -257,7 +257,7 @@ class Outcome:
 def look(bench: Bench, out: Path, child: Child, outcome: Outcome) -> int:
     """Check what a disturbed run left behind; return the number of acknowledged shards."""
     if out.exists():
-        found = verify_reduced(out, against=open_run(bench.run), pool=SerialPool())
+        found = verify_run(out, against=open_run(bench.run), pool=SerialPool())
         outcome.expect(found.ok, f"{out.name} is visible and wrong: {found.problems}")
         outcome.expect(tree(out) == bench.reference, "what is visible differs")
         return bench.shards

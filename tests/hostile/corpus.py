@@ -32,8 +32,8 @@ from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 from sfxreduce.cluster import SerialPool
 from sfxreduce.io.open import open_run
 from sfxreduce.io.store.manifest import _digest
-from sfxreduce.pipeline.filter import Outputs, run_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.filter import Outputs, filter_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.scorers.cnn.folder import default_model
 from sfxreduce.scorers.peaks.scorer import PeakScorer
 
@@ -1116,8 +1116,8 @@ def output_whose_manifest_is_nested(folder: Path) -> Case:
 def make_good_run(folder: Path) -> None:
     """A run store and what was kept of it, the secret, and no canary."""
     run = planted_run(n_events=6)
-    store_run(run, out=folder / "good.zarr", pool=SerialPool())
-    run_filter(
+    ingest_run(run, out=folder / "good.zarr", pool=SerialPool())
+    filter_run(
         open_run(folder / "good.zarr"),
         outputs=Outputs(store=folder / "hits.zarr"),
         scorer=PeakScorer(),

@@ -39,7 +39,7 @@ from sfxreduce.io.readers.zarr.run import read_manifest
 from sfxreduce.io.store.guard_rules import rules_of_array
 from sfxreduce.io.store.manifest import Manifest, manifest_from_json, manifest_to_json
 from sfxreduce.pipeline.audit import read_certificate, read_draw
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.cnn.folder import default_model, read_model
 
@@ -181,7 +181,7 @@ def test_damaged_cxi_files(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fuzz") / "run.zarr"
-    store_run(planted_run(n_events=4), out=path, pool=SerialPool())
+    ingest_run(planted_run(n_events=4), out=path, pool=SerialPool())
     return path
 
 

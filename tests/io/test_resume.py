@@ -30,8 +30,8 @@ from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames, open_table
 from sfxreduce.io.writers.resume import JOURNAL, unfinished_folder
 from sfxreduce.pipeline.describe import describe_unfinished
-from sfxreduce.pipeline.filter import run_filter
-from sfxreduce.pipeline.ledger import export_ledger
+from sfxreduce.pipeline.filter import filter_run
+from sfxreduce.pipeline.ledger import ledger_run
 from sfxreduce.pipeline.stages.outputs import Outputs
 from sfxreduce.run.run import Run
 from sfxreduce_cli.main import app
@@ -65,7 +65,7 @@ class Stopping(SerialPool):
 
 
 def keep_hits(run: Run, out: Path, pool: Pool, **options: Any) -> None:
-    run_filter(run, outputs=Outputs(store=out), scorer=BrightestPixel(), pool=pool, **options)
+    filter_run(run, outputs=Outputs(store=out), scorer=BrightestPixel(), pool=pool, **options)
 
 
 def tree(path: Path) -> dict[str, bytes]:
@@ -102,7 +102,7 @@ def test_another_command_is_refused_and_says_what_changed(
         keep_hits(open_run(stored), out, Stopping("score", 1))
     with pytest.raises(RefusedError, match=what):
         keep_hits(open_run(stored), out, SerialPool(), **options)
-    run_filter(
+    filter_run(
         open_run(stored),
         outputs=Outputs(store=out, overwrite=True),
         scorer=BrightestPixel(),
@@ -175,7 +175,7 @@ def test_what_was_half_written_is_swept(stored: Path, tmp_path: Path) -> None:
     torn = tmp_path / f".{unfinished_folder(page).name}.0123456789ab.partial"
     torn.write_text("<html>")
     outputs = Outputs(store=tmp_path / "hits.zarr", report=page)
-    run_filter(open_run(stored), outputs=outputs, scorer=BrightestPixel(), pool=SerialPool())
+    filter_run(open_run(stored), outputs=outputs, scorer=BrightestPixel(), pool=SerialPool())
     assert page.exists()
     assert not torn.exists()
 
@@ -230,7 +230,7 @@ def test_an_output_that_was_not_made_does_not_appear_with_the_others(
     cut_off_while_appearing(open_run(stored), out, monkeypatch)
     more = Outputs(store=out, report=tmp_path / "page.html")
     with pytest.raises(RefusedError, match=r"page\.html: was not asked for"):
-        run_filter(open_run(stored), outputs=more, scorer=BrightestPixel(), pool=SerialPool())
+        filter_run(open_run(stored), outputs=more, scorer=BrightestPixel(), pool=SerialPool())
     keep_hits(open_run(stored), out, SerialPool())
     assert out.exists()
 
@@ -299,4 +299,4 @@ def test_the_ledger_as_a_table(stored: Path, tmp_path: Path, suffix: str) -> Non
 
 def test_a_ledger_table_of_no_known_kind(stored: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.csv or \.parquet"):
-        export_ledger(stored, tmp_path / "ledger.xls")
+        ledger_run(stored, tmp_path / "ledger.xls")

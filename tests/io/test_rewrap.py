@@ -22,9 +22,9 @@ from sfxreduce.io.chunks import shards
 from sfxreduce.io.chunks.blosc import USUAL_PACKING, Packing
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
-from sfxreduce.pipeline.filter import Outputs, run_filter
-from sfxreduce.pipeline.ingest import store_run
-from sfxreduce.pipeline.verify.output import verify_reduced
+from sfxreduce.pipeline.filter import Outputs, filter_run
+from sfxreduce.pipeline.ingest import ingest_run
+from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.window import Window
 
@@ -81,7 +81,7 @@ def test_chunks_become_tiles_without_being_decoded(
     run = open_run(write(tmp_path / "run.h5", frames, **packing))
     run.source.layout  # type: ignore[attr-defined]  # noqa: B018 - whatever is read once
     no_codec.clear()
-    summary = store_run(run, out=tmp_path / "run.zarr", pool=serial)
+    summary = ingest_run(run, out=tmp_path / "run.zarr", pool=serial)
     assert no_codec == []
     assert (summary.rewrapped, summary.unreadable, summary.events) == (True, 0, 9)
     stored = open_run(tmp_path / "run.zarr")
@@ -123,7 +123,7 @@ def test_every_zarr_reader_reads_the_same_bits(
     frames[0] = 7
     packing = hdf5plugin.Blosc(cname=cname, clevel=clevel, shuffle=shuffle)
     path = write(folder / "run.h5", frames, **packing)
-    summary = store_run(open_run(path), out=folder / "run.zarr", pool=SerialPool())
+    summary = ingest_run(open_run(path), out=folder / "run.zarr", pool=SerialPool())
     assert summary.rewrapped
     array = zarr.open_group(str(folder / "run.zarr"), mode="r")["frames"]
     assert isinstance(array, zarr.Array)
@@ -151,11 +151,11 @@ def test_hits_of_such_a_store_are_copied_and_verified(
 ) -> None:
     frames = frames_of()
     path = write(tmp_path / "run.h5", frames, **LZ4)
-    store_run(open_run(path), out=tmp_path / "run.zarr", pool=serial)
+    ingest_run(open_run(path), out=tmp_path / "run.zarr", pool=serial)
     source = open_run(tmp_path / "run.zarr")
     scorer = BrightestPixel(tile=10, threshold=200.0)
     no_codec.clear()
-    run_filter(source, outputs=Outputs(store=tmp_path / "hits.zarr"), scorer=scorer, pool=serial)
+    filter_run(source, outputs=Outputs(store=tmp_path / "hits.zarr"), scorer=scorer, pool=serial)
     assert "encode" not in no_codec
     assert no_codec.count("decode") == 9
     hits = open_run(tmp_path / "hits.zarr")
@@ -166,7 +166,7 @@ def test_hits_of_such_a_store_are_copied_and_verified(
     assert ours.layout.packing.cname == "lz4"
     assert list(ours.encoded([0, 1, 2])) == list(theirs.encoded([0, 3, 6]))
     for against in (source, open_run(path)):
-        assert verify_reduced(tmp_path / "hits.zarr", against=against, pool=serial).ok
+        assert verify_run(tmp_path / "hits.zarr", against=against, pool=serial).ok
     with xr.open_zarr(tmp_path / "hits.zarr", consolidated=False) as data:
         assert data.frames.values.tobytes() == frames[[0, 3, 6]].tobytes()
 
@@ -177,7 +177,7 @@ def test_a_window_of_a_whole_frame_tile_unpacks_only_its_blocks(
     frames = frames_of(2, (700, 700))
     packing = hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=2)
     path = write(tmp_path / "run.h5", frames, **packing)
-    store_run(open_run(path), out=tmp_path / "run.zarr", pool=serial)
+    ingest_run(open_run(path), out=tmp_path / "run.zarr", pool=serial)
     source = ZarrFrames(path=str(tmp_path / "run.zarr"))
     assert source.layout is not None
     blocksize = source.layout.packing.blocksize
@@ -219,7 +219,7 @@ def test_tiles_of_one_packing_are_not_copied_into_a_store_of_another(
 def test_retile_decodes_and_cuts_tiles_for_the_window(tmp_path: Path, serial: Pool) -> None:
     frames = frames_of(4, (400, 380))
     run = open_run(write(tmp_path / "run.h5", frames, **ZSTD))
-    summary = store_run(run, out=tmp_path / "run.zarr", pool=serial, retile=True)
+    summary = ingest_run(run, out=tmp_path / "run.zarr", pool=serial, retile=True)
     assert not summary.rewrapped
     source = ZarrFrames(path=str(tmp_path / "run.zarr"))
     assert source.layout is not None
@@ -248,7 +248,7 @@ def test_what_is_no_tile_yet_is_decoded(tmp_path: Path, serial: Pool, kind: str)
     frames = frames_of(shape=(3, 30, 40), dtype=dtype)
     run = open_run(write(tmp_path / "run.h5", frames, chunks, **options))
     assert run.source.layout is None  # type: ignore[attr-defined]
-    summary = store_run(run, out=tmp_path / "run.zarr", pool=serial)
+    summary = ingest_run(run, out=tmp_path / "run.zarr", pool=serial)
     assert (summary.rewrapped, summary.unreadable) == (False, 0)
     found = open_run(tmp_path / "run.zarr").source.read(range(9)).pixels
     np.testing.assert_array_equal(found, frames)
@@ -262,7 +262,7 @@ def test_several_files_and_virtual_datasets_are_decoded(tmp_path: Path, serial: 
     with h5py.File(tmp_path / "virtual.h5", "w") as file:
         file.create_virtual_dataset(DATA, layout)
     for source in (files, tmp_path / "virtual.h5"):
-        summary = store_run(
+        summary = ingest_run(
             open_run(source), out=tmp_path / "run.zarr", pool=serial, overwrite=True
         )
         assert (summary.rewrapped, summary.unreadable) == (False, 0)
@@ -276,7 +276,7 @@ def test_slabs_with_a_panel_in_a_chunk_are_taken_over(tmp_path: Path, serial: Po
         detector["module_identifier"] = ["a", "b", "c"]
         detector["x_pixel_size"] = 1e-4
         detector["corner_position"] = [[0, i * 3e-3, 0] for i in range(3)]
-    summary = store_run(open_run(tmp_path / "run.h5"), out=tmp_path / "run.zarr", pool=serial)
+    summary = ingest_run(open_run(tmp_path / "run.h5"), out=tmp_path / "run.zarr", pool=serial)
     assert summary.rewrapped
     found = open_run(tmp_path / "run.zarr").source.read(range(5)).pixels
     np.testing.assert_array_equal(found, frames.reshape(5, 3, 30, 40))
@@ -288,7 +288,7 @@ def test_a_chunk_that_the_filter_left_as_it_was_is_packed(tmp_path: Path, serial
     with h5py.File(path, "a") as file:
         file[DATA].id.write_direct_chunk((4, 0, 0), frames[4].tobytes(), filter_mask=1)
     run = open_run(path)
-    assert store_run(run, out=tmp_path / "run.zarr", pool=serial).unreadable == 0
+    assert ingest_run(run, out=tmp_path / "run.zarr", pool=serial).unreadable == 0
     window = Window.centre(run.detector, tile_shape=(8, 8))
     for source in (run.source, open_run(tmp_path / "run.zarr").source):
         np.testing.assert_array_equal(source.read(range(9)).pixels, frames)
@@ -315,7 +315,7 @@ def test_a_missing_chunk_and_one_whose_header_does_not_fit_are_holes(
         for event, bad in places.items():
             if bad:
                 data.id.write_direct_chunk((event, 1, 0, 0), bad)
-    summary = store_run(open_run(tmp_path / "run.h5"), out=tmp_path / "run.zarr", pool=serial)
+    summary = ingest_run(open_run(tmp_path / "run.h5"), out=tmp_path / "run.zarr", pool=serial)
     assert (summary.rewrapped, summary.unreadable) == (True, 3)
     reading = open_run(tmp_path / "run.zarr").source.read(range(6))
     hole = int(Reason.DATA_HOLE)
@@ -333,7 +333,7 @@ def test_a_chunk_damaged_behind_its_header_is_found_out_when_it_is_decoded(
         _, chunk = file[DATA].id.read_direct_chunk((4, 0, 0))
         bad = chunk[:16] + b"\xff" * (len(chunk) - 16)
         file[DATA].id.write_direct_chunk((4, 0, 0), bad)
-    assert store_run(open_run(path), out=tmp_path / "run.zarr", pool=serial).unreadable == 0
+    assert ingest_run(open_run(path), out=tmp_path / "run.zarr", pool=serial).unreadable == 0
     expected = [0] * 9
     expected[4] = int(Reason.READ_ERROR)
     assert open_run(tmp_path / "run.zarr").source.read(range(9)).reasons.tolist() == expected
@@ -354,7 +354,7 @@ def test_on_a_cluster_the_same_bytes_are_written(
 ) -> None:
     run = open_run(write(tmp_path / "run.h5", frames_of(), **ZSTD))
     for name, pool in (("a", serial), ("b", cluster)):
-        store_run(run, out=tmp_path / name, pool=pool)
+        ingest_run(run, out=tmp_path / name, pool=pool)
     ours, theirs = (
         {str(p.relative_to(tmp_path / n)): p.read_bytes() for p in (tmp_path / n).rglob("*.*")}
         for n in "ab"
@@ -364,7 +364,7 @@ def test_on_a_cluster_the_same_bytes_are_written(
 
 def test_stores_packed_in_any_way_are_our_own(tmp_path: Path, serial: Pool) -> None:
     run = open_run(write(tmp_path / "run.h5", frames_of(), **LZ4))
-    store_run(run, out=tmp_path / "run.zarr", pool=serial)
+    ingest_run(run, out=tmp_path / "run.zarr", pool=serial)
     for cname, clevel in (("zlib", 9), ("lz4hc", 2)):
         _change(tmp_path / "run.zarr", cname=cname, clevel=clevel)
         layout = ZarrFrames(path=str(tmp_path / "run.zarr")).layout

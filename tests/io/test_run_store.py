@@ -18,7 +18,7 @@ from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.store.guard import GuardedStore
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.score import score
 from sfxreduce.run.columns import MISSING_TIME
 from sfxreduce.run.reasons import Reason
@@ -93,7 +93,7 @@ def test_reading_a_centre_tile_touches_only_its_bytes(
     frames = np.random.default_rng(0).poisson(3, (4, 1750, 1750)).astype("uint16")
     detector = type(run.detector).centred("camera", (1750, 1750))
     big = Run(source=ArrayFrames(frames=frames, detector=detector), columns=run.columns)
-    store_run(big, out=tmp_path / "big.zarr", pool=serial)
+    ingest_run(big, out=tmp_path / "big.zarr", pool=serial)
     source = ZarrFrames(path=str(tmp_path / "big.zarr"))
     layout = source.layout
     assert layout is not None
@@ -152,7 +152,7 @@ def test_an_unreadable_source_event_is_stored_as_a_hole(tmp_path: Path, serial: 
         reasons={3: int(Reason.READ_ERROR)},
     )
     holed = Run(source=source, columns=run.columns)
-    summary = store_run(holed, out=tmp_path / "run.zarr", pool=serial)
+    summary = ingest_run(holed, out=tmp_path / "run.zarr", pool=serial)
     assert summary.unreadable == 1
     reading = open_run(tmp_path / "run.zarr").source.read(range(5))
     assert reading.reasons.tolist() == [0, 0, 0, Reason.DATA_HOLE, 0]
@@ -186,7 +186,7 @@ def test_ingest_reads_neighbours_together_but_few_frames_at_a_time(
 
     monkeypatch.setattr(ArrayFrames, "read", noting)
     monkeypatch.setattr("sfxreduce.io.writers.shards.READ_BYTES", 4 * 130 * 150 * 2 + 1)
-    store_run(run, out=tmp_path / "run.zarr", pool=serial)
+    ingest_run(run, out=tmp_path / "run.zarr", pool=serial)
     assert asked == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
 
 
@@ -195,7 +195,7 @@ def test_tiles_of_single_bytes_are_our_own_too(tmp_path: Path, serial: Pool) -> 
     planted = planted_run(n_events=3)
     frames = planted.source.read(range(3)).pixels.astype("uint8")
     source = ArrayFrames(frames=frames, detector=planted.detector)
-    store_run(Run(source=source, columns=planted.columns), out=tmp_path / "run.zarr", pool=serial)
+    ingest_run(Run(source=source, columns=planted.columns), out=tmp_path / "run.zarr", pool=serial)
     stored = ZarrFrames(path=str(tmp_path / "run.zarr"))
     assert stored.layout is not None
     np.testing.assert_array_equal(stored.read(range(3)).pixels, frames)
@@ -203,9 +203,9 @@ def test_tiles_of_single_bytes_are_our_own_too(tmp_path: Path, serial: Pool) -> 
 
 def test_a_replaced_store_is_not_served_from_memory(tmp_path: Path, serial: Pool) -> None:
     path = tmp_path / "run.zarr"
-    store_run(planted_run(n_events=3), out=path, pool=serial)
+    ingest_run(planted_run(n_events=3), out=path, pool=serial)
     assert open_run(path).n_events == 3
-    store_run(planted_run(n_events=5, seed=2), out=path, pool=serial, overwrite=True)
+    ingest_run(planted_run(n_events=5, seed=2), out=path, pool=serial, overwrite=True)
     assert open_run(path).n_events == 5
 
 
@@ -231,7 +231,7 @@ def test_the_same_run_gives_the_same_bytes_on_any_pool(
     tmp_path: Path, run: Run, serial: Pool, cluster: Pool
 ) -> None:
     for name, pool in (("a", serial), ("b", cluster)):
-        store_run(run, out=tmp_path / name, pool=pool)
+        ingest_run(run, out=tmp_path / name, pool=pool)
     ours, theirs = (
         {str(p.relative_to(tmp_path / n)): p.read_bytes() for p in (tmp_path / n).rglob("*.*")}
         for n in "ab"

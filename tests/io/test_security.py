@@ -28,8 +28,8 @@ from sfxreduce.io.chunks.size_limits import (
 from sfxreduce.io.files.journal import open_journal
 from sfxreduce.io.files.safe_read import open_regular, read_small
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline.filter import Outputs, run_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.filter import Outputs, filter_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.scorers.peaks.scorer import PeakScorer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,8 +79,8 @@ def test_a_link_out_of_a_named_folder_is_refused(tmp_path: Path) -> None:
 def test_outputs_are_for_whom_the_umask_says(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        store_run(planted_run(n_events=6), out=tmp_path / "run.zarr", pool=SerialPool())
-        run_filter(
+        ingest_run(planted_run(n_events=6), out=tmp_path / "run.zarr", pool=SerialPool())
+        filter_run(
             open_run(tmp_path / "run.zarr"),
             outputs=Outputs(
                 store=tmp_path / "hits.zarr",
@@ -104,7 +104,7 @@ def test_outputs_are_for_whom_the_umask_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["secret-token-0123", "hunter2"])
 def test_nothing_of_the_environment_is_stored_or_said(name: str, tmp_path: Path) -> None:
-    store_run(planted_run(n_events=6), out=tmp_path / "run.zarr", pool=SerialPool())
+    ingest_run(planted_run(n_events=6), out=tmp_path / "run.zarr", pool=SerialPool())
     command = ["filter", "--in", str(tmp_path / "run.zarr"), "--out", str(tmp_path / "hits.zarr")]
     done = subprocess.run(
         [
@@ -124,7 +124,7 @@ def test_nothing_of_the_environment_is_stored_or_said(name: str, tmp_path: Path)
 @pytest.mark.parametrize("way", ["write cxi", "untrusted"])
 def test_a_module_in_the_working_directory_is_not_imported(way: str, tmp_path: Path) -> None:
     """Programs that we start looked for modules in the working directory before all else."""
-    store_run(planted_run(n_events=6), out=tmp_path / "run.zarr", pool=SerialPool())
+    ingest_run(planted_run(n_events=6), out=tmp_path / "run.zarr", pool=SerialPool())
     for name in ("h5py", "numpy", "json", "sfxreduce"):
         (tmp_path / f"{name}.py").write_text("open('canary', 'w')\nraise SystemExit(9)\n")
     more = ["--cxi", "hits.cxi"] if way == "write cxi" else ["--untrusted"]
@@ -229,7 +229,7 @@ def test_where_the_line_is_drawn(n_bytes: int, n_packed: int, passes: bool) -> N
 def test_a_folder_that_cannot_be_listed_is_one_line(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may list any folder")
-    store_run(planted_run(n_events=6), out=tmp_path / "run.zarr", pool=SerialPool())
+    ingest_run(planted_run(n_events=6), out=tmp_path / "run.zarr", pool=SerialPool())
     (tmp_path / "run.zarr" / "frames").chmod(0)
     try:
         with pytest.raises(SourceError, match="cannot be listed"):

@@ -33,7 +33,7 @@ from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess
 from sfxreduce.io.writers.geom import format_geometry, write_event_list, write_geometry
 from sfxreduce.io.writers.shards import ShardJob, encode_shard
 from sfxreduce.io.writers.zarr import create_store
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.export import peak_table
 from sfxreduce.run.columns import MISSING_TIME, event_columns
 from sfxreduce.run.detector import Detector, Panel
@@ -463,7 +463,7 @@ def test_what_is_copied_comes_back_whole_in_a_window_and_as_a_store(
     frames = run.source.read(range(4)).pixels
     window = Window.centre(back.detector, tile_shape=(3, 3))
     parts = np.array([window.take(frame, back.detector) for frame in frames])
-    store_run(back, out=tmp_path / "again.zarr", pool=SerialPool())
+    ingest_run(back, out=tmp_path / "again.zarr", pool=SerialPool())
     for source in (back.source, open_zarr(tmp_path / "again.zarr").source):
         assert source.read(range(4)).pixels.tobytes() == frames.tobytes()
         np.testing.assert_array_equal(source.read(range(4), window).pixels, parts)

@@ -17,7 +17,7 @@ from sfxreduce.cluster import SerialPool
 from sfxreduce.decisions.decide import Decision
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import plan_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.quality.panels import inspect_parts, parts_of
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
@@ -29,7 +29,7 @@ from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.scorers.peaks.scorer import PeakScorer
 from sfxreduce.scorers.protocol import Scorer
 from sfxreduce.simulate import EXPERIMENTS
-from sfxreduce.simulate.run import simulated_run
+from sfxreduce.simulate.run import simulate_run
 
 N_EVENTS = 4
 SCORERS: dict[str, Scorer] = {
@@ -58,7 +58,7 @@ def _blank_run(n_panels: int, *, floating: bool) -> Run:
     rng = np.random.default_rng(5)
     detector = Detector.centred("camera", (700, 700), adu_per_photon=20.0)
     if n_panels > 1:
-        detector = simulated_run("pyp-cspad", n_events=1).detector
+        detector = simulate_run("pyp-cspad", n_events=1).detector
         detector = replace(
             detector, panels=detector.panels[:n_panels], mask=detector.mask[:n_panels]
         )
@@ -137,7 +137,7 @@ def test_a_damaged_event_is_never_rejected(
 
 def _stored(run: Run, folder: Path) -> Path:
     path = folder / "run.zarr"
-    store_run(run, out=path, pool=SerialPool())
+    ingest_run(run, out=path, pool=SerialPool())
     return path
 
 
@@ -183,7 +183,7 @@ def test_damage_in_a_cxi_file_keeps_the_event(kind: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS))
 def test_no_whole_event_of_any_experiment_is_taken_for_damaged(name: str) -> None:
-    run = simulated_run(name, n_events=6, hit_rate=0.5, seed=12)
+    run = simulate_run(name, n_events=6, hit_rate=0.5, seed=12)
     for window in (None, Window.tiled(run.detector), Window.centre(run.detector)):
         pixels = run.source.read(range(6), window).pixels
         found = inspect_parts(

@@ -17,15 +17,15 @@ from sfxreduce.decisions.method import closed_from
 from sfxreduce.io.chunks import ranges, shards
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
-from sfxreduce.pipeline.filter import Outputs, plan_filter, run_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.filter import Outputs, filter_run, plan_filter
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.conditions import as_seen
 from sfxreduce.pipeline.stages.score import collect_scores
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.folder import default_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer
-from sfxreduce.simulate.run import simulated_run
+from sfxreduce.simulate.run import simulate_run
 
 N_EVENTS = 40
 
@@ -34,8 +34,8 @@ N_EVENTS = 40
 def stored_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Frames of 25 tiles, half of them with a crystal."""
     path = tmp_path_factory.mktemp("rounds") / "run.zarr"
-    run = simulated_run("photosystem-i-8kev", n_events=N_EVENTS, hit_rate=0.5, seed=9)
-    store_run(run, out=path, pool=SerialPool())
+    run = simulate_run("photosystem-i-8kev", n_events=N_EVENTS, hit_rate=0.5, seed=9)
+    ingest_run(run, out=path, pool=SerialPool())
     return open_run(path)
 
 
@@ -85,7 +85,7 @@ def test_tiles_are_counted_and_closed_hits_cause_no_alarm(
 ) -> None:
     plan = plan_filter(stored_run, scorer=scorer, pool=serial)
     assert not any("mixture" in alarm for alarm in plan.method.drift.alarms)
-    report = run_filter(
+    report = filter_run(
         stored_run, outputs=Outputs(store=tmp_path / "hits.zarr"), scorer=scorer, pool=serial
     )
     tiles = plan.decisions.tiles

@@ -21,15 +21,15 @@ from typer.testing import CliRunner
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.errors import OutputError, OutputExists, UsageError
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline.filter import Outputs, plan_filter, run_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.filter import Outputs, filter_run, plan_filter
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.plan import plan_reduction
-from sfxreduce.pipeline.verify.output import verify_reduced
+from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.run.reasons import UNSAFE, Reason
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.peaks.scorer import PeakScorer
-from sfxreduce.simulate.run import simulated_run
+from sfxreduce.simulate.run import simulate_run
 from sfxreduce_cli.main import app
 
 
@@ -56,7 +56,7 @@ def test_every_kept_event_is_written_once_in_order_bit_for_bit(
     origin: str, run: Run, stored: Path, tmp_path: Path, serial: Pool, frames: np.ndarray
 ) -> None:
     source = open_run(stored) if origin == "copied tiles" else run
-    report = run_filter(
+    report = filter_run(
         source,
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         scorer=BrightestPixel(),
@@ -69,7 +69,7 @@ def test_every_kept_event_is_written_once_in_order_bit_for_bit(
     np.testing.assert_array_equal(kept.columns.event_id, run.columns.event_id[hits])
     assert (report.hits, report.undecided, report.rejected) == (24, 0, 46)
     assert report.kept == kept.n_events == 24
-    found = verify_reduced(tmp_path / "hits.zarr", against=source, pool=serial)
+    found = verify_run(tmp_path / "hits.zarr", against=source, pool=serial)
     assert found.ok
     assert (found.checked, found.mismatched) == (24 + report.audit_sample, 0)
 
@@ -77,7 +77,7 @@ def test_every_kept_event_is_written_once_in_order_bit_for_bit(
 def test_the_ledger_has_one_row_for_every_source_event(
     stored: Path, tmp_path: Path, serial: Pool, frames: np.ndarray
 ) -> None:
-    run_filter(
+    filter_run(
         open_run(stored),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         scorer=BrightestPixel(),
@@ -95,7 +95,7 @@ def test_the_ledger_has_one_row_for_every_source_event(
 def test_truth_of_the_kept_events_goes_with_them(
     stored: Path, tmp_path: Path, serial: Pool
 ) -> None:
-    run_filter(
+    filter_run(
         open_run(stored),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         scorer=BrightestPixel(),
@@ -112,7 +112,7 @@ def test_serial_and_cluster_write_the_same_bytes(
     tile: int, stored: Path, tmp_path: Path, serial: Pool, cluster: Pool
 ) -> None:
     for name, pool in (("serial", serial), ("cluster", cluster)):
-        run_filter(
+        filter_run(
             open_run(stored),
             outputs=Outputs(store=tmp_path / name),
             scorer=BrightestPixel(tile=tile),
@@ -126,7 +126,7 @@ def test_the_cxi_filter_changes_how_hits_are_packed_and_nothing_else(
 ) -> None:
     for name, pool in (("gzip", serial), ("blosc", serial), ("cluster", cluster)):
         (tmp_path / name).mkdir()
-        run_filter(
+        filter_run(
             open_run(stored),
             outputs=Outputs(
                 store=tmp_path / name / "hits.zarr",
@@ -160,21 +160,21 @@ def contents(path: Path) -> dict[str, tuple[Any, ...]]:
 def test_hits_handed_over_as_stored_tiles_can_be_filtered_and_verified_again(
     stored: Path, tmp_path: Path, serial: Pool
 ) -> None:
-    run_filter(
+    filter_run(
         open_run(stored),
         outputs=Outputs(store=tmp_path / "once", cxi=tmp_path / "once.cxi", cxi_filter="blosc"),
         scorer=BrightestPixel(),
         pool=serial,
     )
     source = open_run(tmp_path / "once.cxi")
-    run_filter(
+    filter_run(
         source,
         outputs=Outputs(store=tmp_path / "twice"),
         scorer=BrightestPixel(),
         pool=serial,
         threshold=1030,
     )
-    found = verify_reduced(tmp_path / "twice", against=source, pool=serial)
+    found = verify_run(tmp_path / "twice", against=source, pool=serial)
     assert (found.ok, found.mismatched, open_run(tmp_path / "twice").n_events) == (True, 0, 14)
 
 
@@ -256,7 +256,7 @@ def test_an_unreadable_event_is_kept_as_a_hole_and_verified_as_one(
     data[20] ^= 1
     first.write_bytes(data)
     source = open_run(stored)
-    report = run_filter(
+    report = filter_run(
         source,
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         scorer=BrightestPixel(),
@@ -265,7 +265,7 @@ def test_an_unreadable_event_is_kept_as_a_hole_and_verified_as_one(
     assert (report.undecided, report.hits) == (1, 23)
     kept = open_run(tmp_path / "hits.zarr")
     assert kept.source.read([0]).reasons.tolist() == [Reason.DATA_HOLE]
-    assert verify_reduced(tmp_path / "hits.zarr", against=source, pool=serial).ok
+    assert verify_run(tmp_path / "hits.zarr", against=source, pool=serial).ok
 
 
 def test_a_run_without_hits_and_a_run_of_hits_are_both_whole(
@@ -273,7 +273,7 @@ def test_a_run_without_hits_and_a_run_of_hits_are_both_whole(
 ) -> None:
     source = open_run(stored)
     for name, threshold, kept in (("none", 9e9, 0), ("all", -1.0, 70)):
-        report = run_filter(
+        report = filter_run(
             source,
             outputs=Outputs(
                 store=tmp_path / name,
@@ -285,7 +285,7 @@ def test_a_run_without_hits_and_a_run_of_hits_are_both_whole(
             threshold=threshold,
         )
         assert report.kept == kept
-        assert verify_reduced(tmp_path / name, against=source, pool=serial).ok
+        assert verify_run(tmp_path / name, against=source, pool=serial).ok
         assert open_run(tmp_path / f"{name}.cxi").n_events == kept
         with xr.open_zarr(tmp_path / name, consolidated=False) as data:
             assert data.sizes["event"] == kept
@@ -297,7 +297,7 @@ def test_a_dry_run_plans_what_the_real_run_does_and_writes_nothing(
     before = set(tmp_path.iterdir())
     plan = plan_filter(open_run(stored), scorer=BrightestPixel(), pool=serial)
     assert set(tmp_path.iterdir()) == before
-    run_filter(
+    filter_run(
         open_run(stored),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         scorer=BrightestPixel(),
@@ -333,7 +333,7 @@ def test_scoring_reads_only_the_window_and_copying_decodes_nothing(
     assert window is not None
     monkeypatch.setattr(ZarrFrames, "read", noting)
     monkeypatch.setattr(shards.TileCodec, "decode", counting)
-    run_filter(source, outputs=Outputs(store=tmp_path / "h"), scorer=scorer, pool=serial)
+    filter_run(source, outputs=Outputs(store=tmp_path / "h"), scorer=scorer, pool=serial)
     assert asked == [window, window]
     layout = source.source.layout  # type: ignore[attr-defined]
     assert decoded == 70 * len(layout.tiles_of(window.boxes(source.detector)))
@@ -348,11 +348,11 @@ def test_an_existing_output_stays_unless_overwriting(
         judged = {"scorer": BrightestPixel(), "pool": serial, "threshold": threshold}
         if store.exists() and not overwrite:
             with pytest.raises(OutputExists, match="already exists"):
-                run_filter(source, outputs=outputs, **judged)
+                filter_run(source, outputs=outputs, **judged)
         else:
-            run_filter(source, outputs=outputs, **judged)
+            filter_run(source, outputs=outputs, **judged)
         assert open_run(store).n_events == kept
-    assert verify_reduced(store, against=source, pool=serial).ok
+    assert verify_run(store, against=source, pool=serial).ok
 
 
 def test_a_hit_that_cannot_be_copied_whole_says_so_in_the_ledger(
@@ -364,7 +364,7 @@ def test_a_hit_that_cannot_be_copied_whole_says_so_in_the_ledger(
     run = planted_run(n_events=6)
     detector = type(run.detector).centred("camera", (400, 400))
     big = Run(source=ArrayFrames(frames=frames, detector=detector), columns=run.columns)
-    store_run(big, out=tmp_path / "run.zarr", pool=serial)
+    ingest_run(big, out=tmp_path / "run.zarr", pool=serial)
     source = open_run(tmp_path / "run.zarr")
     layout = source.source.layout  # type: ignore[attr-defined]
     scorer = BrightestPixel(tile=20)
@@ -376,18 +376,18 @@ def test_a_hit_that_cannot_be_copied_whole_says_so_in_the_ledger(
     data = bytearray(shard.read_bytes())
     data[offset] ^= 1
     shard.write_bytes(data)
-    report = run_filter(
+    report = filter_run(
         source, outputs=Outputs(store=tmp_path / "hits.zarr"), scorer=scorer, pool=serial
     )
     assert report.hits == 6
     with xr.open_zarr(tmp_path / "hits.zarr", group="ledger", consolidated=False) as ledger:
         told = ledger.reason.values & np.uint32(UNSAFE)
         assert told.tolist() == [Reason.READ_ERROR, 0, 0, 0, 0, 0]
-    assert verify_reduced(tmp_path / "hits.zarr", against=source, pool=serial).ok
+    assert verify_run(tmp_path / "hits.zarr", against=source, pool=serial).ok
     # What the source can still deliver must be in the output, or verification fails.
     other = sorted((tmp_path / "hits.zarr" / "frames" / "c").rglob("0"))[-1]
     other.write_bytes(other.read_bytes()[:-1])
-    assert not verify_reduced(tmp_path / "hits.zarr", against=source, pool=serial).ok
+    assert not verify_run(tmp_path / "hits.zarr", against=source, pool=serial).ok
 
 
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf"), -float("inf"), 1e39])
@@ -408,7 +408,7 @@ def test_a_disk_that_fills_up_leaves_no_output_and_the_source_as_it_was(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def attempt() -> None:
-        run_filter(
+        filter_run(
             open_run(stored),
             outputs=Outputs(store=tmp_path / "hits.zarr", report=tmp_path / "r.html"),
             scorer=BrightestPixel(),
@@ -428,7 +428,7 @@ def test_a_disk_that_fills_up_leaves_no_output_and_the_source_as_it_was(
 def test_filtering_never_changes_the_source(stored: Path, tmp_path: Path, serial: Pool) -> None:
     before = {p: p.stat().st_mtime_ns for p in stored.rglob("*")}
     contents = tree(stored)
-    run_filter(
+    filter_run(
         open_run(stored),
         outputs=Outputs(store=tmp_path / "h", cxi=tmp_path / "h.cxi", report=tmp_path / "r.html"),
         scorer=BrightestPixel(),
@@ -440,7 +440,7 @@ def test_filtering_never_changes_the_source(stored: Path, tmp_path: Path, serial
 
 def test_a_hits_store_can_be_filtered_again(stored: Path, tmp_path: Path, serial: Pool) -> None:
     for source, out, threshold in ((stored, "once", 500.0), (tmp_path / "once", "twice", 1030.0)):
-        run_filter(
+        filter_run(
             open_run(source),
             outputs=Outputs(store=tmp_path / out),
             scorer=BrightestPixel(),
@@ -449,12 +449,12 @@ def test_a_hits_store_can_be_filtered_again(stored: Path, tmp_path: Path, serial
         )
     twice = open_run(tmp_path / "twice")
     assert twice.n_events == 14
-    assert verify_reduced(tmp_path / "twice", against=open_run(tmp_path / "once"), pool=serial).ok
+    assert verify_run(tmp_path / "twice", against=open_run(tmp_path / "once"), pool=serial).ok
 
 
 def test_an_empty_run_is_filtered_to_an_empty_store(tmp_path: Path, serial: Pool) -> None:
-    store_run(planted_run(n_events=0), out=tmp_path / "run.zarr", pool=serial)
-    report = run_filter(
+    ingest_run(planted_run(n_events=0), out=tmp_path / "run.zarr", pool=serial)
+    report = filter_run(
         open_run(tmp_path / "run.zarr"),
         outputs=Outputs(store=tmp_path / "hits.zarr", report=tmp_path / "r.html"),
         scorer=BrightestPixel(),
@@ -468,17 +468,17 @@ def test_an_empty_run_is_filtered_to_an_empty_store(tmp_path: Path, serial: Pool
 def test_a_simulated_experiment_goes_through_whole(
     experiment: str, tmp_path: Path, cluster: Pool
 ) -> None:
-    simulated = simulated_run(experiment, n_events=10, hit_rate=0.6, seed=4)
-    store_run(simulated, out=tmp_path / "run.zarr", pool=cluster)
+    simulated = simulate_run(experiment, n_events=10, hit_rate=0.6, seed=4)
+    ingest_run(simulated, out=tmp_path / "run.zarr", pool=cluster)
     source = open_run(tmp_path / "run.zarr")
-    report = run_filter(
+    report = filter_run(
         source,
         outputs=Outputs(store=tmp_path / "hits.zarr", cxi=tmp_path / "hits.cxi"),
         scorer=PeakScorer(),
         pool=cluster,
     )
     assert 0 < report.kept < 10
-    assert verify_reduced(tmp_path / "hits.zarr", against=source, pool=cluster).ok
+    assert verify_run(tmp_path / "hits.zarr", against=source, pool=cluster).ok
     kept, handed_over = open_run(tmp_path / "hits.zarr"), open_run(tmp_path / "hits.cxi")
     index = kept.columns.source_index.values
     frames = simulated.source.read(index.tolist()).pixels

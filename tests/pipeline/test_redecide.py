@@ -31,13 +31,13 @@ from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.writers import resume as unfinished
 from sfxreduce.pipeline import ingest
-from sfxreduce.pipeline.filter import plan_filter, run_filter
-from sfxreduce.pipeline.ingest import store_run
-from sfxreduce.pipeline.redecide import Reread, plan_redecide, run_redecide
+from sfxreduce.pipeline.filter import filter_run, plan_filter
+from sfxreduce.pipeline.ingest import ingest_run
+from sfxreduce.pipeline.redecide import Reread, plan_redecide, redecide_run
 from sfxreduce.pipeline.stages.outputs import Outputs
 from sfxreduce.pipeline.stages.plan import FilterPlan
 from sfxreduce.pipeline.stages.reduced import SEEN_ON_PIXELS, Reduced, read_reduced
-from sfxreduce.pipeline.verify.output import verify_reduced
+from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
@@ -50,7 +50,7 @@ from sfxreduce.scorers.cnn.poster.network import HitNetwork
 from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.scorers.peaks.scorer import PeakScorer
 from sfxreduce.scorers.protocol import Looking, Scorer, Told
-from sfxreduce.simulate.run import simulated_run
+from sfxreduce.simulate.run import simulate_run
 from sfxreduce_cli.main import app
 
 SERIAL = SerialPool()
@@ -151,14 +151,14 @@ def mottled(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same as a run store; an event or two cannot be read in a first, or in a later, tile."""
     path = tmp_path_factory.mktemp("mottled") / "run.zarr"
     with layout(tile=(TILE, TILE), events_per_shard=8):
-        store_run(mottled_run(), out=path, pool=SERIAL)
+        ingest_run(mottled_run(), out=path, pool=SERIAL)
     damage_tiles(path, events=[5, 17], tile=0)
     damage_tiles(path, events=[6, 30], tile=7)
     return open_run(path)
 
 
 def filtered(run: Run, out: Path, scorer: Scorer, **judging: Any) -> Reduced:
-    run_filter(run, outputs=Outputs(store=out), scorer=scorer, pool=SERIAL, **judging)
+    filter_run(run, outputs=Outputs(store=out), scorer=scorer, pool=SERIAL, **judging)
     return read_reduced(out, pool=SERIAL)
 
 
@@ -170,12 +170,12 @@ def redecided(old: Reduced, run: Run, out: Path, scorer: Scorer, **judging: Any)
     """Apply another threshold, compare every byte with a filter run, and say what was read."""
     shutil.rmtree(out, ignore_errors=True)
     outputs = Outputs(store=out)
-    report, reread = run_redecide(
+    report, reread = redecide_run(
         old, against=run, outputs=outputs, scorer=scorer, pool=SERIAL, **judging
     )
     fresh = out.with_name("fresh.zarr")
     shutil.rmtree(fresh, ignore_errors=True)
-    expected = run_filter(run, outputs=Outputs(store=fresh), scorer=scorer, pool=SERIAL, **judging)
+    expected = filter_run(run, outputs=Outputs(store=fresh), scorer=scorer, pool=SERIAL, **judging)
     ours, theirs = tree(out), tree(fresh)
     assert sorted(ours) == sorted(theirs)
     assert [name for name in theirs if ours[name] != theirs[name]] == []
@@ -208,7 +208,7 @@ def test_the_bytes_are_those_of_a_filter_run(
     reread = redecided(old, mottled, tmp_path / "new.zarr", BrightestTile(), threshold=after)
     assert (reread.events_reopened > 0) == (before < after)
     assert (reread.events_rechecked > 0) == (before > after)
-    assert verify_reduced(tmp_path / "new.zarr", against=mottled, pool=SERIAL).ok
+    assert verify_run(tmp_path / "new.zarr", against=mottled, pool=SERIAL).ok
 
 
 def test_the_same_threshold_reads_nothing(
@@ -295,7 +295,7 @@ def test_only_frames_that_are_newly_kept_are_read_from_the_run(
     monkeypatch.setattr(ZarrFrames, "read_into", looking)
     monkeypatch.setattr("sfxreduce.io.chunks.shards.TileCodec.encode", None)
     old = outputs_of[700.0]
-    _, reread = run_redecide(
+    _, reread = redecide_run(
         old,
         against=mottled,
         outputs=Outputs(store=tmp_path / "new.zarr"),
@@ -359,7 +359,7 @@ def test_an_event_that_came_out_differently_is_read_anew(tmp_path: Path) -> None
     assert old.decisions.sample.tolist() == [3]
     for before, threshold, out in ((old, 1000.0, "new.zarr"), (None, 1010.0, "last.zarr")):
         known = before or read_reduced(tmp_path / "new.zarr", pool=SERIAL)
-        run_redecide(
+        redecide_run(
             known,
             against=run,
             outputs=Outputs(store=tmp_path / out),
@@ -432,10 +432,10 @@ def test_every_reason_is_known_to_come_from_pixels_columns_or_later() -> None:
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Frames of fifteen tiles, half of them with a crystal."""
     path = tmp_path_factory.mktemp("simulated") / "run.zarr"
-    run = simulated_run(
+    run = simulate_run(
         "photosystem-i-8kev", n_events=20, hit_rate=0.5, seed=9, frame_shape=(1050, 1400)
     )
-    store_run(run, out=path, pool=SERIAL)
+    ingest_run(run, out=path, pool=SERIAL)
     return open_run(path)
 
 
@@ -541,7 +541,7 @@ def test_an_output_is_neither_replaced_nor_overlapped(
     old: Reduced, mottled: Run, tmp_path: Path
 ) -> None:
     def run(store: Path, *, overwrite: bool = False) -> None:
-        run_redecide(
+        redecide_run(
             old,
             against=mottled,
             outputs=Outputs(store=store, overwrite=overwrite),
@@ -568,7 +568,7 @@ def test_a_redecision_that_was_cut_off_goes_on_and_is_no_filter_run(
     with monkeypatch.context() as patch:
         patch.setattr("sfxreduce.pipeline.stages.write.write_manifest", cut_off)
         with pytest.raises(SchemaError, match="cut off"):
-            run_redecide(
+            redecide_run(
                 old,
                 against=mottled,
                 outputs=Outputs(store=out),
@@ -581,7 +581,7 @@ def test_a_redecision_that_was_cut_off_goes_on_and_is_no_filter_run(
         # Its scores are noted and its shards are there.
         patch.setattr(ZarrFrames, "read_into", None)
         patch.setattr("sfxreduce.pipeline.stages.write.copy_shard", None)
-        run_redecide(
+        redecide_run(
             old,
             against=mottled,
             outputs=Outputs(store=out),
@@ -597,7 +597,7 @@ def test_a_cluster_writes_the_same_bytes(
     old: Reduced, mottled: Run, tmp_path: Path, cluster: Pool, serial: Pool
 ) -> None:
     for name, pool in (("serial", serial), ("cluster", cluster)):
-        run_redecide(
+        redecide_run(
             old,
             against=mottled,
             outputs=Outputs(store=tmp_path / name),
@@ -618,7 +618,7 @@ def run(*arguments: object) -> Any:
 def by_peaks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CXI file and what was kept of it by its peaks."""
     folder = tmp_path_factory.mktemp("peaks")
-    simulated = simulated_run(
+    simulated = simulate_run(
         "photosystem-i-8kev", n_events=30, hit_rate=0.5, seed=2, frame_shape=(350, 350)
     )
     with h5py.File(folder / "run.cxi", "w") as file:
@@ -711,17 +711,17 @@ def test_an_output_that_was_appearing_is_completed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It was once refused because it was there already.
-    store_run(planted_run(n_events=N_EVENTS), out=tmp_path / "run.zarr", pool=SERIAL)
+    ingest_run(planted_run(n_events=N_EVENTS), out=tmp_path / "run.zarr", pool=SERIAL)
     run, scorer = open_run(tmp_path / "run.zarr"), BrightestPixel()
     for name, threshold in (("old", 500.0), ("fresh", 1010.0)):
-        run_filter(
+        filter_run(
             run, outputs=Outputs(store=tmp_path / name), scorer=scorer, pool=SERIAL,
             threshold=threshold,
         )  # fmt: skip
     old, outputs = read_reduced(tmp_path / "old", pool=SERIAL), Outputs(store=tmp_path / "new")
 
     def attempt() -> Reread:
-        return run_redecide(
+        return redecide_run(
             old, against=run, outputs=outputs, scorer=scorer, pool=SERIAL, threshold=1010.0
         )[1]
 

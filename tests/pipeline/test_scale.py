@@ -28,7 +28,7 @@ from sfxreduce.decisions.ledger import ledger_table
 from sfxreduce.io.open import open_run
 from sfxreduce.io.writers.shards import ShardJob
 from sfxreduce.pipeline.filter import plan_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.plan import FilterPlan, ReductionPlan, plan_reduction
 from sfxreduce.pipeline.stages.score import EVENTS_PER_BATCH, collect_scores, score
 from sfxreduce.run.columns import event_columns
@@ -115,7 +115,7 @@ def test_a_task_of_a_stored_run_is_small_whatever_its_frames_are(tmp_path: Path)
         detector = Detector.centred("camera", (side, side))
         source = type(run.source)(frames=frames, detector=detector)  # type: ignore[call-arg]
         path = tmp_path / f"{side:04}.zarr"
-        store_run(Run(source=source, columns=run.columns), out=path, pool=SerialPool())
+        ingest_run(Run(source=source, columns=run.columns), out=path, pool=SerialPool())
         plan = plan_filter(open_run(path), scorer=BrightestPixel(tile=10), pool=SerialPool())
         tasks = dict(score(plan.run, BrightestPixel(tile=10)).dask).values()
         jobs = plan.jobs(tmp_path / "hits.zarr")

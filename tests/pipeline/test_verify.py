@@ -17,18 +17,18 @@ from sfxreduce.errors import RunNotFound, VerificationError
 from sfxreduce.io.files.durable import FileRecord
 from sfxreduce.io.open import open_run
 from sfxreduce.io.store.manifest import Manifest, manifest_from_json, manifest_to_json
-from sfxreduce.pipeline.filter import Outputs, run_filter
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.filter import Outputs, filter_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.verify.findings import FirstDamage
-from sfxreduce.pipeline.verify.output import Verification, verify_reduced
+from sfxreduce.pipeline.verify.output import Verification, verify_run
 
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run store and its reduced store."""
     folder = tmp_path_factory.mktemp("originals")
-    store_run(planted_run(), out=folder / "run.zarr", pool=SerialPool())
-    run_filter(
+    ingest_run(planted_run(), out=folder / "run.zarr", pool=SerialPool())
+    filter_run(
         open_run(folder / "run.zarr"),
         outputs=Outputs(store=folder / "hits.zarr"),
         scorer=BrightestPixel(),
@@ -43,7 +43,7 @@ def hits(originals: Path, tmp_path: Path) -> Path:
 
 
 def check(hits: Path, originals: Path, pool: Pool) -> Verification:
-    return verify_reduced(hits, against=open_run(originals / "run.zarr"), pool=pool)
+    return verify_run(hits, against=open_run(originals / "run.zarr"), pool=pool)
 
 
 def shard(hits: Path) -> Path:
@@ -127,17 +127,17 @@ def test_missing_and_garbled_metadata_is_a_problem_and_not_a_crash(
 
 
 def test_another_run_is_not_taken_for_the_source(hits: Path, tmp_path: Path, serial: Pool) -> None:
-    store_run(planted_run(n_events=60, seed=9), out=tmp_path / "other.zarr", pool=serial)
-    found = verify_reduced(hits, against=open_run(tmp_path / "other.zarr"), pool=serial)
+    ingest_run(planted_run(n_events=60, seed=9), out=tmp_path / "other.zarr", pool=serial)
+    found = verify_run(hits, against=open_run(tmp_path / "other.zarr"), pool=serial)
     assert found.mismatched == found.checked == 25
     assert "is it the right run?" in found.problems[0]
 
 
 def test_a_run_store_is_no_reduced_store(originals: Path, serial: Pool) -> None:
     run = originals / "run.zarr"
-    assert not verify_reduced(run, against=open_run(run), pool=serial).ok
+    assert not verify_run(run, against=open_run(run), pool=serial).ok
     with pytest.raises(RunNotFound, match="no such file"):
-        verify_reduced(originals / "none", against=open_run(run), pool=serial)
+        verify_run(originals / "none", against=open_run(run), pool=serial)
 
 
 def manifest(**changes: object) -> Manifest:

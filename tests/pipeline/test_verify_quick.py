@@ -29,9 +29,9 @@ from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames, read_manifest
 from sfxreduce.io.store.manifest import _digest, manifest_to_json
 from sfxreduce.pipeline import ingest
-from sfxreduce.pipeline.filter import Outputs, run_filter
+from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.verify.findings import FirstDamage
-from sfxreduce.pipeline.verify.output import Verification, verify_reduced
+from sfxreduce.pipeline.verify.output import Verification, verify_run
 from sfxreduce_cli.main import app
 
 N_FLIPS = 1000
@@ -52,8 +52,8 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 choose(*args, **kwargs), tile=(65, 75), events_per_shard=EVENTS_PER_SHARD
             ),
         )
-        ingest.store_run(planted_run(n_events=33), out=folder / "run.zarr", pool=SerialPool())
-    run_filter(
+        ingest.ingest_run(planted_run(n_events=33), out=folder / "run.zarr", pool=SerialPool())
+    filter_run(
         open_run(folder / "run.zarr"),
         outputs=Outputs(store=folder / "hits.zarr"),
         scorer=BrightestPixel(),
@@ -68,7 +68,7 @@ def hits(originals: Path, tmp_path: Path) -> Path:
 
 
 def quick(hits: Path) -> Verification:
-    return verify_reduced(hits, pool=SerialPool())
+    return verify_run(hits, pool=SerialPool())
 
 
 def shard(number: int) -> str:
@@ -182,7 +182,7 @@ def test_the_first_of_several_damaged_events_is_named(hits: Path, originals: Pat
     assert found.first == FirstDamage(file=shard(1), shard=1, event=5)
     assert found.mismatched == 3
     assert "1 more files are damaged" in found.problems[0]
-    deep = verify_reduced(hits, against=open_run(originals / "run.zarr"), pool=SerialPool())
+    deep = verify_run(hits, against=open_run(originals / "run.zarr"), pool=SerialPool())
     assert (deep.mode, deep.mismatched, deep.first) == ("deep", 3, found.first)
 
 
@@ -197,7 +197,7 @@ def test_which_event_of_a_wrong_but_whole_shard_differs_is_named(
     (hits / shard(1)).write_bytes(b"".join(shard_parts([t for event in tiles for t in event])))
     assert quick(hits).first == FirstDamage(file=shard(1), shard=1, event=6)
     assert quick(hits).mismatched == 1
-    deep = verify_reduced(hits, against=open_run(originals / "run.zarr"), pool=SerialPool())
+    deep = verify_run(hits, against=open_run(originals / "run.zarr"), pool=SerialPool())
     assert deep.first == FirstDamage(file=shard(1), shard=1, event=6)
 
 
@@ -228,7 +228,7 @@ def test_what_is_no_plain_file_is_not_opened(
 ) -> None:
     replace_it(hits / name)
     for against in (None, open_run(originals / "run.zarr")):
-        found = verify_reduced(hits, against=against, pool=SerialPool())
+        found = verify_run(hits, against=against, pool=SerialPool())
         assert name in found.damaged_files
         assert f"{name}: is " in found.problems[0]
 
@@ -420,4 +420,4 @@ def test_a_file_in_place_of_an_output_is_status_4(tmp_path: Path) -> None:
 def test_a_cluster_finds_the_same(hits: Path, cluster: Pool) -> None:
     (hits / shard(1)).unlink()
     (hits / "score" / "c" / "0").write_bytes(b"")
-    assert verify_reduced(hits, pool=cluster) == quick(hits)
+    assert verify_run(hits, pool=cluster) == quick(hits)

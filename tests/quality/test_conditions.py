@@ -16,7 +16,7 @@ from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
-from sfxreduce.simulate.run import simulated_run
+from sfxreduce.simulate.run import simulate_run
 
 GOOD = np.ones((160, 160), bool)
 
@@ -89,7 +89,7 @@ def test_a_crystal_that_stands_still_is_no_detector_fault() -> None:
 
 
 def test_a_known_gain_is_not_questioned_and_the_mask_only_grows() -> None:
-    run = simulated_run("lysozyme-8kev", n_events=24, frame_shape=(350, 350), seed=3)
+    run = simulate_run("lysozyme-8kev", n_events=24, frame_shape=(350, 350), seed=3)
     found = conditions_of_run(run)
     assert (found.adu_per_photon, found.frames) == (20.0, 24)
     seen = Conditioned(source=run.source, found=found)
@@ -100,7 +100,7 @@ def test_a_known_gain_is_not_questioned_and_the_mask_only_grows() -> None:
 
 
 def test_nothing_found_leaves_the_mask_as_it_is() -> None:
-    run = simulated_run("lysozyme-8kev", n_events=1, frame_shape=(64, 64))
+    run = simulate_run("lysozyme-8kev", n_events=1, frame_shape=(64, 64))
     seen = Conditioned(source=run.source, found=Conditions())
     np.testing.assert_array_equal(seen.detector.mask, run.detector.mask)
     assert math.isnan(seen.detector.adu_per_photon)

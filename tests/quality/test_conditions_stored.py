@@ -18,10 +18,10 @@ from planted import ArrayFrames, BrightestPixel
 
 from sfxreduce.cluster import Pool
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline.describe import describe_run
-from sfxreduce.pipeline.filter import Outputs, run_filter
-from sfxreduce.pipeline.ingest import store_run
-from sfxreduce.pipeline.verify.output import verify_reduced
+from sfxreduce.pipeline.describe import info_run
+from sfxreduce.pipeline.filter import Outputs, filter_run
+from sfxreduce.pipeline.ingest import ingest_run
+from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.quality.background import background_of
 from sfxreduce.quality.bad_pixels import noisy_pixels
 from sfxreduce.quality.conditions import Conditioned, Conditions, conditions_of_run
@@ -59,7 +59,7 @@ def run_with_faults(*, n_events: int = 24, seed: int = 0) -> Run:
 
 def filtered(run: Run, out: Path, pool: Pool, *, adapts: bool = True) -> Path:
     scorer = replace(BrightestPixel(), adapts=adapts)
-    run_filter(run, outputs=Outputs(store=out), scorer=scorer, pool=pool, drift=False)
+    filter_run(run, outputs=Outputs(store=out), scorer=scorer, pool=pool, drift=False)
     return out
 
 
@@ -167,8 +167,8 @@ def test_the_group_holds_what_was_found_and_is_part_of_the_output(
         }
     for _, array in zarr.open_group(str(out), path="conditions", mode="r").arrays():
         assert "crc32c" in str(array.metadata.to_dict()["codecs"])
-    assert verify_reduced(out, against=faulty, pool=serial).ok
-    told = describe_run(open_run(out))
+    assert verify_run(out, against=faulty, pool=serial).ok
+    told = info_run(open_run(out))
     assert (told.hot_pixels, told.noisy_pixels) == (found.hot_index.size, 3)
     assert (told.adu_per_photon, told.background_adu) == (
         found.adu_per_photon,
@@ -190,18 +190,18 @@ def test_a_byte_that_changed_and_a_group_that_is_gone_are_seen(
         data = bytearray((hurt / name).read_bytes())
         data[len(data) // 2] ^= 4
         (hurt / name).write_bytes(data)
-        found = verify_reduced(hurt, against=faulty, pool=serial)
+        found = verify_run(hurt, against=faulty, pool=serial)
         assert found.damaged_files == (name,)
-        describe_run(open_run(hurt))
+        info_run(open_run(hurt))
     shutil.rmtree(out / "conditions")
-    assert not verify_reduced(out, against=faulty, pool=serial).ok
-    assert describe_run(open_run(out)).hot_pixels is None
+    assert not verify_run(out, against=faulty, pool=serial).ok
+    assert info_run(open_run(out)).hot_pixels is None
 
 
 def test_serial_and_cluster_store_the_same_conditions(
     faulty: Run, tmp_path: Path, serial: Pool, cluster: Pool
 ) -> None:
-    store_run(faulty, out=tmp_path / "run.zarr", pool=serial)
+    ingest_run(faulty, out=tmp_path / "run.zarr", pool=serial)
     for name, pool in (("serial", serial), ("cluster", cluster)):
         filtered(open_run(tmp_path / "run.zarr"), tmp_path / name, pool)
     assert tree(tmp_path / "serial") == tree(tmp_path / "cluster")
@@ -219,10 +219,10 @@ def test_what_is_unknown_is_null_and_a_scorer_that_does_not_adapt_stores_nothing
         assert table.hot_index.size == table.noisy_index.size == 0
         assert table.attrs["adu_per_photon"] is table.attrs["background_photons"] is None
         assert table.attrs["background_adu"] == pytest.approx(99.5, abs=1)
-    assert verify_reduced(out, against=run, pool=serial).ok
+    assert verify_run(out, against=run, pool=serial).ok
     plain = filtered(run, tmp_path / "plain.zarr", serial, adapts=False)
     assert not (plain / "conditions").exists()
-    assert describe_run(open_run(plain)).adu_per_photon is None
+    assert info_run(open_run(plain)).adu_per_photon is None
 
 
 def test_conditions_cost_one_read_of_the_sampled_frames(faulty: Run) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sfxreduce.cluster import Pool
 from sfxreduce.decisions.decide import decide
 from sfxreduce.decisions.ledger import ledger_root, ledger_table, read_ledger
-from sfxreduce.pipeline.filter import Outputs, run_filter
+from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import EventClass
 from sfxreduce.run.window import Window
@@ -20,7 +20,7 @@ from sfxreduce.scorers.cnn.folder import default_model, read_model, write_model
 from sfxreduce.scorers.cnn.patches.candidates import Candidates
 from sfxreduce.scorers.cnn.patches.classes import FEATURES, event_features
 from sfxreduce.scorers.cnn.scorer import CnnScorer
-from sfxreduce.simulate.run import simulated_run
+from sfxreduce.simulate.run import simulate_run
 from sfxreduce.simulate.truth import Kind
 from sfxreduce.train.patches.classes import classes_of_kinds, confusion_of, fit_head
 
@@ -115,14 +115,14 @@ def test_the_ledger_keeps_classes_and_its_hash_does_not_depend_on_them() -> None
 def test_the_shipped_model_tells_classes_and_drops_nothing_for_it(
     tmp_path: Path, serial: Pool
 ) -> None:
-    run = simulated_run("lysozyme-8kev", n_events=6, hit_rate=0.7, seed=5)
+    run = simulate_run("lysozyme-8kev", n_events=6, hit_rate=0.7, seed=5)
     whole = read_model(default_model())
     bare = {name: w for name, w in whole.weights.items() if "class_" not in name}
     write_model(tmp_path / "bare", replace(whole, weights=bare))
     decided = {}
     for name, model in (("told", default_model()), ("bare", tmp_path / "bare")):
         store = tmp_path / f"{name}.zarr"
-        run_filter(run, outputs=Outputs(store=store), scorer=CnnScorer(model), pool=serial)
+        filter_run(run, outputs=Outputs(store=store), scorer=CnnScorer(model), pool=serial)
         with xr.open_zarr(store, group="ledger", consolidated=False) as ledger:
             decided[name] = ledger.load()
     assert (decided["told"]["class"].values > 0).all()

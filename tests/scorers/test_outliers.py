@@ -29,7 +29,7 @@ from sfxreduce.scorers.cnn.patches.candidates import Candidates
 from sfxreduce.scorers.cnn.patches.outliers import TRAITS, Usual, event_traits
 from sfxreduce.scorers.cnn.poster.gpu import DeviceSettings, Feed
 from sfxreduce.scorers.cnn.scorer import CnnScorer
-from sfxreduce.simulate.run import simulated_run
+from sfxreduce.simulate.run import simulate_run
 from sfxreduce.train.patches.outliers import (
     MOST_UNLIKE,
     conformal_limit,
@@ -218,7 +218,7 @@ NOT_UNLIKE = (rings, dark)
 @pytest.fixture(scope="module")
 def run() -> Run:
     """Simulated events; blanks take the place of those that the next fixture spoils."""
-    return simulated_run("photosystem-i-8kev", n_events=24, hit_rate=0.3, seed=77)
+    return simulate_run("photosystem-i-8kev", n_events=24, hit_rate=0.3, seed=77)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from sfxreduce.scorers.cnn.on_torch import load_network
 from sfxreduce.scorers.cnn.patches.candidates import PATCH, Candidates
 from sfxreduce.scorers.cnn.patches.cpu import NOISE_FLOOR, PATCH_SCALE, FusedPatchNetwork
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
-from sfxreduce.simulate import simulated_run
+from sfxreduce.simulate import simulate_run
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -75,7 +75,7 @@ def test_candidates_get_the_networks_logits(seed: int, n: int, loudness: float) 
 
 def test_candidates_of_simulated_tiles_get_the_default_models_logits() -> None:
     model = read_model(default_model())
-    run = simulated_run("lysozyme-8kev", n_events=4, hit_rate=0.5, seed=3, frame_shape=(700, 700))
+    run = simulate_run("lysozyme-8kev", n_events=4, hit_rate=0.5, seed=3, frame_shape=(700, 700))
     window = Window.tiled(run.detector)
     pixels, gain = run.source.read(range(4), window).pixels, run.detector.adu_per_photon
     found = model.config.candidates(pixels, window.good(run.detector), adu_per_photon=gain)

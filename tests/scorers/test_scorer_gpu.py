@@ -26,7 +26,7 @@ from planted import ArrayFrames
 from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import ClusterError, ModelError, SourceError
 from sfxreduce.io.readers.zarr.run import open_zarr
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.batch import look_at
 from sfxreduce.pipeline.stages.score import EVENTS_PER_STREAM
 from sfxreduce.run.columns import event_columns
@@ -683,7 +683,7 @@ class OnDevice(CnnScorer):
 def test_a_stream_of_a_run_store_is_scored_as_batches_of_it_are(tmp_path: Path) -> None:
     frames = _pixels(8, 12, 2, dtype="int16").reshape(12, *WIDE.frame_shape)
     run = Run(source=ArrayFrames(frames=frames, detector=WIDE), columns=event_columns(12))
-    store_run(run, out=tmp_path / "run.zarr", pool=SerialPool())
+    ingest_run(run, out=tmp_path / "run.zarr", pool=SerialPool())
     largest = max((tmp_path / "run.zarr" / "frames").rglob("*"), key=lambda f: f.stat().st_size)
     damaged = bytearray(largest.read_bytes())
     damaged[len(damaged) // 2] ^= 1  # one event cannot be read

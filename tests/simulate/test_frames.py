@@ -13,7 +13,7 @@ from sfxreduce.errors import UsageError
 from sfxreduce.run.columns import EVENT_COLUMNS
 from sfxreduce.run.detector import PixelFlag
 from sfxreduce.run.window import Window
-from sfxreduce.simulate import EXPERIMENTS, Kind, SimulatedFrames, simulated_run
+from sfxreduce.simulate import EXPERIMENTS, Kind, SimulatedFrames, simulate_run
 from sfxreduce.simulate.random import key_of
 from sfxreduce.simulate.render import expected_photons
 from sfxreduce.simulate.shot import shoot
@@ -62,7 +62,7 @@ def test_other_seeds_and_events_give_other_bytes() -> None:
 
 
 def test_a_longer_run_begins_with_the_shorter_one() -> None:
-    short, long = (simulated_run("lysozyme-8kev", n_events=n, frame_shape=SMALL) for n in (5, 9))
+    short, long = (simulate_run("lysozyme-8kev", n_events=n, frame_shape=SMALL) for n in (5, 9))
     assert np.array_equal(short.frames.values, long.frames[:5].values)
     assert short.columns.equals(long.columns.isel(event=slice(5)))
     assert short.truth is not None
@@ -99,7 +99,7 @@ def test_the_share_of_events_with_a_crystal_is_the_hit_rate(hit_rate: float) -> 
 
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS))
 def test_every_experiment_delivers_frames_of_its_detector(name: str) -> None:
-    run = simulated_run(name, n_events=3, hit_rate=1.0)
+    run = simulate_run(name, n_events=3, hit_rate=1.0)
     camera = EXPERIMENTS[name].camera
     frame = run.frames[1].values
     assert frame.dtype == camera.dtype
@@ -138,7 +138,7 @@ def test_the_panels_of_a_detector_do_not_overlap() -> None:
 
 
 def blank_event(source: SimulatedFrames) -> int:
-    run = simulated_run(
+    run = simulate_run(
         source.experiment, n_events=40, hit_rate=0.0, seed=source.seed, frame_shape=SMALL
     )
     assert run.truth is not None
@@ -200,7 +200,7 @@ def test_a_cut_frame_is_the_centre_of_the_whole_detector() -> None:
 
 
 def test_a_run_may_have_no_events() -> None:
-    run = simulated_run("lysozyme-8kev", n_events=0, frame_shape=SMALL)
+    run = simulate_run("lysozyme-8kev", n_events=0, frame_shape=SMALL)
     assert run.truth is not None
     assert run.source.read([]).pixels.shape == (0, *SMALL)
     assert dict(run.truth.sizes) == {"event": 0, "peak": 0}

@@ -8,7 +8,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfxreduce.simulate import EXPERIMENTS, Kind, SimulatedFrames, simulate_truth, simulated_run
+from sfxreduce.simulate import EXPERIMENTS, Kind, SimulatedFrames, simulate_run, simulate_truth
 from sfxreduce.simulate.render import bragg_spots
 from sfxreduce.simulate.shot import Shot, shoot
 from sfxreduce.simulate.spots import Spots, add_spots, signal_to_noise
@@ -61,7 +61,7 @@ def test_truth_of_blocks_joins_to_the_truth_of_the_run(step: int) -> None:
 
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS))
 def test_counts_and_kinds_agree_with_the_peak_list(name: str) -> None:
-    run = simulated_run(name, n_events=60, hit_rate=0.6, seed=1)
+    run = simulate_run(name, n_events=60, hit_rate=0.6, seed=1)
     truth, detector = run.truth, run.detector
     assert truth is not None
     strong = truth.peak_event.values[truth.peak_snr.values >= 5]
@@ -176,7 +176,7 @@ def test_signal_to_noise_is_that_of_the_best_sum_of_rendered_pixels(
 
 def test_rendered_peaks_hold_the_photons_of_the_truth() -> None:
     name = "lysozyme-8kev"
-    run = simulated_run(name, n_events=6, hit_rate=1.0, seed=3)
+    run = simulate_run(name, n_events=6, hit_rate=1.0, seed=3)
     truth, camera = run.truth, EXPERIMENTS[name].camera
     assert truth is not None
     pulls = []

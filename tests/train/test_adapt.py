@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import LabelError, ModelError
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.run.labels import Label
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.cnn.folder import default_model, read_model
 from sfxreduce.scorers.cnn.model import USUAL, Model, ModelConfig
 from sfxreduce.scorers.cnn.on_torch import load_network
-from sfxreduce.simulate.run import simulated_run
+from sfxreduce.simulate.run import simulate_run
 from sfxreduce.train.patches import adapt as adapting
 from sfxreduce.train.patches.adapt import Adapted, adapt
 from sfxreduce.train.patches.peak_labels import SeenEvents, see_events
@@ -39,7 +39,7 @@ def brief_rehearsal() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def run() -> Run:
-    return simulated_run("pyp-cspad", n_events=N_EVENTS, hit_rate=0.6, seed=3)
+    return simulate_run("pyp-cspad", n_events=N_EVENTS, hit_rate=0.6, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_what_is_usual_stays_as_it_does_not_depend_on_the_network(
 
 
 def test_a_run_without_hits_is_refused(start: Model) -> None:
-    blank = simulated_run("pyp-cspad", n_events=24, hit_rate=0.0, seed=3)
+    blank = simulate_run("pyp-cspad", n_events=24, hit_rate=0.0, seed=3)
     with pytest.raises(LabelError, match="at least 20 clear hits and as many misses"):
         adapt(blank, start=start, pool=SerialPool())
 
@@ -170,7 +170,7 @@ def test_a_model_without_calibrated_hits_is_refused(run: Run, start: Model) -> N
 
 def test_the_command_writes_a_model_that_scores(run: Run, tmp_path: Path) -> None:
     stored = tmp_path / "run.zarr"
-    store_run(run, out=stored, pool=SerialPool())
+    ingest_run(run, out=stored, pool=SerialPool())
     cli = CliRunner()
     made = cli.invoke(
         app,

@@ -43,7 +43,7 @@ from sfxreduce.decisions.decide import Decision
 from sfxreduce.errors import RunNotFound, UsageError
 from sfxreduce.io.files.durable import FileRecord
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline.verify.output import verify_reduced
+from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.run.run import Run
 
 __all__ = ["PlanOptions", "approve_run", "plan_run", "verify_again"]
@@ -170,7 +170,7 @@ def verify_again(
     writer: EvidenceWriter, run: Run, hits: Path, *, pool: Pool, progress: Progress = silent
 ) -> None:
     """Compare a reduced store with its run, whole, and write down what was found."""
-    found = verify_reduced(hits, against=run, pool=pool, progress=progress)
+    found = verify_run(hits, against=run, pool=pool, progress=progress)
     writer.append(
         "verified",
         ok=found.ok,

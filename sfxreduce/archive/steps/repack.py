@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sfxreduce.cluster import Pool
 from sfxreduce.errors import VerificationError
 from sfxreduce.io.readers.zarr.run import ZarrFrames
-from sfxreduce.pipeline.ingest import store_run
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.verify.frames import CompareJob, differing_events
 from sfxreduce.run.run import Run
 from sfxreduce.run.select import select_run
@@ -37,7 +37,7 @@ def store_events(run: Run, events: NDArray[np.int64], *, out: Path, pool: Pool) 
     chosen = select_run(run, events)
     attrs = {"long_name": "position in the source run", "units": "1"}
     columns = chosen.columns.assign(source_index=("event", events, attrs))
-    store_run(replace(chosen, columns=columns), out=out, pool=pool, overwrite=True)
+    ingest_run(replace(chosen, columns=columns), out=out, pool=pool, overwrite=True)
     wrong = differing_events(
         CompareJob(
             kept=ZarrFrames(path=str(out)),

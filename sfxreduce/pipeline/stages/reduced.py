@@ -18,7 +18,7 @@ from sfxreduce.io.readers.zarr.run import open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
 from sfxreduce.io.store.schema import CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.pipeline.stages.batch import SCORE_DTYPE
-from sfxreduce.pipeline.verify.output import verify_reduced
+from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.quality.conditions import Conditions, conditions_of_table
 from sfxreduce.run.columns import plain_text
 from sfxreduce.run.reasons import Reason
@@ -188,7 +188,7 @@ def read_reduced(path: Path, *, pool: Pool, progress: Progress = silent) -> Redu
     VerificationError
         If it is not as it was written.
     """
-    found = verify_reduced(path, pool=pool, progress=progress)
+    found = verify_run(path, pool=pool, progress=progress)
     if not found.ok:
         raise VerificationError(found.problems[0])
     path = path.absolute()

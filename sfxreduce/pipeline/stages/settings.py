@@ -15,7 +15,7 @@ __all__ = ["Wanted"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What the decisions depend on besides the run and its scorer; see `run_filter`.
+    """What the decisions depend on besides the run and its scorer; see `filter_run`.
 
     Raises
     ------

@@ -34,7 +34,7 @@ from sfxreduce.pipeline.verify.frames import compare_events
 from sfxreduce.run.columns import plain_text
 from sfxreduce.run.run import Run
 
-__all__ = ["Verification", "source_of", "verify_reduced"]
+__all__ = ["Verification", "source_of", "verify_run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class Verification:
         return {**asdict(self), "ok": self.ok}
 
 
-def verify_reduced(
+def verify_run(
     path: Path, *, against: Run | None = None, pool: Pool, progress: Progress = silent
 ) -> Verification:
     """Compare an output with its manifest, and with its source if that is given.

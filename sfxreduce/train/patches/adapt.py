@@ -32,7 +32,7 @@ from sfxreduce.scorers.cnn.on_torch import load_network
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
 from sfxreduce.simulate.experiments import EXPERIMENTS
-from sfxreduce.simulate.run import simulated_run
+from sfxreduce.simulate.run import simulate_run
 from sfxreduce.train.card import model_card
 from sfxreduce.train.patches.candidates import PatchSet, read_patches
 from sfxreduce.train.patches.classes import ClassHead, with_head
@@ -218,7 +218,7 @@ def _rehearsal(start: Model, *, pool: Pool, progress: Progress) -> tuple[list[Pa
 def _rehearsed(name: str, *, finder: CandidateFinder) -> tuple[PatchSet, float, int]:
     """Candidates of one experiment, and what they took: CPU seconds, and of which process."""
     started = time.process_time()
-    run = simulated_run(name, n_events=_REHEARSED, hit_rate=0.5, seed=SEED + 3)
+    run = simulate_run(name, n_events=_REHEARSED, hit_rate=0.5, seed=SEED + 3)
     found = read_patches(as_seen(run), finder=finder)
     return found, time.process_time() - started, os.getpid()
 

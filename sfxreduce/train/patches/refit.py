@@ -14,7 +14,7 @@ from sfxreduce.scorers.calibration.windows import TileChoice
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.patches.outliers import event_traits
 from sfxreduce.simulate.experiments import EXPERIMENTS
-from sfxreduce.simulate.run import simulated_run
+from sfxreduce.simulate.run import simulate_run
 from sfxreduce.train.patches.outliers import UNLIKE_HEAD, fit_usual, table_of_unlike, with_usual
 from sfxreduce.train.patches.simulated import judged_of
 
@@ -54,7 +54,7 @@ def refit_usual(
 
 def _traits_of(name: str, *, choice: TileChoice, scale: float) -> NDArray[np.float64]:
     """Traits of the judged events of an experiment, as its material has them."""
-    detector = simulated_run(name, n_events=1).detector
+    detector = simulate_run(name, n_events=1).detector
     judged = judged_of(name, scale=scale).within(choice.columns(detector))
     return event_traits(judged.found, choice.window(detector), n_events=judged.n_events)
 

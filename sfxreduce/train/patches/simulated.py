@@ -25,7 +25,7 @@ from sfxreduce.run.run import Run
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder, Candidates
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
 from sfxreduce.scorers.cnn.patches.pooling import Pooling
-from sfxreduce.simulate.run import simulated_run
+from sfxreduce.simulate.run import simulate_run
 from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.patches.candidates import PatchSet, read_patches
 
@@ -93,7 +93,7 @@ class Material:
     @property
     def detector(self) -> Detector:
         """Of the experiment."""
-        return simulated_run(self.name, n_events=1).detector
+        return simulate_run(self.name, n_events=1).detector
 
     def evidence(self, network: PatchNetwork, pooling: Pooling) -> NDArray[np.float64]:
         """Expected number of peaks in every tile of the judged events, shape (event, tile)."""
@@ -199,7 +199,7 @@ def as_seen(run: Run) -> Run:
 
 
 def _simulated(name: str, n_events: float, *, hit_rate: float, seed: int) -> Run:
-    return simulated_run(name, n_events=max(round(n_events), _FEWEST), hit_rate=hit_rate, seed=seed)
+    return simulate_run(name, n_events=max(round(n_events), _FEWEST), hit_rate=hit_rate, seed=seed)
 
 
 def statistics_of(run: Run) -> NDArray[np.float64]:
