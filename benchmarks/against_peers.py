@@ -21,10 +21,10 @@ from rows import Row, cpu_ms_by_turns
 
 import sfxreduce
 from sfxreduce.cluster import SerialPool
-from sfxreduce.decisions.method import closed_from
+from sfxreduce.decisions.method import threshold_rule
 from sfxreduce.decisions.threshold import Promise
-from sfxreduce.pipeline.stages.batch import look_at
-from sfxreduce.pipeline.stages.conditions import as_seen
+from sfxreduce.pipeline.stages.batch import score_events
+from sfxreduce.pipeline.stages.conditions import with_conditions
 from sfxreduce.run.window import Window
 
 __all__ = ["measure"]
@@ -53,11 +53,13 @@ def measure(folder: Path, *, n_events: int = 64, repeats: int = 5) -> list[Row]:
         "default model, full frame": sfxreduce.CnnScorer(default, looks_at="full"),
     }
     ours = scorers["default model, its window"]
-    source, centre = as_seen(run, ours, pool=SerialPool()).source, range(n_events)
+    source, centre = with_conditions(run, ours, pool=SerialPool()).source, range(n_events)
     actions: dict[str, Callable[[], object]] = {}
     for name, scorer in scorers.items():
-        closed = closed_from(scorer, None, Promise()) if "window" in name else np.inf
-        actions[name] = partial(look_at, source, scorer, centre, closed_from=closed)
+        closed = (
+            threshold_rule(scorer, promise=Promise()).closed_from if "window" in name else np.inf
+        )
+        actions[name] = partial(score_events, source, scorer, centre, closed_from=closed)
     window = Window.centre(run.detector)
     actions["read the centre"] = partial(_read, source, n_events, window)
     actions["read the frame"] = partial(_read, source, n_events, None)

@@ -202,11 +202,9 @@ def filter_run(run: Run, *, scorer: sfxreduce.CnnScorer, threshold: float, folde
     with sfxreduce.open_pool(serial=True) as pool:
         sfxreduce.filter_run(
             run,
+            sfxreduce.FilterSettings(scorer=scorer, threshold=threshold, drift=False),
             outputs=sfxreduce.Outputs(store=folder / "hits.zarr", overwrite=True),
-            scorer=scorer,
             pool=pool,
-            threshold=threshold,
-            drift=False,
         )
 
 

@@ -32,6 +32,7 @@ from sfxreduce.cluster import BLOCKS_AT_ONCE, Pool
 from sfxreduce.pipeline.filter import plan_filter
 from sfxreduce.pipeline.stages.plan import plan_reduction
 from sfxreduce.pipeline.stages.score import collect_scores, score
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Run
@@ -131,10 +132,12 @@ def plans(n_events: int) -> dict[str, Any]:
 def cost(n_events: int) -> dict[str, Any]:
     """CPU per event and memory of scoring and deciding on so many events in this process."""
     with sfxreduce.open_pool(serial=True) as pool:
-        plan_filter(made_up_run(64), scorer=PeakScorer(), pool=pool, drift=False)
+        plan_filter(made_up_run(64), FilterSettings(scorer=PeakScorer(), drift=False), pool=pool)
         before = _peak_mb()
         started = time.process_time()
-        plan_filter(made_up_run(n_events), scorer=PeakScorer(), pool=pool, drift=False)
+        plan_filter(
+            made_up_run(n_events), FilterSettings(scorer=PeakScorer(), drift=False), pool=pool
+        )
         spent = time.process_time() - started
     return {
         "events": n_events,

@@ -55,7 +55,10 @@ def filtered(root: Path, number: int, n_events: int, pool: Pool) -> tuple[Path, 
     sfxreduce.ingest_run(made, out=run, pool=pool)
     scorer = sfxreduce.CnnScorer(sfxreduce.default_model())
     sfxreduce.filter_run(
-        sfxreduce.open_run(run), outputs=sfxreduce.Outputs(store=hits), scorer=scorer, pool=pool
+        sfxreduce.open_run(run),
+        sfxreduce.FilterSettings(scorer=scorer),
+        outputs=sfxreduce.Outputs(store=hits),
+        pool=pool,
     )
     if not sfxreduce.verify_run(hits, against=sfxreduce.open_run(run), pool=pool).ok:
         raise SystemExit(f"{hits}: does not equal {run}")

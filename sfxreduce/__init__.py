@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from sfxreduce.pipeline.filter import filter_run, plan_filter
     from sfxreduce.pipeline.ingest import ingest_run
     from sfxreduce.pipeline.ledger import ledger_run
-    from sfxreduce.pipeline.redecide import plan_redecide, redecide_run
+    from sfxreduce.pipeline.redecide import redecide_run
     from sfxreduce.pipeline.stages.outputs import Outputs
     from sfxreduce.pipeline.stages.reduced import read_reduced
+    from sfxreduce.pipeline.stages.settings import FilterSettings
     from sfxreduce.pipeline.verify.output import source_of, verify_run
     from sfxreduce.report.report import Report
     from sfxreduce.run.detector import Detector, Panel
@@ -64,6 +65,7 @@ __all__ = [
     "Decisions",
     "Detector",
     "FileLabelling",
+    "FilterSettings",
     "Outputs",
     "Panel",
     "PeakFinder",
@@ -93,7 +95,6 @@ __all__ = [
     "open_pool",
     "open_run",
     "plan_filter",
-    "plan_redecide",
     "read_model",
     "read_reduced",
     "redecide_run",
@@ -110,6 +111,7 @@ _HOMES = {
     "Decision": ("decisions.decide", "Decision"),
     "Decisions": ("decisions.decide", "Decisions"),
     "Detector": ("run.detector", "Detector"),
+    "FilterSettings": ("pipeline.stages.settings", "FilterSettings"),
     "FileLabelling": ("train.label_files", "FileLabelling"),
     "Outputs": ("pipeline.stages.outputs", "Outputs"),
     "Panel": ("run.detector", "Panel"),
@@ -139,7 +141,6 @@ _HOMES = {
     "mean_of_run": ("audit.sample", "mean_of_run"),
     "open_run": ("io.open", "open_run"),
     "plan_filter": ("pipeline.filter", "plan_filter"),
-    "plan_redecide": ("pipeline.redecide", "plan_redecide"),
     "read_model": ("scorers.cnn.folder", "read_model"),
     "read_reduced": ("pipeline.stages.reduced", "read_reduced"),
     "filter_run": ("pipeline.filter", "filter_run"),

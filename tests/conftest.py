@@ -22,6 +22,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.run import Run
 from sfxreduce_cli.main import main
 
@@ -101,7 +102,9 @@ def filtered_beamtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = root / f"r{n:04}.zarr"
         ingest_run(planted_run(n_events=40, seed=n), out=run, pool=POOL)
         outputs = Outputs(store=root / f"r{n:04}_hits.zarr")
-        filter_run(open_run(run), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
+        filter_run(
+            open_run(run), FilterSettings(scorer=BrightestPixel()), outputs=outputs, pool=POOL
+        )
     return root
 
 

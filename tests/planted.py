@@ -14,8 +14,7 @@ from sfxreduce.run.detector import Detector, Panel, PixelFlag
 from sfxreduce.run.run import Run
 from sfxreduce.run.source import Reading
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.record import Measured, Reference
-from sfxreduce.scorers.calibration.score_level import LevelRule
+from sfxreduce.scorers.calibration.record import Calibration
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,31 +57,14 @@ class BrightestPixel:
     name: str = "brightest"
     settings: str = "none"
     threshold: float = 500.0
-    model_sha256: str | None = None
-    needs_gpu: bool = False
-    adapts: bool = False
-    hit: str = "a bright event"
+    needs_conditions: bool = False
     tile: int = 0
 
     @property
-    def level(self) -> LevelRule:
-        return LevelRule()
-
-    @property
-    def hit_scores(self) -> np.ndarray:
-        return np.zeros(0, np.float32)
-
-    @property
-    def hit_groups(self) -> np.ndarray:
-        return np.zeros(0, np.int32)
-
-    @property
-    def measured(self) -> Measured:
-        return Measured()
-
-    @property
-    def reference(self) -> Reference | None:
-        return None
+    def calibration(self) -> Calibration:
+        return Calibration(
+            threshold=self.threshold, hit="a bright event", needs_conditions=self.needs_conditions
+        )
 
     def window(self, detector: Detector) -> Window | None:
         return Window.centre(detector, tile_shape=(self.tile, self.tile)) if self.tile else None

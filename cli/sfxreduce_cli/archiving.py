@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfxreduce.errors import UsageError
-from sfxreduce.report.units import human_bytes
+from sfxreduce.report.report import human_bytes
 from sfxreduce_cli.output import print_json, print_table
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +17,6 @@ from sfxreduce_cli.judging_options import (
     CxiFilter,
     CxiPacking,
     DriftGate,
-    Judging,
     MaxLoss,
     ModelFolder,
     OnOff,
@@ -29,6 +27,8 @@ from sfxreduce_cli.judging_options import (
     check_probability,
     given,
     kind_of_device,
+    outputs_of,
+    settings_of,
     wants_gpu,
 )
 from sfxreduce_cli.options import (
@@ -47,7 +47,7 @@ from sfxreduce_cli.options import (
     Workers,
     working_pool,
 )
-from sfxreduce_cli.output import print_filter_plan, print_filter_report
+from sfxreduce_cli.output import print_filter, print_filter_plan
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
@@ -113,37 +113,19 @@ def filter_(
 
     Example: sfxreduce filter --in run.zarr --out hits.zarr --report report.html
     """
-    run = sfxreduce.open_run(in_, data_path=data_path, roots=root or (), untrusted=untrusted)
-    outputs = sfxreduce.Outputs(
-        store=out, cxi=cxi, cxi_filter=cxi_filter.value, report=report, overwrite=overwrite
-    )
-    outputs.check(run)
-    finder = sfxreduce.PeakFinder(min_snr=min_snr, min_pixels=min_pixels)
-    counting = sfxreduce.PeakScorer(finder, min_peaks=min_peaks)
     _check(ctx, scorer, threshold)
+    run = sfxreduce.open_run(in_, data_path=data_path, roots=root or (), untrusted=untrusted)
+    outputs = outputs_of(ctx)
     gpu = scorer is ScorerName.CNN and wants_gpu(device, serial=serial, scheduler=scheduler)
     with working_pool(
         serial=serial, scheduler=scheduler, workers=workers, security=security, gpu=gpu
     ) as (pool, show):
-        judge = counting if scorer is ScorerName.PEAKS else _network(model, device, window, pool)
-        promise = sfxreduce.Promise(max_loss=max_loss, confidence=confidence)
-        how = Judging(
-            scorer=judge,
-            pool=pool,
-            threshold=threshold,
-            promise=promise,
-            drift=drift is OnOff.ON,
-            audit_share=audit_share,
-            progress=show,
-        )
+        settings = settings_of(ctx, _scorer(ctx, pool))
         if dry_run:
-            plan = sfxreduce.plan_filter(run, **how)
+            plan = sfxreduce.plan_filter(run, settings, outputs=outputs, pool=pool, progress=show)
         else:
-            done = sfxreduce.filter_run(run, outputs=outputs, **how)
-    if dry_run:
-        print_filter_plan(plan, as_json=as_json)
-    else:
-        print_filter_report(done, as_json=as_json)
+            done = sfxreduce.filter_run(run, settings, outputs=outputs, pool=pool, progress=show)
+    print_filter_plan(plan, as_json=as_json) if dry_run else print_filter(done, as_json=as_json)
 
 
 def _check(ctx: typer.Context, scorer: ScorerName, threshold: float | None) -> None:
@@ -158,7 +140,12 @@ def _check(ctx: typer.Context, scorer: ScorerName, threshold: float | None) -> N
         check_probability(threshold)
 
 
-def _network(model: Path | None, device: Device, window: WindowName, pool: Pool) -> Scorer:
-    """Scorer of the model that was asked for, on what the pool's workers have."""
-    folder = model or sfxreduce.default_model()
-    return sfxreduce.CnnScorer(folder, device=kind_of_device(device, pool), looks_at=window.value)
+def _scorer(ctx: typer.Context, pool: Pool) -> Scorer:
+    """Scorer that was asked for; a network on what the pool's workers have."""
+    options = ctx.params
+    if options["scorer"] is ScorerName.PEAKS:
+        finder = sfxreduce.PeakFinder(min_snr=options["min_snr"], min_pixels=options["min_pixels"])
+        return sfxreduce.PeakScorer(finder, min_peaks=options["min_peaks"])
+    folder = options["model"] or sfxreduce.default_model()
+    device = kind_of_device(options["device"], pool)
+    return sfxreduce.CnnScorer(folder, device=device, looks_at=options["window"].value)

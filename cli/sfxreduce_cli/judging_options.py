@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,8 +14,8 @@ from sfxreduce_cli.options import Device, scheduler_of_environment
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
-    from sfxreduce.cluster.progress import Progress
-    from sfxreduce.decisions.threshold import Promise
+    from sfxreduce.pipeline.stages.outputs import Outputs
+    from sfxreduce.pipeline.stages.settings import FilterSettings
     from sfxreduce.scorers.protocol import Scorer
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "CxiFilter",
     "CxiPacking",
     "DriftGate",
-    "Judging",
     "MaxLoss",
     "ModelFolder",
     "OnOff",
@@ -37,6 +36,8 @@ __all__ = [
     "check_probability",
     "given",
     "kind_of_device",
+    "outputs_of",
+    "settings_of",
     "wants_gpu",
 ]
 
@@ -102,16 +103,28 @@ AuditShare = Annotated[
 ]
 
 
-class Judging(TypedDict):
-    """What planning and filtering have in common."""
+def outputs_of(ctx: typer.Context) -> Outputs:
+    """Where the results go, by the options of a command."""
+    options = ctx.params
+    return sfxreduce.Outputs(
+        store=options["out"],
+        cxi=options["cxi"],
+        cxi_filter=options["cxi_filter"].value,
+        report=options["report"],
+        overwrite=options["overwrite"],
+    )
 
-    scorer: Scorer
-    pool: Pool
-    threshold: float | None
-    promise: Promise
-    drift: bool
-    audit_share: float
-    progress: Progress
+
+def settings_of(ctx: typer.Context, scorer: Scorer) -> FilterSettings:
+    """What decides on events, by the options of a command."""
+    options = ctx.params
+    return sfxreduce.FilterSettings(
+        scorer=scorer,
+        threshold=options["threshold"],
+        promise=sfxreduce.Promise(max_loss=options["max_loss"], confidence=options["confidence"]),
+        drift=options["drift"] is OnOff.ON,
+        audit_share=options["audit_share"],
+    )
 
 
 def check_cxi_filter(ctx: typer.Context) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ import typer
 import sfxreduce
 from sfxreduce.errors import UsageError
 from sfxreduce_cli.output import ProgressDisplay, say
+from sfxreduce_cli.pool_on_demand import PoolOnDemand
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
@@ -143,19 +144,28 @@ Workers = Annotated[
 def working_pool(
     *, serial: bool, scheduler: str, workers: int, security: Path | None, gpu: bool = False
 ) -> Iterator[tuple[Pool, ProgressDisplay]]:
-    """Open the pool the options ask for, say where its dashboard is, and show progress."""
-    with sfxreduce.open_pool(
-        serial=serial,
-        scheduler=scheduler or ("" if serial else scheduler_of_environment()),
-        n_workers=workers,
-        gpu=gpu,
-        security=security,
-        **_patience_of_environment(),
-    ) as pool:
-        if pool.dashboard:
-            say(f"dashboard: {pool.dashboard}")
+    """Pool that the options ask for, opened when it is first needed; and a display of progress."""
+    address = scheduler or ("" if serial else scheduler_of_environment())
+    patience = _patience_of_environment()
+    with ExitStack() as stack:
+
+        def opened() -> Pool:
+            pool = stack.enter_context(
+                sfxreduce.open_pool(
+                    serial=serial,
+                    scheduler=address,
+                    n_workers=workers,
+                    gpu=gpu,
+                    security=security,
+                    **patience,
+                )
+            )
+            if pool.dashboard:
+                say(f"dashboard: {pool.dashboard}")
+            return pool
+
         with ProgressDisplay() as display:
-            yield pool, display
+            yield PoolOnDemand(opened, has_gpu=None if address else gpu), display
 
 
 def scheduler_of_environment() -> str:

@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import sfxreduce
-from sfxreduce.report.units import human_bytes, rounded
+from sfxreduce.report.report import human_bytes, rounded
 
 if TYPE_CHECKING:
     from sfxreduce.archive.savings.sums import Savings
-    from sfxreduce.pipeline.redecide import Reread
-    from sfxreduce.pipeline.stages.plan import FilterPlan
+    from sfxreduce.pipeline.stages.plan import FilterPlan, Reread
     from sfxreduce.report.report import Report
     from sfxreduce.train.evaluate import Evaluation
     from sfxreduce.train.metrics import Confusion
@@ -26,12 +25,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ProgressDisplay",
     "print_evaluation",
+    "print_filter",
     "print_filter_plan",
-    "print_filter_report",
     "print_json",
     "print_lines",
     "print_redecided",
-    "print_redecided_plan",
     "print_savings",
     "print_summary",
     "print_table",
@@ -130,17 +128,8 @@ def _planned(plan: FilterPlan) -> dict[str, Any]:
         "shards": plan.reduction.n_shards,
         "copies_tiles": plan.reduction.copies_tiles,
         **plan.method.claims,
+        **(plan.reread.to_json() if plan.reread else {}),
     }
-
-
-def print_redecided_plan(plan: FilterPlan, reread: Reread, *, as_json: bool) -> None:
-    """Print what another threshold would keep and write."""
-    facts = _planned(plan) | reread.to_json()
-    if as_json:
-        print_json(facts)
-    else:
-        told = facts | {"drift": _drifted(plan.method.claims["drift"])}
-        print_table("Nothing was written; this is the plan", told)
 
 
 def print_redecided(report: Report, reread: Reread, *, as_json: bool) -> None:
@@ -148,7 +137,7 @@ def print_redecided(report: Report, reread: Reread, *, as_json: bool) -> None:
     if as_json:
         print_json(report.to_json() | reread.to_json())
         return
-    print_filter_report(report, as_json=False)
+    print_filter(report, as_json=False)
     print_table(
         "Of the source were read",
         {
@@ -159,7 +148,7 @@ def print_redecided(report: Report, reread: Reread, *, as_json: bool) -> None:
     )
 
 
-def print_filter_report(report: Report, *, as_json: bool) -> None:
+def print_filter(report: Report, *, as_json: bool) -> None:
     """Print the numbers of a filter run, and what deserves a second look."""
     if report.events and not report.kept:
         say("sfxreduce: warning: every event was rejected; look at some before you trust this")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -16,7 +16,6 @@ from sfxreduce_cli.judging_options import (
     CxiFilter,
     CxiPacking,
     DriftGate,
-    Judging,
     MaxLoss,
     ModelFolder,
     OnOff,
@@ -27,6 +26,8 @@ from sfxreduce_cli.judging_options import (
     check_probability,
     given,
     kind_of_device,
+    outputs_of,
+    settings_of,
     wants_gpu,
 )
 from sfxreduce_cli.options import (
@@ -44,9 +45,12 @@ from sfxreduce_cli.options import (
     Workers,
     working_pool,
 )
-from sfxreduce_cli.output import print_redecided, print_redecided_plan
+from sfxreduce_cli.output import print_filter_plan, print_redecided
 
 if TYPE_CHECKING:
+    from sfxreduce.cluster import Pool
+    from sfxreduce.cluster.progress import Progress
+    from sfxreduce.pipeline.stages.outputs import Outputs
     from sfxreduce.pipeline.stages.reduced import Reduced
 
 __all__ = ["redecide"]
@@ -90,35 +94,32 @@ def redecide(
 
     Example: sfxreduce redecide --in hits.zarr --against run.zarr --max-loss 0.005 --out hits2.zarr
     """
-    run = sfxreduce.open_run(against, data_path=data_path, roots=root or (), untrusted=untrusted)
-    outputs = sfxreduce.Outputs(
-        store=out, cxi=cxi, cxi_filter=cxi_filter.value, report=report, overwrite=overwrite
-    )
-    outputs.check(run, in_)
     check_cxi_filter(ctx)
+    run = sfxreduce.open_run(against, data_path=data_path, roots=root or (), untrusted=untrusted)
+    outputs = outputs_of(ctx)
+    outputs.check(run, in_)  # also here: reading the earlier output takes its time
     gpu = wants_gpu(device, serial=serial, scheduler=scheduler)
     with working_pool(
         serial=serial, scheduler=scheduler, workers=workers, security=security, gpu=gpu
     ) as (pool, show):
-        old = sfxreduce.read_reduced(in_, pool=pool, progress=show)
-        _check(ctx, old, threshold)
-        how = Judging(
-            scorer=old.scorer(model=model, device=kind_of_device(device, pool)),
-            pool=pool,
-            threshold=threshold,
-            promise=sfxreduce.Promise(max_loss=max_loss, confidence=confidence),
-            drift=drift is OnOff.ON,
-            audit_share=audit_share,
-            progress=show,
-        )
+        known = sfxreduce.read_reduced(in_, pool=pool, progress=show)
+        _check(ctx, known, threshold)
+        settings = settings_of(ctx, known.scorer(model=model, device=kind_of_device(device, pool)))
+        where = Where(known=known, outputs=outputs, pool=pool, progress=show)
         if dry_run:
-            plan = sfxreduce.plan_redecide(old, against=run, outputs=outputs, **how)
+            plan = sfxreduce.plan_filter(run, settings, **where)
         else:
-            done = sfxreduce.redecide_run(old, against=run, outputs=outputs, **how)
-    if dry_run:
-        print_redecided_plan(*plan, as_json=as_json)
-    else:
-        print_redecided(*done, as_json=as_json)
+            done = sfxreduce.redecide_run(run, settings, **where)
+    print_filter_plan(plan, as_json=as_json) if dry_run else print_redecided(*done, as_json=as_json)
+
+
+class Where(TypedDict):
+    """What planning and making an output anew have in common."""
+
+    known: Reduced
+    outputs: Outputs
+    pool: Pool
+    progress: Progress
 
 
 def _check(ctx: typer.Context, old: Reduced, threshold: float | None) -> None:

@@ -126,7 +126,12 @@ class Decisions:
 
 
 def decide(
-    score: NDArray[np.float32], reason: NDArray[np.uint32], *, threshold: float
+    score: NDArray[np.float32],
+    reason: NDArray[np.uint32],
+    *,
+    threshold: float,
+    event_class: NDArray[np.uint8] | None = None,
+    tiles: NDArray[np.uint16] | None = None,
 ) -> Decisions:
     """Decide on every event: keeping is the default, rejecting is earned.
 
@@ -141,6 +146,8 @@ def decide(
         `Reason` bits, shape (event,).
     threshold : float
         Smallest score of a hit.
+    event_class, tiles : ndarray, optional
+        See `Decisions`; no decision rests on them.
 
     Examples
     --------
@@ -156,4 +163,6 @@ def decide(
     decision[finite & safe & (score < threshold)] = Decision.REJECT
     # A high score on a damaged event still shows Bragg peaks: it is a hit, and its reason stays.
     decision[finite & (score >= threshold)] = Decision.HIT
-    return Decisions(decision=decision, reason=reason, score=score)
+    return Decisions(
+        decision=decision, reason=reason, score=score, event_class=event_class, tiles=tiles
+    )

@@ -15,84 +15,123 @@ from sfxreduce.decisions.threshold import Promise, Threshold, binomial_threshold
 from sfxreduce.quality.conditions import Conditioned
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.record import Measured
-from sfxreduce.scorers.protocol import Scorer
+from sfxreduce.scorers.calibration.record import Calibration, Curves
+from sfxreduce.scorers.protocol import Scorer, calibration_of, own_threshold
 
-__all__ = ["Method", "closed_from", "method_for"]
+__all__ = ["Method", "ThresholdRule", "method_for", "threshold_rule"]
 
 
-def closed_from(scorer: Scorer, threshold: float | None, promise: Promise) -> float:
-    """Score from which an event is a hit, whatever level the scores of its run will have.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ThresholdRule:
+    """How the threshold of a run is set: all of it that is known before an event is scored.
 
     Parameters
     ----------
-    threshold : float or None
-        It does not move with the run.
+    value : float
+        Smallest score of a hit on a run whose blanks score as low as those calibrated on.
+    promise : Promise
+        What is asked of the threshold.
+    claim : Threshold, optional
+        What the value promises; none for a threshold that the user gave, which does not move with
+        the run either, and for a scorer without labelled hits.
+    is_given : bool
+        Whether the user gave the value.
     """
+
+    calibration: Calibration
+    value: float
+    promise: Promise
+    claim: Threshold | None = None
+    is_given: bool = False
+
+    @property
+    def closed_from(self) -> float:
+        """Score from which an event is a hit, whatever level the scores of its run will have."""
+        if self.is_given:
+            return self.value
+        level = self.calibration.level
+        return level.threshold(self.value, level.most)
+
+    def at_level(self, move: float) -> tuple[float, Threshold | None]:
+        """Return threshold and claim for a run whose blanks score this much higher, in logits."""
+        level, hits = self.calibration.level, self.calibration.hit_scores
+        value, claim = self.value, self.claim
+        if not self.is_given:
+            value = level.threshold(value, move)
+        elif hits.size:
+            claim = given_threshold(level.threshold(value, -move), hits, promise=self.promise)
+        if claim and claim.value > -math.inf:
+            claim = replace(claim, value=value)
+        return value, claim
+
+
+def threshold_rule(
+    scorer: Scorer, *, threshold: float | None = None, promise: Promise
+) -> ThresholdRule:
+    """Set the rule by the threshold given, or by one that keeps the promise.
+
+    Parameters
+    ----------
+    threshold : float, optional
+        It voids the promise.
+
+    Raises
+    ------
+    UsageError
+        If none is given and the scorer brings none along.
+    """
+    known = calibration_of(scorer)
     if threshold is not None:
-        return float(threshold)
-    value, hits = scorer.threshold, scorer.hit_scores
-    if hits.size:
-        claim = binomial_threshold(hits, promise=promise, groups=scorer.hit_groups)
+        return ThresholdRule(
+            calibration=known, value=float(threshold), promise=promise, is_given=True
+        )
+    if known.hit_scores.size:
+        claim = binomial_threshold(known.hit_scores, promise=promise, groups=known.hit_groups)
+        # Where nothing can be promised every event is kept: no score is below zero.
         value = max(claim.value, 0.0)
-    return scorer.level.threshold(value, scorer.level.most)
+        return ThresholdRule(calibration=known, value=value, promise=promise, claim=claim)
+    return ThresholdRule(calibration=known, value=own_threshold(scorer), promise=promise)
 
 
 def method_for(
-    run: Run,
-    scorer: Scorer,
-    threshold: float | None,
-    promise: Promise,
-    *,
-    scores: NDArray[np.float32],
+    run: Run, scorer: Scorer, rule: ThresholdRule, *, scores: NDArray[np.float32]
 ) -> Method:
-    """Say how events will be judged: by the threshold given, or by one that keeps the promise.
+    """Say how the events of a run are judged.
 
     Parameters
     ----------
     run : Run
-        As the scorer sees it.
-    threshold : float or None
-        It voids the promise.
+        With its conditions, if the scorer needs them.
     scores : ndarray of float32
         Of all events of the run, shape (event,).
     """
-    hits, move = scorer.hit_scores, scorer.level.move(scores)
-    if threshold is not None:
-        value = float(threshold)
-        known = scorer.level.threshold(value, -move)
-        claim = given_threshold(known, hits, promise=promise) if hits.size else None
-    elif hits.size:
-        claim = binomial_threshold(hits, promise=promise, groups=scorer.hit_groups)
-        # Where nothing can be promised every event is kept: no score is below zero.
-        value = scorer.level.threshold(max(claim.value, 0.0), move)
-    else:
-        claim, value = None, scorer.level.threshold(scorer.threshold, move)
-    if claim and claim.value > -math.inf:
-        claim = replace(claim, value=value)
-    window, measured = scorer.window(run.detector), scorer.measured
-    reduced = scorer.level.reduced(scores, move)
+    known = rule.calibration
+    move = known.level.move(scores)
+    value, claim = rule.at_level(move)
+    window = scorer.window(run.detector)
+    reduced = known.level.reduced(scores, move)
     return Method(
         scorer=scorer.name,
         settings=", ".join([scorer.settings, *_own_conditions(run, move)]),
+        scorer_settings=scorer.settings,
         threshold=value,
-        model_sha256=scorer.model_sha256,
+        model_sha256=known.model_sha256,
         claim=claim,
-        hit=scorer.hit,
-        measured=measured,
-        rejected_showing=_rejected_showing(measured, reduced, scores < value),
+        hit=known.hit,
+        curves=known.curves,
+        rejected_showing=_rejected_showing(known.curves, reduced, scores < value),
         window_tiles=None if window is None else len(window.origins),
         tiles_total=None if window is None else len(Window.tiled(run.detector).origins),
     )
 
 
 def _rejected_showing(
-    measured: Measured, reduced: NDArray[np.float32], low: NDArray[np.bool_]
+    curves: Curves, reduced: NDArray[np.float32], low: NDArray[np.bool_]
 ) -> float | None:
     """How many of the low events show diffraction, by their calibrated probabilities."""
-    if measured.calibration is None or not low.any() or low.all():
+    if curves.probability is None or not low.any() or low.all():
         return None
-    likely = measured.calibration(reduced[low], hit_rate=float(np.mean(~low)))
+    likely = curves.probability(reduced[low], hit_rate=float(np.mean(~low)))
     return float(likely.sum())
 
 
@@ -118,24 +157,27 @@ class Method:
     Parameters
     ----------
     settings : str
-        Of the scorer, in words.
+        Of the scorer and of the run's conditions, in words.
+    scorer_settings : str
+        Of the scorer alone.
     claim : Threshold, optional
         What the threshold promises.
     hit : str
         What counts as a hit in it.
     window_tiles, tiles_total : int or None
-        Tiles looked at, and all there are; None for whole source frames.
+        Tiles scored, and all there are; None for whole source frames.
     drift : Drift
         Whether the run is like those the scorer was calibrated on. Without that, nothing is
         promised.
-    measured : Measured
-        What is known of the scorer beside its threshold.
+    curves : Curves
+        What reports show of the scorer beside its threshold.
     rejected_showing : float or None
         Rejected events that show diffraction, by their calibrated probabilities.
     """
 
     scorer: str
     settings: str
+    scorer_settings: str
     threshold: float
     model_sha256: str | None
     claim: Threshold | None = None
@@ -143,8 +185,13 @@ class Method:
     window_tiles: int | None = None
     tiles_total: int | None = None
     drift: Drift = field(default_factory=Drift)
-    measured: Measured = field(default_factory=Measured)
+    curves: Curves = field(default_factory=Curves)
     rejected_showing: float | None = None
+
+    @property
+    def judge(self) -> str:
+        """What seeds the random sample of rejects: the model, or else the scorer as it is set."""
+        return self.model_sha256 or f"{self.scorer}, {self.scorer_settings}"
 
     @property
     def claims(self) -> dict[str, Any]:

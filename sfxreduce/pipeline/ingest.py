@@ -15,7 +15,7 @@ from sfxreduce.io.readers.hdf5.run import CxiFrames
 from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.io.writers.shards import ShardJob, copy_shard, encode_shard
 from sfxreduce.io.writers.zarr import create_store
-from sfxreduce.pipeline.stages.shard_rescue import shard_rescue
+from sfxreduce.pipeline.stages.write import shard_rescue
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 

@@ -1,25 +1,17 @@
-"""What a filter run kept, dropped and saved: numbers for machines, one page for people."""
+"""What a filter run kept, dropped and saved, in numbers; and numbers as people read them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.drift import Drift
 from sfxreduce.decisions.method import Method
-from sfxreduce.report.figures import Thumbnail, histogram_svg, hit_rate_svg, share_svg
-from sfxreduce.report.model_figures import curve_svg, reliability_svg
-from sfxreduce.report.units import human_bytes, short_path
-from sfxreduce.run.reasons import Reason
-from sfxreduce.scorers.peaks.finder import MIN_PEAKS
 
-__all__ = ["Report", "Storage", "render_html", "summarize"]
+__all__ = ["Report", "Storage", "human_bytes", "rounded", "short_path", "summarize"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,65 +132,39 @@ def summarize(
     )
 
 
-def render_html(
-    report: Report,
-    decisions: Decisions,
-    *,
-    source: str,
-    method: Method,
-    thumbnails: Sequence[Thumbnail],
-) -> str:
-    """One page, in one file, that a beamline scientist reads in a glance and can veto.
+def human_bytes(n_bytes: float) -> str:
+    """Bytes in the unit a person would choose, powers of ten.
 
-    Parameters
-    ----------
-    source : str
-        Path of the run.
-    thumbnails : sequence of Thumbnail
-        Hits, undecided events, and the rejected ones nearest to the threshold.
-
-    Returns
-    -------
-    str
-        HTML that needs no network.
+    Examples
+    --------
+    >>> human_bytes(1_234_000_000), human_bytes(512)
+    ('1.23 GB', '512 B')
     """
-    environment = Environment(
-        loader=PackageLoader("sfxreduce.report"), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters["bytes"] = human_bytes
-    return environment.get_template("report.html").render(
-        report=report,
-        source=short_path(source),
-        method=method,
-        share=share_svg(report.hits, report.undecided, report.rejected),
-        hit_rate=hit_rate_svg(decisions),
-        histogram=histogram_svg(decisions.score, threshold=report.threshold),
-        reasons=_reason_counts(decisions),
-        curve=curve_svg(method.measured.curve, chosen=method.measured.window),
-        reliability=reliability_svg(method.measured.reliability),
-        min_peaks=MIN_PEAKS,
-        gallery=[
-            (title, [t for t in thumbnails if t.decision is decision])
-            for decision, title in _GALLERY.items()
-        ],
-    )
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(n_bytes) < 1000 or unit == "TB":
+            break
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} {unit}" if abs(n_bytes) < 999.5 else f"{n_bytes:,.0f} {unit}"
 
 
-_GALLERY = {
-    Decision.REJECT: "Rejected, those nearest to the threshold: look here first",
-    Decision.UNDECIDED: "Undecided, kept",
-    Decision.HIT: "Hits, from weak to strong",
-}
+def rounded(value: float, digits: int = 0) -> str:
+    """Number with so many digits after the point, its thousands told apart, and no minus zero.
+
+    Examples
+    --------
+    >>> rounded(-12345.678, 1), rounded(-0.4)
+    ('-12,345.7', '0')
+    """
+    return f"{round(value, digits) + 0.0:,.{digits}f}"
 
 
-def _reason_counts(decisions: Decisions) -> list[tuple[str, int]]:
-    """Count the events with each reason, those that occur."""
-    counts = [
-        (
-            str(reason.name).lower().replace("_", " "),
-            int(np.count_nonzero(decisions.reason & reason)),
-        )
-        for reason in Reason
-        if reason is not Reason.AUDIT_SAMPLE  # there is nothing odd about it
-    ]
-    return [(name, n) for name, n in counts if n]
+def short_path(path: str | Path) -> str:
+    """Path as seen from the working directory, if it lies below it.
+
+    Examples
+    --------
+    >>> short_path(Path.cwd() / "demo" / "run.zarr")
+    'demo/run.zarr'
+    """
+    folder = Path.cwd()
+    return str(Path(path).relative_to(folder) if folder in Path(path).parents else path)

@@ -8,15 +8,25 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxreduce.errors import UsageError
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.record import Measured, Reference
-from sfxreduce.scorers.calibration.score_level import LevelRule
+from sfxreduce.scorers.calibration.record import Calibration
 
-__all__ = ["Classifier", "Looking", "Scorer", "Stepwise", "Streamer", "Told"]
+__all__ = [
+    "Classifier",
+    "EventScores",
+    "OpenEvent",
+    "Scorer",
+    "Stepwise",
+    "Streamer",
+    "calibration_of",
+    "needs_gpu",
+    "own_threshold",
+]
 
 
-class Told(NamedTuple):
+class EventScores(NamedTuple):
     """What a scorer says of some events.
 
     Parameters
@@ -51,57 +61,12 @@ class Scorer(Protocol):
         ...
 
     @property
-    def threshold(self) -> float:
-        """Smallest score of a hit unless another is asked for."""
-        ...
-
-    @property
-    def model_sha256(self) -> str | None:
-        """Of the model's weights; None for a scorer without a model."""
-        ...
-
-    @property
-    def hit_scores(self) -> NDArray[np.float32]:
-        """Scores of labelled hits it has not learned from, shape (hit,); none if it has none."""
-        ...
-
-    @property
-    def hit_groups(self) -> NDArray[np.int32]:
-        """Experiment of each of these hits, shape (hit,)."""
-        ...
-
-    @property
-    def hit(self) -> str:
-        """What those hits are, in words: "an event with ..."."""
-        ...
-
-    @property
-    def reference(self) -> Reference | None:
-        """What it was calibrated on, as far as that is known; None for a scorer without a model."""
-        ...
-
-    @property
-    def measured(self) -> Measured:
-        """What is known of it beside its threshold, for reports."""
-        ...
-
-    @property
-    def level(self) -> LevelRule:
-        """How its threshold follows the level of a run's own scores."""
-        ...
-
-    @property
-    def adapts(self) -> bool:
-        """Whether the run's gain and hot pixels are to be measured for it before scoring."""
-        ...
-
-    @property
-    def needs_gpu(self) -> bool:
-        """Whether it can only run on a worker with a GPU."""
+    def calibration(self) -> Calibration | None:
+        """What is known of it before it sees a run; None if nothing is."""
         ...
 
     def window(self, detector: Detector) -> Window | None:
-        """Pixels it wants to see; None for whole source frames."""
+        """Pixels it reads; None for whole source frames."""
         ...
 
     def __call__(self, pixels: NDArray[np.generic], detector: Detector) -> NDArray[np.float32]:
@@ -122,18 +87,18 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class Classifier(Protocol):
-    """A scorer that also tells what kind of event it is. Classes are told, never used to drop."""
+    """A scorer that also tells the class of an event. No event is ever dropped for its class."""
 
-    def classify(self, pixels: NDArray[np.generic], detector: Detector) -> Told:
-        """Score events, and tell the class of each and what is odd about it."""
+    def classify(self, pixels: NDArray[np.generic], detector: Detector) -> EventScores:
+        """Score events, with the class of each and the reasons not to trust its score."""
         ...
 
 
-class Looking(Protocol):
-    """What a scorer makes of one event, tiles by tiles."""
+class OpenEvent(Protocol):
+    """One event that is being scored, some tiles at a time."""
 
     def add(self, pixels: NDArray[np.generic]) -> None:
-        """Look at the pixels of the next step.
+        """Take in the pixels of the next step.
 
         Parameters
         ----------
@@ -142,27 +107,32 @@ class Looking(Protocol):
         """
         ...
 
-    def told(self) -> tuple[np.float32, np.uint8, np.uint32]:
-        """Return score, class and reasons not to trust the score, as far as the event was seen."""
+    def so_far(self) -> tuple[np.float32, np.uint8, np.uint32]:
+        """Return score, class and reasons not to trust the score, by the tiles taken in."""
         ...
 
 
 @runtime_checkable
 class Stepwise(Protocol):
-    """A scorer whose score only rises with every further tile."""
+    """A scorer that can stop early: its score only rises with every further tile."""
 
     def steps(self, detector: Detector) -> Sequence[Window]:
-        """Cut its window into parts, in the order in which they are looked at."""
+        """Cut its window into parts, in the order in which they are read."""
         ...
 
-    def begin(self, detector: Detector) -> Looking:
+    def begin(self, detector: Detector) -> OpenEvent:
         """Begin with an event."""
         ...
 
 
 @runtime_checkable
 class Streamer(Protocol):
-    """A scorer that has events read for it, so that its device works while threads decode."""
+    """A scorer that can stream to a device, which works while threads decode."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu", "cuda" or "cuda:N"."""
+        ...
 
     def stream(
         self,
@@ -171,9 +141,36 @@ class Streamer(Protocol):
         n_events: int,
         dtype: np.dtype[np.generic],
         detector: Detector,
-    ) -> Told:
-        """Score events and tell what they are; `read` is called on several threads at once.
+    ) -> EventScores:
+        """Score events and classify them; `read` is called on several threads at once.
 
         It writes the pixels of consecutive events, given as a range from 0 on, into an array.
         """
         ...
+
+
+def needs_gpu(scorer: Scorer) -> bool:
+    """Whether a scorer can only run on a worker with a GPU."""
+    return isinstance(scorer, Streamer) and scorer.device != "cpu"
+
+
+def calibration_of(scorer: Scorer) -> Calibration:
+    """Calibration of a scorer; one that knows nothing where it brings none along."""
+    return scorer.calibration or Calibration()
+
+
+def own_threshold(scorer: Scorer) -> float:
+    """Smallest score of a hit, as a scorer brings it along.
+
+    Raises
+    ------
+    UsageError
+        If it brings none along.
+    """
+    threshold = calibration_of(scorer).threshold
+    if threshold is None:
+        raise UsageError(
+            f"scorer '{scorer.name}': expected a threshold, found none; pass --threshold with the "
+            "smallest score of a hit"
+        )
+    return threshold

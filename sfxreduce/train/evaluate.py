@@ -17,7 +17,7 @@ from sfxreduce.pipeline.stages.score import safe_scores
 from sfxreduce.run.labels import Label
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.calibration.score_level import LevelRule
-from sfxreduce.scorers.protocol import Scorer
+from sfxreduce.scorers.protocol import Scorer, calibration_of, own_threshold
 from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.labelling import Labelling, PeakLabelling, true_hits, true_kinds, true_peaks
 from sfxreduce.train.metrics import Confusion, confusion, roc_auc
@@ -157,8 +157,8 @@ def evaluate(
         raise LabelError("evaluate: expected at least one run, found none; pass --in RUN")
     rule = PeakLabelling() if labelling is None else labelling
     where = pool or SerialPool()
-    limit = scorer.threshold if threshold is None else threshold
-    follow = LevelRule() if threshold is not None else scorer.level
+    limit = own_threshold(scorer) if threshold is None else threshold
+    follow = LevelRule() if threshold is not None else calibration_of(scorer).level
     columns = [
         _Columns(
             score=follow.levelled(

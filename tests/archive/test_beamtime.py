@@ -32,6 +32,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings
 
 
 def test_an_experiment_goes_all_the_way_and_comes_back(beamtime: Beamtime, tmp_path: Path) -> None:
@@ -438,7 +439,12 @@ def test_a_dark_run_is_never_released(beamtime: Beamtime) -> None:
     dark = beamtime.root / "dark0001.zarr"
     ingest_run(planted_run(n_events=40, seed=9), out=dark, pool=POOL)
     hits = beamtime.root / "dark_hits.zarr"
-    filter_run(open_run(dark), outputs=Outputs(store=hits), scorer=BrightestPixel(), pool=POOL)
+    filter_run(
+        open_run(dark),
+        FilterSettings(scorer=BrightestPixel()),
+        outputs=Outputs(store=hits),
+        pool=POOL,
+    )
     beamtime.run = lambda n=0: dark  # type: ignore[method-assign,assignment]
     beamtime.all_of(0, hits=hits)
     assert codes(beamtime.release) == {"R20"}
@@ -448,7 +454,10 @@ def test_a_store_without_its_sample_of_rejects_is_refused(beamtime: Beamtime) ->
     hits = beamtime.root / "bare.zarr"
     outputs = Outputs(store=hits)
     filter_run(
-        open_run(beamtime.run()), outputs=outputs, scorer=BrightestPixel(), pool=POOL, audit_share=0
+        open_run(beamtime.run()),
+        FilterSettings(scorer=BrightestPixel(), audit_share=0),
+        outputs=outputs,
+        pool=POOL,
     )
     assert codes(lambda: beamtime.plan(hits=hits)) == {"R20"}
 

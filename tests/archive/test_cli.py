@@ -17,6 +17,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings
 
 DAY_NS = 86_400 * 10**9
 
@@ -27,8 +28,8 @@ def beamtime(tmp_path: Path) -> Path:
     ingest_run(planted_run(n_events=40), out=tmp_path / "run.zarr", pool=pool)
     filter_run(
         open_run(tmp_path / "run.zarr"),
+        FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
-        scorer=BrightestPixel(),
         pool=pool,
     )
     for name in ("tape_a", "tape_b"):

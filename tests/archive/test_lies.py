@@ -19,6 +19,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings
 
 DAY_NS = 86_400 * 10**9
 
@@ -53,7 +54,12 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, pool = tmp_path_factory.mktemp("filtered"), SerialPool()
     ingest_run(planted_run(n_events=40), out=folder / "run.zarr", pool=pool)
     outputs = Outputs(store=folder / "hits.zarr")
-    filter_run(open_run(folder / "run.zarr"), outputs=outputs, scorer=BrightestPixel(), pool=pool)
+    filter_run(
+        open_run(folder / "run.zarr"),
+        FilterSettings(scorer=BrightestPixel()),
+        outputs=outputs,
+        pool=pool,
+    )
     return folder
 
 

@@ -31,6 +31,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings
 
 
 def packing(*, kilobytes: float) -> Policy:
@@ -53,7 +54,12 @@ def shards(beamtime: Beamtime, monkeypatch: pytest.MonkeyPatch) -> Beamtime:
         shutil.rmtree(path)
     ingest_run(planted_run(n_events=40, seed=0), out=beamtime.run(), pool=POOL)
     outputs = Outputs(store=beamtime.hits())
-    filter_run(open_run(beamtime.run()), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
+    filter_run(
+        open_run(beamtime.run()),
+        FilterSettings(scorer=BrightestPixel()),
+        outputs=outputs,
+        pool=POOL,
+    )
     beamtime.clock.wait(days=1)
     return beamtime
 
@@ -385,7 +391,7 @@ def test_a_run_that_is_one_file_goes_as_it_is(beamtime: Beamtime) -> None:
     with h5py.File(run, "w") as file:
         file["entry/data/data"] = source.frames
     outputs = Outputs(store=hits)
-    filter_run(open_run(run), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
+    filter_run(open_run(run), FilterSettings(scorer=BrightestPixel()), outputs=outputs, pool=POOL)
     beamtime.run = lambda n=0: run  # type: ignore[method-assign,assignment]
     beamtime.clock.wait(days=1)
     beamtime.plan(hits=hits)

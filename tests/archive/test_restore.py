@@ -24,6 +24,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings
 
 N_EVENTS = 70
 
@@ -39,10 +40,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ingest_run(planted_run(n_events=N_EVENTS), out=folder / "run.zarr", pool=serial)
     filter_run(
         open_run(folder / "run.zarr"),
+        FilterSettings(scorer=BrightestPixel(), audit_share=0.1),
         outputs=Outputs(store=folder / "hits.zarr"),
-        scorer=BrightestPixel(),
         pool=serial,
-        audit_share=0.1,
     )
     (folder / "tape").mkdir()
     backend = open_backend(f"posix:{folder}/tape")

@@ -46,6 +46,7 @@ from sfxreduce.pipeline.audit import certify_run, draw_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.peaks.scorer import PeakScorer
 from sfxreduce_cli.main import main
@@ -73,7 +74,9 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 store=root / f"r{n:04}_hits.zarr",
                 cxi=root / "r0001_hits.cxi" if n == 1 else None,
             )
-            filter_run(open_run(run), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
+            filter_run(
+                open_run(run), FilterSettings(scorer=BrightestPixel()), outputs=outputs, pool=POOL
+            )
     return root
 
 
@@ -230,7 +233,9 @@ def test_runs_of_hdf5_files_are_weighed_too(tmp_path: Path) -> None:
             file.create_dataset("/entry/data/data", data=frames, chunks=(1, *frames.shape[1:]))
     for paths, out in (([tmp_path / "a.h5", tmp_path / "b.h5"], "ab"), ([tmp_path / "c.cxi"], "c")):
         outputs = Outputs(store=tmp_path / f"{out}.zarr")
-        filter_run(open_run(paths), outputs=outputs, scorer=BrightestPixel(), pool=POOL)
+        filter_run(
+            open_run(paths), FilterSettings(scorer=BrightestPixel()), outputs=outputs, pool=POOL
+        )
     found = report_savings(root=tmp_path, sample=10)
     check_sums(json.loads(json.dumps(found.to_json())))
     assert found.stray.files == 0
@@ -494,7 +499,7 @@ def test_alternatives_are_what_packing_and_counting_by_hand_give(filtered: Path)
     source = ZarrFrames(path=str(path))
     stored = sum(len(t or b"") for event in source.encoded(range(40)) for t in event)
     assert (found.stored_bytes, found.exact) == (stored, True)
-    by_peaks = PeakScorer()(frames, run.detector) >= PeakScorer().threshold
+    by_peaks = PeakScorer()(frames, run.detector) >= PeakScorer().min_peaks
     made = read_ledger(open_table(hits, "ledger"), where="ledger")
     kept = made.decision == Decision.HIT
     assert (found.sampled, found.read) == (40, 40)

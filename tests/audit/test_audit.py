@@ -33,6 +33,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.audit import draw_run
 from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.ingest import ingest_run
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.labels import Label
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
 from sfxreduce_cli.audit import Method
@@ -399,10 +400,9 @@ def filtered(source: Path, *, threshold: float) -> Path:
     store = source.with_name("hits.zarr")
     filter_run(
         open_run(source),
+        FilterSettings(scorer=BrightestPixel(), threshold=threshold),
         outputs=Outputs(store=store),
-        scorer=BrightestPixel(),
         pool=SerialPool(),
-        threshold=threshold,
     )
     return store
 

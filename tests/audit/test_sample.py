@@ -19,6 +19,7 @@ from sfxreduce.decisions.decide import Decision, decide
 from sfxreduce.errors import UsageError
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import Outputs, filter_run, plan_filter
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.report.report import Report
 from sfxreduce.run.reasons import UNSAFE, Reason
@@ -31,7 +32,9 @@ def tree(path: Path) -> dict[str, bytes]:
 
 def filtered(run: Run, out: Path, pool: Pool, *, share: float = 0.1) -> Report:
     outputs = Outputs(store=out)
-    return filter_run(run, outputs=outputs, scorer=BrightestPixel(), pool=pool, audit_share=share)
+    return filter_run(
+        run, FilterSettings(scorer=BrightestPixel(), audit_share=share), outputs=outputs, pool=pool
+    )
 
 
 def ledger(out: Path) -> xr.Dataset:
@@ -99,7 +102,7 @@ def test_without_a_share_or_without_rejects_there_is_no_group(
     filtered(run, tmp_path / "none.zarr", serial, share=0)
     assert not (tmp_path / "none.zarr" / "audit").exists()
     assert not ledger(tmp_path / "none.zarr").reason.values.any()
-    plan = plan_filter(run, scorer=BrightestPixel(threshold=0), pool=serial)
+    plan = plan_filter(run, FilterSettings(scorer=BrightestPixel(threshold=0)), pool=serial)
     assert plan.audit.kept.size == 0
 
 
@@ -152,7 +155,7 @@ def test_a_sampled_event_that_cannot_be_read_whole_is_a_hole_and_says_so(
 
     run = replace(whole, source=Fading(frames=source.frames, detector=source.detector))
     outputs = Outputs(store=tmp_path / "hits.zarr")
-    filter_run(run, outputs=outputs, scorer=BrightestPixel(tile=20), pool=serial)
+    filter_run(run, FilterSettings(scorer=BrightestPixel(tile=20)), outputs=outputs, pool=serial)
     table = ledger(tmp_path / "hits.zarr")
     sampled = (table.reason.values & np.uint32(Reason.AUDIT_SAMPLE)) != 0
     assert sampled.sum() == 1
@@ -163,4 +166,6 @@ def test_a_sampled_event_that_cannot_be_read_whole_is_a_hole_and_says_so(
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_what_is_no_share_is_refused(share: float, serial: Pool) -> None:
     with pytest.raises(UsageError, match="--audit-share between 0 and 1"):
-        plan_filter(planted_run(), scorer=BrightestPixel(), pool=serial, audit_share=share)
+        plan_filter(
+            planted_run(), FilterSettings(scorer=BrightestPixel(), audit_share=share), pool=serial
+        )

@@ -21,6 +21,7 @@ from sfxreduce.cluster import DaskPool, Pool, SerialPool, open_pool
 from sfxreduce.errors import ClusterError, SfxReduceError, SourceError, UsageError
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import Outputs, filter_run
+from sfxreduce.pipeline.stages.settings import FilterSettings
 
 
 def where(*, block_id: tuple[int]) -> np.ndarray:
@@ -68,8 +69,8 @@ def test_the_dashboard_shows_score_reduce_and_publish(
         assert answer.status == 200
     filter_run(
         open_run(stored),
+        FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
-        scorer=BrightestPixel(),
         pool=cluster,
     )
     assert isinstance(cluster, DaskPool)
@@ -92,8 +93,8 @@ def test_a_scheduler_elsewhere_is_used_with_relative_paths(
         monkeypatch.chdir(tmp_path)
         report = filter_run(
             open_run(Path(stored.name)),
+            FilterSettings(scorer=BrightestPixel()),
             outputs=Outputs(store=Path("hits.zarr"), cxi=Path("hits.cxi")),
-            scorer=BrightestPixel(),
             pool=pool,
         )
     assert report.hits == 24

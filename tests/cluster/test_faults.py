@@ -32,6 +32,7 @@ from sfxreduce.errors import ClusterError, SourceError
 from sfxreduce.io.readers.zarr.run import open_table
 from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.stages.score import collect_scores
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
@@ -182,8 +183,8 @@ def test_an_event_that_kills_every_process_that_reads_it_costs_itself_only(
         stores[name] = tmp_path / name
         filter_run(
             replace(run, source=source),
+            FilterSettings(scorer=BrightestPixel(needs_conditions=True)),
             outputs=Outputs(store=stores[name]),
-            scorer=BrightestPixel(adapts=True),  # the event is read before it is scored, too
             pool=pool,
         )
     # The same as if the source itself had said that this event cannot be read.

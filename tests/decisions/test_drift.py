@@ -26,12 +26,13 @@ from sfxreduce.decisions.drift import (
 )
 from sfxreduce.pipeline.filter import plan_filter
 from sfxreduce.pipeline.stages.drift import check_drift
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.quality.frame_statistics import QUANTITIES, envelope_of, frame_statistics
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.run.source import Reading
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.record import Reference
+from sfxreduce.scorers.calibration.record import Calibration, Reference
 from sfxreduce.scorers.cnn.folder import read_model, write_model
 from sfxreduce.scorers.cnn.model import Model, ModelConfig
 
@@ -142,21 +143,18 @@ def test_a_sample_is_even_and_bounded() -> None:
 class Calibrated(BrightestPixel):
     """The brightest pixel of the middle, with a calibration behind it."""
 
-    model_sha256: str | None = "0" * 64
     tile: int = 20
     known: Reference = field(default_factory=Reference)
 
     @property
-    def hit_scores(self) -> np.ndarray:
-        return np.linspace(1000, 2000, 400, dtype=np.float32)
-
-    @property
-    def hit_groups(self) -> np.ndarray:
-        return np.zeros(400, np.int32)
-
-    @property
-    def reference(self) -> Reference | None:
-        return self.known
+    def calibration(self) -> Calibration:
+        return replace(
+            super().calibration,
+            model_sha256="0" * 64,
+            hit_scores=np.linspace(1000, 2000, 400, dtype=np.float32),
+            hit_groups=np.zeros(400, np.int32),
+            reference=self.known,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -186,8 +184,8 @@ def run_with_peaks_aside(*, share: float, n_events: int = 100) -> tuple[Run, lis
 
 def test_on_alarm_what_the_peak_finder_sees_is_kept_and_nothing_is_promised(serial: Pool) -> None:
     run, missed = run_with_peaks_aside(share=0.5)
-    alone = plan_filter(run, scorer=Calibrated(), pool=serial, drift=False)
-    both = plan_filter(run, scorer=Calibrated(), pool=serial)
+    alone = plan_filter(run, FilterSettings(scorer=Calibrated(), drift=False), pool=serial)
+    both = plan_filter(run, FilterSettings(scorer=Calibrated()), pool=serial)
     assert "the peak finder sees a hit" in both.method.drift.alarms[0]
     assert not both.method.claims["certified"]
     changed = np.flatnonzero(alone.decisions.decision != both.decisions.decision)
@@ -211,7 +209,7 @@ def test_an_event_whose_whole_frame_cannot_be_read_is_kept_on_alarm(serial: Pool
     source = run.source
     assert isinstance(source, Counted)
     holed = replace(run, source=Holed(frames=source.frames, detector=source.detector))
-    made = plan_filter(holed, scorer=Calibrated(), pool=serial).decisions
+    made = plan_filter(holed, FilterSettings(scorer=Calibrated()), pool=serial).decisions
     assert made.decision[5] == Decision.UNDECIDED
     assert made.reason[5] == Reason.DRIFT | Reason.DATA_HOLE
 
@@ -219,7 +217,7 @@ def test_an_event_whose_whole_frame_cannot_be_read_is_kept_on_alarm(serial: Pool
 @pytest.mark.parametrize("n_events", [12, 500])
 def test_without_alarm_at_most_32_frames_are_read_once(n_events: int, serial: Pool) -> None:
     run, _ = run_with_peaks_aside(share=0, n_events=n_events)
-    plan = plan_filter(run, scorer=Calibrated(), pool=serial)
+    plan = plan_filter(run, FilterSettings(scorer=Calibrated()), pool=serial)
     assert isinstance(run.source, Counted)
     assert run.source.whole == sampled_events(n_events)
     assert plan.method.drift.frames == len(run.source.whole) <= MOST_FRAMES
@@ -231,7 +229,7 @@ def test_events_unlike_all_others_count_for_the_shape_of_the_scores(serial: Pool
     run, _ = run_with_peaks_aside(share=0)
     hits, blanks = (np.linspace(*ends, 300, dtype=np.float32) for ends in ((900, 2000), (90, 200)))
     scorer = Calibrated(known=Reference(hit_scores=hits, blank_scores=blanks))
-    plan = plan_filter(run, scorer=scorer, pool=serial, audit_share=0.0)
+    plan = plan_filter(run, FilterSettings(scorer=scorer, audit_share=0.0), pool=serial)
     assert plan.method.drift.shape is not None
     shapes = {}
     for why in (Reason.OOD, Reason.PANELS_MISSING):
@@ -242,7 +240,7 @@ def test_events_unlike_all_others_count_for_the_shape_of_the_scores(serial: Pool
 
 def test_switched_off_it_reads_nothing_and_nothing_is_promised(serial: Pool) -> None:
     run, _ = run_with_peaks_aside(share=0.5)
-    plan = plan_filter(run, scorer=Calibrated(), pool=serial, drift=False)
+    plan = plan_filter(run, FilterSettings(scorer=Calibrated(), drift=False), pool=serial)
     assert isinstance(run.source, Counted)
     assert run.source.whole == []
     assert not plan.method.claims["certified"]
@@ -252,14 +250,17 @@ def test_switched_off_it_reads_nothing_and_nothing_is_promised(serial: Pool) -> 
 
 def test_a_scorer_without_a_model_cannot_drift(serial: Pool) -> None:
     run, _ = run_with_peaks_aside(share=0.5)
-    plan = plan_filter(run, scorer=BrightestPixel(tile=20), pool=serial)
+    plan = plan_filter(run, FilterSettings(scorer=BrightestPixel(tile=20)), pool=serial)
     assert plan.method.drift == Drift()
     assert not (plan.decisions.reason & ~Reason.AUDIT_SAMPLE).any()
 
 
 def test_serial_and_cluster_fall_back_alike(serial: Pool, cluster: Pool) -> None:
     run, _ = run_with_peaks_aside(share=0.5)
-    one, other = (plan_filter(run, scorer=Calibrated(), pool=pool) for pool in (serial, cluster))
+    one, other = (
+        plan_filter(run, FilterSettings(scorer=Calibrated()), pool=pool)
+        for pool in (serial, cluster)
+    )
     assert one.method == other.method
     assert one.method.drift.alarms
     np.testing.assert_array_equal(one.decisions.decision, other.decisions.decision)

@@ -22,14 +22,15 @@ from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import open_table
 from sfxreduce.pipeline.filter import filter_run, plan_filter
-from sfxreduce.pipeline.stages.conditions import odd_events
+from sfxreduce.pipeline.stages.conditions import event_reasons
 from sfxreduce.pipeline.stages.outputs import Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.columns import MISSING_TIME, event_columns
 from sfxreduce.run.reasons import HARMLESS, Reason
 from sfxreduce.run.run import Run
 from sfxreduce.run.source import Reading
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.protocol import Told
+from sfxreduce.scorers.protocol import EventScores
 
 N_EVENTS = 12
 FULL_SCALE = 16_000.0
@@ -102,10 +103,10 @@ class Scoring(BrightestPixel):
             score = np.where(score >= FULL_SCALE, 0, score)
         return np.where((flat == 77.0).any(axis=1), np.nan, score).astype(np.float32)
 
-    def classify(self, pixels: np.ndarray, detector: Any) -> Told:
+    def classify(self, pixels: np.ndarray, detector: Any) -> EventScores:
         unlike = (pixels.reshape(len(pixels), -1) == 55.0).any(axis=1)
         reason = np.where(unlike, np.uint32(Reason.OOD), np.uint32(0))
-        return Told(self(pixels, detector), np.zeros(len(pixels), np.uint8), reason)
+        return EventScores(self(pixels, detector), np.zeros(len(pixels), np.uint8), reason)
 
 
 def reads_as(reason: Reason) -> Case:
@@ -181,7 +182,7 @@ ALLOWED = HARMLESS & ~Reason.AUDIT_SAMPLE
 
 def decided(run: Run, scorer: Any = None) -> Any:
     return plan_filter(
-        run, scorer=scorer or Scoring(), pool=SerialPool(), audit_share=0.0
+        run, FilterSettings(scorer=scorer or Scoring(), audit_share=0.0), pool=SerialPool()
     ).decisions
 
 
@@ -230,13 +231,14 @@ def test_stamps_of_whole_seconds_tell_no_pulses_apart() -> None:
 def test_an_unknown_gain_keeps_everything() -> None:
     @dataclass(frozen=True)
     class Adapting(Scoring):
-        adapts: bool = True
+        needs_conditions: bool = True
 
     run = Bad.good().run()
     assert isinstance(run.source, Unsteady)
+    of_pixels = np.zeros(N_EVENTS, np.uint32)
     blind = replace(run, source=replace(run.source, detector=panelled_detector(3)))
-    assert not (odd_events(run, Adapting()) & Reason.NO_CALIB).any()
-    found = odd_events(blind, Adapting())
+    assert not (event_reasons(run, Adapting(), of_pixels) & Reason.NO_CALIB).any()
+    found = event_reasons(blind, Adapting(), of_pixels)
     assert (found & Reason.NO_CALIB).all()
     made = decide(np.zeros(N_EVENTS, np.float32), found, threshold=1.0)
     assert made.count(Decision.UNDECIDED) == N_EVENTS
@@ -247,9 +249,11 @@ def test_an_event_that_reads_differently_is_undecided(tmp_path: Path) -> None:
     bad.frames[[1, 4, 8], 1, 20, 30] = 1000.0
     bad.twice = {4, 6}
     filter_run(
-        bad.run(), outputs=Outputs(store=tmp_path / "hits.zarr"), scorer=Scoring(),
-        pool=SerialPool(), audit_share=0.0,
-    )  # fmt: skip
+        bad.run(),
+        FilterSettings(scorer=Scoring(), audit_share=0.0),
+        outputs=Outputs(store=tmp_path / "hits.zarr"),
+        pool=SerialPool(),
+    )
     found = read_ledger(open_table(tmp_path / "hits.zarr", "ledger"), where="hits")
     assert np.flatnonzero(found.reason & Reason.UNSTABLE_READ).tolist() == [4]
     assert found.decision[[1, 4, 8]].tolist() == [2, 1, 2]

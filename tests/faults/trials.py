@@ -34,6 +34,7 @@ from sfxreduce.io.writers.resume import unfinished_folder
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.pipeline.verify.output import verify_run
 
 CALLS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate", "test.fsync"}
@@ -109,10 +110,9 @@ class Bench:
         """Filter the run; hits, and a sample of the rejects, some shards of each."""
         filter_run(
             open_run(self.run),
+            FilterSettings(scorer=BrightestPixel(), audit_share=0.3),
             outputs=Outputs(store=out, report=out.with_suffix(".html")),
-            scorer=BrightestPixel(),
             pool=pool,
-            audit_share=0.3,
         )
 
 

@@ -34,6 +34,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.io.store.manifest import _digest
 from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.ingest import ingest_run
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.scorers.cnn.folder import default_model
 from sfxreduce.scorers.peaks.scorer import PeakScorer
 
@@ -1119,8 +1120,8 @@ def make_good_run(folder: Path) -> None:
     ingest_run(run, out=folder / "good.zarr", pool=SerialPool())
     filter_run(
         open_run(folder / "good.zarr"),
+        FilterSettings(scorer=PeakScorer()),
         outputs=Outputs(store=folder / "hits.zarr"),
-        scorer=PeakScorer(),
         pool=SerialPool(),
     )
     (folder / SECRET).write_bytes(SECRET_WORDS * 1000)

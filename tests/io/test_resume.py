@@ -33,6 +33,7 @@ from sfxreduce.pipeline.describe import describe_unfinished
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ledger import ledger_run
 from sfxreduce.pipeline.stages.outputs import Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.run import Run
 from sfxreduce_cli.main import app
 
@@ -65,7 +66,12 @@ class Stopping(SerialPool):
 
 
 def keep_hits(run: Run, out: Path, pool: Pool, **options: Any) -> None:
-    filter_run(run, outputs=Outputs(store=out), scorer=BrightestPixel(), pool=pool, **options)
+    filter_run(
+        run,
+        FilterSettings(scorer=BrightestPixel(), **options),
+        outputs=Outputs(store=out),
+        pool=pool,
+    )
 
 
 def tree(path: Path) -> dict[str, bytes]:
@@ -104,10 +110,9 @@ def test_another_command_is_refused_and_says_what_changed(
         keep_hits(open_run(stored), out, SerialPool(), **options)
     filter_run(
         open_run(stored),
+        FilterSettings(scorer=BrightestPixel(), **options),
         outputs=Outputs(store=out, overwrite=True),
-        scorer=BrightestPixel(),
         pool=SerialPool(),
-        **options,
     )
     assert out.exists()
     assert not unfinished_folder(out).exists()
@@ -175,7 +180,12 @@ def test_what_was_half_written_is_swept(stored: Path, tmp_path: Path) -> None:
     torn = tmp_path / f".{unfinished_folder(page).name}.0123456789ab.partial"
     torn.write_text("<html>")
     outputs = Outputs(store=tmp_path / "hits.zarr", report=page)
-    filter_run(open_run(stored), outputs=outputs, scorer=BrightestPixel(), pool=SerialPool())
+    filter_run(
+        open_run(stored),
+        FilterSettings(scorer=BrightestPixel()),
+        outputs=outputs,
+        pool=SerialPool(),
+    )
     assert page.exists()
     assert not torn.exists()
 
@@ -230,7 +240,12 @@ def test_an_output_that_was_not_made_does_not_appear_with_the_others(
     cut_off_while_appearing(open_run(stored), out, monkeypatch)
     more = Outputs(store=out, report=tmp_path / "page.html")
     with pytest.raises(RefusedError, match=r"page\.html: was not asked for"):
-        filter_run(open_run(stored), outputs=more, scorer=BrightestPixel(), pool=SerialPool())
+        filter_run(
+            open_run(stored),
+            FilterSettings(scorer=BrightestPixel()),
+            outputs=more,
+            pool=SerialPool(),
+        )
     keep_hits(open_run(stored), out, SerialPool())
     assert out.exists()
 

@@ -24,6 +24,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.ingest import ingest_run
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.window import Window
@@ -155,7 +156,12 @@ def test_hits_of_such_a_store_are_copied_and_verified(
     source = open_run(tmp_path / "run.zarr")
     scorer = BrightestPixel(tile=10, threshold=200.0)
     no_codec.clear()
-    filter_run(source, outputs=Outputs(store=tmp_path / "hits.zarr"), scorer=scorer, pool=serial)
+    filter_run(
+        source,
+        FilterSettings(scorer=scorer),
+        outputs=Outputs(store=tmp_path / "hits.zarr"),
+        pool=serial,
+    )
     assert "encode" not in no_codec
     assert no_codec.count("decode") == 9
     hits = open_run(tmp_path / "hits.zarr")

@@ -30,6 +30,7 @@ from sfxreduce.io.files.safe_read import open_regular, read_small
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.ingest import ingest_run
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.scorers.peaks.scorer import PeakScorer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,12 +83,12 @@ def test_outputs_are_for_whom_the_umask_says(tmp_path: Path) -> None:
         ingest_run(planted_run(n_events=6), out=tmp_path / "run.zarr", pool=SerialPool())
         filter_run(
             open_run(tmp_path / "run.zarr"),
+            FilterSettings(scorer=PeakScorer()),
             outputs=Outputs(
                 store=tmp_path / "hits.zarr",
                 cxi=tmp_path / "hits.cxi",
                 report=tmp_path / "report.html",
             ),
-            scorer=PeakScorer(),
             pool=SerialPool(),
         )
         with open_journal(tmp_path / "journal") as journal:

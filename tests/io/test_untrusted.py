@@ -24,6 +24,7 @@ from sfxreduce.io.sandbox.messages import MessageError, receive, send
 from sfxreduce.io.sandbox.process import ProcessLimits
 from sfxreduce.io.sandbox.source import UntrustedFrames, open_untrusted
 from sfxreduce.pipeline.filter import plan_filter
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
@@ -91,7 +92,7 @@ def test_the_event_that_its_process_dies_of_is_undecided(
     kept = np.delete(np.arange(N_EVENTS), 3)
     expected = open_run(theirs).source.read(kept.tolist()).pixels
     np.testing.assert_array_equal(reading.pixels[kept], expected)
-    plan = plan_filter(run, scorer=PeakScorer(), pool=SerialPool(), drift=False)
+    plan = plan_filter(run, FilterSettings(scorer=PeakScorer(), drift=False), pool=SerialPool())
     assert plan.decisions.decision[3] == Decision.UNDECIDED
 
 

@@ -18,6 +18,7 @@ from sfxreduce.decisions.decide import Decision
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import plan_filter
 from sfxreduce.pipeline.ingest import ingest_run
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.quality.panels import inspect_parts, parts_of
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
@@ -99,7 +100,9 @@ def _damage(frame: np.ndarray, kind: str, part: tuple[slice, ...], value: float)
 @pytest.mark.parametrize("floating", [False, True])
 def test_a_blank_run_without_damage_is_rejected(name: str, panels: int, floating: bool) -> None:
     run = _blank_run(panels, floating=floating)
-    plan = plan_filter(run, scorer=SCORERS[name], threshold=0.5, pool=SerialPool(), drift=False)
+    plan = plan_filter(
+        run, FilterSettings(scorer=SCORERS[name], threshold=0.5, drift=False), pool=SerialPool()
+    )
     assert (plan.decisions.decision == Decision.REJECT).all()
 
 
@@ -128,7 +131,9 @@ def test_a_damaged_event_is_never_rejected(
     places = _parts_of_frame(whole)
     _damage(frames[event], kind, places[which % len(places)], value)
     run = replace(whole, source=replace(whole.source, frames=frames))
-    plan = plan_filter(run, scorer=SCORERS[name], threshold=0.5, pool=SerialPool(), drift=False)
+    plan = plan_filter(
+        run, FilterSettings(scorer=SCORERS[name], threshold=0.5, drift=False), pool=SerialPool()
+    )
     found = plan.decisions
     assert found.decision[event] != Decision.REJECT, Reason(int(found.reason[event]))
     others = np.delete(found.decision, event)
@@ -158,7 +163,9 @@ def test_an_event_whose_stored_bytes_are_broken_is_never_rejected(
         shard.write_bytes(bytes(data))
     for scorer in SCORERS.values():
         plan = plan_filter(
-            open_run(path), scorer=scorer, threshold=0.5, pool=SerialPool(), drift=False
+            open_run(path),
+            FilterSettings(scorer=scorer, threshold=0.5, drift=False),
+            pool=SerialPool(),
         )
         bad = plan.decisions.reason & np.uint32(UNSAFE)
         assert bad.any()
@@ -177,7 +184,9 @@ def test_damage_in_a_cxi_file_keeps_the_event(kind: str, tmp_path: Path) -> None
         file["entry_1/data_1/data"] = frames
     seen = open_run(path)
     for scorer in (SCORERS["cnn"], SCORERS["peaks"]):
-        plan = plan_filter(seen, scorer=scorer, threshold=0.5, pool=SerialPool(), drift=False)
+        plan = plan_filter(
+            seen, FilterSettings(scorer=scorer, threshold=0.5, drift=False), pool=SerialPool()
+        )
         assert plan.decisions.decision[2] != Decision.REJECT
 
 

@@ -13,14 +13,15 @@ import pytest
 
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.decisions.decide import Decision, decide
-from sfxreduce.decisions.method import closed_from
+from sfxreduce.decisions.method import threshold_rule
 from sfxreduce.io.chunks import ranges, shards
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.pipeline.filter import Outputs, filter_run, plan_filter
 from sfxreduce.pipeline.ingest import ingest_run
-from sfxreduce.pipeline.stages.conditions import as_seen
+from sfxreduce.pipeline.stages.conditions import with_conditions
 from sfxreduce.pipeline.stages.score import collect_scores
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.folder import default_model
@@ -71,22 +72,26 @@ def test_no_decision_depends_on_the_tiles_that_were_not_read(
 def test_an_event_is_closed_only_where_no_run_could_ask_for_more(scorer: CnnScorer) -> None:
     from sfxreduce.decisions.threshold import Promise, binomial_threshold
 
-    closed = closed_from(scorer, None, Promise())
-    value = binomial_threshold(scorer.hit_scores, promise=Promise(), groups=scorer.hit_groups).value
-    rule = scorer.level
+    closed = threshold_rule(scorer, promise=Promise()).closed_from
+    known = scorer.calibration
+    value = binomial_threshold(known.hit_scores, promise=Promise(), groups=known.hit_groups).value
+    rule = known.level
     for level in np.linspace(rule.lowest - 3, rule.highest + 3, 41):
         scores = 1 / (1 + np.exp(-np.full(100, level)))
         assert rule.threshold(value, rule.move(scores)) <= closed
-    assert closed_from(scorer, 0.25, Promise()) == 0.25
+    assert threshold_rule(scorer, threshold=0.25, promise=Promise()).closed_from == 0.25
 
 
 def test_tiles_are_counted_and_closed_hits_cause_no_alarm(
     stored_run: Run, scorer: CnnScorer, whole: np.ndarray, serial: Pool, tmp_path: Path
 ) -> None:
-    plan = plan_filter(stored_run, scorer=scorer, pool=serial)
+    plan = plan_filter(stored_run, FilterSettings(scorer=scorer), pool=serial)
     assert not any("mixture" in alarm for alarm in plan.method.drift.alarms)
     report = filter_run(
-        stored_run, outputs=Outputs(store=tmp_path / "hits.zarr"), scorer=scorer, pool=serial
+        stored_run,
+        FilterSettings(scorer=scorer),
+        outputs=Outputs(store=tmp_path / "hits.zarr"),
+        pool=serial,
     )
     tiles = plan.decisions.tiles
     assert tiles is not None
@@ -101,7 +106,7 @@ def test_tiles_are_counted_and_closed_hits_cause_no_alarm(
 def test_further_tiles_are_read_for_open_events_only(
     stored_run: Run, scorer: CnnScorer, monkeypatch: pytest.MonkeyPatch, serial: Pool
 ) -> None:
-    seen = as_seen(stored_run, scorer, pool=SerialPool())
+    seen = with_conditions(stored_run, scorer, pool=SerialPool())
     reads: Counter[tuple[int, int]] = Counter()
     read = ZarrFrames.read_into
 
@@ -124,7 +129,7 @@ def test_a_rejected_event_costs_no_more_bytes_than_its_window(
     stored_run: Run, monkeypatch: pytest.MonkeyPatch, serial: Pool
 ) -> None:
     scorer = CnnScorer(default_model(), looks_at="centre")
-    seen = as_seen(stored_run, scorer, pool=SerialPool())
+    seen = with_conditions(stored_run, scorer, pool=SerialPool())
     n_read = 0
 
     def counted(function: Any, size: Any) -> Any:
@@ -138,7 +143,9 @@ def test_a_rejected_event_costs_no_more_bytes_than_its_window(
 
     monkeypatch.setattr(shards.os, "pread", counted(os.pread, len))
     monkeypatch.setattr(ranges.os, "preadv", counted(os.preadv, int))
-    plan = plan_filter(seen, scorer=scorer, pool=serial, threshold=2.0, drift=False, audit_share=0)
+    plan = plan_filter(
+        seen, FilterSettings(scorer=scorer, threshold=2.0, drift=False, audit_share=0), pool=serial
+    )
     assert plan.decisions.count(Decision.REJECT) == N_EVENTS
     n_scored = n_read
     tiles = next(iter(seen.source.source.encoded(range(1))))  # type: ignore[attr-defined]

@@ -24,6 +24,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import Outputs, filter_run, plan_filter
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.plan import plan_reduction
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.run.reasons import UNSAFE, Reason
 from sfxreduce.run.run import Run
@@ -58,8 +59,8 @@ def test_every_kept_event_is_written_once_in_order_bit_for_bit(
     source = open_run(stored) if origin == "copied tiles" else run
     report = filter_run(
         source,
+        FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
-        scorer=BrightestPixel(),
         pool=serial,
     )
     hits = np.arange(0, 70, 3)
@@ -79,8 +80,8 @@ def test_the_ledger_has_one_row_for_every_source_event(
 ) -> None:
     filter_run(
         open_run(stored),
+        FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
-        scorer=BrightestPixel(),
         pool=serial,
     )
     with xr.open_zarr(tmp_path / "hits.zarr", group="ledger", consolidated=False) as ledger:
@@ -97,8 +98,8 @@ def test_truth_of_the_kept_events_goes_with_them(
 ) -> None:
     filter_run(
         open_run(stored),
+        FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
-        scorer=BrightestPixel(),
         pool=serial,
     )
     truth = open_run(tmp_path / "hits.zarr").truth
@@ -114,8 +115,8 @@ def test_serial_and_cluster_write_the_same_bytes(
     for name, pool in (("serial", serial), ("cluster", cluster)):
         filter_run(
             open_run(stored),
+            FilterSettings(scorer=BrightestPixel(tile=tile)),
             outputs=Outputs(store=tmp_path / name),
-            scorer=BrightestPixel(tile=tile),
             pool=pool,
         )
     assert tree(tmp_path / "serial") == tree(tmp_path / "cluster")
@@ -128,12 +129,12 @@ def test_the_cxi_filter_changes_how_hits_are_packed_and_nothing_else(
         (tmp_path / name).mkdir()
         filter_run(
             open_run(stored),
+            FilterSettings(scorer=BrightestPixel()),
             outputs=Outputs(
                 store=tmp_path / name / "hits.zarr",
                 cxi=tmp_path / name / "hits.cxi",
                 cxi_filter="gzip" if name == "gzip" else "blosc",
             ),
-            scorer=BrightestPixel(),
             pool=pool,
         )
     assert tree(tmp_path / "blosc" / "hits.zarr") == tree(tmp_path / "gzip" / "hits.zarr")
@@ -162,17 +163,16 @@ def test_hits_handed_over_as_stored_tiles_can_be_filtered_and_verified_again(
 ) -> None:
     filter_run(
         open_run(stored),
+        FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "once", cxi=tmp_path / "once.cxi", cxi_filter="blosc"),
-        scorer=BrightestPixel(),
         pool=serial,
     )
     source = open_run(tmp_path / "once.cxi")
     filter_run(
         source,
+        FilterSettings(scorer=BrightestPixel(), threshold=1030),
         outputs=Outputs(store=tmp_path / "twice"),
-        scorer=BrightestPixel(),
         pool=serial,
-        threshold=1030,
     )
     found = verify_run(tmp_path / "twice", against=source, pool=serial)
     assert (found.ok, found.mismatched, open_run(tmp_path / "twice").n_events) == (True, 0, 14)
@@ -240,7 +240,9 @@ def test_a_damaged_event_is_never_rejected(
     damaged = Run(
         source=ArrayFrames(frames=frames, detector=detector, reasons=reasons), columns=run.columns
     )
-    plan = plan_filter(damaged, scorer=BrightestPixel(threshold=9e9), pool=SerialPool())
+    plan = plan_filter(
+        damaged, FilterSettings(scorer=BrightestPixel(threshold=9e9)), pool=SerialPool()
+    )
     hurt = {event for event, _ in damage}
     assert set(plan.reduction.kept.tolist()) == hurt
     assert (plan.decisions.reason[sorted(hurt)] != 0).all()
@@ -258,8 +260,8 @@ def test_an_unreadable_event_is_kept_as_a_hole_and_verified_as_one(
     source = open_run(stored)
     report = filter_run(
         source,
+        FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
-        scorer=BrightestPixel(),
         pool=serial,
     )
     assert (report.undecided, report.hits) == (1, 23)
@@ -275,14 +277,13 @@ def test_a_run_without_hits_and_a_run_of_hits_are_both_whole(
     for name, threshold, kept in (("none", 9e9, 0), ("all", -1.0, 70)):
         report = filter_run(
             source,
+            FilterSettings(scorer=BrightestPixel(), threshold=threshold),
             outputs=Outputs(
                 store=tmp_path / name,
                 cxi=tmp_path / f"{name}.cxi",
                 report=tmp_path / f"{name}.html",
             ),
-            scorer=BrightestPixel(),
             pool=serial,
-            threshold=threshold,
         )
         assert report.kept == kept
         assert verify_run(tmp_path / name, against=source, pool=serial).ok
@@ -295,12 +296,12 @@ def test_a_dry_run_plans_what_the_real_run_does_and_writes_nothing(
     stored: Path, tmp_path: Path, serial: Pool
 ) -> None:
     before = set(tmp_path.iterdir())
-    plan = plan_filter(open_run(stored), scorer=BrightestPixel(), pool=serial)
+    plan = plan_filter(open_run(stored), FilterSettings(scorer=BrightestPixel()), pool=serial)
     assert set(tmp_path.iterdir()) == before
     filter_run(
         open_run(stored),
+        FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
-        scorer=BrightestPixel(),
         pool=serial,
     )
     kept = open_run(tmp_path / "hits.zarr").columns.source_index
@@ -333,7 +334,9 @@ def test_scoring_reads_only_the_window_and_copying_decodes_nothing(
     assert window is not None
     monkeypatch.setattr(ZarrFrames, "read", noting)
     monkeypatch.setattr(shards.TileCodec, "decode", counting)
-    filter_run(source, outputs=Outputs(store=tmp_path / "h"), scorer=scorer, pool=serial)
+    filter_run(
+        source, FilterSettings(scorer=scorer), outputs=Outputs(store=tmp_path / "h"), pool=serial
+    )
     assert asked == [window, window]
     layout = source.source.layout  # type: ignore[attr-defined]
     assert decoded == 70 * len(layout.tiles_of(window.boxes(source.detector)))
@@ -345,12 +348,12 @@ def test_an_existing_output_stays_unless_overwriting(
     source, store = open_run(stored), tmp_path / "hits.zarr"
     for threshold, overwrite, kept in ((500.0, False, 24), (1030.0, False, 24), (1030.0, True, 14)):
         outputs = Outputs(store=store, overwrite=overwrite)
-        judged = {"scorer": BrightestPixel(), "pool": serial, "threshold": threshold}
+        settings = FilterSettings(scorer=BrightestPixel(), threshold=threshold)
         if store.exists() and not overwrite:
             with pytest.raises(OutputExists, match="already exists"):
-                filter_run(source, outputs=outputs, **judged)
+                filter_run(source, settings, outputs=outputs, pool=serial)
         else:
-            filter_run(source, outputs=outputs, **judged)
+            filter_run(source, settings, outputs=outputs, pool=serial)
         assert open_run(store).n_events == kept
     assert verify_run(store, against=source, pool=serial).ok
 
@@ -377,7 +380,10 @@ def test_a_hit_that_cannot_be_copied_whole_says_so_in_the_ledger(
     data[offset] ^= 1
     shard.write_bytes(data)
     report = filter_run(
-        source, outputs=Outputs(store=tmp_path / "hits.zarr"), scorer=scorer, pool=serial
+        source,
+        FilterSettings(scorer=scorer),
+        outputs=Outputs(store=tmp_path / "hits.zarr"),
+        pool=serial,
     )
     assert report.hits == 6
     with xr.open_zarr(tmp_path / "hits.zarr", group="ledger", consolidated=False) as ledger:
@@ -396,7 +402,11 @@ def test_a_threshold_that_is_no_number_is_refused(
 ) -> None:
     # Infinity once rejected every event.
     with pytest.raises(UsageError, match="finite"):
-        plan_filter(open_run(stored), scorer=BrightestPixel(), pool=serial, threshold=threshold)
+        plan_filter(
+            open_run(stored),
+            FilterSettings(scorer=BrightestPixel(), threshold=threshold),
+            pool=serial,
+        )
 
 
 def test_a_disk_that_fills_up_leaves_no_output_and_the_source_as_it_was(
@@ -410,8 +420,8 @@ def test_a_disk_that_fills_up_leaves_no_output_and_the_source_as_it_was(
     def attempt() -> None:
         filter_run(
             open_run(stored),
+            FilterSettings(scorer=BrightestPixel()),
             outputs=Outputs(store=tmp_path / "hits.zarr", report=tmp_path / "r.html"),
-            scorer=BrightestPixel(),
             pool=serial,
         )
 
@@ -430,8 +440,8 @@ def test_filtering_never_changes_the_source(stored: Path, tmp_path: Path, serial
     contents = tree(stored)
     filter_run(
         open_run(stored),
+        FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "h", cxi=tmp_path / "h.cxi", report=tmp_path / "r.html"),
-        scorer=BrightestPixel(),
         pool=serial,
     )
     assert tree(stored) == contents
@@ -442,10 +452,9 @@ def test_a_hits_store_can_be_filtered_again(stored: Path, tmp_path: Path, serial
     for source, out, threshold in ((stored, "once", 500.0), (tmp_path / "once", "twice", 1030.0)):
         filter_run(
             open_run(source),
+            FilterSettings(scorer=BrightestPixel(), threshold=threshold),
             outputs=Outputs(store=tmp_path / out),
-            scorer=BrightestPixel(),
             pool=serial,
-            threshold=threshold,
         )
     twice = open_run(tmp_path / "twice")
     assert twice.n_events == 14
@@ -456,8 +465,8 @@ def test_an_empty_run_is_filtered_to_an_empty_store(tmp_path: Path, serial: Pool
     ingest_run(planted_run(n_events=0), out=tmp_path / "run.zarr", pool=serial)
     report = filter_run(
         open_run(tmp_path / "run.zarr"),
+        FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr", report=tmp_path / "r.html"),
-        scorer=BrightestPixel(),
         pool=serial,
     )
     assert report.events == report.kept == 0
@@ -473,8 +482,8 @@ def test_a_simulated_experiment_goes_through_whole(
     source = open_run(tmp_path / "run.zarr")
     report = filter_run(
         source,
+        FilterSettings(scorer=PeakScorer()),
         outputs=Outputs(store=tmp_path / "hits.zarr", cxi=tmp_path / "hits.cxi"),
-        scorer=PeakScorer(),
         pool=cluster,
     )
     assert 0 < report.kept < 10

@@ -33,10 +33,11 @@ from sfxreduce.io.writers import resume as unfinished
 from sfxreduce.pipeline import ingest
 from sfxreduce.pipeline.filter import filter_run, plan_filter
 from sfxreduce.pipeline.ingest import ingest_run
-from sfxreduce.pipeline.redecide import Reread, plan_redecide, redecide_run
+from sfxreduce.pipeline.redecide import Reread, redecide_run
 from sfxreduce.pipeline.stages.outputs import Outputs
 from sfxreduce.pipeline.stages.plan import FilterPlan
 from sfxreduce.pipeline.stages.reduced import SEEN_ON_PIXELS, Reduced, read_reduced
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
@@ -44,12 +45,13 @@ from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.run.source import Reading
 from sfxreduce.run.window import Window
+from sfxreduce.scorers.calibration.record import Calibration
 from sfxreduce.scorers.cnn.folder import default_model, write_model
 from sfxreduce.scorers.cnn.model import Model, ModelConfig
 from sfxreduce.scorers.cnn.poster.network import HitNetwork
 from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.scorers.peaks.scorer import PeakScorer
-from sfxreduce.scorers.protocol import Looking, Scorer, Told
+from sfxreduce.scorers.protocol import EventScores, OpenEvent, Scorer
 from sfxreduce.simulate.run import simulate_run
 from sfxreduce_cli.main import app
 
@@ -68,7 +70,7 @@ class TilesSeen:
     def add(self, pixels: np.ndarray) -> None:
         self.brightest = max(self.brightest, np.float32(pixels.max()))
 
-    def told(self) -> tuple[np.float32, np.uint8, np.uint32]:
+    def so_far(self) -> tuple[np.float32, np.uint8, np.uint32]:
         return self.brightest, np.uint8(1), np.uint32(0)
 
 
@@ -82,24 +84,24 @@ class BrightestTile(BrightestPixel):
         window = self.window(detector)
         return window.part(slice(FIRST)), window.part(slice(FIRST, None))
 
-    def begin(self, detector: Detector) -> Looking:
+    def begin(self, detector: Detector) -> OpenEvent:
         return TilesSeen()
 
-    def classify(self, pixels: np.ndarray, detector: Detector) -> Told:
+    def classify(self, pixels: np.ndarray, detector: Detector) -> EventScores:
         n = len(pixels)
-        return Told(self(pixels, detector), np.ones(n, np.uint8), np.zeros(n, np.uint32))
+        return EventScores(self(pixels, detector), np.ones(n, np.uint8), np.zeros(n, np.uint32))
 
 
 class Promising(BrightestTile):
     """The same, with hits that it has not learned from: what is promised sets the threshold."""
 
     @property
-    def hit_scores(self) -> np.ndarray:
-        return np.linspace(150, 950, 2000, dtype=np.float32)
-
-    @property
-    def hit_groups(self) -> np.ndarray:
-        return np.zeros(2000, np.int32)
+    def calibration(self) -> Calibration:
+        return replace(
+            super().calibration,
+            hit_scores=np.linspace(150, 950, 2000, dtype=np.float32),
+            hit_groups=np.zeros(2000, np.int32),
+        )
 
 
 @contextmanager
@@ -158,7 +160,9 @@ def mottled(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def filtered(run: Run, out: Path, scorer: Scorer, **judging: Any) -> Reduced:
-    filter_run(run, outputs=Outputs(store=out), scorer=scorer, pool=SERIAL, **judging)
+    filter_run(
+        run, FilterSettings(scorer=scorer, **judging), outputs=Outputs(store=out), pool=SERIAL
+    )
     return read_reduced(out, pool=SERIAL)
 
 
@@ -171,11 +175,13 @@ def redecided(old: Reduced, run: Run, out: Path, scorer: Scorer, **judging: Any)
     shutil.rmtree(out, ignore_errors=True)
     outputs = Outputs(store=out)
     report, reread = redecide_run(
-        old, against=run, outputs=outputs, scorer=scorer, pool=SERIAL, **judging
+        run, FilterSettings(scorer=scorer, **judging), known=old, outputs=outputs, pool=SERIAL
     )
     fresh = out.with_name("fresh.zarr")
     shutil.rmtree(fresh, ignore_errors=True)
-    expected = filter_run(run, outputs=Outputs(store=fresh), scorer=scorer, pool=SERIAL, **judging)
+    expected = filter_run(
+        run, FilterSettings(scorer=scorer, **judging), outputs=Outputs(store=fresh), pool=SERIAL
+    )
     ours, theirs = tree(out), tree(fresh)
     assert sorted(ours) == sorted(theirs)
     assert [name for name in theirs if ours[name] != theirs[name]] == []
@@ -216,17 +222,22 @@ def test_the_same_threshold_reads_nothing(
 ) -> None:
     old = outputs_of[400.0]
     there = old.decisions.kept.size + old.decisions.sample.size
-    _, reread = plan_redecide(
-        old, against=mottled, scorer=BrightestTile(), pool=SERIAL, threshold=400.0
-    )
+    reread = plan_filter(
+        mottled, FilterSettings(scorer=BrightestTile(), threshold=400.0), known=old, pool=SERIAL
+    ).reread
+    assert reread is not None
     # What closed an event then is not written down: those between it and the least such score.
     assert reread.events_reopened == 0
     assert (reread.frames_read, reread.frames_taken_over) == (0, there)
     # A threshold that no event lies on either side of decides nothing anew.
     least = old.decisions.score[old.decisions.tiles == FIRST].min()  # type: ignore[operator]
-    _, reread = plan_redecide(
-        old, against=mottled, scorer=BrightestTile(), pool=SERIAL, threshold=float(least)
-    )
+    reread = plan_filter(
+        mottled,
+        FilterSettings(scorer=BrightestTile(), threshold=float(least)),
+        known=old,
+        pool=SERIAL,
+    ).reread
+    assert reread is not None
     assert (reread.tiles_read, reread.events_rechecked) == (0, 0)
 
 
@@ -249,10 +260,12 @@ def test_any_threshold_plans_what_a_filter_run_plans(
 ) -> None:
     judging: dict[str, Any] = {"threshold": after, "audit_share": share}
     scorer = BrightestTile()
-    ours, reread = plan_redecide(
-        outputs_of[before], against=mottled, scorer=scorer, pool=SERIAL, **judging
+    ours = plan_filter(
+        mottled, FilterSettings(scorer=scorer, **judging), known=outputs_of[before], pool=SERIAL
     )
-    same_plan(ours, plan_filter(mottled, scorer=scorer, pool=SERIAL, **judging))
+    same_plan(ours, plan_filter(mottled, FilterSettings(scorer=scorer, **judging), pool=SERIAL))
+    reread = ours.reread
+    assert reread is not None
     assert reread.tiles_read <= 15 * (reread.events_reopened + reread.events_rechecked)
 
 
@@ -262,8 +275,12 @@ def test_any_promise_plans_what_a_filter_run_plans(
     loss: float, confidence: float, promised: Reduced, mottled: Run
 ) -> None:
     promise, scorer = Promise(max_loss=loss, confidence=confidence), Promising()
-    ours, _ = plan_redecide(promised, against=mottled, scorer=scorer, pool=SERIAL, promise=promise)
-    same_plan(ours, plan_filter(mottled, scorer=scorer, pool=SERIAL, promise=promise))
+    ours = plan_filter(
+        mottled, FilterSettings(scorer=scorer, promise=promise), known=promised, pool=SERIAL
+    )
+    same_plan(
+        ours, plan_filter(mottled, FilterSettings(scorer=scorer, promise=promise), pool=SERIAL)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -296,13 +313,11 @@ def test_only_frames_that_are_newly_kept_are_read_from_the_run(
     monkeypatch.setattr("sfxreduce.io.chunks.shards.TileCodec.encode", None)
     old = outputs_of[700.0]
     _, reread = redecide_run(
-        old,
-        against=mottled,
+        mottled,
+        FilterSettings(scorer=BrightestTile(), threshold=400.0, audit_share=0.0),
+        known=old,
         outputs=Outputs(store=tmp_path / "new.zarr"),
-        scorer=BrightestTile(),
         pool=SERIAL,
-        threshold=400.0,
-        audit_share=0.0,
     )
     new = read_reduced(tmp_path / "new.zarr", pool=SERIAL).decisions
     known = {*old.decisions.kept.tolist(), *old.decisions.sample.tolist()}
@@ -360,13 +375,11 @@ def test_an_event_that_came_out_differently_is_read_anew(tmp_path: Path) -> None
     for before, threshold, out in ((old, 1000.0, "new.zarr"), (None, 1010.0, "last.zarr")):
         known = before or read_reduced(tmp_path / "new.zarr", pool=SERIAL)
         redecide_run(
-            known,
-            against=run,
+            run,
+            FilterSettings(scorer=scorer, threshold=threshold, drift=False),
+            known=known,
             outputs=Outputs(store=tmp_path / out),
-            scorer=scorer,
             pool=SERIAL,
-            threshold=threshold,
-            drift=False,
         )
     last = read_reduced(tmp_path / "new.zarr", pool=SERIAL)
     assert last.unstable.tolist() == [3]
@@ -399,7 +412,7 @@ def test_what_the_drift_gate_made_of_events_is_taken_back_and_made_anew(
 ) -> None:
     def check(of: tuple[str, ...]) -> None:
         found = Drift(checked=True, alarms=of)
-        monkeypatch.setattr("sfxreduce.pipeline.filter.check_drift", lambda *_, **__: found)
+        monkeypatch.setattr("sfxreduce.pipeline.stages.drift.check_drift", lambda *_, **__: found)
 
     monkeypatch.setattr(
         "sfxreduce.pipeline.stages.drift.PeakScorer", lambda: BrightestPixel(threshold=250.0)
@@ -466,7 +479,7 @@ def test_the_poster_network_with_and_without_rounds(simulated: Run, tmp_path: Pa
     full = poster(tmp_path)
     for scorer in (full, replace(full, looks_at="centre")):
         scores = plan_filter(
-            simulated, scorer=scorer, pool=SERIAL, threshold=2.0, drift=False
+            simulated, FilterSettings(scorer=scorer, threshold=2.0, drift=False), pool=SERIAL
         ).decisions.score
         low, middle, high = (
             float(np.quantile(scores, share, method="lower")) for share in (0.2, 0.5, 0.8)
@@ -488,10 +501,14 @@ def test_no_frame_is_read_to_learn_what_the_output_knows(
     old = filtered(simulated, tmp_path / "old.zarr", scorer)
     monkeypatch.setattr(ZarrFrames, "read_into", None)
     threshold = float(old.decisions.score[old.decisions.tiles == 5].min())  # type: ignore[operator]
-    plan, reread = plan_redecide(
-        old, against=simulated, scorer=scorer, pool=SERIAL, threshold=threshold, drift=False
+    plan = plan_filter(
+        simulated,
+        FilterSettings(scorer=scorer, threshold=threshold, drift=False),
+        known=old,
+        pool=SERIAL,
     )
-    assert reread.tiles_read == 0
+    assert plan.reread is not None
+    assert plan.reread.tiles_read == 0
     assert plan.conditions == old.conditions()
 
 
@@ -501,7 +518,12 @@ def old(outputs_of: dict[float, Reduced]) -> Reduced:
 
 
 def refused(old: Reduced, run: Run, scorer: Scorer | None = None) -> None:
-    plan_redecide(old, against=run, scorer=scorer or BrightestTile(), pool=SERIAL, threshold=300.0)
+    plan_filter(
+        run,
+        FilterSettings(scorer=scorer or BrightestTile(), threshold=300.0),
+        known=old,
+        pool=SERIAL,
+    )
 
 
 def test_a_run_that_is_not_the_source_is_refused(
@@ -542,12 +564,11 @@ def test_an_output_is_neither_replaced_nor_overlapped(
 ) -> None:
     def run(store: Path, *, overwrite: bool = False) -> None:
         redecide_run(
-            old,
-            against=mottled,
+            mottled,
+            FilterSettings(scorer=BrightestTile(), threshold=300.0),
+            known=old,
             outputs=Outputs(store=store, overwrite=overwrite),
-            scorer=BrightestTile(),
             pool=SERIAL,
-            threshold=300.0,
         )
 
     with pytest.raises(UsageError, match="overlaps the input"):
@@ -569,12 +590,11 @@ def test_a_redecision_that_was_cut_off_goes_on_and_is_no_filter_run(
         patch.setattr("sfxreduce.pipeline.stages.write.write_manifest", cut_off)
         with pytest.raises(SchemaError, match="cut off"):
             redecide_run(
-                old,
-                against=mottled,
+                mottled,
+                FilterSettings(scorer=BrightestTile(), threshold=900.0),
+                known=old,
                 outputs=Outputs(store=out),
-                scorer=BrightestTile(),
                 pool=SERIAL,
-                threshold=900.0,
             )
     assert not out.exists()
     with monkeypatch.context() as patch:
@@ -582,12 +602,11 @@ def test_a_redecision_that_was_cut_off_goes_on_and_is_no_filter_run(
         patch.setattr(ZarrFrames, "read_into", None)
         patch.setattr("sfxreduce.pipeline.stages.write.copy_shard", None)
         redecide_run(
-            old,
-            against=mottled,
+            mottled,
+            FilterSettings(scorer=BrightestTile(), threshold=900.0),
+            known=old,
             outputs=Outputs(store=out),
-            scorer=BrightestTile(),
             pool=SERIAL,
-            threshold=900.0,
         )
     fresh = filtered(mottled, tmp_path / "fresh.zarr", BrightestTile(), threshold=900.0)
     assert tree(out) == tree(fresh.path)
@@ -598,12 +617,11 @@ def test_a_cluster_writes_the_same_bytes(
 ) -> None:
     for name, pool in (("serial", serial), ("cluster", cluster)):
         redecide_run(
-            old,
-            against=mottled,
+            mottled,
+            FilterSettings(scorer=BrightestPixel(), threshold=300.0),
+            known=old,
             outputs=Outputs(store=tmp_path / name),
-            scorer=BrightestPixel(),
             pool=pool,
-            threshold=300.0,
         )
     assert tree(tmp_path / "serial") == tree(tmp_path / "cluster")
 
@@ -715,14 +733,20 @@ def test_an_output_that_was_appearing_is_completed(
     run, scorer = open_run(tmp_path / "run.zarr"), BrightestPixel()
     for name, threshold in (("old", 500.0), ("fresh", 1010.0)):
         filter_run(
-            run, outputs=Outputs(store=tmp_path / name), scorer=scorer, pool=SERIAL,
-            threshold=threshold,
-        )  # fmt: skip
+            run,
+            FilterSettings(scorer=scorer, threshold=threshold),
+            outputs=Outputs(store=tmp_path / name),
+            pool=SERIAL,
+        )
     old, outputs = read_reduced(tmp_path / "old", pool=SERIAL), Outputs(store=tmp_path / "new")
 
     def attempt() -> Reread:
         return redecide_run(
-            old, against=run, outputs=outputs, scorer=scorer, pool=SERIAL, threshold=1010.0
+            run,
+            FilterSettings(scorer=scorer, threshold=1010.0),
+            known=old,
+            outputs=outputs,
+            pool=SERIAL,
         )[1]
 
     complete = unfinished.complete_moves

@@ -31,6 +31,7 @@ from sfxreduce.pipeline.filter import plan_filter
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.plan import FilterPlan, ReductionPlan, plan_reduction
 from sfxreduce.pipeline.stages.score import EVENTS_PER_BATCH, collect_scores, score
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
@@ -116,7 +117,9 @@ def test_a_task_of_a_stored_run_is_small_whatever_its_frames_are(tmp_path: Path)
         source = type(run.source)(frames=frames, detector=detector)  # type: ignore[call-arg]
         path = tmp_path / f"{side:04}.zarr"
         ingest_run(Run(source=source, columns=run.columns), out=path, pool=SerialPool())
-        plan = plan_filter(open_run(path), scorer=BrightestPixel(tile=10), pool=SerialPool())
+        plan = plan_filter(
+            open_run(path), FilterSettings(scorer=BrightestPixel(tile=10)), pool=SerialPool()
+        )
         tasks = dict(score(plan.run, BrightestPixel(tile=10)).dask).values()
         jobs = plan.jobs(tmp_path / "hits.zarr")
         return max(len(pickle.dumps(t)) for t in tasks), max(len(pickle.dumps(j)) for j in jobs)

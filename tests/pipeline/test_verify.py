@@ -19,6 +19,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.io.store.manifest import Manifest, manifest_from_json, manifest_to_json
 from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.ingest import ingest_run
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.pipeline.verify.findings import FirstDamage
 from sfxreduce.pipeline.verify.output import Verification, verify_run
 
@@ -30,8 +31,8 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ingest_run(planted_run(), out=folder / "run.zarr", pool=SerialPool())
     filter_run(
         open_run(folder / "run.zarr"),
+        FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=folder / "hits.zarr"),
-        scorer=BrightestPixel(),
         pool=SerialPool(),
     )
     return folder

@@ -30,6 +30,7 @@ from sfxreduce.io.readers.zarr.run import ZarrFrames, read_manifest
 from sfxreduce.io.store.manifest import _digest, manifest_to_json
 from sfxreduce.pipeline import ingest
 from sfxreduce.pipeline.filter import Outputs, filter_run
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.pipeline.verify.findings import FirstDamage
 from sfxreduce.pipeline.verify.output import Verification, verify_run
 from sfxreduce_cli.main import app
@@ -55,8 +56,8 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ingest.ingest_run(planted_run(n_events=33), out=folder / "run.zarr", pool=SerialPool())
     filter_run(
         open_run(folder / "run.zarr"),
+        FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=folder / "hits.zarr"),
-        scorer=BrightestPixel(),
         pool=SerialPool(),
     )
     return folder

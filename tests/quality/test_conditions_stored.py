@@ -21,6 +21,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.describe import info_run
 from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.ingest import ingest_run
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.quality.background import background_of
 from sfxreduce.quality.bad_pixels import noisy_pixels
@@ -57,9 +58,11 @@ def run_with_faults(*, n_events: int = 24, seed: int = 0) -> Run:
     )
 
 
-def filtered(run: Run, out: Path, pool: Pool, *, adapts: bool = True) -> Path:
-    scorer = replace(BrightestPixel(), adapts=adapts)
-    filter_run(run, outputs=Outputs(store=out), scorer=scorer, pool=pool, drift=False)
+def filtered(run: Run, out: Path, pool: Pool, *, needs_conditions: bool = True) -> Path:
+    scorer = replace(BrightestPixel(), needs_conditions=needs_conditions)
+    filter_run(
+        run, FilterSettings(scorer=scorer, drift=False), outputs=Outputs(store=out), pool=pool
+    )
     return out
 
 
@@ -220,7 +223,7 @@ def test_what_is_unknown_is_null_and_a_scorer_that_does_not_adapt_stores_nothing
         assert table.attrs["adu_per_photon"] is table.attrs["background_photons"] is None
         assert table.attrs["background_adu"] == pytest.approx(99.5, abs=1)
     assert verify_run(out, against=run, pool=serial).ok
-    plain = filtered(run, tmp_path / "plain.zarr", serial, adapts=False)
+    plain = filtered(run, tmp_path / "plain.zarr", serial, needs_conditions=False)
     assert not (plain / "conditions").exists()
     assert info_run(open_run(plain)).adu_per_photon is None
 

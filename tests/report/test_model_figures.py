@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from sfxreduce.report.model_figures import curve_svg, reliability_svg
+from sfxreduce.report.figures import curve_svg, reliability_svg
 from sfxreduce.scorers.calibration.probability import ReliabilityBin
 from sfxreduce.scorers.calibration.windows import CENTRE, FULL, WindowLoss
 

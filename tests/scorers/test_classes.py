@@ -13,6 +13,7 @@ from sfxreduce.cluster import Pool
 from sfxreduce.decisions.decide import decide
 from sfxreduce.decisions.ledger import ledger_root, ledger_table, read_ledger
 from sfxreduce.pipeline.filter import Outputs, filter_run
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import EventClass
 from sfxreduce.run.window import Window
@@ -122,7 +123,9 @@ def test_the_shipped_model_tells_classes_and_drops_nothing_for_it(
     decided = {}
     for name, model in (("told", default_model()), ("bare", tmp_path / "bare")):
         store = tmp_path / f"{name}.zarr"
-        filter_run(run, outputs=Outputs(store=store), scorer=CnnScorer(model), pool=serial)
+        filter_run(
+            run, FilterSettings(scorer=CnnScorer(model)), outputs=Outputs(store=store), pool=serial
+        )
         with xr.open_zarr(store, group="ledger", consolidated=False) as ledger:
             decided[name] = ledger.load()
     assert (decided["told"]["class"].values > 0).all()

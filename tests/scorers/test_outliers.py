@@ -18,6 +18,7 @@ from sfxreduce.decisions.decide import Decision
 from sfxreduce.errors import ModelError, UsageError
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import plan_filter
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
@@ -245,7 +246,9 @@ def test_odd_events_are_undecided_and_usual_ones_are_not_flagged(
 ) -> None:
     run, places = spoilt
     plan = plan_filter(
-        run, scorer=CnnScorer(default_model()), pool=SerialPool(), drift=False, audit_share=0.0
+        run,
+        FilterSettings(scorer=CnnScorer(default_model()), drift=False, audit_share=0.0),
+        pool=SerialPool(),
     )
     unlike = np.flatnonzero(plan.decisions.reason & Reason.OOD).tolist()
     assert unlike == sorted(places[spoil.__name__] for spoil in UNLIKE)
@@ -280,9 +283,9 @@ def test_devices_batches_and_rounds_tell_the_same(spoilt: tuple[Run, dict[str, i
     for number in range(len(events)):
         look = scorer.begin(detector)
         look.add(pixels[number : number + 1, :first])
-        assert look.told()[2] == 0  # not seen whole
+        assert look.so_far()[2] == 0  # not seen whole
         look.add(pixels[number : number + 1, first:])
-        assert look.told()[2] == together.reason[number]
+        assert look.so_far()[2] == together.reason[number]
 
 
 def test_no_event_is_unlike_through_a_window_of_no_calibration(

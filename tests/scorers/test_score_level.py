@@ -11,6 +11,7 @@ from scipy.special import expit, logit
 
 from sfxreduce.cluster import Pool
 from sfxreduce.pipeline.filter import plan_filter
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.scorers.calibration.score_level import FEWEST_SCORES, LevelRule, level_of, level_rule
 
 RULE = LevelRule(power=0.75, lowest=-6.0, highest=-4.0)
@@ -59,5 +60,5 @@ def test_a_rule_covers_the_runs_it_was_made_from() -> None:
 def test_without_a_rule_scores_of_any_kind_stay_as_they_are(serial: Pool) -> None:
     counts = np.float32([0, 15, 900])
     np.testing.assert_array_equal(LevelRule().reduced(counts, LevelRule().move(counts)), counts)
-    plan = plan_filter(planted_run(), scorer=BrightestPixel(), pool=serial)
+    plan = plan_filter(planted_run(), FilterSettings(scorer=BrightestPixel()), pool=serial)
     assert plan.method.threshold == BrightestPixel().threshold

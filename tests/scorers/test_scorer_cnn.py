@@ -16,6 +16,7 @@ from sfxreduce.cluster import Pool
 from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import ClusterError, ModelError, UsageError
 from sfxreduce.pipeline.filter import plan_filter
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.detector import Detector, PixelFlag
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
@@ -25,7 +26,7 @@ from sfxreduce.scorers.cnn.model import Model, ModelConfig
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork
 from sfxreduce.scorers.cnn.poster.network import HitNetwork
 from sfxreduce.scorers.cnn.scorer import CnnScorer, cuda_available
-from sfxreduce.scorers.protocol import Scorer
+from sfxreduce.scorers.protocol import Scorer, needs_gpu
 
 CAMERA = Detector.centred("camera", (350, 350), adu_per_photon=20.0)
 
@@ -54,14 +55,14 @@ def test_scores_are_probabilities_and_know_their_model(folder: Path) -> None:
     assert score.shape == (5,)
     assert ((score >= 0) & (score <= 1)).all()
     assert len(set(score.tolist())) == 5
-    assert (scorer.name, scorer.threshold) == ("cnn", 0.25)
+    assert (scorer.name, scorer.calibration.threshold) == ("cnn", 0.25)
     assert len(scorer.model_sha256 or "") == 64
     assert "poster" in scorer.settings
 
 
 def test_only_a_scorer_on_a_gpu_asks_for_one(folder: Path) -> None:
-    assert not CnnScorer(folder).needs_gpu
-    assert CnnScorer(folder, device="cuda:1").needs_gpu
+    assert not needs_gpu(CnnScorer(folder))
+    assert needs_gpu(CnnScorer(folder, device="cuda:1"))
 
 
 def test_an_events_score_does_not_depend_on_its_neighbours(folder: Path) -> None:
@@ -182,10 +183,11 @@ def test_patches_are_scored_event_by_event(patches: Path) -> None:
     assert together.dtype == np.float32
     assert ((together >= 0) & (together <= 1)).all()
     assert scorer(_wide(0), WIDE).shape == (0,)
-    assert scorer.adapts
+    assert scorer.calibration.needs_conditions
     centre = CnnScorer(patches, looks_at="centre")
     # A threshold of another window would lose hits that this one hardly shows.
-    assert (centre.hit_scores.size, centre.threshold, scorer.threshold) == (0, 0.0, 0.5)
+    assert centre.calibration.hit_scores.size == 0
+    assert (centre.calibration.threshold, scorer.calibration.threshold) == (0.0, 0.5)
 
 
 def test_the_window_can_be_chosen_and_an_unknown_one_is_refused(
@@ -212,15 +214,17 @@ def test_the_threshold_keeps_the_promise_or_keeps_everything(
     patches: Path, run: Run, serial: Pool
 ) -> None:
     scorer = CnnScorer(patches)
-    kept = plan_filter(run, scorer=scorer, pool=serial).method
+    kept = plan_filter(run, FilterSettings(scorer=scorer), pool=serial).method
     assert kept.threshold == pytest.approx(0.5)
     assert kept.claims["certified"]
     assert kept.claims["loss_upper95"] < 0.01
     assert (kept.window_tiles, kept.tiles_total) == (1, 1)
-    strict = plan_filter(run, scorer=scorer, pool=serial, promise=Promise(max_loss=0.001))
+    strict = plan_filter(
+        run, FilterSettings(scorer=scorer, promise=Promise(max_loss=0.001)), pool=serial
+    )
     assert strict.method.threshold == 0.0
     assert not strict.method.claims["certified"]
     assert strict.reduction.kept.size == run.n_events
-    given = plan_filter(run, scorer=scorer, pool=serial, threshold=0.7).method
+    given = plan_filter(run, FilterSettings(scorer=scorer, threshold=0.7), pool=serial).method
     assert not given.claims["certified"]
     assert given.claims["loss_upper95"] > 0.4

@@ -27,7 +27,7 @@ from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import ClusterError, ModelError, SourceError
 from sfxreduce.io.readers.zarr.run import open_zarr
 from sfxreduce.pipeline.ingest import ingest_run
-from sfxreduce.pipeline.stages.batch import look_at
+from sfxreduce.pipeline.stages.batch import score_events
 from sfxreduce.pipeline.stages.score import EVENTS_PER_STREAM
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
@@ -672,15 +672,9 @@ def test_an_event_that_cannot_be_read_stops_the_scorer_with_its_own_error() -> N
         _poster(1, CPU).score(feed)
 
 
-class OnDevice(CnnScorer):
-    """Scores as on a card, but on the processor."""
-
-    @property
-    def needs_gpu(self) -> bool:
-        return True
-
-
-def test_a_stream_of_a_run_store_is_scored_as_batches_of_it_are(tmp_path: Path) -> None:
+def test_a_stream_of_a_run_store_is_scored_as_batches_of_it_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = _pixels(8, 12, 2, dtype="int16").reshape(12, *WIDE.frame_shape)
     run = Run(source=ArrayFrames(frames=frames, detector=WIDE), columns=event_columns(12))
     ingest_run(run, out=tmp_path / "run.zarr", pool=SerialPool())
@@ -689,8 +683,10 @@ def test_a_stream_of_a_run_store_is_scored_as_batches_of_it_are(tmp_path: Path) 
     damaged[len(damaged) // 2] ^= 1  # one event cannot be read
     largest.write_bytes(damaged)
     source = open_zarr(tmp_path / "run.zarr").source
-    batches = look_at(source, CnnScorer(default_model()), range(12))
-    stream = look_at(source, OnDevice(default_model()), range(12))
+    batches = score_events(source, CnnScorer(default_model()), range(12))
+    # As on a card, but on the processor.
+    monkeypatch.setattr("sfxreduce.pipeline.stages.batch.needs_gpu", lambda scorer: True)
+    stream = score_events(source, CnnScorer(default_model()), range(12))
     assert np.isnan(batches["score"]).sum() == 1
     assert np.ptp(batches["score"][~np.isnan(batches["score"])]) > 0.05
     np.testing.assert_allclose(stream["score"], batches["score"], atol=ROUNDING)

@@ -12,6 +12,7 @@ from sfxreduce.errors import SchemaError, UsageError
 from sfxreduce.run.detector import Detector, Panel, PixelFlag
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
 from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.protocol import needs_gpu
 
 if TYPE_CHECKING:
     from sfxreduce.scorers.protocol import Scorer
@@ -83,8 +84,9 @@ def test_a_pickled_scorer_scores_alike_on_a_pickled_detector() -> None:
 def test_whole_frames_are_asked_for_and_no_model_or_gpu() -> None:
     scorer: Scorer = PeakScorer()
     assert scorer.window(two_panels()) is None
-    assert (scorer.name, scorer.model_sha256, scorer.needs_gpu) == ("peaks", None, False)
-    assert scorer.threshold == MIN_PEAKS
+    assert (scorer.name, needs_gpu(scorer)) == ("peaks", False)
+    known = scorer.calibration
+    assert (known.model_sha256, known.threshold) == (None, MIN_PEAKS)
 
 
 def test_the_settings_name_every_setting_of_the_finder() -> None:

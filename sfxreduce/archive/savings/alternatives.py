@@ -76,7 +76,7 @@ def _measured(
             continue
         pixels = reading.pixels[read]
         recoded += sum(_packed_bytes(frame) for frame in pixels)
-        is_peak_hit += (scorer(pixels, run.detector) >= scorer.threshold).tolist()
+        is_peak_hit += (scorer(pixels, run.detector) >= scorer.min_peaks).tolist()
         good += [batch[place] for place in read]
     stored = stored_events_bytes(Path(run.path), good)
     found = np.array(is_peak_hit, np.bool_)

@@ -10,7 +10,7 @@ from sfxreduce.archive.savings.sums import Group
 from sfxreduce.archive.savings.values import ADDED, Part, Weight
 from sfxreduce.decisions.decide import Decision
 from sfxreduce.report.figures import COLOURS, INK
-from sfxreduce.report.units import human_bytes
+from sfxreduce.report.report import human_bytes
 
 __all__ = ["COLOURS_OF_PARTS", "FREED", "NAMES_OF_PARTS", "bars_svg", "flow_svg"]
 

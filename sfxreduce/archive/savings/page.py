@@ -18,7 +18,7 @@ from sfxreduce.archive.savings.figures import (
 )
 from sfxreduce.archive.savings.sums import Group, Savings
 from sfxreduce.archive.savings.values import Part
-from sfxreduce.report.units import human_bytes, rounded
+from sfxreduce.report.report import human_bytes, rounded
 
 __all__ = ["render_savings"]
 

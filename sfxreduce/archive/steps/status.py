@@ -21,7 +21,7 @@ from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal
 from sfxreduce.archive.rules.states import PATH, State
 from sfxreduce.archive.steps.release import renewed
 from sfxreduce.errors import SfxReduceError
-from sfxreduce.report.units import human_bytes
+from sfxreduce.report.report import human_bytes
 
 __all__ = ["Status", "explain_run", "nightly", "status_of", "summary_of"]
 

@@ -1,7 +1,7 @@
-"""One batch of events: read their tiles, look at the pixels, score what can be scored.
+"""One batch of events: read their tiles, inspect the pixels, score what can be scored.
 
-A scorer whose score only rises with every further tile looks at a few tiles first. An event that is
-a hit by then stays one: its other tiles are not read. All other events are seen through the whole
+A scorer whose score only rises with every further tile reads a few tiles first. An event that is a
+hit by then stays one: its other tiles are not read. All other events are scored on the whole
 window, so that no reject rests on less.
 """
 
@@ -21,9 +21,17 @@ from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.source import FrameSource, read_into
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.protocol import Classifier, Looking, Scorer, Stepwise, Streamer, Told
+from sfxreduce.scorers.protocol import (
+    Classifier,
+    EventScores,
+    OpenEvent,
+    Scorer,
+    Stepwise,
+    Streamer,
+    needs_gpu,
+)
 
-__all__ = ["SCORE_DTYPE", "SOURCE_LOST", "look_at"]
+__all__ = ["SCORE_DTYPE", "SOURCE_LOST", "closed_early", "rechecked", "reopened", "score_events"]
 
 SCORE_DTYPE = np.dtype([("score", "<f4"), ("reason", "<u4"), ("tiles", "<u2"), ("class", "u1")])
 """One row per event: the scorer's value, `Reason` bits, how many tiles of the window the value
@@ -37,7 +45,7 @@ BYTES_AT_ONCE = 16 << 20
 not depend on the size of a frame."""
 
 
-def look_at(
+def score_events(
     source: FrameSource, scorer: Scorer, events: range, *, closed_from: float = np.inf
 ) -> NDArray[np.void]:
     """Score some events.
@@ -63,21 +71,20 @@ def look_at(
         detector = source.detector
     except SOURCE_LOST:
         return rows
-    look = _BatchReader(
+    batch = _BatchReader(
         source=source, scorer=scorer, detector=detector, window=scorer.window(detector)
     )
-    if scorer.needs_gpu and isinstance(scorer, Streamer):
-        look.as_a_stream(scorer, events, rows)
+    if isinstance(scorer, Streamer) and needs_gpu(scorer):
+        batch.as_a_stream(scorer, events, rows)
         return rows
     steps = scorer.steps(detector) if isinstance(scorer, Stepwise) else ()
     if isinstance(scorer, Stepwise) and len(steps) > 1 and closed_from < np.inf:
         for row, event in zip(rows, events, strict=True):
-            looking = scorer.begin(detector)
-            look.in_steps(event, looking, steps, row, closed_from=closed_from)
+            batch.in_steps(event, scorer.begin(detector), steps, row, closed_from=closed_from)
         return rows
-    for start in range(0, len(events), look.events_at_once):
-        part = slice(start, start + look.events_at_once)
-        look.at_once(events[part], rows[part])
+    for start in range(0, len(events), batch.events_at_once):
+        part = slice(start, start + batch.events_at_once)
+        batch.at_once(events[part], rows[part])
     return rows
 
 
@@ -110,8 +117,7 @@ class _BatchReader:
         if places.size < len(rows):
             pixels = pixels[places]
         if isinstance(self.scorer, Classifier):
-            told = self.scorer.classify(pixels, self.detector)
-            self._write(rows, places, told)
+            self._write(rows, places, self.scorer.classify(pixels, self.detector))
         else:
             rows["score"][places] = self.scorer(pixels, self.detector)
 
@@ -129,15 +135,18 @@ class _BatchReader:
                 return
             readable[where] = self._note(rows[where], pixels, reasons)
 
-        told = scorer.stream(read, n_events=len(rows), dtype=dtype, detector=self.detector)
+        scores = scorer.stream(read, n_events=len(rows), dtype=dtype, detector=self.detector)
         places = np.flatnonzero(readable)
-        told = Told(told.score[places], told.kind[places], told.reason[places])
-        self._write(rows, places, told)
+        self._write(
+            rows,
+            places,
+            EventScores(scores.score[places], scores.kind[places], scores.reason[places]),
+        )
 
     def in_steps(
         self,
         event: int,
-        looking: Looking,
+        open_event: OpenEvent,
         steps: Sequence[Window],
         row: np.void,
         *,
@@ -155,9 +164,9 @@ class _BatchReader:
             if row["reason"]:
                 row["score"], row["tiles"], row["class"] = np.nan, 0, 0
                 return
-            looking.add(part)
+            open_event.add(part)
             seen += len(step.origins)
-            row["score"], row["class"], reason = looking.told()
+            row["score"], row["class"], reason = open_event.so_far()
             row["tiles"] = seen
             if row["score"] >= closed_from:
                 break
@@ -165,10 +174,10 @@ class _BatchReader:
         row["reason"] |= reason | self._oddities(pixels[:, :seen], window)[0]
 
     @staticmethod
-    def _write(rows: NDArray[np.void], places: NDArray[np.integer], told: Told) -> None:
+    def _write(rows: NDArray[np.void], places: NDArray[np.integer], scores: EventScores) -> None:
         """Write down what a scorer says of the events at some places."""
-        rows["score"][places], rows["class"][places] = told.score, told.kind
-        rows["reason"][places] |= told.reason
+        rows["score"][places], rows["class"][places] = scores.score, scores.kind
+        rows["reason"][places] |= scores.reason
 
     def _read(
         self, events: Sequence[int], rows: NDArray[np.void]
@@ -201,3 +210,60 @@ class _BatchReader:
             pixels, good, saturation_adu=saturation
         ) | inspect_parts(pixels, parts_of(detector, window), saturation_adu=saturation)
         return found
+
+
+def closed_early(
+    tiles: NDArray[np.uint16], scorer: Scorer, detector: Detector
+) -> NDArray[np.bool_]:
+    """Which events were closed before all of their window was seen.
+
+    Parameters
+    ----------
+    tiles : ndarray of uint16
+        Tiles that each score rests on, shape (event,).
+    """
+    window = scorer.window(detector)
+    n_tiles = 0 if window is None else len(window.origins)
+    early: NDArray[np.bool_] = (tiles > 0) & (tiles < n_tiles)
+    return early
+
+
+def reopened(
+    rows: NDArray[np.void], scorer: Scorer, detector: Detector, *, closed_from: float
+) -> NDArray[np.bool_]:
+    """Which events were closed by a score that no longer closes them.
+
+    Parameters
+    ----------
+    rows : ndarray
+        Shape (event,), dtype `sfxreduce.pipeline.stages.batch.SCORE_DTYPE`.
+    closed_from : float
+        Score that closes an event now.
+    """
+    found: NDArray[np.bool_] = closed_early(rows["tiles"], scorer, detector) & (
+        rows["score"] < closed_from
+    )
+    return found
+
+
+def rechecked(
+    rows: NDArray[np.void], scorer: Scorer, detector: Detector, *, closed_from: float
+) -> NDArray[np.bool_]:
+    """Which events were seen whole, and may now be closed by their first tiles.
+
+    Those scored below what closed an event then, and no higher than all tiles do. So an event need
+    not be looked at if less closed an event then than now, or if its score does not close it now.
+    One that could not be read whole has no score, and yet its first tiles may be whole.
+
+    Parameters
+    ----------
+    rows, scorer, detector, closed_from
+        See `reopened`.
+    """
+    if not isinstance(scorer, Stepwise) or len(scorer.steps(detector)) < 2:
+        return np.zeros(len(rows), np.bool_)
+    early = closed_early(rows["tiles"], scorer, detector)
+    # What closed an event then is not known; it was no more than any score that did.
+    at_most = rows["score"][early].min(initial=np.inf)
+    found: NDArray[np.bool_] = ~early & ~(rows["score"] < closed_from) & (closed_from < at_most)
+    return found

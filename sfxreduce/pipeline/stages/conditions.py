@@ -1,4 +1,4 @@
-"""A run as its scorer sees it: with its own gain and bad pixels, and what is odd."""
+"""Conditions of a run: gain and bad pixels measured on a few of its frames."""
 
 from __future__ import annotations
 
@@ -18,37 +18,50 @@ from sfxreduce.quality.metadata import check_events
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.run.source import FrameSource
-from sfxreduce.scorers.protocol import Scorer
+from sfxreduce.scorers.protocol import Scorer, calibration_of
 
-__all__ = ["as_seen", "odd_events"]
+__all__ = ["event_reasons", "measured_conditions", "with_conditions"]
 
 
-def as_seen(run: Run, scorer: Scorer, *, pool: Pool) -> Run:
-    """Give the run its own gain, hot and noisy pixels, once, for scorers to which they matter.
+def with_conditions(
+    run: Run, scorer: Scorer, *, pool: Pool, stored: Conditions | None = None
+) -> Run:
+    """Measure gain, hot and noisy pixels of a run, for scorers that need them.
 
     Parameters
     ----------
     run : Run
-        Some of its frames are read; none if this was done before.
+        Some of its frames are read; none if its conditions are stored.
     pool : Pool
         Reads them: a frame that ends whatever reads it does not count.
+    stored : Conditions, optional
+        As an earlier filter run of these frames stored them.
     """
-    if not scorer.adapts or isinstance(run.source, Conditioned):
+    if not calibration_of(scorer).needs_conditions:
         return run
-    look = _SampledFrames(source=run.source, events=tuple(frames_to_look_at(run.n_events)))
-    [(_, found)] = pool.map("measure", _measured, [look], rescue=_RESCUE)
-    if found is None:
+    conditions = stored
+    if conditions is None:
+        sample = _SampledFrames(source=run.source, events=tuple(frames_to_look_at(run.n_events)))
+        [(_, conditions)] = pool.map("measure", _measured, [sample], rescue=_RESCUE)
+    if conditions is None:
         return run  # every event will say so for itself
-    return replace(run, source=Conditioned(source=run.source, found=found))
+    return replace(run, source=Conditioned(source=run.source, found=conditions))
 
 
-def odd_events(run: Run, scorer: Scorer) -> NDArray[np.uint32]:
-    """Reasons that lie in the run's columns, and in what its scorer needs to know of it.
+def measured_conditions(run: Run) -> Conditions | None:
+    """Conditions that a run was given by `with_conditions`; None if it was given none."""
+    return run.source.found if isinstance(run.source, Conditioned) else None
+
+
+def event_reasons(run: Run, scorer: Scorer, of_pixels: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Reasons not to trust events: of their pixels, their columns, and what the scorer needs.
 
     Parameters
     ----------
     run : Run
-        As the scorer sees it.
+        With its conditions, if the scorer needs them.
+    of_pixels : ndarray of uint32
+        `Reason` bits found while scoring, shape (event,).
 
     Returns
     -------
@@ -56,45 +69,47 @@ def odd_events(run: Run, scorer: Scorer) -> NDArray[np.uint32]:
         `Reason` bits, shape (event,).
     """
     gain = run.detector.adu_per_photon
-    found = check_events(run.columns, run.detector)
-    if scorer.adapts and not (math.isfinite(gain) and gain > 0):
-        found |= np.uint32(Reason.NO_CALIB)
-    return found
+    reasons = check_events(run.columns, run.detector)
+    if calibration_of(scorer).needs_conditions and not (math.isfinite(gain) and gain > 0):
+        reasons |= np.uint32(Reason.NO_CALIB)
+    # Of an event without an image there is nothing that could be a hole.
+    holes = np.where(reasons & Reason.NO_IMAGE, np.uint32(Reason.DATA_HOLE), np.uint32(0))
+    return (of_pixels & ~holes) | reasons
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SampledFrames:
-    """Frames that are looked at together."""
+    """Frames that are measured together."""
 
     source: FrameSource
     events: tuple[int, ...]
 
 
-def _measured(look: _SampledFrames) -> Conditions | None:
+def _measured(sample: _SampledFrames) -> Conditions | None:
     """What the frames say about their detector; None if the source is gone."""
     try:
-        return conditions_of(look.source, look.events)
+        return conditions_of(sample.source, sample.events)
     except SOURCE_LOST:
         return None
 
 
-def _readable(look: _SampledFrames) -> tuple[int, ...]:
-    """Events that were read without ending the process; their reasons are looked at later."""
+def _readable(sample: _SampledFrames) -> tuple[int, ...]:
+    """Events that were read without ending the process, whatever their reasons."""
     with suppress(*SOURCE_LOST):
-        look.source.read(look.events)
-    return look.events
+        sample.source.read(sample.events)
+    return sample.events
 
 
-def _halves(look: _SampledFrames) -> list[_SampledFrames]:
-    return [replace(look, events=events) for events in halves_of(look.events)]
+def _halves(sample: _SampledFrames) -> list[_SampledFrames]:
+    return [replace(sample, events=events) for events in halves_of(sample.events)]
 
 
 def _without(_: _SampledFrames) -> tuple[int, ...]:
     return ()
 
 
-def _of_the_others(look: _SampledFrames, parts: Sequence[tuple[int, ...]]) -> Conditions | None:
-    return _measured(replace(look, events=tuple(event for part in parts for event in part)))
+def _of_the_others(sample: _SampledFrames, parts: Sequence[tuple[int, ...]]) -> Conditions | None:
+    return _measured(replace(sample, events=tuple(event for part in parts for event in part)))
 
 
 _RESCUE = Rescue(attempt=_readable, halves=_halves, lost=_without, joined=_of_the_others)

@@ -1,6 +1,6 @@
-"""The drift gate of a filter run: look at a few frames; on alarm, ask the peak finder as well.
+"""Similarity of a run to the calibration data, and the peak finder's second opinion on alarm.
 
-The gate can only veto: it turns rejects into undecided events, which are kept, and never the other
+The check can only veto: it turns rejects into undecided events, which are kept, and never the other
 way round. `sfxreduce.decisions.drift` says what is an alarm.
 """
 
@@ -19,23 +19,22 @@ from sfxreduce.cluster.progress import Progress, silent, tracked
 from sfxreduce.cluster.rescue import Rescue, halves_of
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.drift import Drift, Sample, judge_drift, sampled_events
-from sfxreduce.pipeline.stages.batch import SOURCE_LOST
-from sfxreduce.pipeline.stages.early_stop import closed_early
+from sfxreduce.pipeline.stages.batch import SOURCE_LOST, closed_early
 from sfxreduce.quality.frame_statistics import QUANTITIES, frame_statistics
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.run.source import FrameSource
 from sfxreduce.scorers.peaks.scorer import PeakScorer
-from sfxreduce.scorers.protocol import Scorer
+from sfxreduce.scorers.protocol import Scorer, calibration_of
 
-__all__ = ["check_drift", "fall_back"]
+__all__ = ["check_drift", "check_similarity", "fall_back"]
 
 _FRAMES_PER_TASK = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _WholeFrames:
-    """Some whole frames to look at."""
+    """Some whole frames to measure and to search for peaks."""
 
     source: FrameSource
     events: tuple[int, ...]
@@ -43,6 +42,26 @@ class _WholeFrames:
 
 _SEEN = np.dtype([("reason", "<u4"), ("is_hit", "?"), ("statistics", "<f8", len(QUANTITIES))])
 """What was seen of a frame; the rest means nothing where there is a reason."""
+
+
+def check_similarity(
+    run: Run,
+    scorer: Scorer,
+    decisions: Decisions,
+    *,
+    closed_from: float,
+    pool: Pool,
+    notes: Notes = NO_NOTES,
+    progress: Progress = silent,
+) -> tuple[Drift, Decisions]:
+    """Compare a run with the calibration data; on alarm, reject only what `fall_back` lets go.
+
+    See `check_drift` for the parameters.
+    """
+    drift = check_drift(run, scorer, decisions, closed_from=closed_from, pool=pool)
+    if drift.alarms:
+        decisions = fall_back(run, decisions, pool=pool, notes=notes, progress=progress)
+    return drift, decisions
 
 
 def check_drift(
@@ -53,7 +72,7 @@ def check_drift(
     Parameters
     ----------
     run : Run
-        As the scorer sees it, with its own gain and hot pixels.
+        With its conditions, if the scorer needs them.
     decisions : Decisions
         Of the scorer alone.
     closed_from : float
@@ -64,7 +83,8 @@ def check_drift(
     Drift
         Not checked where the scorer has nothing that could drift.
     """
-    reference = scorer.reference
+    known = calibration_of(scorer)
+    reference = known.reference
     if reference is None or not run.n_events:
         return Drift()
     events = sampled_events(run.n_events)
@@ -76,13 +96,13 @@ def check_drift(
         n_disagreeing=int(np.count_nonzero(read & seen["is_hit"] & rejected)),
         adu_per_photon=run.detector.adu_per_photon,
     )
-    move = scorer.level.move(decisions.score)
+    move = known.level.move(decisions.score)
     # An event that is unlike the calibrated ones has a score all the same, and is what to look for.
     judgeable = (decisions.reason & ~np.uint32(Reason.OOD)) == 0
-    judged = scorer.level.reduced(decisions.score[judgeable], move)
+    judged = known.level.reduced(decisions.score[judgeable], move)
     tiles = decisions.tiles
     if tiles is not None and closed_early(tiles, scorer, run.detector).any():
-        highest = float(scorer.level.reduced([closed_from], move)[0])
+        highest = float(known.level.reduced([closed_from], move)[0])
         reference, judged = reference.up_to(highest), np.minimum(judged, highest)
     return judge_drift(reference, judged, sample)
 
@@ -100,7 +120,7 @@ def fall_back(
     Parameters
     ----------
     run : Run
-        As the scorer sees it.
+        With its conditions, if the scorer needs them.
     decisions : Decisions
         Of the scorer alone.
     notes : Notes
@@ -154,7 +174,7 @@ def _look_at(look: _WholeFrames) -> NDArray[np.void]:
         return seen
     seen["reason"], read = reading.reasons, reading.reasons == 0
     frames, finder = reading.pixels[read], PeakScorer()
-    seen["is_hit"][read] = finder(frames, detector) >= finder.threshold
+    seen["is_hit"][read] = finder(frames, detector) >= finder.min_peaks
     seen["statistics"][read] = frame_statistics(
         frames,
         detector.good(),

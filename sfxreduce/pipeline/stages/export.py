@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from sfxreduce.cluster import Pool
 from sfxreduce.cluster.progress import Progress, silent, tracked
 from sfxreduce.cluster.rescue import Rescue, halves_of
-from sfxreduce.errors import UsageError
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable
 from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess
 from sfxreduce.io.writers.geom import write_event_list, write_geometry
+from sfxreduce.pipeline.stages.outputs import crystfel_paths
 from sfxreduce.run.source import FrameSource
 from sfxreduce.scorers.peaks.finder import PeakFinder, Peaks
 
-__all__ = ["PeakJob", "crystfel_paths", "export_crystfel", "find_peaks", "peak_table"]
+__all__ = ["PeakJob", "export_crystfel", "find_peaks", "peak_table"]
 
 EVENTS_PER_TASK = 32
 
@@ -43,25 +43,6 @@ class PeakJob:
     finder: PeakFinder
     start: int
     stop: int
-
-
-def crystfel_paths(cxi: Path) -> tuple[Path, Path, Path]:
-    """Return the paths of the CXI file, its geometry and its event list.
-
-    Raises
-    ------
-    UsageError
-        If the path has no name.
-
-    Examples
-    --------
-    >>> [path.name for path in crystfel_paths(Path("hits.cxi"))]
-    ['hits.cxi', 'hits.geom', 'hits.lst']
-    """
-    if not cxi.name:
-        raise UsageError(f"'{cxi}': expected the name of a CXI file, found none")
-    stem = cxi.stem if cxi.suffix in (".cxi", ".h5") else cxi.name
-    return cxi, cxi.with_name(f"{stem}.geom"), cxi.with_name(f"{stem}.lst")
 
 
 def export_crystfel(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,10 +14,14 @@ from sfxreduce.errors import SchemaError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.store.metadata import ZARR_ERRORS
+from sfxreduce.io.store.schema import AUDIT_GROUP
 from sfxreduce.io.writers.shards import TiledSource, encode_events
+from sfxreduce.pipeline.stages.plan import FilterPlan, Reread
+from sfxreduce.pipeline.stages.reduced import Reduced
+from sfxreduce.pipeline.stages.score import Rescored
 from sfxreduce.run.source import WrappedFrames
 
-__all__ = ["ReusedFrames"]
+__all__ = ["ReusedFrames", "take_over"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,3 +121,57 @@ def _events_in(store: str, stamp: str) -> NDArray[np.int64]:  # noqa: ARG001 - p
     except ZARR_ERRORS as error:
         raise SchemaError(f"{store}: its column source_index cannot be read ({error})") from error
     return index
+
+
+def take_over(known: Reduced, plan: FilterPlan, rescored: Rescored) -> FilterPlan:
+    """Change a plan so that tiles come from an earlier output where that has them.
+
+    Parameters
+    ----------
+    known : Reduced
+        The earlier output of the same run.
+    rescored : Rescored
+        What was scored again for the plan.
+    """
+    stores = [known.path]
+    if known.decisions.sample.size:
+        stores.append(known.path / AUDIT_GROUP)
+    source = ReusedFrames(
+        source=plan.run.source,
+        stores=tuple(map(str, stores)),
+        stamp=known.stamp,
+        layout=plan.layout,
+        copies_tiles=plan.reduction.copies_tiles,
+        doubted=tuple(_doubted(known, plan).tolist()),
+    )
+    planned = np.concatenate([plan.reduction.kept, plan.audit.kept])
+    there = np.isin(planned, _events_there(known, plan))
+    return replace(
+        plan,
+        run=replace(plan.run, source=source),
+        reduction=replace(plan.reduction, copies_tiles=True),
+        audit=replace(plan.audit, copies_tiles=True),
+        reread=Reread(
+            **asdict(rescored),
+            frames_read=int(np.count_nonzero(~there)),
+            frames_taken_over=int(np.count_nonzero(there)),
+        ),
+    )
+
+
+def _events_there(known: Reduced, plan: FilterPlan) -> NDArray[np.int64]:
+    """Events whose frames the known output hknowns, tiled as the new one will be."""
+    if ZarrFrames(path=str(known.path)).layout != plan.layout:
+        return np.zeros(0, np.int64)
+    there = np.concatenate([known.decisions.kept, known.decisions.sample])
+    return there[~np.isin(there, _doubted(known, plan))]
+
+
+def _doubted(known: Reduced, plan: FilterPlan) -> NDArray[np.int64]:
+    """Events that the run is asked for again, because it may say something else each time.
+
+    Of sampled rejects nobody wrote down whether it did.
+    """
+    if plan.reduction.copies_tiles:
+        return known.unstable
+    return np.union1d(known.unstable, np.intersect1d(known.decisions.sample, plan.reduction.kept))

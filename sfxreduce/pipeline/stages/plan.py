@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +13,16 @@ from numpy.typing import NDArray
 from sfxreduce.decisions.decide import Decisions
 from sfxreduce.decisions.method import Method
 from sfxreduce.errors import SchemaError
-from sfxreduce.io.chunks.layout import Layout
+from sfxreduce.io.chunks.layout import Layout, choose_layout
+from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.store.schema import AUDIT_GROUP
 from sfxreduce.io.writers.shards import ShardJob
+from sfxreduce.pipeline.stages.score import Rescored
 from sfxreduce.quality.conditions import Conditions
 from sfxreduce.run.run import Run
+from sfxreduce.run.window import Window
 
-__all__ = ["FilterPlan", "ReductionPlan", "ShardPlan", "plan_reduction"]
+__all__ = ["FilterPlan", "ReductionPlan", "Reread", "ShardPlan", "plan_output", "plan_reduction"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,47 @@ class ReductionPlan:
             yield ShardPlan(shard=shard, source_index=tuple(events.tolist()))
 
 
+def plan_output(
+    run: Run,
+    decisions: Decisions,
+    sample: NDArray[np.int64],
+    *,
+    method: Method,
+    conditions: Conditions | None = None,
+) -> FilterPlan:
+    """Plan a reduced store with the kept events, and the sampled rejects beside them.
+
+    Parameters
+    ----------
+    sample : ndarray of int64
+        Positions of the rejected events that are kept for an audit, ascending.
+    """
+    own = run.source.layout if isinstance(run.source, ZarrFrames) else None
+    layout = own or choose_layout(
+        run.detector.frame_shape,
+        dtype=np.dtype(run.source.dtype),
+        boxes=Window.centre(run.detector).boxes(run.detector),
+    )
+    reduction, audit = (
+        plan_reduction(
+            events,
+            n_events=run.n_events,
+            events_per_shard=layout.events_per_shard,
+            copies_tiles=own is not None,
+        )
+        for events in (decisions.kept, sample)
+    )
+    return FilterPlan(
+        run=run,
+        method=method,
+        decisions=decisions.with_sample(sample),
+        layout=layout,
+        reduction=reduction,
+        audit=audit,
+        conditions=conditions,
+    )
+
+
 def plan_reduction(
     kept: NDArray[np.int64], *, n_events: int, events_per_shard: int, copies_tiles: bool
 ) -> ReductionPlan:
@@ -104,6 +149,26 @@ def plan_reduction(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reread(Rescored):
+    """What is read of the source, because an earlier output does not hold it.
+
+    Parameters
+    ----------
+    frames_read : int
+        Frames in the new output that are not in the old one.
+    frames_taken_over : int
+        Frames that are: they are copied from there as they are stored.
+    """
+
+    frames_read: int
+    frames_taken_over: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as a JSON object."""
+        return asdict(self)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FilterPlan:
     """Everything that is decided before a byte is written.
@@ -120,6 +185,8 @@ class FilterPlan:
         The same for the sample of rejected events.
     conditions : Conditions or None
         What the run said about its detector; None if the scorer did not ask.
+    reread : Reread or None
+        What is read of the source although an earlier output is known; None without one.
     """
 
     run: Run
@@ -129,6 +196,7 @@ class FilterPlan:
     reduction: ReductionPlan
     audit: ReductionPlan
     conditions: Conditions | None = None
+    reread: Reread | None = None
 
     @property
     def n_shards(self) -> int:

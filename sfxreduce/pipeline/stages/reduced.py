@@ -15,7 +15,7 @@ from sfxreduce.decisions.decide import Decisions
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.errors import RefusedError, VerificationError
 from sfxreduce.io.readers.zarr.run import open_table, read_manifest
-from sfxreduce.io.store.manifest import Manifest
+from sfxreduce.io.store.manifest import Manifest, manifest_to_json
 from sfxreduce.io.store.schema import CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.pipeline.stages.batch import SCORE_DTYPE
 from sfxreduce.pipeline.verify.output import verify_run
@@ -27,7 +27,7 @@ from sfxreduce.scorers.cnn.folder import default_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.scorers.peaks.finder import PeakFinder
 from sfxreduce.scorers.peaks.scorer import PeakScorer
-from sfxreduce.scorers.protocol import Scorer
+from sfxreduce.scorers.protocol import Scorer, calibration_of
 
 __all__ = ["SEEN_ON_PIXELS", "Reduced", "read_reduced"]
 
@@ -67,6 +67,11 @@ class Reduced:
         """Positions of the events that came out differently when they were read again."""
         found = self.decisions.reason & np.uint32(Reason.UNSTABLE_READ)
         return np.flatnonzero(found).astype(np.int64)
+
+    @property
+    def stamp(self) -> str:
+        """Hash of its manifest, which tells one state of the output from another."""
+        return str(manifest_to_json(self.manifest)["sha256"])
 
     def rows(self) -> NDArray[np.void]:
         """Scores as the scorer gave them, before anything else was made of them.
@@ -128,6 +133,17 @@ class Reduced:
         ]
         return next((s for s in scorers if _has_settings(self.manifest, s)), scorers[0])
 
+    def check(self, run: Run, scorer: Scorer) -> None:
+        """Refuse a run that is not its source, and a scorer that did not judge it.
+
+        Raises
+        ------
+        RefusedError
+            If either differs.
+        """
+        self.check_source(run)
+        self.check_scorer(scorer)
+
     def check_scorer(self, scorer: Scorer) -> None:
         """Refuse a scorer that is not the one by which events were judged.
 
@@ -136,11 +152,11 @@ class Reduced:
         RefusedError
             If its name, its model or its settings differ.
         """
-        was = self.manifest
-        if scorer.name != was.scorer or scorer.model_sha256 != was.model_sha256:
+        was, model_sha256 = self.manifest, calibration_of(scorer).model_sha256
+        if scorer.name != was.scorer or model_sha256 != was.model_sha256:
             raise RefusedError(
                 f"{self.path}: judged by '{was.scorer}', model {was.model_sha256}, found "
-                f"'{scorer.name}', model {scorer.model_sha256}; pass --model with the folder of "
+                f"'{scorer.name}', model {model_sha256}; pass --model with the folder of "
                 "the former, or filter the run again"
             )
         if not _has_settings(was, scorer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,20 +17,23 @@ from sfxreduce.cluster import Pool
 from sfxreduce.cluster.checkpoints import NO_NOTES, Notes, each_once
 from sfxreduce.cluster.progress import Progress, silent, tracked
 from sfxreduce.cluster.rescue import Rescue, halves_of
-from sfxreduce.pipeline.stages.batch import SCORE_DTYPE, look_at
-from sfxreduce.pipeline.stages.conditions import as_seen
+from sfxreduce.pipeline.stages.batch import SCORE_DTYPE, rechecked, reopened, score_events
+from sfxreduce.pipeline.stages.conditions import with_conditions
 from sfxreduce.run.reasons import UNSAFE, Reason
 from sfxreduce.run.run import Run, block_sizes
+from sfxreduce.run.select import select_run
 from sfxreduce.run.source import FrameSource
-from sfxreduce.scorers.protocol import Scorer, Streamer
+from sfxreduce.scorers.protocol import Scorer, needs_gpu
 
 __all__ = [
     "EVENTS_PER_BATCH",
+    "Rescored",
     "collect_scores",
     "events_per_batch",
     "safe_scores",
     "score",
     "score_rescue",
+    "score_run",
 ]
 
 EVENTS_PER_BATCH = 64
@@ -40,10 +44,28 @@ EVENTS_PER_STREAM = 8192
 """The same where a device works while threads decode: its pipeline must fill and empty once."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescored:
+    """What had to be scored again although a score was known.
+
+    Parameters
+    ----------
+    events_reopened : int
+        Events that were closed early as sure hits, and whose score no longer decides.
+    events_rechecked : int
+        Events that were scored whole, and that the new threshold may close early as sure hits.
+    tiles_read : int
+        Tiles that the new scores of both rest on.
+    """
+
+    events_reopened: int = 0
+    events_rechecked: int = 0
+    tiles_read: int = 0
+
+
 def events_per_batch(scorer: Scorer) -> int:
     """Events of one scoring task of a scorer."""
-    streams = scorer.needs_gpu and isinstance(scorer, Streamer)
-    return EVENTS_PER_STREAM if streams else EVENTS_PER_BATCH
+    return EVENTS_PER_STREAM if needs_gpu(scorer) else EVENTS_PER_BATCH
 
 
 def score(run: Run, scorer: Scorer, *, batch: int = 0, closed_from: float = math.inf) -> da.Array:
@@ -95,7 +117,7 @@ def score_rescue(
         item=partial(
             _events_of_block, batch=batch or events_per_batch(scorer), n_events=run.n_events
         ),
-        attempt=partial(look_at, run.source, scorer, closed_from=closed_from),
+        attempt=partial(score_events, run.source, scorer, closed_from=closed_from),
         halves=halves_of,
         lost=_lost_rows,
         joined=_joined_rows,
@@ -127,7 +149,7 @@ def _score_block(
 ) -> NDArray[np.void]:
     """Score one batch of events."""
     events = _events_of_block(block_id[0], batch=batch, n_events=n_events)
-    return look_at(source, scorer, events, closed_from=closed_from)
+    return score_events(source, scorer, events, closed_from=closed_from)
 
 
 def safe_scores(
@@ -145,7 +167,8 @@ def safe_scores(
     ndarray of float32
         Shape (event,).
     """
-    rows = collect_scores(run, scorer, pool=pool, stage=stage, progress=progress)
+    measured = with_conditions(run, scorer, pool=pool)
+    rows = collect_scores(measured, scorer, pool=pool, stage=stage, progress=progress)
     unsafe = (rows["reason"] & np.uint32(UNSAFE)) != 0
     return np.where(unsafe, np.float32(np.nan), rows["score"])
 
@@ -162,11 +185,10 @@ def collect_scores(
 ) -> NDArray[np.void]:
     """Score every event of a run; the scores are computed here, batch by batch.
 
-    A scorer that adapts sees the run's own gain, hot and noisy pixels, measured on a few frames
-    first.
-
     Parameters
     ----------
+    run : Run
+        With its conditions, if the scorer needs them.
     closed_from : float
         An event with such a score is a hit whatever its other tiles show: see `score`.
     stage : str
@@ -180,17 +202,68 @@ def collect_scores(
         Shape (event,), dtype `SCORE_DTYPE`.
     """
     rows = np.zeros(run.n_events, SCORE_DTYPE)
-    seen = as_seen(run, scorer, pool=pool)
-    scores = score(seen, scorer, closed_from=closed_from)
-    rescue = score_rescue(seen, scorer, closed_from=closed_from)
+    scores = score(run, scorer, closed_from=closed_from)
+    rescue = score_rescue(run, scorer, closed_from=closed_from)
 
     def work(left: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
         # Of the array as it is, all blocks; what is taken out of it costs tasks of its own.
         some = scores if len(left) == scores.npartitions else scores.blocks[list(left)]
-        return pool.blocks(some, needs_gpu=scorer.needs_gpu, rescue=rescue.of_parts(left))
+        return pool.blocks(some, needs_gpu=needs_gpu(scorer), rescue=rescue.of_parts(left))
 
     blocks = each_once(notes, stage, scores.npartitions, work, dtype=SCORE_DTYPE)
     for block, values in tracked(blocks, stage=stage, total=scores.npartitions, progress=progress):
         start = block * events_per_batch(scorer)
         rows[start : start + len(values)] = values
     return rows
+
+
+def score_run(
+    run: Run,
+    scorer: Scorer,
+    *,
+    known: NDArray[np.void] | None = None,
+    closed_from: float,
+    pool: Pool,
+    notes: Notes = NO_NOTES,
+    progress: Progress = silent,
+) -> tuple[NDArray[np.void], Rescored]:
+    """Score every event, or only those whose known score rests on more, or fewer, tiles than now.
+
+    Parameters
+    ----------
+    run : Run
+        With its conditions, if the scorer needs them.
+    known : ndarray, optional
+        Known scores, shape (event,), dtype `SCORE_DTYPE`.
+    closed_from : float
+        As for `score`.
+
+    Returns
+    -------
+    tuple of ndarray and Rescored
+        Shape (event,), dtype `SCORE_DTYPE`; and what of the known scores had to be done again.
+    """
+    if known is None:
+        rows = collect_scores(
+            run, scorer, pool=pool, closed_from=closed_from, notes=notes, progress=progress
+        )
+        return rows, Rescored()
+    opened = reopened(known, scorer, run.detector, closed_from=closed_from)
+    checked = rechecked(known, scorer, run.detector, closed_from=closed_from)
+    events, rows = np.flatnonzero(opened | checked), known.copy()
+    if events.size:
+        rows[events] = collect_scores(
+            select_run(run, events),
+            scorer,
+            pool=pool,
+            closed_from=closed_from,
+            # A name of its own: what is noted of these events is not of the run's batches.
+            stage="reopen",
+            notes=notes,
+            progress=progress,
+        )
+    return rows, Rescored(
+        events_reopened=int(np.count_nonzero(opened)),
+        events_rechecked=int(np.count_nonzero(checked)),
+        tiles_read=int(rows["tiles"][events].sum()),
+    )

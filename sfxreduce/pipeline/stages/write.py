@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,20 +14,31 @@ from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
 from sfxreduce.cluster.progress import Progress, silent, tracked
+from sfxreduce.cluster.rescue import Rescue, halves_of
 from sfxreduce.decisions.decide import Decision, Decisions
-from sfxreduce.decisions.ledger import ledger_table
+from sfxreduce.decisions.ledger import ledger_table, read_ledger
+from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.files.durable import PublishJob, publish_file
+from sfxreduce.io.readers.zarr.run import open_table
 from sfxreduce.io.store.manifest import Manifest
 from sfxreduce.io.store.schema import AUDIT_GROUP, CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.io.writers.resume import Unfinished
-from sfxreduce.io.writers.shards import ShardWritten, copy_shard, encode_shard
+from sfxreduce.io.writers.shards import (
+    ShardJob,
+    ShardWritten,
+    TiledSource,
+    copy_shard,
+    encode_shard,
+)
 from sfxreduce.io.writers.zarr import create_store, write_manifest, write_table
 from sfxreduce.pipeline.stages.plan import FilterPlan
-from sfxreduce.pipeline.stages.shard_rescue import shard_rescue
 from sfxreduce.quality.conditions import conditions_table
 from sfxreduce.run.columns import plain_text, select_events
+from sfxreduce.run.reasons import Reason
+from sfxreduce.run.source import Reading, WrappedFrames
+from sfxreduce.run.window import Window
 
-__all__ = ["audit_columns", "kept_columns", "write_reduced"]
+__all__ = ["audit_columns", "kept_columns", "shard_rescue", "write_reduced"]
 
 
 def kept_columns(plan: FilterPlan) -> xr.Dataset:
@@ -88,6 +101,9 @@ def write_reduced(
     VerificationError
         If a file does not read back as it was written.
     """
+    if work.published:  # complete before a cut-off, which only had to let it appear
+        work.complete()
+        return read_ledger(open_table(work.store, LEDGER_GROUP), where=str(work.store))
     store = work.hidden[work.store]
     shards = _write_shards(plan, work, pool=pool, progress=progress)
     decisions = _with_shards(plan, shards)
@@ -170,3 +186,85 @@ def _manifest(
         rejected=decisions.count(Decision.REJECT),
         files=tuple(sorted(records, key=lambda record: record.path)),
     )
+
+
+def shard_rescue(
+    write: Callable[[ShardJob], ShardWritten],
+) -> Rescue[ShardJob, ShardWritten]:
+    """What becomes of a shard that ends its workers: the events that do it become holes.
+
+    Parts are only read: a part of a shard must never lie where the whole one belongs.
+
+    Parameters
+    ----------
+    write : callable
+        `copy_shard` or `encode_shard`.
+    """
+    return Rescue(
+        attempt=partial(_read, copies=write is copy_shard),
+        halves=_halves,
+        lost=_lost,
+        joined=partial(_written, write=write),
+    )
+
+
+def _read(job: ShardJob, *, copies: bool) -> tuple[int, ...]:
+    """Read what the job would; none of its events is lost."""
+    if copies and isinstance(job.source, TiledSource):
+        for _ in job.source.encoded(job.events):
+            pass
+    else:
+        for event in job.events:
+            job.source.read([event])
+    return ()
+
+
+def _halves(job: ShardJob) -> list[ShardJob]:
+    return [replace(job, events=events) for events in halves_of(job.events)]
+
+
+def _lost(job: ShardJob) -> tuple[int, ...]:
+    return job.events
+
+
+def _written(
+    job: ShardJob,
+    parts: Sequence[tuple[int, ...]],
+    *,
+    write: Callable[[ShardJob], ShardWritten],
+) -> ShardWritten:
+    """Write the shard, once, without the events that are lost."""
+    lost = frozenset(event for part in parts for event in part)
+    return write(replace(job, source=_Spared(source=job.source, lost=lost)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Spared(WrappedFrames):
+    """A source of frames some of which are never read. See `sfxreduce.run.source.FrameSource`."""
+
+    lost: frozenset[int]
+
+    @property
+    def layout(self) -> Layout | None:
+        """Layout of its stored tiles; None if there are none."""
+        return self.source.layout if isinstance(self.source, TiledSource) else None
+
+    def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
+        """Read what is not lost; see `sfxreduce.run.source.FrameSource.read`."""
+        there = np.array([event not in self.lost for event in events], np.bool_)
+        reasons = np.full(len(events), Reason.WORKER_LOST, np.uint32)
+        shape = self.detector.frame_shape if window is None else window.shape
+        pixels = np.zeros((len(events), *shape), self.dtype)
+        if there.any():
+            chosen = [event for event, here in zip(events, there, strict=True) if here]
+            reading = self.source.read(chosen, window)
+            pixels[there], reasons[there] = reading.pixels, reading.reasons
+        return Reading(pixels=pixels, reasons=reasons)
+
+    def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
+        """Stored tiles of events; none of those that are lost."""
+        if not isinstance(self.source, TiledSource) or self.layout is None:
+            return
+        tiles = self.source.encoded([event for event in events if event not in self.lost])
+        for event in events:
+            yield [None] * self.layout.tiles_per_event if event in self.lost else next(tiles)

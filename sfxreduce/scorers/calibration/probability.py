@@ -21,11 +21,11 @@ from scipy.stats import binomtest
 
 from sfxreduce.errors import LabelError
 
-__all__ = ["Calibration", "ReliabilityBin", "calibrate_probability", "reliability_bins"]
+__all__ = ["ProbabilityMap", "ReliabilityBin", "calibrate_probability", "reliability_bins"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Calibration:
+class ProbabilityMap:
     """Map from scores to probabilities of being a hit; straight between its knots, level outside.
 
     Parameters
@@ -65,7 +65,7 @@ class Calibration:
         return np.asarray(value * odds / (value * odds + 1.0 - value), np.float64)
 
 
-def calibrate_probability(score: ArrayLike, is_hit: ArrayLike) -> Calibration:
+def calibrate_probability(score: ArrayLike, is_hit: ArrayLike) -> ProbabilityMap:
     """Fit the map from scores to probabilities on labelled events.
 
     One hit is added at the lowest score and one miss at the highest: no number of events makes a
@@ -111,7 +111,7 @@ def calibrate_probability(score: ArrayLike, is_hit: ArrayLike) -> Calibration:
     fit = isotonic_regression(n_hits / n_events, weights=n_events)
     # A level stretch needs its two ends only.
     ends = np.unique(np.concatenate([fit.blocks[:-1], fit.blocks[1:] - 1]))
-    return Calibration(
+    return ProbabilityMap(
         score=knots[ends], probability=np.asarray(fit.x)[ends], hit_rate=float(hit.mean())
     )
 

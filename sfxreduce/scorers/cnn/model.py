@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from sfxreduce.errors import ModelError
 from sfxreduce.run.window import CENTRE_TILE
-from sfxreduce.scorers.calibration.probability import Calibration, ReliabilityBin
+from sfxreduce.scorers.calibration.probability import ProbabilityMap, ReliabilityBin
 from sfxreduce.scorers.calibration.record import Reference
 from sfxreduce.scorers.calibration.score_level import LevelRule
 from sfxreduce.scorers.calibration.windows import CENTRE, TileChoice, WindowLoss
@@ -216,14 +216,14 @@ class Model:
         return replace(self, weights=kept)
 
     @property
-    def probability(self) -> Calibration | None:
+    def probability(self) -> ProbabilityMap | None:
         """From reduced scores to calibrated probabilities; None if that was not measured."""
         knots = self.weights.get(f"{CALIBRATION}probability")
         if knots is None:
             return None
         *inner, (hit_rate, _) = knots.astype(np.float64).tolist()
         score, probability = np.array(inner).T
-        return Calibration(score=score, probability=probability, hit_rate=hit_rate)
+        return ProbabilityMap(score=score, probability=probability, hit_rate=hit_rate)
 
     @property
     def reference(self) -> Reference:

@@ -23,7 +23,7 @@ from sfxreduce.scorers.cnn.patches.outliers import Usual, doubts_of
 from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
 from sfxreduce.scorers.cnn.poster.normalise import normalise
 
-__all__ = ["EventLook", "NetworkOnCpu", "PatchesOnCpu", "PosterOnCpu", "network_on_cpu"]
+__all__ = ["NetworkOnCpu", "OpenEventOnCpu", "PatchesOnCpu", "PosterOnCpu", "network_on_cpu"]
 
 _TILES_AT_ONCE = 16
 
@@ -54,11 +54,13 @@ class NetworkOnCpu(Protocol):
         """Look at tiles, shape (event, tile, y, x) in ADU."""
         ...
 
-    def told(self, seen: Evidence, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def scores(
+        self, evidence: Evidence, window: Window
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores and classes of events that were seen through a window."""
         ...
 
-    def doubts(self, seen: Evidence, window: Window) -> NDArray[np.uint32]:
+    def doubts(self, evidence: Evidence, window: Window) -> NDArray[np.uint32]:
         """Reasons not to trust the scores of events that were seen through the whole window."""
         ...
 
@@ -79,33 +81,33 @@ class PosterOnCpu:
         step = max(1, _TILES_AT_ONCE // len(good))
         for start in range(0, len(pixels), step):
             part = slice(start, start + step)
-            seen = normalise(
+            normalised = normalise(
                 pixels[part],
                 good,
                 adu_per_photon=adu_per_photon,
                 how=self.model.config.normalisation,
             )
-            outputs = self.network.outputs(seen, everywhere)
+            outputs = self.network.outputs(normalised, everywhere)
             margins[part] = outputs[..., 1].astype(np.float64) - outputs[..., 0]
         return Evidence(of_tiles=margins)
 
-    def told(
+    def scores(
         self,
-        seen: Evidence,
+        evidence: Evidence,
         window: Window,  # noqa: ARG002 - where its tiles lie does not matter
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores of events; it tells no classes."""
-        loudest = seen.of_tiles.max(axis=1)
+        loudest = evidence.of_tiles.max(axis=1)
         score: NDArray[np.float32] = np.exp(-np.logaddexp(0.0, -loudest)).astype(np.float32)
         return score, np.zeros(len(score), np.uint8)
 
     def doubts(
         self,
-        seen: Evidence,
-        window: Window,  # noqa: ARG002 - see `told`
+        evidence: Evidence,
+        window: Window,  # noqa: ARG002 - see `scores`
     ) -> NDArray[np.uint32]:
         """Nothing: it does not look at what stands out."""
-        return np.zeros(len(seen.of_tiles), np.uint32)
+        return np.zeros(len(evidence.of_tiles), np.uint32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,27 +130,29 @@ class PatchesOnCpu:
         )
         return Evidence(of_tiles=evidence, found=found, logits=logits)
 
-    def told(self, seen: Evidence, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def scores(
+        self, evidence: Evidence, window: Window
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores of events, and their classes if the model has a head for them."""
         pooling, head, n_events = (
             self.model.config.pooling,
             self.model.class_head,
-            len(seen.of_tiles),
+            len(evidence.of_tiles),
         )
-        score = pooling.probability(seen.of_tiles.sum(axis=1))
-        if head is None or seen.found is None or seen.logits is None:
+        score = pooling.probability(evidence.of_tiles.sum(axis=1))
+        if head is None or evidence.found is None or evidence.logits is None:
             return score, np.zeros(n_events, np.uint8)
-        features = event_features(seen.logits, seen.found, window, n_events=n_events)
+        features = event_features(evidence.logits, evidence.found, window, n_events=n_events)
         return score, class_of(features, *head)
 
-    def doubts(self, seen: Evidence, window: Window) -> NDArray[np.uint32]:
+    def doubts(self, evidence: Evidence, window: Window) -> NDArray[np.uint32]:
         """`Reason.OOD` for events that are unlike the calibrated ones."""
-        if seen.found is None:
-            return np.zeros(len(seen.of_tiles), np.uint32)
-        return doubts_of(self.usual, seen.found, window, n_events=len(seen.of_tiles))
+        if evidence.found is None:
+            return np.zeros(len(evidence.of_tiles), np.uint32)
+        return doubts_of(self.usual, evidence.found, window, n_events=len(evidence.of_tiles))
 
 
-class EventLook:
+class OpenEventOnCpu:
     """What a network makes of one event, some of its tiles after the other.
 
     Parameters
@@ -169,7 +173,7 @@ class EventLook:
         gain = self._detector.adu_per_photon
         self._seen.append(self._network.look(pixels, good, adu_per_photon=gain))
 
-    def told(self) -> tuple[np.float32, np.uint8, np.uint32]:
+    def so_far(self) -> tuple[np.float32, np.uint8, np.uint32]:
         """Return score, class and doubts; none as long as the event was not seen whole."""
         steps = self._steps[: len(self._seen)]
         window = Window(
@@ -177,11 +181,11 @@ class EventLook:
             tile_shape=steps[0].tile_shape,
             origins=tuple(origin for step in steps for origin in step.origins),
         )
-        seen = _joined(self._seen)
-        score, kind = self._network.told(seen, window)
+        evidence = _joined(self._seen)
+        score, kind = self._network.scores(evidence, window)
         if len(steps) < len(self._steps):
             return score[0], kind[0], np.uint32(0)
-        return score[0], kind[0], self._network.doubts(seen, window)[0]
+        return score[0], kind[0], self._network.doubts(evidence, window)[0]
 
 
 def network_on_cpu(model: Model) -> NetworkOnCpu:

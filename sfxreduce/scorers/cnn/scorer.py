@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from sfxreduce.errors import ModelError, UsageError
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.record import Measured, Reference
-from sfxreduce.scorers.calibration.score_level import LevelRule
+from sfxreduce.scorers.calibration.record import Calibration, Curves, Reference
 from sfxreduce.scorers.calibration.windows import CENTRE, FULL, TileChoice
 from sfxreduce.scorers.cnn.folder import read_model
 from sfxreduce.scorers.cnn.model import Model
-from sfxreduce.scorers.cnn.on_cpu import EventLook, NetworkOnCpu, network_on_cpu
-from sfxreduce.scorers.protocol import Told
+from sfxreduce.scorers.cnn.on_cpu import NetworkOnCpu, OpenEventOnCpu, network_on_cpu
+from sfxreduce.scorers.protocol import EventScores
 
 if TYPE_CHECKING:
     from sfxreduce.scorers.cnn.patches.gpu import PatchesOnDevice
@@ -91,70 +90,9 @@ class CnnScorer:
         return f"network {config.architecture}, window {self._choice.name}, recipe {recipe}"
 
     @property
-    def adapts(self) -> bool:
-        """Whether the run's gain and hot pixels matter to it."""
-        return self._read().config.architecture == "patches"
-
-    @property
-    def needs_gpu(self) -> bool:
-        """Whether it can only run on a worker with a GPU."""
-        return self.device != "cpu"
-
-    @property
-    def threshold(self) -> float:
-        """Smallest hit probability of a hit, as stored with the model.
-
-        Zero, so that everything is kept, for a window that the calibrated threshold was not chosen
-        for: fewer tiles show fewer peaks, and hits would be lost by the dozen.
-        """
-        model = self._read()
-        foreign = model.hit_scores.size > 0 and not self.hit_scores.size
-        return 0.0 if foreign else model.config.threshold
-
-    @property
-    def model_sha256(self) -> str:
-        """SHA-256 of the weights in hexadecimal."""
-        return self._read().sha256
-
-    @property
-    def hit_scores(self) -> NDArray[np.float32]:
-        """Scores of the hits the threshold rests on; none where they were of another window."""
-        model = self._read()
-        return model.hit_scores if self._is_own else model.hit_scores[:0]
-
-    @property
-    def hit_groups(self) -> NDArray[np.int32]:
-        """Experiment of each of these hits, shape (hit,)."""
-        return self._read().hit_groups[: self.hit_scores.size]
-
-    @property
-    def measured(self) -> Measured:
-        """Curves stored with the model; those of scores only for the model's own window."""
-        model = self._read()
-        own = self.hit_scores.size > 0
-        return Measured(
-            window=self._choice,
-            curve=model.config.curve,
-            calibration=model.probability if own else None,
-            reliability=model.config.reliability if own else (),
-            shows=model.config.shows,
-        )
-
-    @property
-    def level(self) -> LevelRule:
-        """How the threshold follows a run; not at all for a window it was not calibrated on."""
-        return self._read().config.level if self.hit_scores.size else LevelRule()
-
-    @property
-    def hit(self) -> str:
-        """What those hits are, in words."""
-        return self._read().config.hit
-
-    @property
-    def reference(self) -> Reference:
-        """What the model was calibrated on; no scores where they were of another window."""
-        found = self._read().reference
-        return found if self.hit_scores.size else Reference(envelope=found.envelope)
+    def calibration(self) -> Calibration:
+        """What is stored with the model; of scores only what holds for the model's own window."""
+        return _calibration(self.model, _stamp(self.model), self._choice)
 
     def window(self, detector: Detector) -> Window:
         """Pixels the model looks at, in tiles of the assembled picture."""
@@ -185,14 +123,14 @@ class CnnScorer:
         """
         return self.classify(pixels, detector).score
 
-    def classify(self, pixels: NDArray[np.generic], detector: Detector) -> Told:
+    def classify(self, pixels: NDArray[np.generic], detector: Detector) -> EventScores:
         """Score events, and tell their class and what is unlike the calibrated ones.
 
         See `__call__`.
 
         Returns
         -------
-        Told
+        EventScores
             The class is unknown where the model cannot tell; `Reason.OOD` is told only for the
             window that the model was calibrated on.
         """
@@ -215,8 +153,8 @@ class CnnScorer:
         if not _enough(window, detector):
             return _unseen(len(pixels))
         network = _on_cpu(self.model, _stamp(self.model), self._is_own)
-        seen = network.look(pixels, good, adu_per_photon=detector.adu_per_photon)
-        return Told(*network.told(seen, window), network.doubts(seen, window))
+        evidence = network.look(pixels, good, adu_per_photon=detector.adu_per_photon)
+        return EventScores(*network.scores(evidence, window), network.doubts(evidence, window))
 
     def stream(
         self,
@@ -225,7 +163,7 @@ class CnnScorer:
         n_events: int,
         dtype: np.dtype[np.generic],
         detector: Detector,
-    ) -> Told:
+    ) -> EventScores:
         """Score events on the device while threads read those that come next.
 
         Parameters
@@ -263,7 +201,7 @@ class CnnScorer:
         found = _on_device(self.model, _stamp(self.model), self.device, self._is_own).score(feed)
         if not _enough(window, detector):
             return _unseen(n_events)
-        return Told(found.score, found.kind, found.reason)
+        return EventScores(found.score, found.kind, found.reason)
 
     def steps(self, detector: Detector) -> tuple[Window, ...]:
         """Cut the window in two: the tiles nearest to the middle first, where most peaks are."""
@@ -272,10 +210,10 @@ class CnnScorer:
         # What a device saves by seeing fewer tiles it would lose by waiting for the answer.
         return (window,) if few or not _enough(window, detector) else _in_two(window)
 
-    def begin(self, detector: Detector) -> EventLook:
+    def begin(self, detector: Detector) -> OpenEventOnCpu:
         """Begin with an event; its score can only rise with every step."""
         network = _on_cpu(self.model, _stamp(self.model), self._is_own)
-        return EventLook(network, self.steps(detector), detector)
+        return OpenEventOnCpu(network, self.steps(detector), detector)
 
     @property
     def _is_own(self) -> bool:
@@ -315,6 +253,37 @@ def _model(folder: Path | str, stamp: Any) -> Model:  # noqa: ARG001 - the stamp
     return read_model(folder)
 
 
+@lru_cache(maxsize=8)
+def _calibration(folder: Path | str, stamp: Any, choice: TileChoice) -> Calibration:
+    """Calibration of a model that reads this window, once per process.
+
+    Through a window that the model was not calibrated on, the threshold is zero, so that every
+    event is kept: fewer tiles show fewer peaks, and hits would be lost by the dozen.
+    """
+    model = _model(folder, stamp)
+    config = model.config
+    basis = Calibration(
+        threshold=config.threshold,
+        hit=config.hit,
+        model_sha256=model.sha256,
+        reference=Reference(envelope=model.reference.envelope),
+        curves=Curves(window=choice, loss=config.curve, shows=config.shows),
+        needs_conditions=config.architecture == "patches",
+    )
+    if not model.hit_scores.size:
+        return basis
+    if choice != config.window:
+        return replace(basis, threshold=0.0)
+    return replace(
+        basis,
+        hit_scores=model.hit_scores,
+        hit_groups=model.hit_groups,
+        reference=model.reference,
+        level=config.level,
+        curves=replace(basis.curves, probability=model.probability, reliability=config.reliability),
+    )
+
+
 @lru_cache(maxsize=4)
 def _on_cpu(folder: Path | str, stamp: Any, own: bool) -> NetworkOnCpu:
     """Build a model's network once per process."""
@@ -345,9 +314,9 @@ def _in_two(window: Window) -> tuple[Window, Window]:
     return window.part(slice(_FIRST_TILES)), window.part(slice(_FIRST_TILES, None))
 
 
-def _unseen(n_events: int) -> Told:
+def _unseen(n_events: int) -> EventScores:
     """No score and no class: what was not seen must not be rejected."""
-    return Told(
+    return EventScores(
         score=np.full(n_events, np.nan, np.float32),
         kind=np.zeros(n_events, np.uint8),
         reason=np.zeros(n_events, np.uint32),

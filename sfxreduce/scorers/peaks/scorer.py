@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from sfxreduce.errors import UsageError
 from sfxreduce.run.detector import Detector, Panel
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.record import Measured, Reference
-from sfxreduce.scorers.calibration.score_level import LevelRule
+from sfxreduce.scorers.calibration.record import Calibration
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
 
 __all__ = ["PeakScorer"]
@@ -34,7 +33,7 @@ class PeakScorer:
 
     Examples
     --------
-    >>> PeakScorer(PeakFinder(min_pixels=2), min_peaks=15).threshold
+    >>> PeakScorer(PeakFinder(min_pixels=2), min_peaks=15).calibration.threshold
     15.0
     """
 
@@ -58,54 +57,11 @@ class PeakScorer:
         return ", ".join(f"{f.name} {getattr(self.finder, f.name):g}" for f in fields(PeakFinder))
 
     @property
-    def threshold(self) -> float:
-        """Smallest score of a hit: `min_peaks`."""
-        return float(self.min_peaks)
-
-    @property
-    def model_sha256(self) -> str | None:
-        """None: there is no model."""
-        return None
-
-    @property
-    def hit_scores(self) -> NDArray[np.float32]:
-        """None: a count of peaks knows no labelled hits."""
-        return np.zeros(0, np.float32)
-
-    @property
-    def measured(self) -> Measured:
-        """Nothing: it is set by hand."""
-        return Measured()
-
-    @property
-    def level(self) -> LevelRule:
-        """None to follow: a number of peaks is one on every run."""
-        return LevelRule()
-
-    @property
-    def hit_groups(self) -> NDArray[np.int32]:
-        """None, as there are no labelled hits."""
-        return np.zeros(0, np.int32)
-
-    @property
-    def hit(self) -> str:
-        """What a hit is."""
-        return f"an event with at least {self.min_peaks} peaks"
-
-    @property
-    def reference(self) -> Reference | None:
-        """None: a count of peaks was calibrated on nothing."""
-        return None
-
-    @property
-    def adapts(self) -> bool:
-        """No: it is set by hand, and sees the detector as the file describes it."""
-        return False
-
-    @property
-    def needs_gpu(self) -> bool:
-        """False: the peak finder runs on any worker."""
-        return False
+    def calibration(self) -> Calibration:
+        """Only what a hit is: a count of peaks was calibrated on nothing."""
+        return Calibration(
+            threshold=float(self.min_peaks), hit=f"an event with at least {self.min_peaks} peaks"
+        )
 
     def window(self, detector: Detector) -> Window | None:  # noqa: ARG002 - Scorer's signature
         """Return None: peaks may lie anywhere, so whole source frames are read."""

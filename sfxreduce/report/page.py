@@ -1,17 +1,30 @@
-"""Which events a report shows, and their pictures."""
+"""The report page: figures, counts of reasons, and pictures of the events worth a look."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from sfxreduce.decisions.decide import Decision, Decisions
-from sfxreduce.report.figures import Thumbnail, assembled_png
+from sfxreduce.decisions.method import Method
+from sfxreduce.report.figures import (
+    Thumbnail,
+    assembled_png,
+    curve_svg,
+    histogram_svg,
+    hit_rate_svg,
+    reliability_svg,
+    share_svg,
+)
+from sfxreduce.report.report import Report, human_bytes, short_path
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
-from sfxreduce.scorers.peaks.finder import PeakFinder
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
 
-__all__ = ["choose_events", "make_thumbnails"]
+__all__ = ["choose_events", "make_thumbnails", "render_html"]
 
 PER_DECISION = {Decision.REJECT: 8, Decision.UNDECIDED: 4, Decision.HIT: 8}
 
@@ -69,3 +82,67 @@ def make_thumbnails(run: Run, decisions: Decisions) -> list[Thumbnail]:
             )
         )
     return thumbnails
+
+
+def render_html(
+    report: Report,
+    decisions: Decisions,
+    *,
+    source: str,
+    method: Method,
+    thumbnails: Sequence[Thumbnail],
+) -> str:
+    """One page, in one file, that a beamline scientist reads in a glance and can veto.
+
+    Parameters
+    ----------
+    source : str
+        Path of the run.
+    thumbnails : sequence of Thumbnail
+        Hits, undecided events, and the rejected ones nearest to the threshold.
+
+    Returns
+    -------
+    str
+        HTML that needs no network.
+    """
+    environment = Environment(
+        loader=PackageLoader("sfxreduce.report"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["bytes"] = human_bytes
+    return environment.get_template("report.html").render(
+        report=report,
+        source=short_path(source),
+        method=method,
+        share=share_svg(report.hits, report.undecided, report.rejected),
+        hit_rate=hit_rate_svg(decisions),
+        histogram=histogram_svg(decisions.score, threshold=report.threshold),
+        reasons=_reason_counts(decisions),
+        curve=curve_svg(method.curves.loss, chosen=method.curves.window),
+        reliability=reliability_svg(method.curves.reliability),
+        min_peaks=MIN_PEAKS,
+        gallery=[
+            (title, [t for t in thumbnails if t.decision is decision])
+            for decision, title in _GALLERY.items()
+        ],
+    )
+
+
+_GALLERY = {
+    Decision.REJECT: "Rejected, those nearest to the threshold: look here first",
+    Decision.UNDECIDED: "Undecided, kept",
+    Decision.HIT: "Hits, from weak to strong",
+}
+
+
+def _reason_counts(decisions: Decisions) -> list[tuple[str, int]]:
+    """Count the events with each reason, those that occur."""
+    counts = [
+        (
+            str(reason.name).lower().replace("_", " "),
+            int(np.count_nonzero(decisions.reason & reason)),
+        )
+        for reason in Reason
+        if reason is not Reason.AUDIT_SAMPLE  # there is nothing odd about it
+    ]
+    return [(name, n) for name, n in counts if n]

@@ -1,0 +1,50 @@
+"""A pool that opens when the first task needs it, so that what is refused costs no start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sfxreduce.cluster import Pool
+
+__all__ = ["PoolOnDemand"]
+
+
+class PoolOnDemand:
+    """A `sfxreduce.cluster.Pool` behind a call that opens it.
+
+    Parameters
+    ----------
+    open_pool : callable
+        Called once, when it is first needed.
+    has_gpu : bool, optional
+        Whether any of its workers offers a GPU, where that is known before it is open.
+    """
+
+    def __init__(self, open_pool: Callable[[], Pool], *, has_gpu: bool | None) -> None:
+        self._open_pool = open_pool
+        self._has_gpu = has_gpu
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return self._open_pool()
+
+    @property
+    def dashboard(self) -> str:
+        """Address of the dashboard. See `Pool.dashboard`."""
+        return self._pool.dashboard
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether any worker offers the resource ``GPU``."""
+        return self._pool.has_gpu if self._has_gpu is None else self._has_gpu
+
+    def blocks(self, *args: Any, **how: Any) -> Iterator[tuple[int, Any]]:
+        """Compute an array block by block. See `Pool.blocks`."""
+        return self._pool.blocks(*args, **how)
+
+    def map(self, *args: Any, **how: Any) -> Iterator[tuple[int, Any]]:
+        """Call a function on each item. See `Pool.map`."""
+        return self._pool.map(*args, **how)
