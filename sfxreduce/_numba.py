@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from functools import partial
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from numba import njit
 
-__all__ = ["compiled", "compiled_as_numpy"]
+__all__ = ["compiled"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def compiled(function: Callable[P, T]) -> Callable[P, T]:
-    """Compile at the first call, keep the machine code on disk, and let other threads run."""
-    try:
-        kernel = njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # nowhere to write to, as in a read-only container: compile per process
-        kernel = njit(nogil=True)(function)
-    return cast("Callable[P, T]", kernel)
+@overload
+def compiled(function: Callable[P, T]) -> Callable[P, T]: ...
+@overload
+def compiled(
+    *, cache: bool = True, inline: bool = False
+) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+def compiled(
+    function: Callable[P, T] | None = None, *, cache: bool = True, inline: bool = False
+) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
+    """Compile at the first call and keep the machine code on disk.
 
+    Kernels let other threads run and divide as NumPy does: by zero gives infinity or NaN. Neither
+    fast math nor parallel loops are used: bytes must not depend on them.
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def compiled_as_numpy(function: F) -> F:
-    """Compile a function on first use; the machine code is cached next to its file.
-
-    Kernels release the interpreter lock, so Dask's threads render side by side, and divide as
-    NumPy does. Neither fast math nor parallel loops are used: bytes must not depend on them.
+    Parameters
+    ----------
+    cache : bool
+        False for a kernel that calls a C function: its address differs in every process.
+    inline : bool
+        Put the machine code into that of every caller, where loops over rows are too short to call
+        anything.
     """
-    return cast("F", njit(cache=True, nogil=True, error_model="numpy")(function))
+    if function is None:
+        return partial(compiled, cache=cache, inline=inline)
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "forceinline": inline}
+    try:
+        kernel = njit(cache=cache, **options)(function)
+    except RuntimeError:  # nowhere to write to, as in a read-only container: compile per process
+        kernel = njit(**options)(function)
+    return cast("Callable[P, T]", kernel)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce._numba import compiled_as_numpy as compiled
+from sfxreduce._numba import compiled
 from sfxreduce.simulate.crystal import form_factor_squared
 from sfxreduce.simulate.excitation import ELECTRON_RADIUS_A
 

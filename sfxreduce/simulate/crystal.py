@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce._numba import compiled_as_numpy as compiled
+from sfxreduce._numba import compiled
 from sfxreduce.errors import UsageError
 from sfxreduce.simulate.random import hashed, key_of, normal, uniform
 from sfxreduce.simulate.symmetry import CENTRINGS, is_absent, rotations

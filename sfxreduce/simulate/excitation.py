@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce._numba import compiled_as_numpy as compiled
+from sfxreduce._numba import compiled
 from sfxreduce.simulate.crystal import Structure, squared_structure_factor
 
 __all__ = ["ELECTRON_RADIUS_A", "HC_EV_A", "Beam", "Crystal", "Reflections", "excited"]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce._numba import compiled_as_numpy as compiled
+from sfxreduce._numba import compiled
 from sfxreduce.simulate.background import Streak, streak_at
 from sfxreduce.simulate.detector import Response
 from sfxreduce.simulate.random import PoissonTable, normal, poisson, uniform

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce._numba import compiled_as_numpy as compiled
+from sfxreduce._numba import compiled
 from sfxreduce.run.detector import Detector
 from sfxreduce.simulate.excitation import Reflections
 

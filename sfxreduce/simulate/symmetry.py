@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce._numba import compiled_as_numpy as compiled
+from sfxreduce._numba import compiled
 from sfxreduce.errors import UsageError
 
 __all__ = ["CENTRINGS", "POINT_GROUPS", "is_absent", "rotations"]

@@ -14,10 +14,10 @@ from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
-from numba import njit
 from numcodecs import blosc
 from numpy.typing import NDArray
 
+from sfxreduce._numba import compiled
 from sfxreduce.io.chunks.blosc import HEADER_BYTES
 
 __all__ = ["can_unpack_many", "unpack_many"]
@@ -91,12 +91,11 @@ def _loop() -> _Loop | None:
     unpack.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     unpack.restype = ctypes.c_int
 
-    @njit(nogil=True)
+    @compiled(cache=False)
     def loop(
         sources: _Addresses, targets: _Addresses, n_bytes: int, found: NDArray[np.int64]
     ) -> None:
         for i in range(len(sources)):
             found[i] = unpack(sources[i], targets[i], n_bytes, 1)
 
-    compiled: _Loop = loop
-    return compiled
+    return loop

@@ -16,8 +16,9 @@ import math
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from sfxreduce._numba import compiled
 
 __all__ = ["Numbers", "normalise_tiles"]
 
@@ -116,7 +117,7 @@ def normalise_tiles(tiles: NDArray[Any], goods: _Flags, numbers: Numbers, out: _
     )
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _normalise_tiles(
     tiles: NDArray[Any],
     goods: _Flags,
@@ -149,7 +150,7 @@ def _normalise_tiles(
                 _normalise(real, counts, numbers, left_out, to)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _median(tile: NDArray[Any], good: _Flags) -> float:
     """Middle one of a sample of the good pixels, whole where they are; zero if there is none."""
     n_y, n_x = tile.shape
@@ -167,7 +168,7 @@ def _median(tile: NDArray[Any], good: _Flags) -> float:
     return 0.0
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _fill_whole(tile: NDArray[Any], good: _Flags, median: float, rows: _Sums) -> np.int64:
     """Subtract the median; return the largest distance from it."""
     middle, farthest = np.int64(median), np.int32(0)
@@ -181,7 +182,7 @@ def _fill_whole(tile: NDArray[Any], good: _Flags, median: float, rows: _Sums) ->
     return np.int64(farthest)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _fill_real(tile: NDArray[Any], good: _Flags, median: float, rows: _Sums) -> bool:
     """Subtract the median; return whether a good pixel is no number."""
     lost = False
@@ -194,7 +195,7 @@ def _fill_real(tile: NDArray[Any], good: _Flags, median: float, rows: _Sums) -> 
     return lost
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _count(good: _Flags, radius: int, room: _Room, counts: _Pixels) -> None:
     """Count the good pixels in the box of every good pixel; zero for the others."""
     room.rows[:] = good
@@ -205,7 +206,7 @@ def _count(good: _Flags, radius: int, room: _Room, counts: _Pixels) -> None:
             counts[y, x] = room.boxes[0, y, x] * good[y, x]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _normalise(
     room: _Room, counts: _Pixels, numbers: Numbers, left_out: _LeftOut, out: _Pixels
 ) -> None:
@@ -230,7 +231,7 @@ def _normalise(
             out[y, x] = min(max(out[y, x], numbers.lowest), numbers.highest)
 
 
-@njit(nogil=True, forceinline=True, error_model="numpy")
+@compiled(inline=True)
 def _begin_boxes(room: _Room, radius: int) -> None:
     """Let those rows enter that lie below the first one in its boxes."""
     room.columns[:] = 0
@@ -238,7 +239,7 @@ def _begin_boxes(room: _Room, radius: int) -> None:
         _enter(room.columns[0], room.columns[1], room.rows[y])
 
 
-@njit(nogil=True, forceinline=True, error_model="numpy")
+@compiled(inline=True)
 def _sum_boxes(room: _Room, radius: int, y: int) -> None:
     """Sum values and squares over the boxes around the pixels of a row, after those above it."""
     rows, columns, totals = room.rows, room.columns, room.totals
@@ -251,21 +252,21 @@ def _sum_boxes(room: _Room, radius: int, y: int) -> None:
         _differ(totals[kind], 2 * radius + 1, room.boxes[kind, y])
 
 
-@njit(nogil=True, forceinline=True, error_model="numpy")
+@compiled(inline=True)
 def _enter(values: _Sums, squares: _Sums, row: _Sums) -> None:
     for x in range(row.size):
         values[x] += row[x]
         squares[x] += row[x] * row[x]
 
 
-@njit(nogil=True, forceinline=True, error_model="numpy")
+@compiled(inline=True)
 def _leave(values: _Sums, squares: _Sums, row: _Sums) -> None:
     for x in range(row.size):
         values[x] -= row[x]
         squares[x] -= row[x] * row[x]
 
 
-@njit(nogil=True, forceinline=True, error_model="numpy")
+@compiled(inline=True)
 def _run_totals(
     values: _Sums, squares: _Sums, of_values: _Sums, of_squares: _Sums, radius: int
 ) -> None:
@@ -280,14 +281,14 @@ def _run_totals(
     of_squares[radius + 1 + values.size :] = square
 
 
-@njit(nogil=True, forceinline=True, error_model="numpy")
+@compiled(inline=True)
 def _differ(totals: _Sums, width: int, boxes: _Sums) -> None:
     ends = totals[width:]
     for x in range(boxes.size):
         boxes[x] = ends[x] - totals[x]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _measure_again(
     room: _Room, counts: _Pixels, numbers: Numbers, changes: NDArray[np.int64], out: _Pixels
 ) -> None:
@@ -304,7 +305,7 @@ def _measure_again(
         _measure_rows(room, counts, numbers, top, bottom, left, right, out)
 
 
-@njit(nogil=True, forceinline=True, error_model="numpy")
+@compiled(inline=True)
 def _measure_rows(
     room: _Room,
     counts: _Pixels,
@@ -326,7 +327,7 @@ def _measure_rows(
         )
 
 
-@njit(nogil=True, forceinline=True, error_model="numpy")
+@compiled(inline=True)
 def _measure(
     values: _Sums, squares: _Sums, row: _Sums, counts: _Pixels, numbers: Numbers, out: _Pixels
 ) -> None:
@@ -343,7 +344,7 @@ def _measure(
         out[x] = sigmas if n >= numbers.fewest_pixels else out[x]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _leave_out(
     room: _Room,
     counts: _Pixels,
@@ -375,7 +376,7 @@ def _leave_out(
     return done
 
 
-@njit(nogil=True, forceinline=True, error_model="numpy")
+@compiled(inline=True)
 def _n_standing_out(out: _Pixels, sigmas: np.float32) -> np.int32:
     n = np.int32(0)
     for x in range(out.size):
@@ -383,7 +384,7 @@ def _n_standing_out(out: _Pixels, sigmas: np.float32) -> np.int32:
     return n
 
 
-@njit(nogil=True, forceinline=True, error_model="numpy")
+@compiled(inline=True)
 def _change_box(room: _Room, radius: int, y: int, x: int, sign: int) -> None:
     """Add a pixel to the boxes that it lies in, or subtract it."""
     value = room.rows[y, x] * sign
@@ -395,7 +396,7 @@ def _change_box(room: _Room, radius: int, y: int, x: int, sign: int) -> None:
             room.boxes[1, j, i] += square
 
 
-@njit(nogil=True, forceinline=True, error_model="numpy")
+@compiled(inline=True)
 def _count_box(counts: _Pixels, radius: int, y: int, x: int, sign: int) -> None:
     """Count a pixel in the boxes that it lies in, or no longer."""
     n_y, n_x = counts.shape
