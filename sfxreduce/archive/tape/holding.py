@@ -15,6 +15,7 @@ from sfxreduce.archive.tape.recall import recall_file
 from sfxreduce.archive.tape.tars import read_member
 from sfxreduce.errors import ArchiveError, SchemaError
 from sfxreduce.io.files.durable import PARTIAL, FileRecord, output_errors
+from sfxreduce.io.files.rename import complete_moves, planned_moves
 
 __all__ = ["Holding", "fetch_files"]
 
@@ -134,8 +135,7 @@ def _recall(holding: Holding, file: FileRecord, target: Path) -> None:
         partial = target.with_name(f".{uuid.uuid4().hex[:12]}{PARTIAL}")
         failure = recall_file(backend, pool, archived, partial)
         if failure is None:
-            with output_errors(target):
-                partial.replace(target)
+            complete_moves(planned_moves({target: partial}, overwrite=True), undo=True)
             return
         problems.append(f"{backend.name} pool {pool}: {failure.problem}")
     raise ArchiveError(

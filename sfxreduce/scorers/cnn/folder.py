@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from importlib.resources import files
@@ -19,7 +17,9 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from sfxreduce.errors import ModelError, OutputError, OutputExists, UsageError
+from sfxreduce.errors import ModelError, OutputExists, UsageError
+from sfxreduce.io.files.durable import PARTIAL, output_errors, sync_folder, write_file
+from sfxreduce.io.files.rename import complete_moves, hidden_name, planned_moves, remove
 from sfxreduce.io.files.safe_read import parse_json, read_small
 from sfxreduce.scorers.calibration.probability import ReliabilityBin
 from sfxreduce.scorers.calibration.score_level import LevelRule
@@ -123,39 +123,22 @@ def write_model(path: Path | str, model: Model, *, overwrite: bool = False) -> N
     folder = Path(path)
     check_model_path(folder, overwrite=overwrite)
     document = {"schema": SCHEMA, "weights_sha256": model.sha256, "config": asdict(model.config)}
-    parts = {
+    contents = {
         _WEIGHTS: model.encoded,
         _CONFIG: (json.dumps(document, indent=2, sort_keys=True) + "\n").encode(),
         _CARD: model.card.encode(),
     }
+    hidden = hidden_name(folder, PARTIAL)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as near:
-            _publish(parts, Path(near), folder)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: the model cannot be written ({error}); free space or pass another --out"
-        ) from error
-
-
-def _publish(parts: Mapping[str, bytes], near: Path, folder: Path) -> None:
-    """Write the files beside the folder, then let them take its place."""
-    staged = near / "new"
-    staged.mkdir()
-    for name, data in parts.items():
-        with (staged / name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    if not folder.exists():
-        staged.replace(folder)
-        return
-    folder.replace(near / "old")
-    try:
-        staged.replace(folder)
-    except OSError:
-        (near / "old").replace(folder)
-        raise
+        with output_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            hidden.mkdir()
+            for name, data in contents.items():
+                write_file(hidden / name, data)
+            sync_folder(hidden)
+        complete_moves(planned_moves({folder: hidden}, overwrite=overwrite), undo=True)
+    finally:
+        remove(hidden)
 
 
 def _read(folder: Path, name: str, most_bytes: int) -> bytes:

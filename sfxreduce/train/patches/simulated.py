@@ -6,7 +6,6 @@ is made, so that an interrupted job goes on where it stopped.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -17,7 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sfxreduce.errors import OutputError
+from sfxreduce.io.files.durable import output_errors, whole_file
 from sfxreduce.quality.conditions import Conditioned, conditions_of_run
 from sfxreduce.quality.frame_statistics import frame_statistics
 from sfxreduce.run.detector import Detector
@@ -127,16 +126,10 @@ def stored_material(name: str, *, scale: float, folder: Path) -> Material:
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             path.unlink()  # damaged, or of an older version: it is made again
     made = material_of(name, scale=scale)
-    try:
+    with output_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
+        with whole_file(path) as file:
             np.savez(file, allow_pickle=False, **_arrays(made))
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: material cannot be written ({error}); free space or pass another --out"
-        ) from error
     return made
 
 
