@@ -1,4 +1,9 @@
-"""A journal on the disk: a line counts once it is there, and one program at a time adds to it."""
+"""A journal on the disk: a line counts once it is there, and one program at a time adds to it.
+
+Every line names the sha256 of the line before it, so that none can be changed, removed or put in
+later. Beside the journal lies its head, the sha256 of the last line that was acknowledged: a
+journal that lost its last lines no longer holds that line.
+"""
 
 from __future__ import annotations
 
@@ -27,38 +32,36 @@ __all__ = [
     "read_journal",
 ]
 
+START = hashlib.sha256(b"sfxreduce journal 1\n").hexdigest()
+"""What the first line names as the line before it."""
+
 JOURNAL_BYTES = 1 << 30
-"""Longest journal that is read."""
+"""Longest journal that is read: a million events take some 15 MB (decision 12)."""
+
+LINE_BYTES = 1 << 20
+"""Longest line that is read, four times the `NOTE_BYTES` of `sfxreduce.io.writers.resume`."""
 
 HEAD_BYTES = 64
 """Length of a sha256 in hexadecimal."""
 
 
-def read_journal(path: Path) -> list[Entry]:
-    """Lines of a journal, each checked against the one before it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line of a journal.
 
-    Beside the journal lies its head: the sha256 of the last line that was acknowledged. A journal
-    that lost its last lines no longer holds that line.
-
-    Raises
-    ------
-    SourceError
-        If it cannot be read.
-    VerificationError
-        If it was changed.
+    Parameters
+    ----------
+    number : int
+        Of the line, from 0.
+    body : mapping
+        What was done; plain JSON.
+    sha256 : str
+        Of the line, in hexadecimal; the next line names it.
     """
-    try:
-        # The head first: a line that is added meanwhile must not look like one that was lost.
-        head = _read_head(path)
-        data = read_small(path, most_bytes=JOURNAL_BYTES)
-        entries = read_chain(complete_lines(data), where=str(path))
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if head and head not in {entry.sha256 for entry in entries}:
-        raise VerificationError(
-            f"{path}: lines at its end were removed; the journal is not to be trusted"
-        )
-    return entries
+
+    number: int
+    body: Mapping[str, Any]
+    sha256: str
 
 
 class Journal:
@@ -161,13 +164,6 @@ def alone(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _write_all(descriptor: int, line: bytes) -> None:
-    """Write every byte, however many calls the system needs for it."""
-    left = memoryview(line)
-    while left:
-        left = left[os.write(descriptor, left) :]
-
-
 def _lock(path: Path, descriptor: int) -> None:
     # The system lets go of it when the process ends, in whatever way it ends.
     try:
@@ -176,6 +172,37 @@ def _lock(path: Path, descriptor: int) -> None:
         raise OutputError(
             f"{path}: another process is at work on it; wait for it to end, or stop it"
         ) from error
+
+
+def _write_all(descriptor: int, line: bytes) -> None:
+    """Write every byte, however many calls the system needs for it."""
+    left = memoryview(line)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def read_journal(path: Path) -> list[Entry]:
+    """Lines of a journal, each checked against the one before it.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read.
+    VerificationError
+        If it was changed.
+    """
+    try:
+        # The head first: a line that is added meanwhile must not look like one that was lost.
+        head = _read_head(path)
+        data = read_small(path, most_bytes=JOURNAL_BYTES)
+        entries = read_chain(complete_lines(data), where=str(path))
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if head and head not in {entry.sha256 for entry in entries}:
+        raise VerificationError(
+            f"{path}: lines at its end were removed; the journal is not to be trusted"
+        )
+    return entries
 
 
 def _head(path: Path) -> Path:
@@ -191,32 +218,6 @@ def _read_head(path: Path) -> str:
         raise VerificationError(
             f"{_head(path)}: is damaged; the journal is not to be trusted"
         ) from error
-
-
-START = hashlib.sha256(b"sfxreduce journal 1\n").hexdigest()
-"""What the first line names as the line before it."""
-
-LINE_BYTES = 1 << 20
-"""Longest line that is read."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One line of a journal.
-
-    Parameters
-    ----------
-    number : int
-        Of the line, from 0.
-    body : mapping
-        What was done; plain JSON.
-    sha256 : str
-        Of the line, in hexadecimal; the next line names it.
-    """
-
-    number: int
-    body: Mapping[str, Any]
-    sha256: str
 
 
 def chain_line(body: Mapping[str, Any], *, after: Entry | None) -> tuple[bytes, Entry]:
