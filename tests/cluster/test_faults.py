@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,12 +25,21 @@ from planted import BrightestPixel, planted_run
 
 from sfxreduce.cluster import DaskPool, Pool, SerialPool, open_pool
 from sfxreduce.cluster.in_flight import Flow
-from sfxreduce.cluster.isolated import Failed, call_alone
+from sfxreduce.cluster.isolated import Failed
 from sfxreduce.cluster.rescue import Rescue, halves_of
 from sfxreduce.cluster.suspects import Suspect, results_of
 from sfxreduce.decisions.decide import Decision
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.errors import ClusterError, SourceError
+from sfxreduce.io import process as own_process
+from sfxreduce.io.process import (
+    NotStarted,
+    ProcessFailed,
+    call_in_process,
+    end_process,
+    read_outputs,
+    start_process,
+)
 from sfxreduce.io.readers.zarr.run import open_table
 from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.stages.score import collect_scores
@@ -309,28 +320,55 @@ def wait(_: object) -> None:
 def test_a_call_in_a_process_of_its_own_tells_how_it_ended() -> None:
     with ThreadPoolExecutor(3) as threads:
 
-        def begin(function: Callable[[object], object], seconds: float = 60) -> object:
-            return threads.submit(call_alone, function, 7, seconds=seconds, n_bytes=500e6)
+        def begin(function: Callable[[object], object], seconds: float = 60) -> Future[object]:
+            call = pickle.dumps((function, 7))
+            return threads.submit(call_in_process, call, seconds=seconds, memory_bytes=500e6)
 
         calls = {
             "was ended by SIGKILL": begin(killed),
-            "took more than 0.5 GB of memory": begin(hoard),
+            r"took more than 0\.5 GB of memory": begin(hoard),
             "ran out of memory": begin(overdrawn),
-            "ended its process with status 0": begin(leave),
-            "did not end within 0.5 seconds": begin(wait, 0.5),
+            "ended with status 0": begin(leave),
+            r"did not end within 0\.5 seconds": begin(wait, 0.5),
         }
         done, raised = begin(slow), begin(unread)  # type: ignore[arg-type]
         for why, call in calls.items():
-            assert call.result() == Failed(why=why)  # type: ignore[attr-defined]
-        assert done.result() == (7,)  # type: ignore[attr-defined]
+            with pytest.raises(ProcessFailed, match=f"^{why}$"):
+                call.result()
+        assert done.result() == 7
         with pytest.raises(SourceError, match="it cannot be read"):
-            raised.result()  # type: ignore[attr-defined]
+            raised.result()
+
+
+def test_a_call_that_does_not_even_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotStarted, match=r"ended with status 1 \(.*UnpicklingError: .*\)"):
+        call_in_process(b"no call")
+    monkeypatch.setattr(own_process, "START_SECONDS", 0)
+    with pytest.raises(NotStarted, match="was not ready within 0 seconds"):
+        call_in_process(pickle.dumps((wait, 7)))
+
+
+def test_what_a_process_left_behind_is_not_waited_for_and_ends_with_it() -> None:
+    """A shell ended, but its child held its outputs open and was waited for."""
+    shell = start_process(["sh", "-c", "sleep 60 & echo $!"], stderr=subprocess.PIPE)
+    try:
+        stdout, _ = read_outputs(shell, lambda _: None)
+        left = psutil.Process(int(stdout))
+        assert left.status() == psutil.STATUS_SLEEPING
+    finally:
+        end_process(shell)
+    assert shell.returncode == 0
+    deadline = time.monotonic() + 30
+    with suppress(psutil.NoSuchProcess):
+        while left.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert left.status() == psutil.STATUS_ZOMBIE  # ended, and whoever inherited it is slow
 
 
 def test_a_process_of_its_own_ends_with_the_one_that_waits_for_it() -> None:
     code = (
-        "import test_cluster_faults as t; from sfxreduce.cluster.isolated import call_alone;"
-        "call_alone(t.wait, 7, seconds=600, n_bytes=1e12)"
+        "import pickle; from sfxreduce.io.process import call_in_process; from time import sleep;"
+        "call_in_process(pickle.dumps((sleep, 600)))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     waiting = psutil.Popen([sys.executable, "-c", code], env=environment)

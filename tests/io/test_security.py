@@ -181,7 +181,8 @@ def test_no_pickle_and_no_evaluated_text_on_the_way_of_data() -> None:
     files = {entry.rpartition(":")[0] for entry in found}
     assert files <= {
         "sfxreduce/cluster/isolated.py",
-        "sfxreduce/cluster/isolated_child.py",
+        "sfxreduce/io/process.py",
+        "sfxreduce/io/process_child.py",
         "sfxreduce/io/writers/cxi_process.py",
     }, found
     assert found

@@ -21,12 +21,12 @@ from planted import ArrayFrames
 
 from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import OutputError, OutputExists, SchemaError, UsageError
+from sfxreduce.io import process
 from sfxreduce.io.chunks import shards
 from sfxreduce.io.chunks.blosc import USUAL_PACKING, Packing
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.readers.hdf5.run import CxiFrames, open_cxi
 from sfxreduce.io.readers.zarr.run import ZarrFrames, open_zarr
-from sfxreduce.io.writers import cxi_process
 from sfxreduce.io.writers.cxi import write_cxi
 from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable, plan_blosc_chunks
 from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess
@@ -542,9 +542,10 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV"),
-        ("raise ImportError('no h5py')", "status 1 and said 'ImportError: no h5py'"),
-        ("import sys; sys.exit(3)", "status 3 and said 'nothing'"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "was ended by SIGSEGV"),
+        ("raise ImportError('no h5py')", r"ended with status 1 \(ImportError: no h5py\)"),
+        ("import sys; sys.exit(3)", r"ended with status 3 \(it said nothing\)"),
+        ("import os; os.write(1, b'+'); os.kill(os.getpid(), 6)", "was ended by SIGABRT"),
     ],
 )
 def test_a_writer_that_dies_is_an_error_and_leaves_nothing(
@@ -553,12 +554,13 @@ def test_a_writer_that_dies_is_an_error_and_leaves_nothing(
     content = content_of(source_run(tmp_path))
     out = tmp_path / "hits.cxi"
 
-    def run(path: Path, _: CxiContent) -> subprocess.CompletedProcess[bytes]:
-        path.write_bytes(b"half a file")
-        return subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    def start(module: str, *_: str, stdin: int) -> subprocess.Popen[bytes]:
+        out.write_bytes(b"half a file")
+        command = [sys.executable, "-c", program]
+        return process.start_process(command, stdin=stdin, stderr=subprocess.PIPE)
 
-    monkeypatch.setattr(cxi_process, "_run", run)
-    with pytest.raises(OutputError, match=message):
+    monkeypatch.setattr(process, "start_module", start)
+    with pytest.raises(OutputError, match=f"{message}.*; is the disk full"):
         write_cxi_in_subprocess(out, content)
     assert not out.exists()
 

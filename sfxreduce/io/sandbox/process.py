@@ -1,12 +1,9 @@
-"""A process that reads a run for us, and may die of it."""
+"""A process that reads a run for us, and may crash on it."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,6 +13,7 @@ from numpy.typing import NDArray
 
 from sfxreduce import errors
 from sfxreduce.errors import SfxReduceError, SourceError
+from sfxreduce.io.process import end_process, how_it_ended, start_module
 from sfxreduce.io.sandbox.messages import MessageError, receive, send
 
 __all__ = ["ProcessLimits", "ReaderDied", "ReaderProcess"]
@@ -51,21 +49,12 @@ class ReaderProcess:
 
     def __init__(self, limits: ProcessLimits) -> None:
         self._limits = limits
-        # It has to find this package where this process found it, but nothing in the working
-        # directory, which may be the folder of whoever made the run.
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        self._process = subprocess.Popen(  # noqa: S603 - our own module, and no shell
-            [sys.executable, "-P", "-m", CHILD, json.dumps(asdict(limits))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+        self._process = start_module(
+            CHILD,
+            json.dumps(asdict(limits)),
             stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
+            # Threads of its own would take address space, which is limited.
+            environment={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
 
     def ask(
@@ -105,13 +94,7 @@ class ReaderProcess:
 
     def end(self) -> None:
         """End it, whatever it does; may be called again."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
+        end_process(self._process)
 
     def _cause(self, error: Exception) -> str:
         """Why it did not answer."""
@@ -121,6 +104,4 @@ class ReaderProcess:
         self.end()
         if status is None:
             return f"it gave no answer within {self._limits.seconds:g} s"
-        if status < 0:
-            return f"it was ended by {signal.Signals(-status).name}"
-        return f"it ended with status {status} ({error})"
+        return f"it {how_it_ended(status)} ({error})"

@@ -6,22 +6,35 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfxreduce.archive.tape.backends._process import ask
 from sfxreduce.archive.tape.backends.protocol import Capabilities, check_pool
 from sfxreduce.archive.tape.paths import check_path
 from sfxreduce.archive.tape.receipts import Receipt, receipt_from_json
 from sfxreduce.errors import ArchiveError, OutputExists, SchemaError
+from sfxreduce.io.process import (
+    end_process,
+    how_it_ended,
+    last_line,
+    read_outputs,
+    start_process,
+)
 
 __all__ = ["TIMEOUT_S", "ScriptBackend"]
 
 TIMEOUT_S = 24 * 3600
 """A tape library may well take hours to answer."""
+
+ANSWER_BYTES = 1 << 20
+"""A receipt has some hundred bytes, and a tape library at most `MAX_POOLS` pools to name."""
+
+TRY_LATER = 75
+"""Exit status of a program that could not do it now (EX_TEMPFAIL of sysexits)."""
 
 TOLD = ("path", "size", "algorithm", "value", "value_source", "state", "copies")
 MAX_POOLS = 1000
@@ -95,10 +108,7 @@ class ScriptBackend:
         if os.path.lexists(into):
             raise OutputExists(f"{into}: already exists; recall into an empty folder")
         named = check_path(path, where=self.name)
-        ask(
-            [str(self.script), "recall", named, str(into.absolute()), check_pool(pool)],
-            timeout_s=self.timeout_s,
-        )
+        self._run("recall", named, str(into.absolute()), check_pool(pool))
         if not into.is_file() or into.is_symlink():
             raise ArchiveError(f"{self.name}: said it recalled '{path}', but left no file")
 
@@ -120,7 +130,7 @@ class ScriptBackend:
             raise ArchiveError(str(error)) from error
 
     def _ask(self, *arguments: str) -> tuple[dict[str, Any], bytes]:
-        raw = ask([str(self.script), *arguments], timeout_s=self.timeout_s)
+        raw = self._run(*arguments)
         try:
             facts = json.loads(raw, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
@@ -131,6 +141,35 @@ class ScriptBackend:
         if not isinstance(facts, dict):
             raise ArchiveError(f"{self.name} {arguments[0]}: expected one JSON object")
         return facts, raw
+
+    def _run(self, *arguments: str) -> bytes:
+        """Run the script and give what it wrote to its standard output; refuse what is too much."""
+        name = f"{self.script} {arguments[0]}"
+        deadline = time.monotonic() + self.timeout_s
+
+        def check(answer: bytearray) -> None:
+            if time.monotonic() > deadline:
+                raise ArchiveError(f"{name}: did not end in time; raise its timeout")
+            if len(answer) > ANSWER_BYTES:
+                raise ArchiveError(f"{name}: expected an answer of at most {ANSWER_BYTES} bytes")
+
+        try:
+            process = start_process(
+                [str(self.script), *arguments],
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                cwd="/",
+            )
+        except OSError as error:
+            raise ArchiveError(f"{name}: cannot be run ({error.strerror or error})") from error
+        try:
+            answer, complaint = read_outputs(process, check)
+        finally:
+            end_process(process)
+        if status := process.returncode:
+            advice = "try again later" if status == TRY_LATER else "see the archive's log"
+            raise ArchiveError(f"{name}: {how_it_ended(status)} ({last_line(complaint)}); {advice}")
+        return answer
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

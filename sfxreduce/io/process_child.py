@@ -1,4 +1,4 @@
-"""The process of its own in which a call is made; see `sfxreduce.cluster.isolated`.
+"""The process of its own in which a call is made; see `sfxreduce.io.process.call_in_process`.
 
 The call comes pickled on standard input. One byte is written when it is known, and then, pickled,
 what came of it: the result, or the error.
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pickle
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
-
-from distributed.protocol import pickle
 
 __all__ = ["main"]
 
 PR_SET_PDEATHSIG = 1
+"""From ``linux/prctl.h``."""
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     # What is unpickled was pickled by our own parent, a moment ago.
-    function, item = pickle.loads(sys.stdin.buffer.read())
+    function, item = pickle.load(sys.stdin.buffer)  # noqa: S301
     answers.write(b"+")
     answers.flush()
     value, failure = None, None
@@ -36,20 +37,18 @@ def main() -> None:
         failure = error
     answers.write(pickle.dumps((value, failure)))
     answers.flush()
-    # Straight out: what libraries do at exit is nothing to wait for.
+    # Straight out: libraries' exit handlers are nothing to wait for, and after a failed write
+    # HDF5's own is what would crash.
     os._exit(0)
 
 
 def _end_with(parent: int) -> None:
-    """End when the parent does: a worker that is killed must not leave its task behind."""
+    """End when the parent does, and before it if memory runs out."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-    # If memory runs out, this process goes first, not its worker.
-    try:
+    with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:
-        return
 
 
 if __name__ == "__main__":
