@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distributed import Client
+from distributed.security import Security
 from distributed.utils import silence_logging_cmgr
 
 from sfxreduce.cluster.connection import connect
@@ -68,20 +69,34 @@ def open_pool(
         raise UsageError("--serial talks to nobody; drop --serial or --security")
     if not patience_seconds > 0:
         raise UsageError(f"expected a patience of more than 0 seconds, found {patience_seconds}")
-    certificates = read_security(security) if security else None
     if serial:
         yield SerialPool()
-    elif scheduler:
-        # What goes wrong is told in one line, here; Dask would add pages of its own.
-        with (
-            silence_logging_cmgr(logging.CRITICAL),
-            connect(scheduler, security=certificates) as client,
-        ):
-            yield DaskPool(client, patience_seconds=patience_seconds)
-    else:
-        with (
-            local_cluster(n_workers, gpu=gpu, security=certificates) as cluster,
-            kept_in_number(cluster),
-            Client(cluster) as client,
-        ):
-            yield DaskPool(client, patience_seconds=patience_seconds)
+        return
+    certificates = read_security(security) if security else None
+    clients = (
+        _connected(scheduler, certificates)
+        if scheduler
+        else _own_cluster(n_workers, gpu, certificates)
+    )
+    with clients as client:
+        yield DaskPool(client, patience_seconds=patience_seconds)
+
+
+@contextmanager
+def _connected(scheduler: str, certificates: Security | None) -> Iterator[Client]:
+    # What goes wrong is told in one line, here; Dask would add pages of its own.
+    with (
+        silence_logging_cmgr(logging.CRITICAL),
+        connect(scheduler, security=certificates) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def _own_cluster(n_workers: int, gpu: bool, certificates: Security | None) -> Iterator[Client]:
+    with (
+        local_cluster(n_workers, gpu=gpu, security=certificates) as cluster,
+        kept_in_number(cluster),
+        Client(cluster) as client,
+    ):
+        yield client

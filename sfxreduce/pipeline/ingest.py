@@ -88,25 +88,15 @@ def ingest_run(
         dtype=np.dtype(run.source.dtype),
         boxes=Window.centre(run.detector).boxes(run.detector),
     )
-    n_shards = layout.n_shards(run.n_events)
     with staged(stores=[out], overwrite=overwrite) as paths:
         hidden = paths[out]
         create_store(hidden, run=run, layout=layout, columns=run.columns, truth=run.truth)
-        jobs = [
-            ShardJob(
-                source=run.source,
-                store=str(hidden),
-                layout=layout,
-                shard=shard,
-                events=_events_of(shard, layout, run.n_events),
-            )
-            for shard in range(n_shards)
-        ]
+        jobs = _shard_jobs(run, layout, store=hidden)
         write = copy_shard if stored else encode_shard
-        done = pool.map("store", write, jobs, rescue=shard_rescue(write))
+        written = pool.map("store", write, jobs, rescue=shard_rescue(write))
         unreadable = sum(
             len(shard.holes)
-            for _, shard in tracked(done, stage="store", total=n_shards, progress=progress)
+            for _, shard in tracked(written, stage="store", total=len(jobs), progress=progress)
         )
         sweep_partial(hidden)
     return IngestSummary(
@@ -119,6 +109,17 @@ def ingest_run(
     )
 
 
-def _events_of(shard: int, layout: Layout, n_events: int) -> tuple[int, ...]:
-    start = shard * layout.events_per_shard
-    return tuple(range(start, min(start + layout.events_per_shard, n_events)))
+def _shard_jobs(run: Run, layout: Layout, *, store: Path) -> list[ShardJob]:
+    """One job for each shard of the store, in order."""
+    events = range(run.n_events)
+    size = layout.events_per_shard
+    return [
+        ShardJob(
+            source=run.source,
+            store=str(store),
+            layout=layout,
+            shard=shard,
+            events=tuple(events[shard * size : (shard + 1) * size]),
+        )
+        for shard in range(layout.n_shards(run.n_events))
+    ]

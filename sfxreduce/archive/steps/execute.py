@@ -58,7 +58,7 @@ class Executed:
 
 
 def execute_run(subject: Subject, *, to: Sequence[str] = (), token: str | None = None) -> Executed:
-    """Put every package and file of a plan into every pool, and take down the receipts.
+    """Put every package and file of a plan into every pool, and record the receipts.
 
     What was cut off is begun again with the same call: what is there is not copied twice. The facts
     and the holds are looked at before every copy. A package is made beside the evidence, put into
@@ -166,7 +166,7 @@ def check_holds(subject: Subject) -> None:
 
 
 def recall_run(subject: Subject, *, n: int | None = None, to: Sequence[str] = ()) -> RecallResult:
-    """Stage files back at random and compare them; the time of grace begins if all are good.
+    """Stage files back at random and compare them; the grace period begins if all are good.
 
     Parameters
     ----------
@@ -192,18 +192,7 @@ def recall_run(subject: Subject, *, n: int | None = None, to: Sequence[str] = ()
         check_holds(subject)
         copies = open_copies(copies_of(to, policy=plan.policy, contents=found.contents))
         size = n or plan.policy.release.recall_files
-        # Nobody who archived the files could know which ones would be drawn.
-        drawn_by = hashlib.sha256(f"{plan.plan_id} {writer.head}".encode()).digest()
-        with work_folder(subject.evidence, "recall") as workdir:
-            result = recall_test(
-                [backend for backend, _ in copies],
-                plan.archive_files,
-                n=size,
-                seed=int.from_bytes(drawn_by[:8], "big"),
-                workdir=workdir,
-                pools=[pool for _, pool in copies],
-            )
-        result = replace(result, statement=result.statement + _held(plan, result.paths))
+        result = _recalled(subject, writer, plan, copies, size)
         writer.append(
             "recalled",
             plan_id=plan.plan_id,
@@ -224,6 +213,23 @@ def recall_run(subject: Subject, *, n: int | None = None, to: Sequence[str] = ()
             until=State.GRACE,
         )
     return result
+
+
+def _recalled(
+    subject: Subject, writer: EvidenceWriter, plan: PlanPaper, copies: Copies, n: int
+) -> RecallResult:
+    # Nobody who archived the files could know which ones would be drawn.
+    drawn_by = hashlib.sha256(f"{plan.plan_id} {writer.head}".encode()).digest()
+    with work_folder(subject.evidence, "recall") as workdir:
+        result = recall_test(
+            [backend for backend, _ in copies],
+            plan.archive_files,
+            n=n,
+            seed=int.from_bytes(drawn_by[:8], "big"),
+            workdir=workdir,
+            pools=[pool for _, pool in copies],
+        )
+    return replace(result, statement=result.statement + _held(plan, result.paths))
 
 
 def _held(plan: PlanPaper, paths: Sequence[str]) -> str:
