@@ -82,7 +82,7 @@ def main() -> None:
     models = options.across / "without"
     if not all((models / name).is_dir() for name in EXPERIMENTS):
         with sfxreduce.open_pool(n_workers=options.processes) as pool:
-            sfxreduce.cross_validate(options.across, pool=pool)
+            sfxreduce.crossval_models(options.across, pool=pool)
     with ProcessPoolExecutor(options.processes) as pool:
         of_truth = partial(chosen, n=options.events, work=options.work)
         events = dict(zip(EXPERIMENTS, pool.map(of_truth, EXPERIMENTS), strict=True))

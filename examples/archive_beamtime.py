@@ -11,21 +11,14 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 
 import sfxreduce
-from sfxreduce.archive.evidence.subject import Subject, wall_clock
-from sfxreduce.archive.rules.policy import preset
-from sfxreduce.archive.steps import execute as executing
-from sfxreduce.archive.steps import plan as planning
-from sfxreduce.archive.steps import release as releasing
-from sfxreduce.archive.steps import restore as restoring
-from sfxreduce.archive.steps import status
-from sfxreduce.audit.certificate import certificate_to_json
+from sfxreduce import archive
 from sfxreduce.cluster import Pool
-from sfxreduce.pipeline.audit import certify_run, draw_run, label_run, write_text
 
 DAY_NS = 86_400 * 10**9
 PEAKS = sfxreduce.PeakScorer(sfxreduce.PeakFinder(), min_peaks=8)
@@ -39,7 +32,7 @@ class Clock:
 
     def __call__(self) -> int:
         """Nanoseconds since 1970."""
-        return wall_clock() + self.ahead_ns
+        return time.time_ns() + self.ahead_ns
 
 
 def filtered(root: Path, number: int, n_events: int, pool: Pool) -> tuple[Path, Path]:
@@ -70,54 +63,52 @@ def certified(run: Path, hits: Path, pool: Pool) -> Path:
     promise = sfxreduce.Promise(max_loss=0.2, confidence=0.9)
     decisions = sfxreduce.read_reduced(hits, pool=pool).decisions
     rejected = decisions.count(sfxreduce.Decision.REJECT)
-    draw = draw_run(
+    draw = sfxreduce.audit_draw(
         hits,
         nonce="4 2 6 1 1 5",
         promise=promise,
         rejects=rejected,
         kept=decisions.score.size - rejected,
     )
-    labels = label_run(draw, sfxreduce.open_run(run), scorer=PEAKS, pool=pool)
-    made = certify_run(hits, draw, labels, promise=promise)
+    labels = sfxreduce.audit_label(draw, sfxreduce.open_run(run), scorer=PEAKS, pool=pool)
     path = hits.with_suffix(".certificate.json")
-    write_text(path, json.dumps(certificate_to_json(made)))
+    sfxreduce.audit_certify(hits, draw, labels, promise=promise, out=path)
     return path
 
 
 def tell(root: Path, clock: Clock) -> None:
     """Print how many runs are where."""
-    print(json.dumps(status.summary_of(root, clock=clock)["states"]))
+    print(json.dumps(archive.status_runs(root, clock=clock)["states"]))
 
 
-def archive(run: Path, hits: Path, clock: Clock, pool: Pool) -> str:
+def archived(run: Path, hits: Path, clock: Clock, pool: Pool) -> str:
     """Plan, approve, copy, test."""
     root = run.parent
-    ann, bob = (Subject.of(run, by=name, clock=clock) for name in ("ann", "bob"))
-    options = planning.PlanOptions(
-        policy=preset("laptop"), hits=hits, certificate=certified(run, hits, pool)
-    )
-    token = planning.plan_run(ann, options, pool=pool).plan_id[:8]
+    ann, bob = (archive.Subject.of(run, by=name, clock=clock) for name in ("ann", "bob"))
+    certificate = certified(run, hits, pool)
+    [planned] = archive.plan_runs([ann], hits=[hits], certificate=certificate, pool=pool)
+    token = planned.plan.plan_id[:8]
     tell(root, clock)
-    planning.approve_run(bob)
+    archive.approve_run(bob)
     tell(root, clock)
     to = [f"a=posix:{root}/tape_a", f"b=posix:{root}/tape_b"]
-    executing.execute_run(ann, to=to, token=token)
+    archive.execute_run(ann, to=to, token=token)
     tell(root, clock)
-    print(run.name, token, executing.recall_run(ann).statement)
+    print(run.name, token, archive.recall_run(ann).statement)
     tell(root, clock)
     return token
 
 
 def delete_as_told(run: Path, clock: Clock) -> None:
     """Do what the facility's own tool does with a ticket, and report it."""
-    subject = Subject.of(run, by="facility", clock=clock)
+    subject = archive.Subject.of(run, by="facility", clock=clock)
     ticket = (subject.evidence / "release-ticket.json").read_bytes()
     shutil.rmtree(run)
     facts = {"release_version": 1, "plan_id": json.loads(ticket)["plan_id"], "by": "facility"}
     facts |= {"ticket_sha256": hashlib.sha256(ticket).hexdigest(), "released": [str(run)]}
     receipt = run.with_suffix(".receipt.json")
     receipt.write_text(json.dumps(facts))
-    releasing.record_release(subject, receipt)
+    archive.record_release(subject, receipt)
 
 
 def restored_alike(run: Path, events: list[int], clock: Clock, pool: Pool) -> bool:
@@ -125,8 +116,9 @@ def restored_alike(run: Path, events: list[int], clock: Clock, pool: Pool) -> bo
     before = sfxreduce.open_run(run).source.read(events).pixels
     delete_as_told(run, clock)
     tell(run.parent, clock)
-    subject, out = Subject.of(run, by="ann", clock=clock), run.with_suffix(".back.zarr")
-    found = restoring.restore_run_events(subject, [f"@{n}" for n in events], out=out, pool=pool)
+    subject = archive.Subject.of(run, by="ann", clock=clock)
+    out = run.with_suffix(".back.zarr")
+    found = archive.restore_run_events(subject, [f"@{n}" for n in events], out=out, pool=pool)
     same = np.array_equal(sfxreduce.open_run(out).source.read(range(len(events))).pixels, before)
     where = f"{found.from_hits} from the hits, {found.from_archive} from tape"
     print(f"{run.name} events {events}: {where}, {same=}")
@@ -145,18 +137,18 @@ def main() -> None:
         for tape in ("tape_a", "tape_b"):
             (root / tape).mkdir()
         stores = [filtered(root, number, args.events, pool) for number in range(5)]
-        tokens = [archive(run, hits, clock, pool) for run, hits in stores]
+        tokens = [archived(run, hits, clock, pool) for run, hits in stores]
         clock.ahead_ns = 8 * DAY_NS
         for (run, _), token in zip(stores, tokens, strict=True):
-            subject = Subject.of(run, by="cy", clock=clock)
-            print(releasing.release_run(subject, token=token, pool=pool).ticket.name, run.name)
+            subject = archive.Subject.of(run, by="cy", clock=clock)
+            print(archive.release_run(subject, token=token, pool=pool).ticket.name, run.name)
         tell(root, clock)
         drawn = [sorted(dice.choice(args.events, 3, replace=False).tolist()) for _ in stores]
         alike = [
             restored_alike(run, events, clock, pool)
             for (run, _), events in zip(stores, drawn, strict=True)
         ]
-        last = status.status_of(Subject.of(stores[-1][0], by="ann", clock=clock))
+        last = archive.status_run(archive.Subject.of(stores[-1][0], by="ann", clock=clock))
         print(f"{stores[-1][0].name}:", " ".join(str(state) for state in last.history))
     raise SystemExit(0 if all(alike) else 1)
 

@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 import sfxreduce
+from sfxreduce.scorers.cnn.folder import read_model, write_model
 from sfxreduce.train.patches.refit import refit_usual
 
 
@@ -26,12 +27,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.only_usual:
         with sfxreduce.open_pool() as pool:
-            model = refit_usual(sfxreduce.read_model(options.out), scale=options.scale, pool=pool)
-        sfxreduce.write_model(options.out, model, overwrite=True)
+            model = refit_usual(read_model(options.out), scale=options.scale, pool=pool)
+        write_model(options.out, model, overwrite=True)
         return
     with sfxreduce.open_pool() as pool:
-        found = sfxreduce.cross_validate(options.work, scale=options.scale, pool=pool)
-    sfxreduce.write_model(options.out, found.shipped, overwrite=True)
+        found = sfxreduce.crossval_models(options.work, scale=options.scale, pool=pool)
+    write_model(options.out, found.shipped, overwrite=True)
     print(found.shipped.card)
 
 

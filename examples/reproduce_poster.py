@@ -23,7 +23,7 @@ from sfxreduce.run.run import Run
 from sfxreduce.scorers.cnn.folder import write_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.simulate.run import simulate_run
-from sfxreduce.train.evaluate import AXES, Evaluation, Figures, evaluate
+from sfxreduce.train.evaluate import AXES, Evaluation, Figures, evaluate_model
 from sfxreduce.train.labelling import PeakLabelling
 from sfxreduce.train.poster.train import train
 from sfxreduce.train.recipe import MODERN, POSTER, Recipe
@@ -105,7 +105,7 @@ def repeat(
     model = train(training, recipe=recipe, seed=0, window="centre", labelling=rule)
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder) / "model", model)
-        return evaluate(CnnScorer(Path(folder) / "model"), test, labelling=rule)
+        return evaluate_model(CnnScorer(Path(folder) / "model"), test, labelling=rule)
 
 
 def page(

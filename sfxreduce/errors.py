@@ -21,6 +21,8 @@ Every message is one line: where, what was expected, what was found, what to do 
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "ArchiveError",
     "ClusterError",
@@ -42,6 +44,15 @@ class SfxReduceError(Exception):
     """Base of every error this library raises on purpose."""
 
     exit_status = 1
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message; one line for each refusal where there are several."""
+        return (" ".join(str(self).split()),)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {"error": self.lines[0], "exit_status": self.exit_status}
 
 
 class UsageError(SfxReduceError):

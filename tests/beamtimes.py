@@ -8,11 +8,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from audited import true_labels
 
+from sfxreduce.archive.evidence import subject as subjects
 from sfxreduce.archive.evidence.subject import Subject
 from sfxreduce.archive.rules.policy import Policy, preset
 from sfxreduce.archive.rules.refusals import ArchiveRefused
@@ -21,10 +23,9 @@ from sfxreduce.archive.steps import execute as executing
 from sfxreduce.archive.steps import plan as planning
 from sfxreduce.archive.steps import release as releasing
 from sfxreduce.archive.steps import status
-from sfxreduce.audit.certificate import certificate_to_json
 from sfxreduce.cluster import SerialPool
 from sfxreduce.decisions.threshold import Promise
-from sfxreduce.pipeline.audit import certify_run, draw_run, write_text
+from sfxreduce.pipeline.audit import audit_certify, audit_draw
 
 DAY_NS = 86_400 * 10**9
 POOL = SerialPool()
@@ -42,6 +43,11 @@ class Clock:
 
     def wait(self, *, days: float) -> None:
         self.now_ns += int(days * DAY_NS)
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], int]) -> None:
+    """Let commands, which take the machine's clock, take another one."""
+    monkeypatch.setattr(subjects, "time", SimpleNamespace(time_ns=clock))
 
 
 @dataclass
@@ -67,11 +73,10 @@ class Beamtime:
     def certificate(self, n: int = 0) -> Path:
         """Certify by the truth that was planted; all rejects are labelled."""
         promise = Promise(max_loss=0.2, confidence=0.9)
-        draw = draw_run(self.hits(n), nonce="dice", promise=promise, rejects=26, kept=14)
+        draw = audit_draw(self.hits(n), nonce="dice", promise=promise, rejects=26, kept=14)
         labels = true_labels(draw, range(0, 40, 3))
-        made = certify_run(self.hits(n), draw, labels, promise=promise)
         path = self.root / f"certificate_{n}.json"
-        write_text(path, json.dumps(certificate_to_json(made)), overwrite=True)
+        audit_certify(self.hits(n), draw, labels, promise=promise, out=path, overwrite=True)
         return path
 
     def plan(self, n: int = 0, policy: Policy | None = None, **options: Any) -> str:
@@ -103,7 +108,7 @@ class Beamtime:
         self.clock.wait(days=8)
 
     def state_of(self, n: int = 0) -> status.Status:
-        return status.status_of(self.subject(n))
+        return status.status_run(self.subject(n))
 
 
 def codes(call: Callable[[], object]) -> set[str]:

@@ -27,7 +27,8 @@ def main() -> None:
     sys.path[:] = [p for p in sys.path if Path(p).resolve() not in (root, root / "cli")]
     importlib.invalidate_caches()
     assert importlib.util.find_spec("cli") is None, "a package called 'cli' was installed"
-    assert (SITE / "sfxreduce" / "py.typed").exists()
+    for name in ("py.typed", "__init__.pyi", "archive/__init__.pyi", "train/__init__.pyi"):
+        assert (SITE / "sfxreduce" / name).exists(), f"not in the wheel: {name}"
     command = [sys.executable, "-m", "sfxreduce_cli"]
     for arguments in (
         "simulate --out run.zarr --events 12 --hit-rate 0.5 --frame-shape 350x350 --overwrite",

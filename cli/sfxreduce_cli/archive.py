@@ -1,16 +1,17 @@
-"""``sfxreduce archive``: bring runs to tape, and prove that they may leave the disk.
+"""``sfxreduce archive``: archive runs to tape, and prove that they may leave the disk.
 
-Nothing here deletes data. The commands load the library when they run.
+Nothing here deletes data.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal
+import sfxreduce
 from sfxreduce.errors import UsageError
 from sfxreduce_cli.archiving import (
     By,
@@ -22,32 +23,18 @@ from sfxreduce_cli.archiving import (
     To,
     given_policy,
     nanoseconds,
-    print_facts,
-    print_runs,
     subject_of,
 )
-from sfxreduce_cli.options import (
-    AsJson,
-    DataPath,
-    Overwrite,
-    SchedulerAddress,
-    SecurityPath,
-    Serial,
-    Workers,
-    working_pool,
-)
-from sfxreduce_cli.output import print_json, print_lines, print_summary
-from sfxreduce_cli.ticket import check_ticket
+from sfxreduce_cli.options import AsJson, DataPath, Overwrite, PoolOptions, spread_options
+from sfxreduce_cli.output import print_facts, print_runs, print_sentences, print_summary
 
 __all__ = ["archive"]
 
 archive = typer.Typer(
-    help="Bring runs to tape and prove what may leave the disk; nothing here deletes data.",
+    help="Archive runs to tape and prove what may leave the disk; nothing here deletes data.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-archive.command("check-ticket")(check_ticket)
 
 Hits = Annotated[
     Path | None, typer.Option("--hits", metavar="PATH", help="The reduced store of the run.")
@@ -61,8 +48,35 @@ LimitRoot = Annotated[
 ]
 
 
+@archive.command("check-ticket")
+def check_ticket(
+    ticket: Annotated[
+        Path, typer.Argument(help="release-ticket.json; its signature is beside it.")
+    ],
+    key: Annotated[Path, typer.Option("--key", metavar="PUBLIC", help="Ed25519 in PEM.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check whether a site may act on a ticket: signed, in force, not held, files unchanged.
+
+    Example: sfxreduce archive check-ticket run.zarr.evidence/release-ticket.json --key public.pem
+    """
+    paper = sfxreduce.archive.check_ticket(ticket, key=key)
+    ends = datetime.fromtimestamp(paper.valid_until_ns / 1e9, UTC).isoformat(timespec="seconds")
+    facts = {
+        "ticket": str(ticket),
+        "run": paper.run,
+        "plan_id": paper.plan_id,
+        "files": len(paper.files),
+        "bytes": paper.bytes,
+        "valid_until": ends,
+    }
+    print_facts(f"{ticket}: may be acted on", facts, as_json=as_json)
+
+
 @archive.command("plan")
+@spread_options
 def plan(
+    *,
     runs: RunPaths,
     hits: Annotated[
         list[Path] | None,
@@ -73,77 +87,31 @@ def plan(
         Path | None, typer.Option(help="What 'sfxreduce audit certify' wrote; one run only.")
     ] = None,
     ended: Annotated[
-        str, typer.Option(help="End of the experiment; else the youngest file's date.")
+        str, typer.Option(help="End of the experiment; default: date of the youngest file.")
     ] = "",
     evidence: EvidenceDir = None,
     by: By = "",
     data_path: DataPath = "",
-    serial: Serial = False,
-    scheduler: SchedulerAddress = "",
-    security: SecurityPath = None,
-    workers: Workers = 0,
+    where: PoolOptions,
     as_json: AsJson = False,
 ) -> None:
     """Pin runs, compare their reduced stores with them, and plan what goes to tape.
 
     Example: sfxreduce archive plan run.zarr --hits hits.zarr --as ann
     """
-    from sfxreduce.archive.evidence.subject import DEFAULT_PRESET
-    from sfxreduce.archive.rules.policy import preset
-    from sfxreduce.archive.steps.plan import PlanOptions, plan_run
-
-    stores = hits or []
-    if stores and len(stores) != len(runs):
-        raise UsageError(f"archive plan: expected {len(runs)} --hits, found {len(stores)}")
-    if len(runs) > 1 and (certificate or evidence):
+    if len(runs) > 1 and evidence:
         raise UsageError("archive plan: --certificate and --evidence are for one run")
-    rules = given_policy(policy) or preset(DEFAULT_PRESET)
-    ended_ns = nanoseconds(ended, option="--ended")
-    rows: list[dict[str, Any]] = []
-    refusals: list[Refusal] = []
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
-        pool,
-        progress,
-    ):
-        for number, run in enumerate(runs):
-            subject = subject_of(run, evidence, by)
-            options = PlanOptions(
-                policy=rules,
-                hits=stores[number] if stores else None,
-                certificate=certificate,
-                ended_ns=ended_ns,
-                data_path=data_path,
-            )
-            try:
-                made = plan_run(subject, options, pool=pool, progress=progress)
-            except ArchiveRefused as error:
-                refusals += error.refusals
-                continue
-            rows.append(_planned(made, subject))
-    if refusals:
-        raise ArchiveRefused(refusals)
-    print_runs("plans", rows, as_json=as_json)
-
-
-def _planned(plan: Any, subject: Any) -> dict[str, Any]:
-    return {
-        "run": plan.run,
-        "plan_id": plan.plan_id,
-        "planner": plan.planner,
-        "policy": plan.policy.name,
-        "disposition": str(plan.policy.release.disposition),
-        "state": str(subject.folder.read().state),
-        "archive_files": len(plan.payload),
-        "archive_bytes": sum(file.size for file in plan.payload),
-        "parcels": len(plan.parcels),
-        "packages": [
-            {"name": package.name, "bytes": package.size, "files": len(package.files)}
-            for package in plan.packages
-        ],
-        "release_files": len(plan.sources),
-        "release_bytes": plan.release_bytes,
-        "evidence": str(subject.evidence),
-    }
+    with where.opened() as work:
+        planned = sfxreduce.archive.plan_runs(
+            [subject_of(run, evidence, by) for run in runs],
+            hits=hits or (),
+            policy=given_policy(policy),
+            certificate=certificate,
+            ended_ns=nanoseconds(ended, option="--ended"),
+            data_path=data_path,
+            **work,
+        )
+    print_runs("plans", [run.to_json() for run in planned], as_json=as_json)
 
 
 @archive.command("approve")
@@ -158,17 +126,17 @@ def approve(
     evidence: EvidenceDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give one's word for a plan; another person than the planner has to.
+    """Approve a plan; the planner cannot approve it.
 
     Example: sfxreduce archive approve run.zarr --as bob
     """
-    from sfxreduce.archive.steps.plan import approve_run
-
     subject = subject_of(run, evidence, by)
-    found = approve_run(subject, role=role, token=plan, policy=given_policy(policy))
+    approved = sfxreduce.archive.approve_run(
+        subject, role=role, token=plan, policy=given_policy(policy)
+    )
     facts = {
-        "run": found.run,
-        "plan_id": found.plan_id,
+        "run": approved.run,
+        "plan_id": approved.plan_id,
         "approved_by": subject.by,
         "state": str(subject.folder.read().state),
     }
@@ -184,47 +152,49 @@ def execute(
     evidence: EvidenceDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy a plan's files to every pool and take down receipts; without --execute, say what would.
+    """Copy a plan's files to every pool and record receipts; without --execute, only say what for.
 
     Example: sfxreduce archive execute run.zarr --to a=posix:/mnt/a --to b=posix:/mnt/b
     --execute 1f0c22aa
     """
-    from sfxreduce.archive.steps.execute import execute_run
-
-    done = execute_run(subject_of(run, evidence, by), to=to or (), token=token)
-    title = "nothing was copied; this would be" if done.dry_run else "copied"
-    print_facts(f"{run}: {title}", done.to_json(), as_json=as_json)
+    executed = sfxreduce.archive.execute_run(
+        subject_of(run, evidence, by), to=to or (), token=token
+    )
+    title = "nothing was copied; this would be" if executed.dry_run else "copied"
+    print_facts(f"{run}: {title}", executed.to_json(), as_json=as_json)
 
 
 @archive.command("recall-test")
 def recall_test(
     run: RunPath,
-    n: Annotated[int | None, typer.Option(min=1, help="Files; else the policy's number.")] = None,
+    n: Annotated[
+        int | None, typer.Option(min=1, help="Number of files; default: as the policy says.")
+    ] = None,
     to: To = None,
     by: By = "",
     evidence: EvidenceDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Stage files back at random and compare them with what was archived.
+    """Stage random files back and compare them with what was archived.
 
     Example: sfxreduce archive recall-test run.zarr
     """
-    from sfxreduce.archive.steps.execute import recall_run
-
     subject = subject_of(run, evidence, by)
-    found = recall_run(subject, n=n, to=to or ())
+    recalled = sfxreduce.archive.recall_run(subject, n=n, to=to or ())
     facts = {
         "run": str(subject.run),
-        "tested": found.tested,
-        "bad": found.bad,
-        "statement": found.statement,
+        "tested": recalled.tested,
+        "bad": recalled.bad,
+        "statement": recalled.statement,
         "state": str(subject.folder.read().state),
     }
     print_facts(f"{run}: recalled", facts, as_json=as_json)
 
 
 @archive.command("release")
+@spread_options
 def release(
+    *,
     run: RunPath,
     token: ExecuteToken = None,
     receipt: Annotated[
@@ -236,48 +206,38 @@ def release(
     root: LimitRoot = None,
     sign_key: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Private Ed25519 key; else the policy's, if any."),
+        typer.Option(
+            metavar="FILE", help="Private Ed25519 key; default: the one of the policy, if any."
+        ),
     ] = None,
     data_path: DataPath = "",
-    serial: Serial = False,
-    scheduler: SchedulerAddress = "",
-    security: SecurityPath = None,
-    workers: Workers = 0,
+    where: PoolOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Write the ticket that lists what may leave the disk; without --execute, say if it could be.
+    """Write the ticket that lists what may leave the disk; without --execute, only check.
 
     Example: sfxreduce archive release run.zarr --execute 1f0c22aa
     """
-    from sfxreduce.archive.steps.release import record_release, release_run
-
     subject = subject_of(run, evidence, by, root=root)
     if receipt is not None:
-        state = record_release(subject, receipt)
+        state = sfxreduce.archive.record_release(subject, receipt)
         print_facts(f"{run}: released", {"state": str(state)}, as_json=as_json)
         return
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
-        pool,
-        progress,
-    ):
-        done = release_run(
-            subject,
-            token=token,
-            to=to or (),
-            data_path=data_path,
-            sign_key=sign_key,
-            pool=pool,
-            progress=progress,
+    with where.opened() as work:
+        released = sfxreduce.archive.release_run(
+            subject, token=token, to=to or (), data_path=data_path, sign_key=sign_key, **work
         )
-    title = "nothing was written; it could be released" if done.dry_run else "ticket written"
-    print_facts(f"{run}: {title}", done.to_json(), as_json=as_json)
+    title = "nothing was written; it could be released" if released.dry_run else "ticket written"
+    print_facts(f"{run}: {title}", released.to_json(), as_json=as_json)
 
 
 @archive.command("restore")
+@spread_options
 def restore(
+    *,
     run: RunPath,
     events: Annotated[
-        str, typer.Option(help="Ids of events, or @N for position N, divided by commas.")
+        str, typer.Option(help="Ids of events, or @N for position N, separated by commas.")
     ] = "",
     whole: Annotated[bool, typer.Option("--all", help="The whole run, from the archive.")] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Keep the copy on the disk.")] = False,
@@ -287,48 +247,37 @@ def restore(
     by: By = "",
     evidence: EvidenceDir = None,
     overwrite: Overwrite = False,
-    serial: Serial = False,
-    scheduler: SchedulerAddress = "",
-    security: SecurityPath = None,
-    workers: Workers = 0,
+    where: PoolOptions,
     as_json: AsJson = False,
 ) -> None:
     """Bring events or a run back from disk, reduced store or archive; or call a release off.
 
     Example: sfxreduce archive restore run.zarr --events @3,@17 --out events.zarr
     """
-    from sfxreduce.archive.steps import release as releasing
-    from sfxreduce.archive.steps import restore as restoring
-
-    if sum([bool(events), whole, cancel]) != 1:
-        raise UsageError("archive restore: expected one of --events, --all and --cancel")
+    target = _target(run, out, events=bool(events), whole=whole, cancel=cancel)
     subject = subject_of(run, evidence, by)
+    facts: dict[str, object]
     if cancel:
-        state = releasing.cancel_run(subject)
-        print_facts(f"{run}: stays on the disk", {"state": str(state)}, as_json=as_json)
-        return
-    if out is None:
+        facts = {"state": str(sfxreduce.archive.cancel_run(subject))}
+    elif whole:
+        n_bytes = sfxreduce.archive.restore_run(subject, out=target, to=to or ())
+        facts = {"out": str(target), "bytes_recalled": n_bytes}
+    else:
+        names = [name.strip() for name in events.split(",") if name.strip()]
+        with where.opened() as work:
+            facts = sfxreduce.archive.restore_run_events(
+                subject, names, out=target, hits=hits, to=to or (), overwrite=overwrite, **work
+            ).to_json()
+    print_facts(f"{target}: {'kept' if cancel else 'restored'}", facts, as_json=as_json)
+
+
+def _target(run: Path, out: Path | None, *, events: bool, whole: bool, cancel: bool) -> Path:
+    """Where events or a run go; where the run is already, if its release is called off."""
+    if sum([events, whole, cancel]) != 1:
+        raise UsageError("archive restore: expected one of --events, --all and --cancel")
+    if out is None and not cancel:
         raise UsageError("archive restore: expected --out PATH")
-    if whole:
-        n_bytes = restoring.restore_whole_run(subject, out=out, to=to or ())
-        facts = {"out": str(out), "bytes_recalled": n_bytes}
-        print_facts(f"{out}: restored", facts, as_json=as_json)
-        return
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
-        pool,
-        progress,
-    ):
-        found = restoring.restore_run_events(
-            subject,
-            [name.strip() for name in events.split(",") if name.strip()],
-            out=out,
-            hits=hits,
-            to=to or (),
-            pool=pool,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    print_facts(f"{out}: restored", found.to_json(), as_json=as_json)
+    return run if out is None or cancel else out
 
 
 @archive.command("status")
@@ -340,46 +289,34 @@ def status(
     evidence: EvidenceDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say where runs are and what keeps them there; their files are looked at, not read.
+    """Show where runs are and what keeps them there, without reading their files.
 
     Example: sfxreduce archive status --root /data/experiment
     """
-    from sfxreduce.archive.evidence import subject
-    from sfxreduce.archive.steps import status as statuses
-
     if bool(runs) == bool(root):
         raise UsageError("archive status: expected runs, or --root DIR")
     if root is not None:
-        found = statuses.summary_of(root, clock=subject.wall_clock)
-        print_json(found) if as_json else print_summary(found)
+        print_summary(sfxreduce.archive.status_runs(root), as_json=as_json)
         return
-    rows = [statuses.status_of(subject_of(run, evidence, "status")).to_json() for run in runs or ()]
+    subjects = [subject_of(run, evidence, "status") for run in runs or ()]
+    rows = [sfxreduce.archive.status_run(subject).to_json() for subject in subjects]
     print_runs("runs", rows, as_json=as_json)
 
 
 @archive.command("explain")
 def explain(run: RunPath, evidence: EvidenceDir = None, as_json: AsJson = False) -> None:
-    """Say in sentences where a run is, what is missing, and what its policy asks for.
+    """Explain where a run is, what is missing, and what its policy asks for.
 
     Example: sfxreduce archive explain run.zarr
     """
-    from sfxreduce.archive.steps.status import explain_run
-
-    told = explain_run(subject_of(run, evidence, "status"))
-    if as_json:
-        print_json({"run": str(run), "sentences": told})
-    else:
-        print_lines(told)
+    sentences = sfxreduce.archive.explain_run(subject_of(run, evidence, "status"))
+    print_sentences(sentences, of={"run": str(run)}, as_json=as_json)
 
 
 @archive.command("nightly")
 def nightly(root: Root, as_json: AsJson = False) -> None:
-    """Look at all runs below a folder, void what no longer holds, and sum up; writes no ticket.
+    """Check all runs below a folder, void what no longer holds, and sum up; writes no ticket.
 
     Example: sfxreduce archive nightly --root /data/experiment --json
     """
-    from sfxreduce.archive.evidence import subject
-    from sfxreduce.archive.steps import status as statuses
-
-    found = statuses.nightly(root, clock=subject.wall_clock)
-    print_json(found) if as_json else print_summary(found)
+    print_summary(sfxreduce.archive.nightly_runs(root), as_json=as_json)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+import sfxreduce
 from sfxreduce_cli.archiving import (
     By,
     EvidenceDir,
@@ -13,16 +15,15 @@ from sfxreduce_cli.archiving import (
     RunPath,
     given_policy,
     nanoseconds,
-    print_facts,
     subject_of,
 )
 from sfxreduce_cli.options import AsJson
-from sfxreduce_cli.output import print_json, print_lines
+from sfxreduce_cli.output import print_facts, print_json, print_lines
 
 __all__ = ["hold"]
 
 hold = typer.Typer(
-    help="Forbid that a run leaves the disk; a hold wins over everything.",
+    help="Forbid that a run leaves the disk; a hold overrides everything else.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -41,13 +42,11 @@ def add(
     evidence: EvidenceDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Place a hold; it counts at once, and puts a ticket out of force that was written before.
+    """Place a hold; it is in force at once and revokes a ticket that was written before.
 
     Example: sfxreduce hold add run.zarr --reason "thesis" --authority pi
     """
-    from sfxreduce.archive.steps.hold import add_hold
-
-    placed = add_hold(
+    placed = sfxreduce.archive.add_hold(
         subject_of(run, evidence, by),
         reason=reason,
         authority=authority,
@@ -72,10 +71,8 @@ def lift(
 
     Example: sfxreduce hold lift run.zarr 1f0c22aa7b31 --authority pi
     """
-    from sfxreduce.archive.steps.hold import lift_hold
-
     subject = subject_of(run, evidence, by)
-    lift_hold(subject, hold_id, authority=authority, policy=given_policy(policy))
+    sfxreduce.archive.lift_hold(subject, hold_id, authority=authority, policy=given_policy(policy))
     print_facts(f"{run}: lifted", {"run": str(run), "hold_id": hold_id}, as_json=as_json)
 
 
@@ -85,18 +82,15 @@ def list_(run: RunPath, evidence: EvidenceDir = None, as_json: AsJson = False) -
 
     Example: sfxreduce hold list run.zarr
     """
-    from dataclasses import asdict
-
-    from sfxreduce.archive.steps.hold import list_holds
-
     subject = subject_of(run, evidence, "status")
     now_ns = subject.clock()
-    rows = [{**asdict(h), "in_force": h.stands(now_ns)} for h in list_holds(subject)]
+    holds = sfxreduce.archive.list_holds(subject)
+    rows = [{**asdict(hold), "in_force": hold.stands(now_ns)} for hold in holds]
     if as_json:
         print_json({"run": str(run), "holds": rows})
-    else:
-        print_lines(
-            f"{row['hold_id']}  {row['authority']}: {row['reason']} (by {row['by']}"
-            f"{'' if row['in_force'] else ', ended'})"
-            for row in rows
-        )
+        return
+    print_lines(
+        f"{row['hold_id']}  {row['authority']}: {row['reason']} (by {row['by']}"
+        f"{'' if row['in_force'] else ', ended'})"
+        for row in rows
+    )

@@ -10,19 +10,14 @@ import typer
 import sfxreduce
 from sfxreduce_cli.options import (
     AsJson,
-    DataPath,
+    InputOptions,
     InRuns,
     Out,
     Overwrite,
-    Roots,
-    SchedulerAddress,
-    SecurityPath,
-    Serial,
-    Untrusted,
-    Workers,
-    working_pool,
+    PoolOptions,
+    spread_options,
 )
-from sfxreduce_cli.output import print_json, print_table
+from sfxreduce_cli.output import print_facts
 
 __all__ = ["ingest"]
 
@@ -35,33 +30,22 @@ Retile = Annotated[
 ]
 
 
+@spread_options
 def ingest(
+    *,
     in_: InRuns,
     out: Out,
-    data_path: DataPath = "",
-    root: Roots = None,
-    untrusted: Untrusted = False,
+    inputs: InputOptions,
     retile: Retile = False,
     overwrite: Overwrite = False,
-    serial: Serial = False,
-    scheduler: SchedulerAddress = "",
-    security: SecurityPath = None,
-    workers: Workers = 0,
+    where: PoolOptions,
     as_json: AsJson = False,
 ) -> None:
     """Store CXI, HDF5, CBF or TIFF files as a run that is read tile by tile.
 
     Example: sfxreduce ingest --in frames/*.cbf.bz2 --out run.zarr
     """
-    run = sfxreduce.open_run(in_, data_path=data_path, roots=root or (), untrusted=untrusted)
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
-        pool,
-        progress,
-    ):
-        stored = sfxreduce.ingest_run(
-            run, out=out, pool=pool, retile=retile, overwrite=overwrite, progress=progress
-        )
-    if as_json:
-        print_json(asdict(stored))
-    else:
-        print_table(f"{out}: stored", asdict(stored))
+    run = sfxreduce.open_run(in_, **inputs.reading)
+    with where.opened() as work:
+        stored = sfxreduce.ingest_run(run, out=out, retile=retile, overwrite=overwrite, **work)
+    print_facts(f"{out}: stored", asdict(stored), as_json=as_json)

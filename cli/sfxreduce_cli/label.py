@@ -1,4 +1,4 @@
-"""``sfxreduce label``: what the events of a run are held to be."""
+"""``sfxreduce label``: hit, miss or maybe for every event of a run."""
 
 from __future__ import annotations
 
@@ -10,25 +10,21 @@ import typer
 
 import sfxreduce
 from sfxreduce.errors import UsageError
-from sfxreduce.run.labels import Label
 from sfxreduce_cli.options import (
     AsJson,
     HitAtLeast,
+    InputOptions,
     InRun,
     MissAtMost,
     Out,
     Overwrite,
-    Roots,
-    SchedulerAddress,
-    SecurityPath,
-    Serial,
-    Untrusted,
-    Workers,
-    working_pool,
+    PoolOptions,
+    spread_options,
 )
-from sfxreduce_cli.output import print_json, print_table
+from sfxreduce_cli.output import print_facts
 
 if TYPE_CHECKING:
+    from sfxreduce.run.run import Run
     from sfxreduce.train.labelling import Labelling
 
 __all__ = ["label"]
@@ -43,11 +39,13 @@ class LabelSource(StrEnum):
     CSV = "csv"
 
 
+@spread_options
 def label(
+    *,
     in_: InRun,
     out: Out,
     from_: Annotated[
-        LabelSource, typer.Option("--from", help="What says what is a hit.")
+        LabelSource, typer.Option("--from", help="What decides which events are hits.")
     ] = LabelSource.PEAKS,
     stream: Annotated[
         Path | None, typer.Option(help="CrystFEL stream; indexed events are hits.")
@@ -64,47 +62,41 @@ def label(
         bool, typer.Option("--unindexed-is-miss", help="With --from stream: the rest are misses.")
     ] = False,
     overwrite: Overwrite = False,
-    root: Roots = None,
-    untrusted: Untrusted = False,
-    serial: Serial = False,
-    scheduler: SchedulerAddress = "",
-    security: SecurityPath = None,
-    workers: Workers = 0,
+    inputs: InputOptions,
+    where: PoolOptions,
     as_json: AsJson = False,
 ) -> None:
     """Label every event of a run: hit, miss, or maybe where it cannot be told.
 
     Example: sfxreduce label --in run.zarr --out labels.csv --from stream --stream indexed.stream
     """
-    run = sfxreduce.open_run(in_, roots=root or (), untrusted=untrusted)
     _check_files(from_, stream, csv)
-    rule: Labelling = sfxreduce.PeakLabelling(miss_at_most=miss_at_most, hit_at_least=hit_at_least)
-    if from_ is LabelSource.TRUTH:
-        rule = sfxreduce.TruthLabelling(least_peaks=hit_min_peaks)
-    elif stream is not None:
-        rule = sfxreduce.StreamLabelling(path=stream, unindexed_is_miss=unindexed_is_miss)
-    elif csv is not None:
-        rule = sfxreduce.FileLabelling.of([run], [csv])
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
-        pool,
-        progress,
-    ):
-        found = rule(run, pool=pool, progress=progress)
-    sfxreduce.write_labels(out, found.label, run=run, source=from_.value, overwrite=overwrite)
-    facts = {
-        "out": str(out),
-        "events": run.n_events,
-        "hits": found.count(Label.HIT),
-        "misses": found.count(Label.MISS),
-        "maybe": found.count(Label.MAYBE),
-        "source": from_.value,
-        "rule": rule.sentence,
-    }
-    print_json(facts) if as_json else print_table(f"{out}: labelled", facts)
+    run = sfxreduce.open_run(in_, **inputs.reading)
+    rule: Labelling
+    if from_ is LabelSource.PEAKS:
+        rule = sfxreduce.train.PeakLabelling(miss_at_most=miss_at_most, hit_at_least=hit_at_least)
+    elif from_ is LabelSource.TRUTH:
+        rule = sfxreduce.train.TruthLabelling(least_peaks=hit_min_peaks)
+    else:
+        rule = _from_file(run, stream, csv, unindexed_is_miss=unindexed_is_miss)
+    with where.opened() as work:
+        labelled = sfxreduce.label_run(
+            run, rule, source=from_.value, out=out, overwrite=overwrite, **work
+        )
+    print_facts(f"{out}: labelled", {"out": str(out), **labelled.to_json()}, as_json=as_json)
+
+
+def _from_file(
+    run: Run, stream: Path | None, csv: Path | None, *, unindexed_is_miss: bool
+) -> Labelling:
+    """Labels of a stream or a table, whichever is given."""
+    if stream is not None:
+        return sfxreduce.train.StreamLabelling(path=stream, unindexed_is_miss=unindexed_is_miss)
+    return sfxreduce.train.FileLabelling.of([run], [csv] if csv else [])
 
 
 def _check_files(from_: LabelSource, stream: Path | None, csv: Path | None) -> None:
-    """Refuse a file that is missing, or that would not be looked at."""
+    """Refuse a file that is missing, or that would not be read."""
     for source, path in ((LabelSource.STREAM, stream), (LabelSource.CSV, csv)):
         if (path is not None) != (from_ is source):
             raise UsageError(

@@ -20,7 +20,7 @@ def ledger(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write one row for every source event: score, decision, reasons, where it lies, its hash.
+    """Write one row for every source event: score, decision, reasons, source file, hash.
 
     Example: sfxreduce ledger --in hits.zarr --out ledger.parquet
     """

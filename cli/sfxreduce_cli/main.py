@@ -12,7 +12,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from sfxreduce.archive.rules.refusals import ArchiveRefused
 from sfxreduce.errors import SfxReduceError
 from sfxreduce_cli.archive import archive
 from sfxreduce_cli.audit import audit
@@ -94,11 +93,12 @@ def main() -> None:
         # not end the interpreter while it ends: it would have its default meaning by then.
         for number in INTERRUPTS:
             signal.signal(number, signal.SIG_IGN)
-        _fail(
-            "interrupted; no output was left half-written; 'filter' goes on from here if the same "
-            "command is given again",
-            INTERRUPTED,
+        fault = SfxReduceError(
+            "interrupted; no output was left half-written; 'filter' resumes from here if the same "
+            "command is given again"
         )
+        fault.exit_status = INTERRUPTED
+        _fail(fault)
 
 
 class _Interrupts:
@@ -130,27 +130,16 @@ class _Interrupts:
 def _run() -> None:
     try:
         app(prog_name="sfxreduce")
-    except ArchiveRefused as error:
-        _refuse(error)
     except SfxReduceError as error:
-        _fail(str(error), error.exit_status)
+        _fail(error)
     except (OSError, MemoryError, UnicodeError) as error:
         # What the system refuses in a way nobody foresaw is still one line.
-        _fail(f"{type(error).__name__}: {error}", SfxReduceError.exit_status)
+        _fail(SfxReduceError(f"{type(error).__name__}: {error}"))
 
 
-def _refuse(error: ArchiveRefused) -> NoReturn:
-    """Print every refusal on a line of its own."""
-    for refusal in error.refusals:
-        say(f"sfxreduce: refused: {' '.join(str(refusal).split())}")
+def _fail(error: SfxReduceError) -> NoReturn:
+    for line in error.lines:
+        say(f"sfxreduce: {line}")
     if "--json" in sys.argv:
         print_json(error.to_json())
     raise SystemExit(error.exit_status) from None
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    line = " ".join(message.split())
-    say(f"sfxreduce: {line}")
-    if "--json" in sys.argv:
-        print_json({"error": line, "exit_status": status})
-    raise SystemExit(status) from None

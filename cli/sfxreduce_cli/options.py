@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
 
 import typer
 
@@ -18,6 +21,7 @@ from sfxreduce_cli.pool_on_demand import PoolOnDemand
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
+    from sfxreduce.cluster.progress import Progress
     from sfxreduce.run.run import Run
     from sfxreduce.train.labelling import Labelling
 
@@ -29,10 +33,13 @@ __all__ = [
     "InReduced",
     "InRun",
     "InRuns",
+    "InputOptions",
     "LabelFiles",
     "MissAtMost",
     "Out",
     "Overwrite",
+    "PoolOptions",
+    "Reading",
     "Roots",
     "SchedulerAddress",
     "SecurityPath",
@@ -42,6 +49,7 @@ __all__ = [
     "Workers",
     "labelling_of",
     "scheduler_of_environment",
+    "spread_options",
     "working_pool",
 ]
 
@@ -57,7 +65,7 @@ class Device(StrEnum):
 
 
 class WindowName(StrEnum):
-    """What part of a frame the network looks at."""
+    """What part of a frame the network scores."""
 
     AUTO = "auto"
     CENTRE = "centre"
@@ -79,43 +87,50 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs th
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DataPath = Annotated[
     str,
-    typer.Option("--data-path", help="Frames inside an HDF5 file, if not found."),
+    typer.Option(
+        "--data-path", help="Path of the frames inside an HDF5 file; default: by convention."
+    ),
 ]
 Roots = Annotated[
     list[Path] | None,
     typer.Option(
         "--root",
         metavar="DIR",
-        help="A folder that links of HDF5 files may lead into, besides their own.",
+        help="A folder that links in HDF5 files may lead to, besides their own.",
     ),
 ]
 Untrusted = Annotated[
     bool,
     typer.Option(
-        "--untrusted", help="Let another process read the run, with limits; it may die of it."
+        "--untrusted",
+        help="Read the run in a separate process with limits; that process may crash.",
     ),
 ]
 MissAtMost = Annotated[
     float | None,
-    typer.Option("--miss-at-most", help="Most peaks of a miss; the run's lower quartile else."),
+    typer.Option("--miss-at-most", help="Most peaks of a miss; default: the run's lower quartile."),
 ]
 HitAtLeast = Annotated[
     float | None,
-    typer.Option("--hit-at-least", help="Fewest peaks of a hit; the run's upper quartile else."),
+    typer.Option(
+        "--hit-at-least", help="Fewest peaks of a hit; default: the run's upper quartile."
+    ),
 ]
 LabelFiles = Annotated[
     list[Path] | None,
-    typer.Option("--labels", help="CSV of 'sfxreduce label', one a run in the order of --in."),
+    typer.Option(
+        "--labels", help="CSV of 'sfxreduce label', one for each run, in the order of --in."
+    ),
 ]
 Serial = Annotated[
-    bool, typer.Option("--serial", help="Work in this process.", rich_help_panel=POOL)
+    bool, typer.Option("--serial", help="Do all work in this process.", rich_help_panel=POOL)
 ]
 SchedulerAddress = Annotated[
     str,
     typer.Option(
         "--scheduler",
         metavar="ADDRESS",
-        help="A running Dask scheduler; else DASK_SCHEDULER_ADDRESS, if set.",
+        help="A running Dask scheduler; default: DASK_SCHEDULER_ADDRESS, if set.",
         rich_help_panel=POOL,
     ),
 ]
@@ -138,6 +153,101 @@ Workers = Annotated[
         rich_help_panel=POOL,
     ),
 ]
+
+
+class Work(TypedDict):
+    """Where the work runs, and who is shown its progress."""
+
+    pool: Pool
+    progress: Progress
+
+
+class Reading(TypedDict):
+    """How runs are read, as the library names it."""
+
+    data_path: str
+    roots: Sequence[Path]
+    untrusted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolOptions:
+    """Where the work runs."""
+
+    serial: Serial = False
+    scheduler: SchedulerAddress = ""
+    security: SecurityPath = None
+    workers: Workers = 0
+
+    @contextmanager
+    def opened(self, *, gpu: bool = False) -> Iterator[Work]:
+        """Open the pool; see `working_pool`."""
+        with working_pool(
+            serial=self.serial,
+            scheduler=self.scheduler,
+            workers=self.workers,
+            security=self.security,
+            gpu=gpu,
+        ) as (pool, display):
+            yield {"pool": pool, "progress": display}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputOptions:
+    """How runs are read."""
+
+    data_path: DataPath = ""
+    root: Roots = None
+    untrusted: Untrusted = False
+
+    @property
+    def reading(self) -> Reading:
+        """Arguments of `sfxreduce.open_run`."""
+        return {
+            "data_path": self.data_path,
+            "roots": self.root or (),
+            "untrusted": self.untrusted,
+        }
+
+
+def spread_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take groups of options: such a parameter stands for the group's fields.
+
+    The parameters of a command are keyword-only, as typer passes them by name.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    parameters = signature.parameters.values()
+    groups: dict[str, Any] = {
+        p.name: p.annotation for p in parameters if is_dataclass(p.annotation)
+    }
+
+    @wraps(command)
+    def spread(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    spread_parameters = [
+        option
+        for p in parameters
+        for option in (_fields(groups[p.name]) if p.name in groups else [p])
+    ]
+    spread.__signature__ = signature.replace(parameters=spread_parameters)  # type: ignore[attr-defined]
+    return spread
+
+
+def _fields(group: Any) -> list[inspect.Parameter]:
+    """Fields of a group of options as parameters."""
+    annotations = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=annotations[field.name],
+        )
+        for field in fields(group)
+    ]
 
 
 @contextmanager
@@ -175,12 +285,12 @@ def scheduler_of_environment() -> str:
 
 def _patience_of_environment() -> dict[str, float]:
     """How long nothing may be done before workers are restarted, if the environment says so."""
-    said = os.environ.get("SFXREDUCE_PATIENCE_SECONDS")
+    seconds = os.environ.get("SFXREDUCE_PATIENCE_SECONDS")
     try:
-        return {"patience_seconds": float(said)} if said else {}
+        return {"patience_seconds": float(seconds)} if seconds else {}
     except ValueError:
         raise UsageError(
-            f"SFXREDUCE_PATIENCE_SECONDS: expected a number of seconds, found '{said}'"
+            f"SFXREDUCE_PATIENCE_SECONDS: expected a number of seconds, found '{seconds}'"
         ) from None
 
 
@@ -189,10 +299,15 @@ def labelling_of(
     labels: Sequence[Path] | None,
     miss_at_most: float | None,
     hit_at_least: float | None,
-) -> Labelling:
-    """Labels from files if there are any, by peak counts otherwise."""
-    if not labels:
-        return sfxreduce.PeakLabelling(miss_at_most=miss_at_most, hit_at_least=hit_at_least)
-    if miss_at_most is not None or hit_at_least is not None:
-        raise UsageError("--labels: the files say it all; leave --miss-at-most and --hit-at-least")
-    return sfxreduce.FileLabelling.of(runs, labels)
+) -> Labelling | None:
+    """Labels from files or by peak counts, as the options say; None if they say nothing."""
+    by_peaks = miss_at_most is not None or hit_at_least is not None
+    if labels and by_peaks:
+        raise UsageError(
+            "--labels: the files hold all labels; drop --miss-at-most and --hit-at-least"
+        )
+    if labels:
+        return sfxreduce.train.FileLabelling.of(runs, labels)
+    if by_peaks:
+        return sfxreduce.train.PeakLabelling(miss_at_most=miss_at_most, hit_at_least=hit_at_least)
+    return None

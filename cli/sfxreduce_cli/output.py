@@ -5,34 +5,43 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import sfxreduce
-from sfxreduce.report.report import human_bytes, rounded
 
 if TYPE_CHECKING:
     from sfxreduce.archive.savings.sums import Savings
     from sfxreduce.pipeline.stages.plan import FilterPlan, Reread
+    from sfxreduce.pipeline.verify.output import Verification
     from sfxreduce.report.report import Report
     from sfxreduce.train.evaluate import Evaluation
     from sfxreduce.train.metrics import Confusion
+    from sfxreduce.train.model import TrainedModel
+    from sfxreduce.train.patches.cross_validate import Across
 
 __all__ = [
     "ProgressDisplay",
+    "print_crossval",
     "print_evaluation",
+    "print_facts",
     "print_filter",
     "print_filter_plan",
     "print_json",
     "print_lines",
     "print_redecided",
+    "print_runs",
     "print_savings",
+    "print_sentences",
     "print_summary",
     "print_table",
+    "print_trained",
+    "print_verification",
     "printable",
     "say",
 ]
@@ -49,47 +58,90 @@ def print_lines(lines: Iterable[str]) -> None:
         sys.stdout.write(f"{line}\n")
 
 
-def print_summary(found: Mapping[str, Any]) -> None:
+def print_facts(title: str, facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what was done or found: an object, or a title and its facts."""
+    if as_json:
+        print_json(facts)
+    else:
+        print_table(title, facts)
+
+
+def print_sentences(sentences: Sequence[str], *, of: Mapping[str, Any], as_json: bool) -> None:
+    """Print sentences, one a line; as JSON with what they are about."""
+    if as_json:
+        print_json({**of, "sentences": sentences})
+    else:
+        print_lines(sentences)
+
+
+def print_runs(name: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print one block for each run; as JSON a list, and the facts themselves if it is one run."""
+    if as_json:
+        print_json({**(rows[0] if len(rows) == 1 else {}), name: list(rows)})
+        return
+    for row in rows:
+        print_table(str(row["run"]), {key: _in_words(v) for key, v in row.items() if key != "run"})
+
+
+def _in_words(value: object) -> object:
+    if isinstance(value, list):
+        return "; ".join(map(_refusal_or_package, value))
+    return value
+
+
+def _refusal_or_package(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    if "code" in value:
+        return f"{value['code']} {value['message']}"
+    return f"{value['name']}: {value['files']} files, {decimal(value['bytes'])}"
+
+
+def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
     """Print where many runs are on their way to the archive."""
-    states = ", ".join(f"{count} {state}" for state, count in found["states"].items())
+    if as_json:
+        print_json(summary)
+        return
+    states = ", ".join(f"{count} {state}" for state, count in summary["states"].items())
     facts = {
         "states": states or "none",
-        "held": found["held"],
-        "ready": f"{len(found['ready'])} runs, {human_bytes(found['bytes_ready'])}",
-        "ticketed": human_bytes(found["bytes_ticketed"]),
-        "released": human_bytes(found["bytes_released"]),
+        "held": summary["held"],
+        "ready": f"{len(summary['ready'])} runs, {decimal(summary['bytes_ready'])}",
+        "ticketed": decimal(summary["bytes_ticketed"]),
+        "released": decimal(summary["bytes_released"]),
     }
-    for move in found.get("moved", ()):
+    for move in summary.get("moved", ()):
         facts[f"moved: {move['run']}"] = f"{move['from']} -> {move['to']}"
-    for failure in found.get("failed", ()):
+    for failure in summary.get("failed", ()):
         facts[f"failed: {failure['run']}"] = failure["problem"]
-    for row in found["runs"]:
-        if row["run"] in found["attention"]:
+    for row in summary["runs"]:
+        if row["run"] in summary["attention"]:
             facts[f"look at: {row['run']}"] = f"{row['state']} {' '.join(row['codes'])}"
-    print_table(f"{found['root']}: {len(found['runs'])} runs", facts)
+    print_table(f"{summary['root']}: {len(summary['runs'])} runs", facts)
 
 
-def print_savings(found: Savings, page: Path | None) -> None:
+def print_savings(savings: Savings, page: Path | None, *, as_json: bool) -> None:
     """Print where the bytes are, and what was saved."""
-    site = found.site
+    if as_json:
+        print_json(savings.to_json())
+        return
+    site = savings.site
     freed, cost = site.freed, site.realised_cost
-    money = found.rates.currency
-    total = site.total
-    facts = {str(part): f"{w.bytes:,} bytes" for part, w in site.parts.items() if w.bytes}
+    net, currency = cost.net, savings.rates.currency
+    facts = {str(kind): f"{w.bytes:,} bytes" for kind, w in site.parts.items() if w.bytes}
     facts |= {
         "released, realised": f"{freed.realised:,} bytes",
         "a ticket could free": f"{freed.potential:,} bytes, {freed.ready:,} of them now",
         "disk saved, net": f"{site.realised.disk_bytes:,} bytes",
-        "money saved": f"{rounded(cost.net.low, 2)} to {rounded(cost.net.high, 2)} {money}, about "
-        f"{rounded(cost.net.mid, 2)}"
-        + ("" if cost.compute else "; computing not known, not in it"),
+        "money saved": f"{net.low:z,.2f} to {net.high:z,.2f} {currency}, about {net.mid:z,.2f}"
+        + ("" if cost.compute else "; computing cost unknown, not included"),
         "hits that may be lost": site.missed_told,
     }
-    facts |= {f"damaged: {run.run}": run.problem for run in found.runs if run.problem}
-    facts |= {f"not seen: {n}": told for n, told in enumerate(found.unseen, 1)}
+    facts |= {f"damaged: {run.run}": run.problem for run in savings.runs if run.problem}
+    facts |= {f"not seen: {n}": problem for n, problem in enumerate(savings.unseen, 1)}
     facts |= {"page": str(page)} if page else {}
-    runs = f"{len(found.runs):,} run{'' if len(found.runs) == 1 else 's'}"
-    print_table(f"{runs}: {total.bytes:,} bytes in {total.files:,} files", facts)
+    runs = f"{len(savings.runs):,} run{'' if len(savings.runs) == 1 else 's'}"
+    print_table(f"{runs}: {site.total.bytes:,} bytes in {site.total.files:,} files", facts)
 
 
 def print_table(title: str, facts: Mapping[str, Any]) -> None:
@@ -108,8 +160,8 @@ def print_filter_plan(plan: FilterPlan, *, as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
-        told = facts | {"drift": _drifted(plan.method.claims["drift"])}
-        print_table("Nothing was written; this is the plan", told)
+        facts |= {"drift": _drifted(plan.method.claims["drift"])}
+        print_table("Nothing was written; this is the plan", facts)
 
 
 def _planned(plan: FilterPlan) -> dict[str, Any]:
@@ -139,9 +191,9 @@ def print_redecided(report: Report, reread: Reread, *, as_json: bool) -> None:
         return
     print_filter(report, as_json=False)
     print_table(
-        "Of the source were read",
+        "Read from the source",
         {
-            "frames": f"{reread.frames_read:,}; {reread.frames_taken_over:,} were taken over",
+            "frames": f"{reread.frames_read:,}; {reread.frames_taken_over:,} were copied over",
             "tiles": f"{reread.tiles_read:,}, of {reread.events_reopened:,} events that were "
             f"reopened and {reread.events_rechecked:,} that were checked again",
         },
@@ -149,13 +201,13 @@ def print_redecided(report: Report, reread: Reread, *, as_json: bool) -> None:
 
 
 def print_filter(report: Report, *, as_json: bool) -> None:
-    """Print the numbers of a filter run, and what deserves a second look."""
+    """Print the numbers of a filter run, and warn where every event was rejected."""
     if report.events and not report.kept:
-        say("sfxreduce: warning: every event was rejected; look at some before you trust this")
+        say("sfxreduce: warning: every event was rejected; inspect some before you trust this")
     if as_json:
         print_json(report.to_json())
         return
-    in_, out = human_bytes(report.bytes_in), human_bytes(report.bytes_out)
+    in_, out = decimal(report.bytes_in), decimal(report.bytes_out)
     print_table(
         f"Kept {report.kept:,} of {report.events:,} events: {in_} became {out}",
         {
@@ -165,11 +217,11 @@ def print_filter(report: Report, *, as_json: bool) -> None:
             "scorer": f"{report.scorer}, threshold {report.threshold:.4g}",
             "hit loss": _promised(report),
             "drift": _drifted(report.drift),
-            "saved": f"{human_bytes(report.bytes_saved)}, {report.reduction_factor:.3g} x smaller",
+            "saved": f"{decimal(report.bytes_saved)}, {report.reduction_factor:.3g} x smaller",
             "time": f"{report.wall_seconds:.1f} s",
-            "hits are in": report.out,
+            "output": report.out,
         }
-        | ({"for CrystFEL": report.cxi} if report.cxi else {})
+        | ({"CXI file": report.cxi} if report.cxi else {})
         | ({"report": report.report} if report.report else {}),
     )
 
@@ -177,37 +229,85 @@ def print_filter(report: Report, *, as_json: bool) -> None:
 def _promised(report: Report) -> str:
     """What the threshold promises, in a few words."""
     if report.loss_upper95 is None:
-        return "not known: no labelled hits stand behind the threshold"
+        return "unknown: the threshold does not rest on labelled hits"
     bound = (
-        f"below {report.loss_upper95:.2%} with 95 % confidence, for hits like the simulated ones"
+        f"below {report.loss_upper95:.2%} with 95 % confidence, assuming your hits resemble the "
+        "simulated ones"
     )
     return bound if report.certified else f"{bound}; not certified"
 
 
 def _drifted(drift: Mapping[str, Any]) -> str:
-    """What the drift gate found, in a few words."""
+    """What the run-similarity check found, in a few words."""
     if not drift["checked"]:
         return "not checked"
     if drift["alarms"]:
-        return f"alarm, rejects seen by the peak finder are kept: {'; '.join(drift['alarms'])}"
-    return f"none seen on {drift['frames']} frames"
+        return "run differs from the calibration data; rejects with peaks are kept: " + "; ".join(
+            drift["alarms"]
+        )
+    return f"none on {drift['frames']} frames"
 
 
-def print_evaluation(found: Evaluation) -> None:
+def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
     """Print how a model did, rows being the truth."""
-    counts = found.labelled.counts
-    left_open = f"{found.n_unlabelled:,} of {found.n_events:,} events have no label"
-    if found.all_events is not None:
-        print_table("On all events, by their truth", _ratios(found.all_events.counts))
-        for kind, (kept, lost) in found.by_kind.items():
-            sys.stdout.write(f"  {kind:<10} {kept:>8,} kept {lost:>8,} rejected\n")
-        sys.stdout.write("\n")
+    if as_json:
+        print_json(evaluation.to_json())
+        return
+    counts = evaluation.labelled.counts
+    unlabelled = f"{evaluation.n_unlabelled:,} of {evaluation.n_events:,} events have no label"
+    if evaluation.all_events is not None:
+        print_table("On all events, by their truth", _ratios(evaluation.all_events.counts))
+        for kind, (kept, lost) in evaluation.by_kind.items():
+            print_lines([f"  {kind:<10} {kept:>8,} kept {lost:>8,} rejected"])
+        print_lines([""])
     print_table(
-        f"On the labelled events ({left_open})",
+        f"On the labelled events ({unlabelled})",
         _ratios(counts)
-        | {"ROC AUC": f"{found.labelled.roc_auc:.4f}", "threshold": f"{found.threshold:.4g}"},
+        | {
+            "ROC AUC": f"{evaluation.labelled.roc_auc:.4f}",
+            "threshold": f"{evaluation.threshold:.4g}",
+        },
     )
-    sys.stdout.write(f"\n{counts.table()}\n\n{found.labels}\n")
+    print_lines(["", counts.table(), "", evaluation.labels])
+
+
+def print_trained(trained: TrainedModel, out: Path, *, as_json: bool) -> None:
+    """Print what a model learned from; before and after in a few words each."""
+    facts = {"out": str(out), **trained.to_json()}
+    if as_json:
+        print_json(facts)
+        return
+
+    def in_words(judged: Mapping[str, Any]) -> str:
+        return (
+            f"{judged['lost']} of {judged['hits']} hits lost, {judged['rejected']} of "
+            f"{judged['blanks']} misses rejected, threshold {judged['threshold']:.4g}"
+        )
+
+    print_table(
+        f"{out}: trained",
+        {
+            name: in_words(value) if isinstance(value, dict) else value
+            for name, value in facts.items()
+            if name != "windows"
+        },
+    )
+
+
+def print_crossval(across: Across, out: Path, *, as_json: bool) -> None:
+    """Print how models did on the experiments they have not seen."""
+    if as_json:
+        print_json(across.to_json() | {"out": str(out)})
+        return
+    print_lines([across.tables, ""])
+    print_table(
+        f"{out}: {len(across.judged)} experiments left out in turn",
+        {
+            "hits": sum(one.hits for one in across.judged),
+            "hits lost": sum(one.lost for one in across.judged),
+            "model": str(out / "model"),
+        },
+    )
 
 
 def _ratios(counts: Confusion) -> dict[str, str]:
@@ -220,6 +320,21 @@ def _ratios(counts: Confusion) -> dict[str, str]:
         "NPV": f"{counts.npv:.4f}",
         "accuracy": f"{counts.accuracy:.4f}",
     }
+
+
+def print_verification(verified: Verification, path: Path, *, quick: bool, as_json: bool) -> None:
+    """Print whether an output can be trusted; its problems go to stderr."""
+    for problem in verified.problems:
+        say(f"sfxreduce: {problem}")
+    if as_json:
+        print_json(verified.to_json())
+        return
+    trusted = "every byte is as it was written" if quick else "every kept event equals its source"
+    print_table(
+        f"{path}: {trusted if verified.ok else 'NOT to be trusted'}",
+        {"checked": verified.checked, "mismatched": verified.mismatched}
+        | {f"damaged file {n}": name for n, name in enumerate(verified.damaged_files, start=1)},
+    )
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""``sfxreduce policy``: check a policy file, and say what it means."""
+"""``sfxreduce policy``: check a policy file, and explain it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+import sfxreduce
 from sfxreduce_cli.options import AsJson
-from sfxreduce_cli.output import print_json, print_lines
+from sfxreduce_cli.output import print_json, print_lines, print_sentences
 
 __all__ = ["policy"]
 
@@ -19,7 +20,7 @@ policy = typer.Typer(
 )
 
 PolicyFile = Annotated[Path, typer.Argument(help="Policy, a TOML file.")]
-Preset = Annotated[str, typer.Option(help="One that comes along: esrf, euxfel, laptop or lcls.")]
+Preset = Annotated[str, typer.Option(help="A shipped policy: esrf, euxfel, laptop or lcls.")]
 
 
 @policy.command("check")
@@ -28,46 +29,37 @@ def check(file: PolicyFile, as_json: AsJson = False) -> None:
 
     Example: sfxreduce policy check site.toml
     """
-    from sfxreduce.archive.rules.policy import policy_sha256, read_policy
-
-    found = read_policy(file)
-    facts = {"file": str(file), "name": found.name, "sha256": policy_sha256(found)}
+    rules = sfxreduce.archive.read_policy(file)
     if as_json:
-        print_json({**facts, "policy": found.model_dump(mode="json")})
+        facts = {"file": str(file), "name": rules.name}
+        facts["sha256"] = sfxreduce.archive.policy_sha256(rules)
+        print_json({**facts, "policy": rules.model_dump(mode="json")})
     else:
-        print_lines([f"{file}: policy '{found.name}' is understood"])
+        print_lines([f"{file}: policy '{rules.name}' is valid"])
 
 
 @policy.command("explain")
 def explain(
-    file: Annotated[Path | None, typer.Argument(help="Policy; else the preset.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="Policy; default: the preset.")] = None,
     preset: Preset = "laptop",
     as_json: AsJson = False,
 ) -> None:
-    """Say in plain sentences what a policy asks for, and where its figures come from.
+    """Explain in plain sentences what a policy asks for, and where its figures come from.
 
     Example: sfxreduce policy explain --preset lcls
     """
-    from sfxreduce.archive.rules import policy as policies
-    from sfxreduce.archive.rules.explain import explain_policy
-
-    found = policies.read_policy(file) if file else policies.preset(preset)
-    told = explain_policy(found)
-    if as_json:
-        print_json({"name": found.name, "sentences": told})
-    else:
-        print_lines(told)
+    rules = sfxreduce.archive.read_policy(file) if file else sfxreduce.archive.preset(preset)
+    sentences = sfxreduce.archive.explain_policy(rules)
+    print_sentences(sentences, of={"name": rules.name}, as_json=as_json)
 
 
 @policy.command("show")
 def show(preset: Preset = "laptop", as_json: AsJson = False) -> None:
-    """Print a preset as a file, to begin one's own with.
+    """Print a preset as a file, to start a policy of your own from.
 
     Example: sfxreduce policy show --preset lcls > site.toml
     """
-    from sfxreduce.archive.rules import policy as policies
-
     if as_json:
-        print_json(policies.preset(preset).model_dump(mode="json"))
+        print_json(sfxreduce.archive.preset(preset).model_dump(mode="json"))
     else:
-        print_lines([policies.preset_text(preset).rstrip()])
+        print_lines([sfxreduce.archive.preset_text(preset).rstrip()])

@@ -8,25 +8,18 @@ from typing import Annotated
 import typer
 
 import sfxreduce
-from sfxreduce_cli.options import (
-    AsJson,
-    Out,
-    Overwrite,
-    SchedulerAddress,
-    SecurityPath,
-    Serial,
-    Workers,
-    working_pool,
-)
-from sfxreduce_cli.output import print_json, print_table
+from sfxreduce_cli.options import AsJson, Out, Overwrite, PoolOptions, spread_options
+from sfxreduce_cli.output import print_facts
 
 __all__ = ["simulate"]
 
 
+@spread_options
 def simulate(
+    *,
     out: Out,
     experiment: Annotated[
-        str, typer.Option(help="Name of a preset; a wrong one lists them all.")
+        str, typer.Option(help="Name of a preset; an unknown one lists them all.")
     ] = "lysozyme-8kev",
     events: Annotated[int, typer.Option(min=1, help="Number of events.")] = 200,
     hit_rate: Annotated[
@@ -37,35 +30,21 @@ def simulate(
         str, typer.Option(metavar="YxX", help="Cut a one-panel camera to its centre, as 350x350.")
     ] = "",
     overwrite: Overwrite = False,
-    serial: Serial = False,
-    scheduler: SchedulerAddress = "",
-    security: SecurityPath = None,
-    workers: Workers = 0,
+    where: PoolOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Simulate a run by the physics of serial crystallography, truth included.
+    """Simulate a run from the physics of serial crystallography, with its truth.
 
     Example: sfxreduce simulate --out run.zarr --experiment lysozyme-8kev --events 200
     """
+    shape = _shape(frame_shape)
     run = sfxreduce.simulate_run(
-        experiment,
-        n_events=events,
-        hit_rate=hit_rate,
-        seed=seed,
-        frame_shape=_shape(frame_shape),
+        experiment, n_events=events, hit_rate=hit_rate, seed=seed, frame_shape=shape
     )
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
-        pool,
-        progress,
-    ):
-        stored = sfxreduce.ingest_run(
-            run, out=out, pool=pool, overwrite=overwrite, progress=progress
-        )
+    with where.opened() as work:
+        stored = sfxreduce.ingest_run(run, out=out, overwrite=overwrite, **work)
     facts = asdict(stored) | {"experiment": experiment, "seed": seed}
-    if as_json:
-        print_json(facts)
-    else:
-        print_table(f"{out}: simulated", facts)
+    print_facts(f"{out}: simulated", facts, as_json=as_json)
 
 
 def _shape(text: str) -> tuple[int, int] | None:

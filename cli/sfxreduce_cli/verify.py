@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,22 +11,23 @@ import sfxreduce
 from sfxreduce.errors import UsageError
 from sfxreduce_cli.options import (
     AsJson,
-    DataPath,
+    InputOptions,
     InRun,
-    Roots,
-    SchedulerAddress,
-    SecurityPath,
-    Serial,
-    Untrusted,
-    Workers,
-    working_pool,
+    PoolOptions,
+    Reading,
+    spread_options,
 )
-from sfxreduce_cli.output import print_json, print_table, say
+from sfxreduce_cli.output import print_verification
+
+if TYPE_CHECKING:
+    from sfxreduce.run.run import Run
 
 __all__ = ["verify"]
 
 
+@spread_options
 def verify(
+    *,
     in_: InRun,
     against: Annotated[
         Path | None,
@@ -39,57 +40,36 @@ def verify(
         bool,
         typer.Option("--deep", help="Compare with the source that the manifest names."),
     ] = False,
-    data_path: DataPath = "",
-    root: Roots = None,
-    untrusted: Untrusted = False,
-    serial: Serial = False,
-    scheduler: SchedulerAddress = "",
-    security: SecurityPath = None,
-    workers: Workers = 0,
+    inputs: InputOptions,
+    where: PoolOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Check an output by its checksums, or bit for bit against its source; exit 4 if it is damaged.
+    """Check an output by its checksums, or bit for bit against its source; exit 4 if damaged.
 
-    Both compare every byte with the checksums, and ledger, manifest and frames in their counts.
+    Both compare every byte with its checksum, and the counts of ledger, manifest and frames.
 
     Example: sfxreduce verify --quick --in hits.zarr
 
     Example: sfxreduce verify --in hits.zarr --against run.zarr
     """
     _check(against, quick=quick, deep=deep)
-    source = None
-    if against:
-        source = sfxreduce.open_run(
-            against, data_path=data_path, roots=root or (), untrusted=untrusted
-        )
-    elif deep:
-        source = sfxreduce.source_of(
-            in_, data_path=data_path, roots=root or (), untrusted=untrusted
-        )
-    with working_pool(serial=serial, scheduler=scheduler, workers=workers, security=security) as (
-        pool,
-        progress,
-    ):
-        found = sfxreduce.verify_run(in_, against=source, pool=pool, progress=progress)
-    for problem in found.problems:
-        say(f"sfxreduce: {problem}")
-    if as_json:
-        print_json(found.to_json())
-    else:
-        trusted = (
-            "every byte is as it was written" if quick else "every kept event equals its source"
-        )
-        print_table(
-            f"{in_}: {trusted if found.ok else 'NOT to be trusted'}",
-            {"checked": found.checked, "mismatched": found.mismatched}
-            | {f"damaged file {n}": name for n, name in enumerate(found.damaged_files, start=1)},
-        )
-    if not found.ok:
+    source = _source(in_, against, deep=deep, reading=inputs.reading)
+    with where.opened() as work:
+        verified = sfxreduce.verify_run(in_, against=source, **work)
+    print_verification(verified, in_, quick=quick, as_json=as_json)
+    if not verified.ok:
         raise typer.Exit(4)
 
 
+def _source(in_: Path, against: Path | None, *, deep: bool, reading: Reading) -> Run | None:
+    """Run to compare with, if any."""
+    if against:
+        return sfxreduce.open_run(against, **reading)
+    return sfxreduce.open_source(in_, **reading) if deep else None
+
+
 def _check(against: Path | None, *, quick: bool, deep: bool) -> None:
-    """Refuse to guess how thorough a check is wanted."""
+    """Refuse options that contradict each other, or leave open what to compare with."""
     if quick and (deep or against):
         other = "--deep" if deep else "--against"
         raise UsageError(f"--quick and {other} exclude each other; drop one of them")

@@ -28,7 +28,6 @@ __all__ = [
     "Certificate",
     "FilterOutput",
     "certificate_from_json",
-    "certificate_to_json",
     "describe_subject",
 ]
 
@@ -146,16 +145,15 @@ class Certificate:
             f"{counted.kept_audited} kept events were audited; {labeller}. Hit: {self.hit}."
         )
 
-
-def certificate_to_json(certificate: Certificate) -> dict[str, Any]:
-    """Certificate as a JSON object with its statement and its own sha256 over canonical JSON."""
-    body = {
-        "certificate_version": CERTIFICATE_VERSION,
-        **asdict(certificate),
-        "statement": certificate.statement,
-    }
-    body["counted"]["found_at"] = list(certificate.counted.found_at)
-    return {**body, "sha256": _digest(body)}
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object with the statement and a sha256 of its own over canonical JSON."""
+        body = {
+            "certificate_version": CERTIFICATE_VERSION,
+            **asdict(self),
+            "statement": self.statement,
+        }
+        body["counted"]["found_at"] = list(self.counted.found_at)
+        return {**body, "sha256": _digest(body)}
 
 
 def certificate_from_json(facts: Mapping[str, Any], *, where: str) -> Certificate:

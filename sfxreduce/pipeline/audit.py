@@ -1,7 +1,8 @@
-"""The stages of ``sfxreduce audit``: draw events of a filter run, label them, certify, check."""
+"""The steps of ``sfxreduce audit``: draw events of a filter run, label them, certify, check."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ import numpy as np
 from sfxreduce.audit.bound import AuditMethod, rejects_needed
 from sfxreduce.audit.certificate import Certificate, certificate_from_json
 from sfxreduce.audit.certify import PEAK_COUNT, certify, check_certificate
-from sfxreduce.audit.draw import Draw, draw_audit, draw_from_json
-from sfxreduce.audit.labels import EventLabel, label_by_count, labels_from_csv
+from sfxreduce.audit.draw import Draw, draw_audit, draw_from_json, draw_to_json
+from sfxreduce.audit.labels import EventLabel, label_by_count, labels_from_csv, labels_to_csv
 from sfxreduce.cluster import Pool
 from sfxreduce.cluster.progress import Progress, silent
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.decisions.threshold import Promise
-from sfxreduce.errors import RunNotFound, SchemaError, VerificationError
+from sfxreduce.errors import RunNotFound, SchemaError, UsageError, VerificationError
 from sfxreduce.io.files.durable import write_file
 from sfxreduce.io.files.safe_read import parse_json, read_small
 from sfxreduce.io.readers.zarr.run import open_table, read_manifest
@@ -31,10 +32,10 @@ from sfxreduce.run.select import select_run
 from sfxreduce.scorers.peaks.scorer import PeakScorer
 
 __all__ = [
-    "certify_run",
-    "check_run",
-    "draw_run",
-    "label_run",
+    "audit_certify",
+    "audit_check",
+    "audit_draw",
+    "audit_label",
     "read_certificate",
     "read_draw",
     "read_labels",
@@ -45,14 +46,16 @@ MOST_TEXT_BYTES = 256 << 20
 """Longest draw, certificate or list of labels that is read."""
 
 
-def draw_run(
+def audit_draw(
     store: Path,
     *,
     nonce: str,
     promise: Promise,
     rejects: int = 0,
     kept: int = 500,
-    method: AuditMethod = AuditMethod.SEQUENTIAL,
+    method: str = AuditMethod.SEQUENTIAL,
+    out: Path | None = None,
+    overwrite: bool = False,
 ) -> Draw:
     """Draw events of a filter run to be labelled.
 
@@ -68,6 +71,10 @@ def draw_run(
         Rejected events to draw; 0 for as many as let three missed hits turn up.
     kept : int
         Kept events to draw.
+    method : str
+        One of `AuditMethod`.
+    out : Path, optional
+        JSON file to write.
 
     Raises
     ------
@@ -75,6 +82,8 @@ def draw_run(
         If nothing lies at the path.
     VerificationError
         If the store is not a complete reduced store.
+    OutputError
+        If the file is there already, or cannot be written.
     """
     _, decisions = _read_filtered(store)
     n_rejects = rejects or rejects_needed(
@@ -82,30 +91,40 @@ def draw_run(
         hits_kept=decisions.count(Decision.HIT),
         promise=promise,
     )
-    return draw_audit(decisions, nonce=nonce, rejects=n_rejects, kept=kept, method=method)
+    draw = draw_audit(
+        decisions, nonce=nonce, rejects=n_rejects, kept=kept, method=AuditMethod(method)
+    )
+    if out is not None:
+        write_text(out, _json(draw_to_json(draw)), overwrite=overwrite)
+    return draw
 
 
-def label_run(
-    draw: Draw,
+def audit_label(
+    draw: Draw | Path,
     run: Run,
     *,
     scorer: PeakScorer,
-    given: Sequence[EventLabel] = (),
+    given: Sequence[EventLabel] | Path = (),
+    out: Path | None = None,
+    overwrite: bool = False,
     pool: Pool,
     progress: Progress = silent,
 ) -> tuple[EventLabel, ...]:
-    """Label the events drawn by their peaks on the whole frame.
-
-    Only the events drawn are read. The work is done here, on the pool.
+    """Label the events drawn by their peaks on the whole frame; only these are read.
 
     Parameters
     ----------
+    draw : Draw or Path
+        The draw, or the file that holds it.
     run : Run
         The source that was filtered.
     scorer : PeakScorer
         Its `min_peaks` make a hit.
-    given : sequence of EventLabel
-        Labels of an indexer or a person. They stand; the peak finder labels the other events.
+    given : sequence of EventLabel or Path
+        Labels of an indexer or a person, or their CSV file. They stand; the peak finder labels the
+        other events.
+    out : Path, optional
+        CSV file to write.
 
     Returns
     -------
@@ -116,34 +135,49 @@ def label_run(
     ------
     VerificationError
         If the run has another number of events than the one filtered.
+    OutputError
+        If the file is there already, or cannot be written.
     """
-    if draw.rejected + draw.kept != run.n_events:
+    drawing, known = _draw_of(draw), _labels_of(given)
+    if drawing.rejected + drawing.kept != run.n_events:
         raise VerificationError(
             f"{run.path}: has {run.n_events} events, but the audit was drawn from "
-            f"{draw.rejected + draw.kept}; is it the run that was filtered?"
+            f"{drawing.rejected + drawing.kept}; is it the run that was filtered?"
         )
-    drawn = (*draw.from_rejected, *draw.from_kept)
-    labels = {label.source_index: label for label in given}
-    events = np.array(sorted(set(drawn) - set(labels)), np.int64)
+    drawn = (*drawing.from_rejected, *drawing.from_kept)
+    by_event = {label.source_index: label for label in known}
+    events = np.array(sorted(set(drawn) - set(by_event)), np.int64)
     if events.size:
         counts = safe_scores(
             select_run(run, events), scorer, pool=pool, progress=progress, stage="label"
         )
         by = f"{PEAK_COUNT} on the whole frame ({scorer.settings})"
-        found = label_by_count(events.tolist(), counts, min_peaks=scorer.min_peaks, by=by)
-        labels |= {label.source_index: label for label in found}
-    return tuple(labels[event] for event in drawn)
+        counted = label_by_count(events.tolist(), counts, min_peaks=scorer.min_peaks, by=by)
+        by_event |= {label.source_index: label for label in counted}
+    labels = tuple(by_event[event] for event in drawn)
+    if out is not None:
+        write_text(out, labels_to_csv(labels), overwrite=overwrite)
+    return labels
 
 
-def certify_run(
+def audit_certify(
     store: Path,
-    draw: Draw,
-    labels: Sequence[EventLabel],
+    draw: Draw | Path,
+    labels: Sequence[EventLabel] | Path,
     *,
     promise: Promise,
     known: tuple[int, int] = (0, 0),
+    out: Path | None = None,
+    overwrite: bool = False,
 ) -> Certificate:
     """Certify a filter run by the labels of the events drawn from it; see `certify`.
+
+    Parameters
+    ----------
+    draw, labels
+        What `audit_draw` and `audit_label` returned, or the files they wrote.
+    out : Path, optional
+        JSON file to write.
 
     Raises
     ------
@@ -151,23 +185,44 @@ def certify_run(
         If they do not prove the promise.
     VerificationError
         If the store is not complete, or the draw is not one of its ledger.
+    OutputError
+        If the file is there already, or cannot be written.
     """
+    drawing, labelled = _draw_of(draw), _labels_of(labels)
     manifest, decisions = _read_filtered(store)
-    return certify(manifest, decisions, draw, labels, promise=promise, known=known)
+    certificate = certify(manifest, decisions, drawing, labelled, promise=promise, known=known)
+    if out is not None:
+        write_text(out, _json(certificate.to_json()), overwrite=overwrite)
+    return certificate
 
 
-def check_run(
-    certificate: Certificate, store: Path, *, labels: Sequence[EventLabel] | None = None
-) -> None:
-    """Hold a certificate against a filter run and its labels; see `check_certificate`.
+def audit_check(
+    certificate: Path, *, store: Path | None = None, labels: Path | None = None
+) -> Certificate:
+    """Check a certificate by itself, against its filter run, and against its labels.
+
+    Parameters
+    ----------
+    store : Path, optional
+        The reduced store it is about.
+    labels : Path, optional
+        CSV file of the labels it was made from; needs the store. See `check_certificate`.
 
     Raises
     ------
+    UsageError
+        If labels are given without their store.
     VerificationError
-        If it does not fit.
+        If the certificate was changed, or does not fit them.
     """
-    manifest, decisions = _read_filtered(store)
-    check_certificate(certificate, manifest=manifest, decisions=decisions, labels=labels)
+    if labels and not store:
+        raise UsageError("audit check: --labels needs --in, the run whose events they label")
+    claimed = read_certificate(certificate)
+    if store:
+        labelled = read_labels(labels) if labels else None
+        manifest, decisions = _read_filtered(store)
+        check_certificate(claimed, manifest=manifest, decisions=decisions, labels=labelled)
+    return claimed
 
 
 def read_draw(path: Path) -> Draw:
@@ -234,6 +289,18 @@ def _read_filtered(store: Path) -> tuple[Manifest, Decisions]:
         raise RunNotFound(f"{store}: no such folder; check the path given to --in")
     manifest = read_manifest(store)
     return manifest, read_ledger(open_table(store, LEDGER_GROUP), where=str(store))
+
+
+def _draw_of(draw: Draw | Path) -> Draw:
+    return read_draw(draw) if isinstance(draw, Path) else draw
+
+
+def _labels_of(labels: Sequence[EventLabel] | Path) -> Sequence[EventLabel]:
+    return read_labels(labels) if isinstance(labels, Path) else labels
+
+
+def _json(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, indent=2) + "\n"
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

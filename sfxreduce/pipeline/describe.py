@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ import numpy as np
 
 from sfxreduce.errors import SchemaError, VerificationError
 from sfxreduce.io.files.journal import read_journal
+from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames, open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
 from sfxreduce.io.store.schema import CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.io.writers.resume import JOURNAL, moves_under_way, unfinished_folder
 from sfxreduce.run.run import Run
 
-__all__ = ["Description", "UnfinishedFacts", "describe_unfinished", "info_run"]
+__all__ = ["Description", "UnfinishedFacts", "describe_run", "describe_unfinished", "info_run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,33 @@ class Description:
         return asdict(self)
 
 
-def info_run(run: Run) -> Description:
+def info_run(
+    path: Path, *, data_path: str = "", roots: Sequence[Path] = (), untrusted: bool = False
+) -> Description | UnfinishedFacts:
+    """Describe what lies at a path, or how far an output is that will appear there.
+
+    Parameters
+    ----------
+    path : Path
+        Run store, reduced store, CXI or HDF5 file.
+    data_path, roots, untrusted
+        See `sfxreduce.io.open.open_run`.
+
+    Raises
+    ------
+    RunNotFound
+        If nothing lies at the path, and nothing was begun there.
+    SfxReduceError
+        If it cannot be opened.
+    """
+    unfinished = None if path.exists() else describe_unfinished(path)
+    if unfinished is not None:
+        return unfinished
+    run = open_run(path, data_path=data_path, roots=roots, untrusted=untrusted)
+    return describe_run(run)
+
+
+def describe_run(run: Run) -> Description:
     """Describe an opened run."""
     source, detector = run.source, run.detector
     layout = source.layout if isinstance(source, ZarrFrames) else None
@@ -180,6 +207,18 @@ class UnfinishedFacts:
     shards: int
     bytes: int
     appearing: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as a JSON object, as ``sfxreduce info`` prints it."""
+        return {
+            "kind": "unfinished output; the same command goes on with it",
+            "complete": False,
+            "folder": str(self.folder),
+            "batches_scored": self.scored,
+            "shards_written": self.shards,
+            "bytes": self.bytes,
+            **self.pins,
+        }
 
 
 def describe_unfinished(store: Path) -> UnfinishedFacts | None:

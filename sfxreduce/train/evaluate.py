@@ -22,7 +22,7 @@ from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.labelling import Labelling, PeakLabelling, true_hits, true_kinds, true_peaks
 from sfxreduce.train.metrics import Confusion, confusion, roc_auc
 
-__all__ = ["AXES", "Evaluation", "Figures", "evaluate"]
+__all__ = ["AXES", "Evaluation", "Figures", "evaluate_model"]
 
 AXES = "rows are the truth (hit, miss), columns the decision (kept, rejected)"
 """How to read every table of this module."""
@@ -121,7 +121,7 @@ class _Columns:
     n_peaks: NDArray[np.integer] | None
 
 
-def evaluate(
+def evaluate_model(
     scorer: Scorer,
     runs: Sequence[Run],
     *,
@@ -159,18 +159,11 @@ def evaluate(
     where = pool or SerialPool()
     limit = own_threshold(scorer) if threshold is None else threshold
     follow = LevelRule() if threshold is not None else calibration_of(scorer).level
-    columns = [
-        _Columns(
-            score=follow.levelled(
-                safe_scores(run, scorer, pool=where, progress=progress, stage="score")
-            ),
-            label=rule(run, pool=where, progress=progress).label,
-            is_hit=true_hits(run),
-            kind=true_kinds(run),
-            n_peaks=true_peaks(run),
-        )
-        for run in runs
-    ]
+    columns = []
+    for run in runs:
+        scores = safe_scores(run, scorer, pool=where, progress=progress, stage="score")
+        labels = rule(run, pool=where, progress=progress)
+        columns.append(_with_truth(run, score=follow.levelled(scores), label=labels.label))
     score = np.concatenate([c.score for c in columns])
     label = np.concatenate([c.label for c in columns])
     clear = label != Label.MAYBE
@@ -184,6 +177,16 @@ def evaluate(
         n_events=score.size,
         n_unlabelled=int(np.count_nonzero(~clear)),
         labels=rule.sentence,
+    )
+
+
+def _with_truth(run: Run, *, score: NDArray[np.float32], label: NDArray[np.int8]) -> _Columns:
+    return _Columns(
+        score=score,
+        label=label,
+        is_hit=true_hits(run),
+        kind=true_kinds(run),
+        n_peaks=true_peaks(run),
     )
 
 

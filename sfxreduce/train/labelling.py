@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.progress import Progress
+from sfxreduce.cluster.progress import Progress, silent
 from sfxreduce.errors import LabelError
+from sfxreduce.io.label_table import write_labels
 from sfxreduce.pipeline.stages.score import safe_scores
 from sfxreduce.run.labels import Label, Labels
 from sfxreduce.run.run import Run
@@ -18,7 +20,16 @@ from sfxreduce.scorers.peaks.finder import PeakFinder
 from sfxreduce.scorers.peaks.scorer import PeakScorer
 from sfxreduce.train.quartiles import quartile_labels
 
-__all__ = ["Labelling", "PeakLabelling", "TruthLabelling", "true_hits", "true_kinds", "true_peaks"]
+__all__ = [
+    "LabelledRun",
+    "Labelling",
+    "PeakLabelling",
+    "TruthLabelling",
+    "label_run",
+    "true_hits",
+    "true_kinds",
+    "true_peaks",
+]
 
 _HIT_KINDS = ("hit", "weak", "multi")
 
@@ -119,6 +130,64 @@ class TruthLabelling:
         shown = run.truth.n_peaks.values >= self.least_peaks
         label = np.select([is_hit & shown, ~is_hit], [Label.HIT, Label.MISS], Label.MAYBE)
         return Labels(label=label.astype(np.int8), miss_at_most=0, hit_at_least=self.least_peaks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledRun:
+    """The labels of a run, and where they are from.
+
+    Parameters
+    ----------
+    rule : str
+        How events were labelled, in one sentence.
+    """
+
+    labels: Labels
+    source: str
+    rule: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts, source and rule as a JSON object."""
+        return {
+            "events": self.labels.label.size,
+            "hits": self.labels.count(Label.HIT),
+            "misses": self.labels.count(Label.MISS),
+            "maybe": self.labels.count(Label.MAYBE),
+            "source": self.source,
+            "rule": self.rule,
+        }
+
+
+def label_run(
+    run: Run,
+    labelling: Labelling,
+    *,
+    source: str,
+    out: Path | None = None,
+    overwrite: bool = False,
+    pool: Pool,
+    progress: Progress = silent,
+) -> LabelledRun:
+    """Label every event of a run: hit, miss, or maybe where it cannot be told.
+
+    Parameters
+    ----------
+    source : str
+        Where the labels are from: "peaks", "truth", "stream" or "csv".
+    out : Path, optional
+        CSV file to write.
+
+    Raises
+    ------
+    LabelError
+        If the events cannot be told into hits and misses.
+    OutputError
+        If the file is there already, or cannot be written.
+    """
+    labels = labelling(run, pool=pool, progress=progress)
+    if out is not None:
+        write_labels(out, labels.label, run=run, source=source, overwrite=overwrite)
+    return LabelledRun(labels=labels, source=source, rule=labelling.sentence)
 
 
 def true_kinds(run: Run) -> NDArray[np.str_] | None:

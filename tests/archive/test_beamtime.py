@@ -51,7 +51,7 @@ def test_an_experiment_goes_all_the_way_and_comes_back(beamtime: Beamtime, tmp_p
     assert codes(beamtime.release) == {"R12"}
     assert {r.code for r in beamtime.state_of().refusals} == {"R12"}
     beamtime.clock.wait(days=8)
-    nightly = status.nightly(beamtime.root, clock=beamtime.clock)
+    nightly = status.nightly_runs(beamtime.root, clock=beamtime.clock)
     assert len(nightly["ready"]) == 5
     assert not nightly["attention"]
     for n in range(5):
@@ -80,7 +80,7 @@ def test_an_experiment_goes_all_the_way_and_comes_back(beamtime: Beamtime, tmp_p
     assert found.from_archive >= 1
     np.testing.assert_array_equal(open_run(out).source.read(range(4)).pixels, whole[[1, 2, 3, 38]])
     back = tmp_path / "back.zarr"
-    assert restoring.restore_whole_run(beamtime.subject(1), out=back) > 0
+    assert restoring.restore_run(beamtime.subject(1), out=back) > 0
     assert {k: v[0] for k, v in snapshot(back).items()} == {k: v[0] for k, v in before[1].items()}
     assert beamtime.state_of(1).history[-2:] == (State.RESTORING, State.RESTORED)
 
@@ -480,7 +480,7 @@ def test_nightly_voids_what_changed_and_says_so(beamtime: Beamtime) -> None:
     for n in (0, 1):
         beamtime.all_of(n)
     (beamtime.run(1) / "zarr.json").touch()
-    found = status.nightly(beamtime.root, clock=beamtime.clock)
+    found = status.nightly_runs(beamtime.root, clock=beamtime.clock)
     assert found["ready"] == [str(beamtime.run(0))]
     assert found["attention"] == [str(beamtime.run(1))]
     assert {move["to"] for move in found["moved"]} == {"INVALIDATED"}

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from archived import Call
+from beamtimes import set_clock
 from planted import BrightestPixel, planted_run
 
-from sfxreduce.archive.evidence import subject
+from sfxreduce.archive.evidence.subject import wall_clock
 from sfxreduce.archive.rules.policy import PRESETS
 from sfxreduce.cluster import SerialPool
 from sfxreduce.io.open import open_run
@@ -79,8 +80,8 @@ def test_a_run_goes_all_the_way_by_commands(
     assert "none of them is bad" in found["statement"]
     status, found, _ = call("archive", "release", run, "--serial")
     assert (status, codes(found)) == (3, {"R12"})
-    wall = subject.wall_clock()
-    monkeypatch.setattr(subject, "wall_clock", lambda: wall + 8 * DAY_NS)
+    wall = wall_clock()
+    set_clock(monkeypatch, lambda: wall + 8 * DAY_NS)
     status, held, _ = call(
         "hold", "add", run, "--reason", "thesis", "--authority", "pi", "--as", "dee"
     )

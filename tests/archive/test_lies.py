@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from archived import Call, snapshot
+from beamtimes import set_clock
 from planted import BrightestPixel, planted_run
 
-from sfxreduce.archive.evidence import subject
+from sfxreduce.archive.evidence.subject import wall_clock
 from sfxreduce.archive.tape.backends.lying import LIES
 from sfxreduce.cluster import SerialPool
 from sfxreduce.io.open import open_run
@@ -77,7 +78,7 @@ def step(
     plan = ["archive", "plan", run, "--hits", tmp_path / "hits.zarr", "--serial", "--as", "ann"]
     _, made, _ = call(*plan)
     assert call("archive", "approve", run, "--as", "bob")[0] == 0
-    wall = subject.wall_clock()
+    wall = wall_clock()
 
     def of(lie: str) -> Step:
         to = [f"--to={pool}=lying:{lie}:{tmp_path}/tape" for pool in ("a", "b")]
@@ -86,7 +87,7 @@ def step(
 
         def take(command: str) -> tuple[int, Any]:
             if command == "release":
-                monkeypatch.setattr(subject, "wall_clock", lambda: wall + 8 * DAY_NS)
+                set_clock(monkeypatch, lambda: wall + 8 * DAY_NS)
             status, found, err = call("archive", command, run, *words[command])
             if status:
                 assert err.splitlines()[-1].startswith("sfxreduce: refused: R")

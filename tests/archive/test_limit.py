@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from archived import Call
-from beamtimes import Beamtime, codes
+from beamtimes import Beamtime, codes, set_clock
 
-from sfxreduce.archive.evidence import subject as subjects
 from sfxreduce.archive.evidence.folder import JOURNAL
 from sfxreduce.archive.evidence.subject import Subject
 from sfxreduce.archive.evidence.tickets import TicketBook, limit_roots, one_ticket_at_a_time
@@ -146,12 +145,12 @@ def test_two_tickets_are_not_written_at_once(apart: Beamtime) -> None:
 
 def test_the_sum_over_a_root_knows_who_is_ready_by_the_same_count(beamtime: Beamtime) -> None:
     prepare(beamtime, limited(beamtime, runs=1.5))
-    found = status.summary_of(beamtime.root, clock=beamtime.clock)
+    found = status.status_runs(beamtime.root, clock=beamtime.clock)
     assert len(found["ready"]) == N_RUNS
     beamtime.release(0)
-    found = status.summary_of(beamtime.root, clock=beamtime.clock)
+    found = status.status_runs(beamtime.root, clock=beamtime.clock)
     assert found["ready"] == []
-    assert status.nightly(beamtime.root, clock=beamtime.clock)["ready"] == []
+    assert status.nightly_runs(beamtime.root, clock=beamtime.clock)["ready"] == []
 
 
 def test_a_root_has_to_be_absolute() -> None:
@@ -162,7 +161,7 @@ def test_a_root_has_to_be_absolute() -> None:
 def test_the_command_takes_the_root(
     call: Call, apart: Beamtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subjects, "wall_clock", apart.clock)
+    set_clock(monkeypatch, apart.clock)
     prepare(apart, limited(apart, runs=1.5))
     root = apart.root / "evidence"
 

@@ -152,7 +152,7 @@ def test_packages_go_to_tape_as_tars_and_a_run_comes_back_out_of_them(
     back = restoring.restore_run_events(shards.subject(), names, hits=hits, out=out, pool=POOL)
     assert (back.from_archive, back.from_hits) == (2, 0)
     np.testing.assert_array_equal(open_run(out).source.read([0, 1]).pixels, whole[[1, 38]])
-    n_bytes = restoring.restore_whole_run(shards.subject(), out=tmp_path / "back.zarr")
+    n_bytes = restoring.restore_run(shards.subject(), out=tmp_path / "back.zarr")
     assert n_bytes == sum(parcel.size for parcel in plan.parcels)
     assert {k: v[0] for k, v in snapshot(tmp_path / "back.zarr").items()} == {
         k: v[0] for k, v in before.items()

@@ -34,7 +34,7 @@ from sfxreduce.archive.savings.values import Part, RunSavings, Weight
 from sfxreduce.archive.steps import release as releasing
 from sfxreduce.archive.steps.hold import add_hold
 from sfxreduce.audit.bound import conclude
-from sfxreduce.audit.certificate import Certificate, certificate_to_json
+from sfxreduce.audit.certificate import Certificate
 from sfxreduce.decisions.decide import Decision
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.decisions.threshold import Promise
@@ -42,7 +42,7 @@ from sfxreduce.errors import SchemaError
 from sfxreduce.io.chunks.shards import TileCodec
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames, open_table
-from sfxreduce.pipeline.audit import certify_run, draw_run
+from sfxreduce.pipeline.audit import audit_certify, audit_draw
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.outputs import Outputs
@@ -434,11 +434,9 @@ def test_a_store_that_nobody_can_read_is_listed_by_itself(beamtime: Beamtime) ->
 def certified(hits: Path, out: Path) -> Certificate:
     """Certificate at another confidence than 95 %, by an audit of some of the rejected events."""
     promise = Promise(max_loss=0.9, confidence=0.8)
-    draw = draw_run(hits, nonce="dice", promise=promise, rejects=12, kept=14)
+    draw = audit_draw(hits, nonce="dice", promise=promise, rejects=12, kept=14)
     labels = true_labels(draw, range(0, 40, 3))
-    made = certify_run(hits, draw, labels, promise=promise)
-    out.write_text(json.dumps(certificate_to_json(made)))
-    return made
+    return audit_certify(hits, draw, labels, promise=promise, out=out)
 
 
 def test_the_hits_that_may_be_lost_stand_beside_the_savings(beamtime: Beamtime) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from archived import Call, snapshot, write_keys
-from beamtimes import DAY_NS, POOL, Beamtime, codes
+from beamtimes import DAY_NS, POOL, Beamtime, codes, set_clock
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from sfxreduce.archive.evidence import subject as subjects
 from sfxreduce.archive.evidence.folder import JOURNAL
 from sfxreduce.archive.evidence.signing import is_signed, read_signing_key
 from sfxreduce.archive.rules.policy import Disposition, Policy, Release
@@ -271,7 +270,7 @@ def test_no_crash_leaves_a_ticket_without_its_signature(
 def test_a_script_asks_by_the_command_and_its_exit_status(
     call: Call, beamtime: Beamtime, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subjects, "wall_clock", beamtime.clock)
+    set_clock(monkeypatch, beamtime.clock)
     beamtime.all_of()
     token = beamtime.state_of().plan_id
     release = ["archive", "release", beamtime.run(), "--serial", "--execute", token]

@@ -30,7 +30,7 @@ from sfxreduce.decisions.ledger import ledger_root, ledger_table, read_ledger
 from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import LabelError, RefusedError, SchemaError, SfxReduceError, UsageError
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline.audit import draw_run
+from sfxreduce.pipeline.audit import audit_draw
 from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.settings import FilterSettings
@@ -489,7 +489,7 @@ def test_defaults_of_the_command_are_those_of_the_library() -> None:
         defaults = {p.name: p.default for p in commands[name].params}
         assert defaults["max_loss"] == Promise().max_loss
         assert defaults["confidence"] == Promise().confidence
-    drawing = inspect.signature(draw_run).parameters
+    drawing = inspect.signature(audit_draw).parameters
     defaults = {p.name: p.default for p in commands["draw"].params}
     assert defaults["rejects"] == drawing["rejects"].default
     assert defaults["kept"] == drawing["kept"].default

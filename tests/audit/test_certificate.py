@@ -16,7 +16,7 @@ from audited import filtered_run, manifest_of, true_labels
 from typer.testing import CliRunner
 
 from sfxreduce.audit.bound import AuditMethod
-from sfxreduce.audit.certificate import Certificate, certificate_from_json, certificate_to_json
+from sfxreduce.audit.certificate import Certificate, certificate_from_json
 from sfxreduce.audit.certify import certify, check_certificate
 from sfxreduce.audit.draw import Draw, draw_audit
 from sfxreduce.audit.labels import EventLabel
@@ -57,14 +57,14 @@ def certificate(made: Decisions, draw: Draw, labels: tuple[EventLabel, ...]) -> 
 
 @pytest.fixture
 def facts(certificate: Certificate) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps(certificate_to_json(certificate)))
+    found: dict[str, Any] = json.loads(json.dumps(certificate.to_json()))
     return found
 
 
 def test_a_certificate_comes_back_whole(certificate: Certificate, facts: dict[str, Any]) -> None:
     back = certificate_from_json(facts, where="certificate.json")
     assert back == certificate
-    assert certificate_to_json(back) == certificate_to_json(certificate)
+    assert back.to_json() == certificate.to_json()
 
 
 def test_it_fits_the_run_and_the_labels_it_was_made_from(

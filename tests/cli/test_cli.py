@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import os
@@ -9,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,10 @@ FILTER_KEYS = {
     "out",
     "report",
 }
+
+
+LONGER = ("filter", "redecide")
+"""Commands whose bodies have more than 15 lines."""
 
 
 def run(*arguments: object) -> Result:
@@ -380,28 +386,55 @@ def test_a_glob_after_in_works() -> None:
     assert spread_inputs(["--out", "x", "--in", "a"]) == ["--out", "x", "--in", "a"]
 
 
+def commands_by_name() -> dict[str, Any]:
+    """Every command, those of groups by both words."""
+    commands = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    for group in ("archive", "audit", "hold", "policy", "report"):
+        commands |= {f"{group} {name}": c for name, c in commands.pop(group).commands.items()}
+    return commands
+
+
 def test_every_command_has_help_with_an_example() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert sorted(commands) == [
         "archive", "audit", "crossval", "evaluate", "filter", "hold", "info", "ingest", "label",
         "ledger", "policy", "redecide", "report", "simulate", "train", "verify",
     ]  # fmt: skip
-    for group in ("archive", "audit", "hold", "policy", "report"):
-        commands |= {f"{group} {name}": c for name, c in commands.pop(group).commands.items()}
-    for name, command in commands.items():
+    for name, command in commands_by_name().items():
         assert "Example: sfxreduce" in (command.help or ""), name
         assert any("--json" in parameter.opts for parameter in command.params), name
 
 
-def test_help_loads_nothing_heavy() -> None:
-    code = (
-        "import sys; sys.argv = ['sfxreduce', 'filter', '--help']\n"
-        "from sfxreduce_cli.main import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "sys.exit(bool({'torch', 'distributed', 'zarr', 'numba'} & set(sys.modules)))"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+def test_a_command_parses_calls_and_prints() -> None:
+    for name, command in commands_by_name().items():
+        if name in LONGER:
+            continue
+        function = inspect.unwrap(command.callback)
+        definition = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+        assert isinstance(definition, ast.FunctionDef)
+        assert ast.get_docstring(definition), name
+        body = definition.body[1:]
+        assert (body[-1].end_lineno or 0) - body[0].lineno + 1 <= 15, name
+
+
+def test_the_command_line_goes_through_the_facade() -> None:
+    folder = Path(inspect.getfile(spread_inputs)).parent
+    for path in sorted(folder.glob("*.py")):
+        imported = imports_at_run_time(ast.parse(path.read_text()))
+        deep = {name for name in imported if name.startswith("sfxreduce.")}
+        assert deep <= {"sfxreduce.errors"}, path.name
+
+
+def imports_at_run_time(tree: ast.AST) -> Iterator[str]:
+    """Modules that are imported anywhere but for type checkers."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+        yield from imports_at_run_time(node)
 
 
 def test_defaults_of_the_command_line_are_those_of_the_library() -> None:

@@ -18,7 +18,7 @@ from planted import ArrayFrames, BrightestPixel
 
 from sfxreduce.cluster import Pool
 from sfxreduce.io.open import open_run
-from sfxreduce.pipeline.describe import info_run
+from sfxreduce.pipeline.describe import describe_run
 from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.settings import FilterSettings
@@ -171,7 +171,7 @@ def test_the_group_holds_what_was_found_and_is_part_of_the_output(
     for _, array in zarr.open_group(str(out), path="conditions", mode="r").arrays():
         assert "crc32c" in str(array.metadata.to_dict()["codecs"])
     assert verify_run(out, against=faulty, pool=serial).ok
-    told = info_run(open_run(out))
+    told = describe_run(open_run(out))
     assert (told.hot_pixels, told.noisy_pixels) == (found.hot_index.size, 3)
     assert (told.adu_per_photon, told.background_adu) == (
         found.adu_per_photon,
@@ -195,10 +195,10 @@ def test_a_byte_that_changed_and_a_group_that_is_gone_are_seen(
         (hurt / name).write_bytes(data)
         found = verify_run(hurt, against=faulty, pool=serial)
         assert found.damaged_files == (name,)
-        info_run(open_run(hurt))
+        describe_run(open_run(hurt))
     shutil.rmtree(out / "conditions")
     assert not verify_run(out, against=faulty, pool=serial).ok
-    assert info_run(open_run(out)).hot_pixels is None
+    assert describe_run(open_run(out)).hot_pixels is None
 
 
 def test_serial_and_cluster_store_the_same_conditions(
@@ -225,7 +225,7 @@ def test_what_is_unknown_is_null_and_a_scorer_that_does_not_adapt_stores_nothing
     assert verify_run(out, against=run, pool=serial).ok
     plain = filtered(run, tmp_path / "plain.zarr", serial, needs_conditions=False)
     assert not (plain / "conditions").exists()
-    assert info_run(open_run(plain)).adu_per_photon is None
+    assert describe_run(open_run(plain)).adu_per_photon is None
 
 
 def test_conditions_cost_one_read_of_the_sampled_frames(faulty: Run) -> None:

@@ -11,7 +11,7 @@ from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import UsageError
 from sfxreduce.scorers.cnn.folder import read_model
 from sfxreduce.train.patches.cross_validate import Across
-from sfxreduce.train.patches.crossval_job import cross_validate
+from sfxreduce.train.patches.crossval_job import crossval_models
 from sfxreduce.train.patches.outliers import UNLIKE_HEAD, fit_usual
 from sfxreduce.train.patches.refit import refit_usual
 from sfxreduce.train.patches.simulated import stored_material
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Across:
-    return cross_validate(folder, experiments=THREE, scale=0.05, pool=SerialPool())
+    return crossval_models(folder, experiments=THREE, scale=0.05, pool=SerialPool())
 
 
 def test_each_model_has_learned_from_the_others_alone(found: Across, folder: Path) -> None:
@@ -56,7 +56,7 @@ def test_every_judged_event_is_counted(found: Across, folder: Path) -> None:
 def test_material_is_made_once_and_gives_the_same_again(found: Across, folder: Path) -> None:
     kept = sorted((folder / "material").iterdir())
     before = [path.stat().st_mtime_ns for path in kept]
-    again = cross_validate(folder, experiments=THREE, scale=0.05, pool=SerialPool())
+    again = crossval_models(folder, experiments=THREE, scale=0.05, pool=SerialPool())
     assert [path.stat().st_mtime_ns for path in kept] == before
     assert again.shipped.encoded == found.shipped.encoded
 
@@ -86,6 +86,6 @@ def test_damaged_material_is_made_again(found: Across, folder: Path) -> None:
 
 def test_two_experiments_are_too_few(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least 3 experiments"):
-        cross_validate(tmp_path, experiments=THREE[:2] * 2, pool=SerialPool())
+        crossval_models(tmp_path, experiments=THREE[:2] * 2, pool=SerialPool())
     with pytest.raises(UsageError, match="is not known"):
-        cross_validate(tmp_path, experiments=(*THREE, "nothing"), pool=SerialPool())
+        crossval_models(tmp_path, experiments=(*THREE, "nothing"), pool=SerialPool())

@@ -32,7 +32,7 @@ from sfxreduce.scorers.cnn.on_torch import hit_probability, load_network
 from sfxreduce.scorers.cnn.poster.normalise import Normalisation, normalise
 from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.train.card import model_card
-from sfxreduce.train.evaluate import Evaluation, evaluate
+from sfxreduce.train.evaluate import Evaluation, evaluate_model
 from sfxreduce.train.labelling import PeakLabelling, TruthLabelling, true_hits, true_kinds
 from sfxreduce.train.metrics import Confusion
 from sfxreduce.train.poster.augment import vary
@@ -120,7 +120,7 @@ def test_a_trained_model_tells_hits_from_misses_on_another_run(
 ) -> None:
     model = train(runs, recipe=QUICK, seed=0)
     write_model(tmp_path / "model", model)
-    found = evaluate(CnnScorer(tmp_path / "model"), [_crystal_run(9)])
+    found = evaluate_model(CnnScorer(tmp_path / "model"), [_crystal_run(9)])
     assert found.labelled.counts.accuracy > 0.9
     card = model_card(read_model(tmp_path / "model").config, evaluations={"test": found})
     assert f"| test, labelled | {found.labelled.counts.tp} |" in card
@@ -232,7 +232,9 @@ def test_an_empty_picture_varies_into_itself() -> None:
 
 
 def _judge(run: Run, label: list[Label], threshold: float = 500.0) -> Evaluation:
-    return evaluate(BrightestPixel(), [run], threshold=threshold, labelling=_GivenLabels(label))
+    return evaluate_model(
+        BrightestPixel(), [run], threshold=threshold, labelling=_GivenLabels(label)
+    )
 
 
 @given(data=st.data())
@@ -287,8 +289,8 @@ def test_by_the_truth_weak_crystals_are_left_out(runs: list[Run]) -> None:
     peaks = np.where(run.truth.n_crystals.values > 0, np.resize([30, 4], 24), 0)
     run = replace(run, truth=run.truth.assign(n_peaks=("event", peaks)))
     label = [Label.HIT, Label.MISS] * 12
-    strict = evaluate(BrightestPixel(), [run], threshold=500.0, labelling=_GivenLabels(label))
-    loose = evaluate(
+    strict = evaluate_model(BrightestPixel(), [run], threshold=500.0, labelling=_GivenLabels(label))
+    loose = evaluate_model(
         BrightestPixel(),
         [run],
         threshold=500.0,
@@ -355,7 +357,7 @@ def test_a_run_without_truth_is_judged_by_its_labels_alone() -> None:
 
 def test_judging_needs_a_run() -> None:
     with pytest.raises(LabelError, match="at least one run"):
-        evaluate(BrightestPixel(), [])
+        evaluate_model(BrightestPixel(), [])
 
 
 def test_peak_labels_name_the_run_they_fail_on() -> None:

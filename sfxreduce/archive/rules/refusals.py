@@ -154,6 +154,11 @@ class ArchiveRefused(RefusedError):
         self.refusals = tuple(refusals)
         super().__init__(" | ".join(map(str, self.refusals)))
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Every refusal on a line of its own."""
+        return tuple(f"refused: {' '.join(str(refusal).split())}" for refusal in self.refusals)
+
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object.
 

@@ -18,7 +18,7 @@ from sfxreduce.archive.evidence.tickets import TicketBook
 from sfxreduce.archive.savings.disk import DiskFile
 from sfxreduce.archive.savings.targets import Target
 from sfxreduce.archive.savings.values import Part
-from sfxreduce.archive.steps.status import Status, status_of
+from sfxreduce.archive.steps.status import Status, status_run
 from sfxreduce.decisions.decide import Decisions
 from sfxreduce.errors import SfxReduceError, VerificationError
 from sfxreduce.io.readers.zarr.run import open_table, read_manifest
@@ -108,7 +108,7 @@ def open_case(target: Target, *, clock: Clock, root: Path | None, book: TicketBo
             run=target.run, evidence=target.evidence, by="report", clock=clock, root=root
         )
         found = gather(subject.folder, subject.run, root=root, book=book)
-        case.status = status_of(subject, found=found)
+        case.status = status_run(subject, found=found)
         case.found = found
         case.problems += [*found.facts.tampered, *found.facts.unknown]
     _choose_output(case)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +30,9 @@ from sfxreduce.archive.evidence.inspect import (
     store_facts,
 )
 from sfxreduce.archive.evidence.pins import pin_files
-from sfxreduce.archive.evidence.subject import Subject
-from sfxreduce.archive.rules.policy import Disposition, Policy
-from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
+from sfxreduce.archive.evidence.subject import DEFAULT_PRESET, Subject
+from sfxreduce.archive.rules.policy import Disposition, Policy, preset
+from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal, refuse
 from sfxreduce.archive.rules.states import PATH, State
 from sfxreduce.archive.steps.packing import pack_payload
 from sfxreduce.archive.steps.repack import store_events
@@ -46,7 +47,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.run.run import Run
 
-__all__ = ["PlanOptions", "approve_run", "plan_run", "verify_again"]
+__all__ = ["PlanOptions", "PlannedRun", "approve_run", "plan_run", "plan_runs", "verify_again"]
 
 DAY_NS = 86_400 * 10**9
 FINISHED = (State.RELEASE_TICKETED, State.RELEASED, State.RESTORING)
@@ -73,6 +74,92 @@ class PlanOptions:
     certificate: Path | None = None
     ended_ns: int | None = None
     data_path: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """A plan, and where its run is with it."""
+
+    plan: PlanPaper
+    state: State
+    evidence: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what goes to tape and what may leave the disk as a JSON object."""
+        plan = self.plan
+        return {
+            "run": plan.run,
+            "plan_id": plan.plan_id,
+            "planner": plan.planner,
+            "policy": plan.policy.name,
+            "disposition": str(plan.policy.release.disposition),
+            "state": str(self.state),
+            "archive_files": len(plan.payload),
+            "archive_bytes": sum(file.size for file in plan.payload),
+            "parcels": len(plan.parcels),
+            "packages": [
+                {"name": package.name, "bytes": package.size, "files": len(package.files)}
+                for package in plan.packages
+            ],
+            "release_files": len(plan.sources),
+            "release_bytes": plan.release_bytes,
+            "evidence": str(self.evidence),
+        }
+
+
+def plan_runs(
+    subjects: Sequence[Subject],
+    *,
+    hits: Sequence[Path] = (),
+    policy: Policy | None = None,
+    certificate: Path | None = None,
+    ended_ns: int | None = None,
+    data_path: str = "",
+    pool: Pool,
+    progress: Progress = silent,
+) -> list[PlannedRun]:
+    """Plan several runs; one that is refused does not keep the others from being planned.
+
+    Parameters
+    ----------
+    hits : sequence of Path
+        The reduced store of each run, in their order.
+    policy : Policy, optional
+        The laptop preset if not given.
+    certificate, ended_ns, data_path
+        See `PlanOptions`; a certificate is for one run.
+
+    Raises
+    ------
+    ArchiveRefused
+        With the refusals of all runs, after the others were planned.
+    UsageError
+        If there are not as many reduced stores as runs, or one certificate for several runs.
+    """
+    if hits and len(hits) != len(subjects):
+        raise UsageError(f"archive plan: expected {len(subjects)} --hits, found {len(hits)}")
+    if len(subjects) > 1 and certificate:
+        raise UsageError("archive plan: --certificate and --evidence are for one run")
+    planned: list[PlannedRun] = []
+    refusals: list[Refusal] = []
+    for number, subject in enumerate(subjects):
+        options = PlanOptions(
+            policy=policy or preset(DEFAULT_PRESET),
+            hits=hits[number] if hits else None,
+            certificate=certificate,
+            ended_ns=ended_ns,
+            data_path=data_path,
+        )
+        try:
+            plan = plan_run(subject, options, pool=pool, progress=progress)
+        except ArchiveRefused as error:
+            refusals += error.refusals
+            continue
+        state = subject.folder.read().state
+        planned.append(PlannedRun(plan=plan, state=state, evidence=subject.evidence))
+    if refusals:
+        raise ArchiveRefused(refusals)
+    return planned
 
 
 def plan_run(
@@ -276,7 +363,7 @@ def _index(plan: PlanPaper) -> bytes:
 def approve_run(
     subject: Subject, *, role: str = "", token: str = "", policy: Policy | None = None
 ) -> PlanPaper:
-    """Give one's word for a plan.
+    """Approve a plan.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ from sfxreduce.cluster.progress import Progress, silent
 from sfxreduce.errors import RunNotFound, UsageError, VerificationError
 from sfxreduce.io.writers.publish import check_outputs, staged
 
-__all__ = ["restore_run_events", "restore_whole_run"]
+__all__ = ["restore_run", "restore_run_events"]
 
 
 def restore_run_events(
@@ -97,7 +97,7 @@ def _part(plan: PlanPaper, part: str, copies: Copies) -> Holding:
     )
 
 
-def restore_whole_run(subject: Subject, *, out: Path, to: Sequence[str] = ()) -> int:
+def restore_run(subject: Subject, *, out: Path, to: Sequence[str] = ()) -> int:
     """Bring a raw run back from the archive, every file compared with its checksum.
 
     Parameters

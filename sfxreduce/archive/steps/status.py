@@ -13,7 +13,7 @@ from sfxreduce.archive.evidence.advance import advance, missing
 from sfxreduce.archive.evidence.find import find_evidence
 from sfxreduce.archive.evidence.folder import Clock, EvidenceFolder
 from sfxreduce.archive.evidence.gather import Gathered, gather
-from sfxreduce.archive.evidence.subject import DEFAULT_PRESET, Subject
+from sfxreduce.archive.evidence.subject import DEFAULT_PRESET, Subject, wall_clock
 from sfxreduce.archive.evidence.tickets import TicketBook
 from sfxreduce.archive.rules.explain import explain_policy
 from sfxreduce.archive.rules.policy import Policy, preset
@@ -23,7 +23,7 @@ from sfxreduce.archive.steps.release import renewed
 from sfxreduce.errors import SfxReduceError
 from sfxreduce.report.report import human_bytes
 
-__all__ = ["Status", "explain_run", "nightly", "status_of", "summary_of"]
+__all__ = ["Status", "explain_run", "nightly_runs", "status_run", "status_runs"]
 
 DAY_NS = 86_400 * 10**9
 WAITING = (State.RECALL_TESTED, State.GRACE, State.RELEASABLE)
@@ -89,7 +89,7 @@ class Status:
         }
 
 
-def status_of(
+def status_run(
     subject: Subject, *, book: TicketBook | None = None, found: Gathered | None = None
 ) -> Status:
     """Look at a run and its evidence; no file of the run is read and nothing is written.
@@ -149,7 +149,7 @@ def _releasable_from(found: Gathered) -> int | None:
 def explain_run(subject: Subject) -> list[str]:
     """Say in sentences where a run is, why, what is missing, and what its policy asks for."""
     found = gather(subject.folder, subject.run)
-    status = status_of(subject)
+    status = status_run(subject)
     told = [f"{status.run} is {status.state}{', and held' if status.held else ''}."]
     if status.plan_id:
         told.append(
@@ -167,7 +167,7 @@ def explain_run(subject: Subject) -> list[str]:
     return [*told, *explain_policy(_policy(found))]
 
 
-def summary_of(root: Path, *, clock: Clock) -> dict[str, Any]:
+def status_runs(root: Path, *, clock: Clock = wall_clock) -> dict[str, Any]:
     """Where all runs below a folder are.
 
     Returns
@@ -199,7 +199,7 @@ def summary_of(root: Path, *, clock: Clock) -> dict[str, Any]:
 def _row(run: Path, evidence: Path, clock: Clock, root: Path, book: TicketBook) -> dict[str, Any]:
     subject = Subject(run=run, evidence=evidence, by="status", clock=clock, root=root)
     try:
-        found = status_of(subject, book=book)
+        found = status_run(subject, book=book)
     except SfxReduceError as error:
         codes = (
             [refusal.code for refusal in error.refusals]
@@ -234,7 +234,7 @@ def _bytes(rows: list[dict[str, Any]], state: State) -> int:
     return sum(row["bytes"] for row in rows if row["state"] == state)
 
 
-def nightly(root: Path, *, clock: Clock) -> dict[str, Any]:
+def nightly_runs(root: Path, *, clock: Clock = wall_clock) -> dict[str, Any]:
     """Bring every run below a folder to where it may be, tickets left out, and sum up.
 
     A run whose source changed becomes INVALIDATED. Nothing is copied, and nobody is asked: what is
@@ -243,7 +243,7 @@ def nightly(root: Path, *, clock: Clock) -> dict[str, Any]:
     Returns
     -------
     dict
-        As `summary_of` gives it, and ``moved``: runs, and from where to where they went.
+        As `status_runs` gives it, and ``moved``: runs, and from where to where they went.
     """
     moved, failed = [], []
     whole, book = root.absolute(), TicketBook(clock())
@@ -271,7 +271,7 @@ def nightly(root: Path, *, clock: Clock) -> dict[str, Any]:
             continue
         if after is not before:
             moved.append({"run": str(run), "from": str(before), "to": str(after)})
-    return {**summary_of(root, clock=clock), "moved": moved, "failed": failed}
+    return {**status_runs(root, clock=clock), "moved": moved, "failed": failed}
 
 
 def _date(ns: int | None) -> str | None:

@@ -34,7 +34,7 @@ from sfxreduce.pipeline.verify.frames import compare_events
 from sfxreduce.run.columns import plain_text
 from sfxreduce.run.run import Run
 
-__all__ = ["Verification", "source_of", "verify_run"]
+__all__ = ["Verification", "open_source", "verify_run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +117,7 @@ def verify_run(
     )
 
 
-def source_of(
+def open_source(
     path: Path, *, data_path: str = "", roots: Sequence[Path] = (), untrusted: bool = False
 ) -> Run | None:
     """Open the source that the manifest of an output names; None where the manifest is damaged.

@@ -16,12 +16,12 @@ from sfxreduce.train.card import model_card
 from sfxreduce.train.patches.cross_validate import Across, learn_across
 from sfxreduce.train.patches.simulated import stored_material
 
-__all__ = ["cross_validate"]
+__all__ = ["crossval_models"]
 
 _FEWEST = 3
 
 
-def cross_validate(
+def crossval_models(
     folder: Path,
     *,
     experiments: Sequence[str] = tuple(EXPERIMENTS),

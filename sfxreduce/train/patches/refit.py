@@ -26,7 +26,7 @@ _NEXT_SECTION = "\n## Which tiles it looks at"
 def refit_usual(
     model: Model, *, scale: float = 1.0, pool: Pool, progress: Progress = silent
 ) -> Model:
-    """Give a model what `sfxreduce.cross_validate` would give it; its card tells the new figures.
+    """Give a model what `sfxreduce.crossval_models` would give it; its card tells the new figures.
 
     Parameters
     ----------

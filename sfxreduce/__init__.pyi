@@ -1,0 +1,40 @@
+# The public names, each with its home, in this one list: type checkers read it, and lazy_loader.
+from . import archive as archive
+from . import train as train
+from .cluster import open_pool as open_pool
+from .decisions.decide import Decision as Decision
+from .decisions.threshold import Promise as Promise
+from .errors import SfxReduceError as SfxReduceError
+from .io.open import open_run as open_run
+from .pipeline.audit import audit_certify as audit_certify
+from .pipeline.audit import audit_check as audit_check
+from .pipeline.audit import audit_draw as audit_draw
+from .pipeline.audit import audit_label as audit_label
+from .pipeline.describe import info_run as info_run
+from .pipeline.filter import filter_run as filter_run
+from .pipeline.filter import plan_filter as plan_filter
+from .pipeline.ingest import ingest_run as ingest_run
+from .pipeline.ledger import ledger_run as ledger_run
+from .pipeline.redecide import redecide_run as redecide_run
+from .pipeline.stages.outputs import Outputs as Outputs
+from .pipeline.stages.reduced import read_reduced as read_reduced
+from .pipeline.stages.settings import FilterSettings as FilterSettings
+from .pipeline.verify.output import open_source as open_source
+from .pipeline.verify.output import verify_run as verify_run
+from .run.detector import Detector as Detector
+from .run.reasons import Reason as Reason
+from .run.run import Run as Run
+from .run.window import Window as Window
+from .scorers.cnn.folder import default_model as default_model
+from .scorers.cnn.scorer import CnnScorer as CnnScorer
+from .scorers.cnn.scorer import cuda_available as cuda_available
+from .scorers.peaks.finder import PeakFinder as PeakFinder
+from .scorers.peaks.scorer import PeakScorer as PeakScorer
+from .scorers.protocol import Scorer as Scorer
+from .simulate.run import simulate_run as simulate_run
+from .train.evaluate import evaluate_model as evaluate_model
+from .train.labelling import label_run as label_run
+from .train.model import train_model as train_model
+from .train.patches.crossval_job import crossval_models as crossval_models
+
+__version__: str
