@@ -12,8 +12,8 @@ import sfxreduce
 
 PACKAGE = Path(sfxreduce.__file__ or "").parent
 
-# Root is not bound by permission bits, but by an audit hook, and /dev/null is nobody's folder. At the
-# end a message of numba's (0.61 to 0.68) shows that no folder was left to keep machine code in.
+# Root is not bound by permission bits, but by an audit hook, and /dev/null is nobody's folder. A
+# message of numba (0.61 to 0.68) at the end shows that no folder was left for machine code.
 PROGRAM = """
 import json, os, sys
 

@@ -104,6 +104,20 @@ class Promising(BrightestTile):
         )
 
 
+class OtherModel(BrightestTile):
+    """The same by its name and settings, with a model behind it."""
+
+    @property
+    def calibration(self) -> Calibration:
+        return replace(super().calibration, model_sha256="0")
+
+
+class Lenient(BrightestPixel):
+    """In place of the peak finder: every pixel of 250 ADU is a hit."""
+
+    min_peaks = 250.0
+
+
 @contextmanager
 def layout(**changes: Any) -> Iterator[None]:
     """Stores with other tiles and shards than would be chosen."""
@@ -414,9 +428,7 @@ def test_what_the_drift_gate_made_of_events_is_taken_back_and_made_anew(
         found = Drift(checked=True, alarms=of)
         monkeypatch.setattr("sfxreduce.pipeline.stages.drift.check_drift", lambda *_, **__: found)
 
-    monkeypatch.setattr(
-        "sfxreduce.pipeline.stages.drift.PeakScorer", lambda: BrightestPixel(threshold=250.0)
-    )
+    monkeypatch.setattr("sfxreduce.pipeline.stages.drift.PeakScorer", Lenient)
     # It sees the tile in the middle: of some events other tiles are damaged.
     scorer = BrightestPixel(tile=TILE)
     check(alarms[0])
@@ -546,7 +558,7 @@ def test_a_run_that_is_not_the_source_is_refused(
 
 
 def test_a_scorer_that_did_not_judge_is_refused(old: Reduced, mottled: Run) -> None:
-    for scorer in (PeakScorer(), BrightestTile(model_sha256="0"), BrightestTile(settings="non")):
+    for scorer in (PeakScorer(), OtherModel(), BrightestTile(settings="non")):
         with pytest.raises(RefusedError, match="judged"):
             refused(old, mottled, scorer)
     with pytest.raises(RefusedError, match="does not know"):

@@ -39,6 +39,7 @@ from sfxreduce.run.run import Run
 from sfxreduce.run.source import Reading
 from sfxreduce.run.window import Window
 
+HERE = Path(__file__).parent
 MILLION = 1_000_000
 N_THREADS = 2
 """Of the cluster of these tests."""
@@ -294,7 +295,7 @@ def test_memory_does_not_grow_with_the_frames_that_were_scored(n_events: int) ->
         check=True,
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"},
     )
     # Columns, scores and tasks; the frames would take 8 kB an event.
     assert int(grown.stdout) < 200 * n_events + 4e6

@@ -56,7 +56,7 @@ def test_scores_are_probabilities_and_know_their_model(folder: Path) -> None:
     assert ((score >= 0) & (score <= 1)).all()
     assert len(set(score.tolist())) == 5
     assert (scorer.name, scorer.calibration.threshold) == ("cnn", 0.25)
-    assert len(scorer.model_sha256 or "") == 64
+    assert len(scorer.calibration.model_sha256 or "") == 64
     assert "poster" in scorer.settings
 
 
@@ -141,13 +141,13 @@ def test_a_model_that_was_replaced_is_read_again(tmp_path: Path, folder: Path) -
     path = tmp_path / "model"
     write_model(path, other)
     scorer = CnnScorer(path)
-    first = scorer.model_sha256
+    first = scorer.calibration.model_sha256
     write_model(
         path,
         Model(config=ModelConfig(), weights=weights | {"trunk.11.bias": np.ones(2, np.float32)}),
         overwrite=True,
     )
-    assert scorer.model_sha256 != first
+    assert scorer.calibration.model_sha256 != first
 
 
 def test_naming_a_scorer_does_not_load_torch() -> None:

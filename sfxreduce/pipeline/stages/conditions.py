@@ -31,13 +31,13 @@ def with_conditions(
     Parameters
     ----------
     run : Run
-        Some of its frames are read; none if its conditions are stored.
+        Some of its frames are read; none if its conditions are stored, or were measured before.
     pool : Pool
         Reads them: a frame that ends whatever reads it does not count.
     stored : Conditions, optional
         As an earlier filter run of these frames stored them.
     """
-    if not calibration_of(scorer).needs_conditions:
+    if not calibration_of(scorer).needs_conditions or isinstance(run.source, Conditioned):
         return run
     conditions = stored
     if conditions is None:
