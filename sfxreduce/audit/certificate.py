@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -22,6 +21,7 @@ from sfxreduce.decisions.decide import Decisions
 from sfxreduce.decisions.ledger import ledger_root
 from sfxreduce.decisions.threshold import Promise, at_most
 from sfxreduce.errors import RefusedError, UsageError, VerificationError
+from sfxreduce.io.files.safe_read import parse_as
 from sfxreduce.io.store.manifest import Manifest
 
 __all__ = [
@@ -172,8 +172,9 @@ def certificate_from_json(facts: Mapping[str, Any], *, where: str) -> Certificat
             raise VerificationError(
                 f"{where}: does not match its own sha256: it was changed, and proves nothing"
             )
-        certificate = _from_body(body)
-        statement = body["statement"]
+        del body["certificate_version"]
+        statement = body.pop("statement")
+        certificate = parse_as(Certificate, body)
     except (AttributeError, KeyError, TypeError, ValueError, UsageError, RefusedError) as error:
         raise VerificationError(
             f"{where}: expected what 'sfxreduce audit certify' writes, found something else "
@@ -184,22 +185,6 @@ def certificate_from_json(facts: Mapping[str, Any], *, where: str) -> Certificat
             f"{where}: its statement is not what its numbers say ('{certificate.statement}')"
         )
     return certificate
-
-
-def _from_body(body: Mapping[str, Any]) -> Certificate:
-    parts = {
-        key: value for key, value in body.items() if key not in ("certificate_version", "statement")
-    }
-    counted = dict(parts.pop("counted"))
-    found_at = tuple(map(operator.index, counted.pop("found_at")))
-    return Certificate(
-        subject=FilterOutput(**parts.pop("subject")),
-        promise=Promise(**parts.pop("promise")),
-        method=AuditMethod(parts.pop("method")),
-        counted=Tally(found_at=found_at, **counted),
-        finding=Finding(**parts.pop("finding")),
-        **parts,
-    )
 
 
 def _agree(found: Finding, expected: Finding) -> bool:

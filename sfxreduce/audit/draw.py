@@ -25,6 +25,7 @@ from sfxreduce.audit.labels import EventLabel
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import ledger_root
 from sfxreduce.errors import RefusedError, SchemaError, UsageError
+from sfxreduce.io.files.safe_read import parse_as
 from sfxreduce.run.labels import Label
 
 __all__ = ["Draw", "audit_order", "draw_audit", "draw_from_json", "draw_to_json", "tally"]
@@ -195,12 +196,7 @@ def draw_from_json(facts: Mapping[str, Any], *, where: str) -> Draw:
         body = dict(facts)
         if body.pop("draw_version") != DRAW_VERSION:
             raise SchemaError(f"{where}: the draw is of another version of sfxreduce; draw again")
-        return Draw(
-            method=AuditMethod(body.pop("method")),
-            from_rejected=tuple(map(int, body.pop("from_rejected"))),
-            from_kept=tuple(map(int, body.pop("from_kept"))),
-            **body,
-        )
+        return parse_as(Draw, body)
     except (KeyError, TypeError, ValueError) as error:
         raise SchemaError(
             f"{where}: expected what 'sfxreduce audit draw' writes, found something else ({error})"

@@ -303,14 +303,11 @@ def _json(facts: Mapping[str, Any]) -> str:
     return json.dumps(facts, indent=2) + "\n"
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def _read_json(path: Path) -> Any:
     try:
-        facts = parse_json(_read_text(path).encode())
+        return parse_json(_read_text(path).encode())
     except ValueError as error:
         raise SchemaError(f"{path}: expected JSON, found something else ({error})") from error
-    if not isinstance(facts, dict):
-        raise SchemaError(f"{path}: expected a JSON object, found {type(facts).__name__}")
-    return facts
 
 
 def _read_text(path: Path) -> str:

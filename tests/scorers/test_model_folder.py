@@ -94,7 +94,7 @@ def _rewrite(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], Non
         (_rewrite(lambda d: d["config"].pop("threshold")), "threshold"),
         (_rewrite(lambda d: d["config"].update(treshold=1)), "treshold"),
         (_rewrite(lambda d: d["config"].update(threshold=7.0)), "between 0 and 1"),
-        (_rewrite(lambda d: d["config"].update(window="grid")), "TileChoice: expected .* 'grid'"),
+        (_rewrite(lambda d: d["config"].update(window="grid")), "'window': .* 'grid'"),
         (_rewrite(lambda d: d["config"].update(normalisation=3)), "not the configuration"),
     ],
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,9 @@ from sfxreduce.audit.certify import check_certificate
 from sfxreduce.audit.draw import draw_audit
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import read_ledger
-from sfxreduce.errors import SfxReduceError, VerificationError
+from sfxreduce.errors import SfxReduceError
 from sfxreduce.io.files.durable import sha256_file
+from sfxreduce.io.files.safe_read import parse_json
 from sfxreduce.io.readers.zarr.run import open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
 from sfxreduce.io.store.schema import AUDIT_GROUP, LEDGER_GROUP, MANIFEST_GROUP
@@ -116,10 +115,7 @@ def certificate_facts(
         When it was first seen.
     """
     try:
-        facts = json.loads(data)
-        if not isinstance(facts, Mapping):
-            raise VerificationError("certificate: is no JSON object")
-        found = certificate_from_json(facts, where="certificate")
+        found = certificate_from_json(parse_json(data), where="certificate")
     except (ValueError, SfxReduceError):
         nothing = CertificateFacts(
             intact=False, fits=False, loss_upper=1.0, confidence=0.0, at_ns=at_ns

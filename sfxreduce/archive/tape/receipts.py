@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
 
 from sfxreduce.archive.rules.refusals import Refusal, refuse
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.files.durable import FileRecord
+from sfxreduce.io.files.safe_read import parse_as
 
 __all__ = [
     "Copy",
@@ -32,6 +34,15 @@ MAX_COPIES = 16
 MAX_SIZE = 1 << 62
 
 
+def _short(text: str) -> str:
+    if len(text.encode()) > TEXT_BYTES:
+        raise ValueError(f"expected at most {TEXT_BYTES} bytes")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_short)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
     """One copy of a file in an archive.
@@ -46,9 +57,9 @@ class Copy:
         How the archive calls it.
     """
 
-    pool: str
-    medium: str
-    archive_id: str
+    pool: Text
+    medium: Text
+    archive_id: Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +89,17 @@ class Receipt:
         Of the answer as it came.
     """
 
-    backend: str
-    path: str
-    size: int
-    algorithm: str
-    value: str
+    backend: Text
+    path: Text
+    size: Annotated[int, Field(ge=0, le=MAX_SIZE)]
+    algorithm: Text
+    value: Annotated[str, Field(pattern="^[0-9A-Fa-f]*$", max_length=TEXT_BYTES)]
     value_source: Source
     state: State
-    copies: tuple[Copy, ...]
-    queried_at_ns: int
-    tool: str
-    raw_sha256: str
+    copies: Annotated[tuple[Copy, ...], Field(max_length=MAX_COPIES)]
+    queried_at_ns: Annotated[int, Field(ge=-MAX_SIZE, le=MAX_SIZE)]
+    tool: Text
+    raw_sha256: Text
 
 
 def receipt_to_json(receipt: Receipt) -> dict[str, Any]:
@@ -104,23 +115,12 @@ def receipt_from_json(facts: Mapping[str, Any], *, where: str = "receipt") -> Re
     SchemaError
         If a field is missing, unknown, of another kind, or too long.
     """
-    expected = {
-        "backend": _is_text,
-        "path": _is_text,
-        "size": lambda value: _is_int(value) and value >= 0,
-        "algorithm": _is_text,
-        "value": lambda value: _is_text(value) and re.fullmatch("[0-9A-Fa-f]*", value),
-        "value_source": lambda value: value in get_args(Source),
-        "state": lambda value: value in get_args(State),
-        "copies": lambda value: isinstance(value, list) and len(value) <= MAX_COPIES,
-        "queried_at_ns": _is_int,
-        "tool": _is_text,
-        "raw_sha256": _is_text,
-    }
-    _check_fields(facts, expected, where=where)
-    for copy in facts["copies"]:
-        _check_fields(copy, dict.fromkeys(("pool", "medium", "archive_id"), _is_text), where=where)
-    return Receipt(**{**facts, "copies": tuple(Copy(**copy) for copy in facts["copies"])})
+    try:
+        return parse_as(Receipt, facts)
+    except ValueError as error:
+        raise SchemaError(
+            f"{where}: not a receipt as agreed ({error}); see the reference of backends"
+        ) from error
 
 
 def receipt_name(receipt: Receipt) -> str:
@@ -249,24 +249,3 @@ def _enough(receipts: Sequence[Receipt], needed: int, *, distinct_pools: bool) -
 def _described(receipts: Sequence[Receipt]) -> str:
     found = sorted({(c.pool, c.medium) for receipt in receipts for c in receipt.copies})
     return ", ".join(f"pool '{pool}' medium '{medium}'" for pool, medium in found) or "none"
-
-
-def _is_text(value: Any) -> bool:
-    # Twice: a text of the archive may hold what UTF-8 cannot, or be long only once it is encoded.
-    return isinstance(value, str) and len(value.encode(errors="backslashreplace")) <= TEXT_BYTES
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_SIZE
-
-
-def _check_fields(facts: Any, expected: Mapping[str, Any], *, where: str) -> None:
-    if not isinstance(facts, Mapping) or set(facts) != set(expected):
-        found = sorted(map(str, facts))[:20] if isinstance(facts, Mapping) else type(facts).__name__
-        raise SchemaError(f"{where}: expected the fields {sorted(expected)}, found {found}")
-    for name, is_right in expected.items():
-        if not is_right(facts[name]):
-            raise SchemaError(
-                f"{where}: its field '{name}' is not as agreed ({ascii(facts[name])[:80]}); see "
-                "the reference of backends"
-            )

@@ -1,7 +1,8 @@
 """Small files that came from elsewhere: read whole, but never more than they may be.
 
 A name may lead to a pipe that never ends, to a device, or to a file that fills the memory; and a
-few kilobytes of JSON may nest so deep, or count so far, that parsing them does.
+few kilobytes of JSON may nest so deep, or count so far, that parsing them does. What is parsed
+becomes a value only if it is, entry for entry, what that value is made of.
 """
 
 from __future__ import annotations
@@ -10,10 +11,17 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-__all__ = ["MOST_JSON_BYTES", "open_file", "open_regular", "parse_json", "read_small"]
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+__all__ = ["MOST_JSON_BYTES", "open_file", "open_regular", "parse_as", "parse_json", "read_small"]
+
+_T = TypeVar("_T")
 
 MOST_JSON_BYTES = 128 << 20
 """Longest JSON document that is read: the manifest of a million files."""
@@ -124,3 +132,60 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the name '{twice[:40]}' is given twice")
     return found
+
+
+def parse_as(kind: type[_T], facts: Any) -> _T:
+    """Make a dataclass of parsed JSON that gives every field, by its name and of its type.
+
+    Nothing is converted but lists to tuples, names of an enum to its members, and whole numbers to
+    floats. A default is for callers: a document has to name its fields all the same.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass, or a container of some.
+    facts : object
+        As `parse_json` gives it.
+
+    Raises
+    ------
+    ValueError
+        If an entry is missing, unknown, or of another type. It names the first.
+    SfxReduceError
+        Whatever `kind` raises when its fields contradict each other.
+    """
+    # Here, because it takes a tenth of a second that most commands need not pay.
+    from pydantic import ValidationError
+    from pydantic_core import to_json
+
+    adapter: TypeAdapter[_T] = _adapter(kind)  # type: ignore[arg-type]
+    try:
+        text = to_json(facts, inf_nan_mode="constants")
+        value = adapter.validate_json(text, strict=True, extra="forbid")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        entry = ascii(".".join(map(str, first["loc"])))[:80]
+        message = f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+        raise ValueError(f"{entry}: {message}, found {first['input']!a:.60}") from error
+    complete = adapter.dump_python(value, mode="json")
+    # NaN differs from itself, therefore the names are what decides.
+    if complete != facts and (missing := {*_names(complete)} - {*_names(facts)}):
+        raise ValueError(f"{min(missing)!a}: field required, found none")
+    return value
+
+
+@cache
+def _adapter(kind: type[_T]) -> TypeAdapter[_T]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _names(facts: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all entries of a document."""
+    if isinstance(facts, list | tuple):
+        facts = dict(enumerate(facts))
+    if isinstance(facts, dict):
+        for name, value in facts.items():
+            yield f"{prefix}{name}"
+            yield from _names(value, f"{prefix}{name}.")

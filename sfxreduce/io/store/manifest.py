@@ -14,6 +14,7 @@ from typing import Any
 
 from sfxreduce.errors import VerificationError
 from sfxreduce.io.files.durable import FileRecord
+from sfxreduce.io.files.safe_read import parse_as
 
 __all__ = ["Manifest", "manifest_from_json", "manifest_to_json"]
 
@@ -98,8 +99,7 @@ def manifest_from_json(facts: Mapping[str, Any], *, where: str) -> Manifest:
             raise VerificationError(f"{where}: the manifest is of another version of sfxreduce")
         if _digest({"manifest_version": MANIFEST_VERSION, **body}) != facts["sha256"]:
             raise VerificationError(f"{where}: the manifest does not match its own sha256")
-        files = tuple(FileRecord(**file) for file in body.pop("files"))
-        return Manifest(files=files, **body)
+        return parse_as(Manifest, body)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise VerificationError(
             f"{where}: the manifest is damaged ({error}); the output does not count as written"

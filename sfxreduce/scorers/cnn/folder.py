@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.numpy import load
@@ -20,14 +19,8 @@ from safetensors.numpy import load
 from sfxreduce.errors import ModelError, OutputExists, UsageError
 from sfxreduce.io.files.durable import PARTIAL, output_errors, sync_folder, write_file
 from sfxreduce.io.files.rename import complete_moves, hidden_name, planned_moves, remove
-from sfxreduce.io.files.safe_read import parse_json, read_small
-from sfxreduce.scorers.calibration.probability import ReliabilityBin
-from sfxreduce.scorers.calibration.score_level import LevelRule
-from sfxreduce.scorers.calibration.windows import TileChoice, WindowLoss
-from sfxreduce.scorers.cnn.model import Model, ModelConfig, Provenance, TrainingRun
-from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
-from sfxreduce.scorers.cnn.patches.pooling import Pooling
-from sfxreduce.scorers.cnn.poster.normalise import Normalisation
+from sfxreduce.io.files.safe_read import parse_as, parse_json, read_small
+from sfxreduce.scorers.cnn.model import Model, ModelConfig
 
 __all__ = ["SCHEMA", "check_model_path", "default_model", "read_model", "write_model"]
 
@@ -42,7 +35,6 @@ MOST_CARD_BYTES = 4 << 20
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
 _CARD = "README.md"
-_T = TypeVar("_T")
 
 
 def default_model() -> Path:
@@ -183,44 +175,12 @@ def _document(folder: Path) -> dict[str, Any]:
     return document
 
 
-def _config(values: dict[str, Any], folder: Path) -> ModelConfig:
+def _config(values: Any, folder: Path) -> ModelConfig:
     """Build the configuration, and say which entry is not as expected."""
     try:
-        provenance = dict(values["provenance"])
-        provenance["runs"] = tuple(_build(TrainingRun, run) for run in provenance["runs"])
-        return _build(
-            ModelConfig,
-            values
-            | {
-                "window": _build(TileChoice, values["window"]),
-                "curve": tuple(map(_window_loss, values["curve"])),
-                "reliability": tuple(_build(ReliabilityBin, v) for v in values["reliability"]),
-                "tile_shape": tuple(values["tile_shape"]),
-                "normalisation": _build(Normalisation, values["normalisation"]),
-                "candidates": _build(CandidateFinder, values["candidates"]),
-                "pooling": _build(Pooling, values["pooling"]),
-                "level": _build(LevelRule, values["level"]),
-                "provenance": _build(Provenance, provenance),
-            },
-        )
-    except (KeyError, TypeError, ValueError, ModelError, UsageError) as error:
+        return parse_as(ModelConfig, values)
+    except (ValueError, ModelError, UsageError) as error:
         raise ModelError(
             f"{folder / _CONFIG}: not the configuration of a model ({error}); "
             "copy the model again or train a new one"
         ) from error
-
-
-def _window_loss(values: Mapping[str, Any]) -> WindowLoss:
-    """One point of the curve."""
-    return _build(WindowLoss, {**values, "tiles": _build(TileChoice, values["tiles"])})
-
-
-def _build(kind: type[_T], values: Mapping[str, Any]) -> _T:
-    """Build a dataclass from exactly its fields: a misspelt or absent one is an error."""
-    if not isinstance(values, Mapping):
-        raise TypeError(f"{kind.__name__}: expected its entries, found {values!r}")
-    wanted = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if set(values) != wanted:
-        odd = sorted(wanted.symmetric_difference(values))
-        raise ValueError(f"{kind.__name__}: missing or unknown {odd}")
-    return kind(**values)

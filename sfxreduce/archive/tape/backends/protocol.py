@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from pydantic import Field
 
 from sfxreduce.archive.tape.receipts import Receipt
 from sfxreduce.errors import UsageError
@@ -30,7 +32,7 @@ class Capabilities:
     """
 
     tool: str
-    pools: tuple[str, ...] = ()
+    pools: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
     rereads: bool = False
     recalls_from_medium: bool = False
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from sfxreduce.archive.tape.backends.protocol import Capabilities, check_pool
 from sfxreduce.archive.tape.paths import check_path
 from sfxreduce.archive.tape.receipts import Receipt, receipt_from_json
 from sfxreduce.errors import ArchiveError, OutputExists, SchemaError
+from sfxreduce.io.files.safe_read import parse_as, parse_json
 from sfxreduce.io.process import (
     end_process,
     how_it_ended,
@@ -37,7 +36,6 @@ TRY_LATER = 75
 """Exit status of a program that could not do it now (EX_TEMPFAIL of sysexits)."""
 
 TOLD = ("path", "size", "algorithm", "value", "value_source", "state", "copies")
-MAX_POOLS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,21 +76,16 @@ class ScriptBackend:
             If the answer has not the agreed form.
         """
         facts, _ = self._ask("capabilities")
-        kinds: dict[str, Callable[[Any], bool]] = {
-            "tool": lambda value: isinstance(value, str),
-            "pools": lambda value: (
-                isinstance(value, list)
-                and len(value) <= MAX_POOLS
-                and all(isinstance(pool, str) for pool in value)
-            ),
-            "rereads": lambda value: isinstance(value, bool),
-            "recalls_from_medium": lambda value: isinstance(value, bool),
-        }
-        if set(facts) != set(kinds) or not all(kinds[name](facts[name]) for name in kinds):
+        try:
+            capabilities = parse_as(Capabilities, facts)
+        except ValueError as error:
             raise ArchiveError(
-                f"{self.name}: expected capabilities {sorted(kinds)}, found {ascii(facts)[:200]}"
-            )
-        return Capabilities(**{**facts, "pools": tuple(map(check_pool, facts["pools"]))})
+                f"{self.name}: expected capabilities as agreed, found others ({error}); see the "
+                "reference of backends"
+            ) from error
+        for pool in capabilities.pools:
+            check_pool(pool)
+        return capabilities
 
     def put(self, local: Path, path: str, *, pool: str) -> Receipt:
         """Have the script put a file; see `Backend.put`."""
@@ -132,8 +125,8 @@ class ScriptBackend:
     def _ask(self, *arguments: str) -> tuple[dict[str, Any], bytes]:
         raw = self._run(*arguments)
         try:
-            facts = json.loads(raw, object_pairs_hook=_once)
-        except (ValueError, RecursionError) as error:
+            facts = parse_json(raw)
+        except ValueError as error:
             raise ArchiveError(
                 f"{self.name} {arguments[0]}: expected one JSON object, found something else "
                 f"({raw[:80]!a})"
@@ -170,11 +163,3 @@ class ScriptBackend:
             advice = "try again later" if status == TRY_LATER else "see the archive's log"
             raise ArchiveError(f"{name}: {how_it_ended(status)} ({last_line(complaint)}); {advice}")
         return answer
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object that says two things about one field."""
-    facts = dict(pairs)
-    if len(facts) != len(pairs):
-        raise ValueError("a field is named twice")
-    return facts
