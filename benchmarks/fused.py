@@ -30,11 +30,7 @@ from rows import Row
 from sfxreduce.scorers.cnn.patches.candidates import PATCH, Candidates
 from sfxreduce.scorers.cnn.patches.cpu import FusedPatchNetwork
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
-from sfxreduce.scorers.cnn.poster.cpu import (
-    FusedNetwork,
-    fused_probability_of_pixels,
-    fused_probability_of_tiles,
-)
+from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
 from sfxreduce.scorers.cnn.poster.network import TILE_SHAPE, HitNetwork
 from sfxreduce.scorers.cnn.poster.normalise import Normalisation, normalise
 
@@ -199,10 +195,10 @@ def poster_actions(n: int) -> dict[str, Action]:
     seen = pixels * np.float32(SCALE) + np.float32(OFFSET)
     how = Normalisation()
     actions: dict[str, Action] = {
-        "fused, uint16 pixels in": lambda: fused_probability_of_pixels(
-            fused, pixels, good, scale=SCALE, offset=OFFSET
+        "fused, uint16 pixels in": lambda: hit_probability(
+            fused.outputs(pixels, good, scale=SCALE, offset=OFFSET)
         ),
-        "fused, float32 tiles in": lambda: fused_probability_of_tiles(fused, seen),
+        "fused, float32 tiles in": lambda: hit_probability(fused.outputs(seen, good)),
         "torch eager, batch 32": by_torch(trunk, seen, 32, channels_last=False),
         "torch channels last, batch 8": by_torch(trunk, seen, 8, channels_last=True),
     }
@@ -215,10 +211,15 @@ def poster_actions(n: int) -> dict[str, Action]:
             raise SystemExit(f"{name}: expected the probabilities of torch, found others")
     # What normalisation adds to whichever runtime; it has other numbers, so no answer to compare.
     actions["normalise alone"] = lambda: normalise(pixels, good, how=how)
-    actions["normalise + fused"] = lambda: fused_probability_of_tiles(
-        fused, normalise(pixels, good, how=how)
+    actions["normalise + fused"] = lambda: hit_probability(
+        fused.outputs(normalise(pixels, good, how=how), good)
     )
     return actions
+
+
+def hit_probability(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of events, shape (event,), by the tile that speaks loudest, shape (event, tile, 2)."""
+    return probability((outputs[..., 1] - outputs[..., 0]).max(axis=1))
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))  #
 import numba
 import numpy as np
 import torch
+from fused import hit_probability
 from gpu_feeds import (
     GOOD,
     TILE_BYTES,
@@ -56,7 +57,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.scorers.cnn.gpu.transfer import as_numbers
 from sfxreduce.scorers.cnn.poster._normalise_gpu import least_variance
-from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork, fused_probability_of_tiles
+from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
 from sfxreduce.scorers.cnn.poster.gpu import DeviceSettings, Feed, PosterOnDevice
 from sfxreduce.scorers.cnn.poster.network import TILE_SHAPE, HitNetwork
 from sfxreduce.scorers.cnn.poster.normalise import Normalisation, normalise
@@ -176,7 +177,7 @@ def measure_one_core(bench: Bench, tiles: Pixels, packed: Stored, fused: FusedNe
 
     def score(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
         seen = normalise(pixels, GOOD, adu_per_photon=1.0, how=HOW)
-        return fused_probability_of_tiles(fused, seen)
+        return hit_probability(fused.outputs(seen, GOOD))
 
     n = min(len(tiles), 64)
     read = partial(packed.read, range(n), room_for(n))
@@ -303,7 +304,7 @@ def measure_poster(
     """The poster's network on the device: numbers of 32 and 16 bits, eager and compiled."""
     store = RunStore(4 if bench.small else 64)
     seen = normalise(tiles, GOOD, adu_per_photon=1.0, how=HOW)
-    expected = fused_probability_of_tiles(fused, seen)
+    expected = hit_probability(fused.outputs(seen, GOOD))
 
     def poster(n_threads: int, *, half: bool, compiled: bool) -> PosterOnDevice:
         if compiled and not bench.compiled:

@@ -16,6 +16,7 @@ from sfxreduce.io.chunks.layout import (
     Layout,
     choose_layout,
 )
+from sfxreduce.io.chunks.pieces import tile_pieces
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import Box, Window
 
@@ -73,20 +74,6 @@ def test_no_other_grid_costs_less(case: tuple[tuple[int, ...], list[Box]], items
 
 
 @given(case=frames_and_boxes(), tile=st.tuples(st.integers(1, 9), st.integers(1, 9)))
-def test_tiles_of_a_window_are_those_that_hold_its_pixels(
-    case: tuple[tuple[int, ...], list[Box]], tile: tuple[int, int]
-) -> None:
-    shape, boxes = case
-    layout = Layout(frame_shape=shape, tile=tile, events_per_shard=4)
-    wanted = np.zeros((1, *shape)[-3:], bool)
-    for box in boxes:
-        wanted[box.panel, box.y0 : box.y1, box.x0 : box.x1] = True
-    wanted = wanted.reshape(shape)
-    expected = [t for t in range(layout.tiles_per_event) if wanted[layout.tile_slices(t)].any()]
-    assert list(layout.tiles_of(boxes)) == expected
-
-
-@given(case=frames_and_boxes(), tile=st.tuples(st.integers(1, 9), st.integers(1, 9)))
 def test_tiles_cover_every_pixel_once(
     case: tuple[tuple[int, ...], list[Box]], tile: tuple[int, int]
 ) -> None:
@@ -116,7 +103,8 @@ def test_the_centre_of_the_usual_cameras_is_one_tile(
     boxes = Window.centre(detector).boxes(detector)
     layout = choose_layout(shape, dtype=np.dtype("int16"), boxes=boxes)
     assert layout.tile == tile
-    assert len(layout.tiles_of(boxes)) == 1
+    shapes = layout.frame_shape, layout.chunks[1:]
+    assert len(tile_pieces(*shapes, detector, Window.centre(detector))) == 1
 
 
 def test_a_shard_is_near_its_target_and_holds_an_event_at_least() -> None:

@@ -66,7 +66,10 @@ def test_tiles_of_any_shape_show_what_the_whole_frame_shows(
     tile_shape = draw.draw(st.tuples(*(st.integers(1, n + 2) for n in shape)))
     frame = np.arange(1, math.prod(shape) + 1).reshape(shape)
     picture = np.zeros(window.shape, frame.dtype)
-    shown(tile_pieces(shape, tile_shape, detector, window), cut(frame, tile_shape), picture)
+    tiles, pieces = cut(frame, tile_shape), tile_pieces(shape, tile_shape, detector, window)
+    shown(pieces, tiles, picture)
+    needed = [n for n, tile in tiles.items() if np.isin(tile[tile > 0], picture).any()]
+    assert [piece.tile for piece in pieces] == needed
     np.testing.assert_array_equal(picture, window.take(frame, detector))
     np.testing.assert_array_equal(take_window(frame[np.newaxis], detector, window)[0], picture)
 

@@ -20,6 +20,7 @@ from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.io.chunks import partial_decode as partial
 from sfxreduce.io.chunks import shards
 from sfxreduce.io.chunks.blosc import USUAL_PACKING, Packing
+from sfxreduce.io.chunks.pieces import tile_pieces
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.pipeline.filter import Outputs, filter_run
@@ -230,7 +231,8 @@ def test_retile_decodes_and_cuts_tiles_for_the_window(tmp_path: Path, serial: Po
     source = ZarrFrames(path=str(tmp_path / "run.zarr"))
     assert source.layout is not None
     assert source.layout.packing == USUAL_PACKING
-    assert len(source.layout.tiles_of(Window.centre(run.detector).boxes(run.detector))) == 1
+    shapes = source.layout.frame_shape, source.layout.chunks[1:]
+    assert len(tile_pieces(*shapes, run.detector, Window.centre(run.detector))) == 1
     assert source.read(range(4)).pixels.tobytes() == frames.tobytes()
 
 

@@ -15,6 +15,7 @@ from planted import ArrayFrames, BrightestPixel, planted_run
 
 from sfxreduce.cluster import Pool
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
+from sfxreduce.io.chunks.pieces import tile_pieces
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.store.guard import GuardedStore
@@ -110,9 +111,10 @@ def test_reading_a_centre_tile_touches_only_its_bytes(
     reading = source.read(range(4), Window.centre(detector))
     np.testing.assert_array_equal(reading.pixels[:, 0], frames[:, 700:1050, 700:1050])
     index_bytes = 16 * layout.events_per_shard * layout.tiles_per_event + 4
-    centre = layout.tiles_of(Window.centre(detector).boxes(detector))[0]
+    window = Window.centre(detector)
+    (piece,) = tile_pieces(layout.frame_shape, layout.chunks[1:], detector, window)
     monkeypatch.undo()
-    window_bytes = sum(len(tiles[centre] or b"") for tiles in source.encoded(range(4)))
+    window_bytes = sum(len(tiles[piece.tile] or b"") for tiles in source.encoded(range(4)))
     assert n_read == window_bytes + index_bytes
 
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.errors import OutputError, OutputExists, UsageError
+from sfxreduce.io.chunks.pieces import tile_pieces
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import Outputs, filter_run, plan_filter
 from sfxreduce.pipeline.ingest import ingest_run
@@ -339,7 +340,9 @@ def test_scoring_reads_only_the_window_and_copying_decodes_nothing(
     )
     assert asked == [window, window]
     layout = source.source.layout  # type: ignore[attr-defined]
-    assert decoded == 70 * len(layout.tiles_of(window.boxes(source.detector)))
+    assert decoded == 70 * len(
+        tile_pieces(layout.frame_shape, layout.chunks[1:], source.detector, window)
+    )
 
 
 def test_an_existing_output_stays_unless_overwriting(
@@ -371,7 +374,9 @@ def test_a_hit_that_cannot_be_copied_whole_says_so_in_the_ledger(
     source = open_run(tmp_path / "run.zarr")
     layout = source.source.layout  # type: ignore[attr-defined]
     scorer = BrightestPixel(tile=20)
-    needed = layout.tiles_of(Window.centre(detector, tile_shape=(20, 20)).boxes(detector))
+    window = Window.centre(detector, tile_shape=(20, 20))
+    pieces = tile_pieces(layout.frame_shape, layout.chunks[1:], detector, window)
+    needed = {piece.tile for piece in pieces}
     far = next(t for t in range(layout.tiles_per_event) if t not in needed)
     tiles = next(source.source.encoded([0]))  # type: ignore[attr-defined]
     offset = sum(len(tile or b"") for tile in tiles[:far]) + 30

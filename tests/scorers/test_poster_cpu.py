@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from typing import Any
@@ -13,30 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from poster import score_pixels
 
 from sfxreduce.errors import ModelError
-from sfxreduce.scorers.cnn.poster.cpu import (
-    FusedNetwork,
-    fused_probability_of_pixels,
-    fused_probability_of_tiles,
-)
+from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
 from sfxreduce.scorers.cnn.poster.network import TILE_SHAPE, HitNetwork
 from sfxreduce.scorers.cnn.poster.normalise import Normalisation, normalise
 
 DTYPES = st.sampled_from(["uint16", "int16", "int32", "float32"])
-
-
-def _scored(
-    network: FusedNetwork,
-    pixels: NDArray[np.generic],
-    good: NDArray[np.bool_],
-    *,
-    adu_per_photon: float = math.nan,
-    how: Normalisation,
-) -> NDArray[np.float32]:
-    """Probability of detector pixels, normalised as the scorer does."""
-    seen = normalise(pixels, good, adu_per_photon=adu_per_photon, how=how)
-    return fused_probability_of_tiles(network, seen)
 
 
 def _network(seed: int, loudness: float = 1.0) -> tuple[HitNetwork, FusedNetwork]:
@@ -63,6 +46,12 @@ def _outputs(network: HitNetwork, seen: NDArray[np.float32]) -> NDArray[np.float
     return np.asarray(outputs.reshape(*seen.shape[:2], 2).numpy(), np.float32)
 
 
+def _assert_outputs(found: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    # Sums of thousands of terms cancel: what rounds is as large as the largest output.
+    largest = float(np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * largest)
+
+
 def _probability(network: HitNetwork, seen: NDArray[np.float32]) -> NDArray[np.float32]:
     """What torch says about every event."""
     return np.asarray(network(torch.from_numpy(seen)).softmax(dim=1)[:, 1].numpy(), np.float32)
@@ -85,17 +74,11 @@ def test_detector_pixels_get_the_networks_probability(
     good = np.random.default_rng(seed).random(pixels.shape[1:]) >= masked
     how = Normalisation()
     seen = normalise(pixels, good, adu_per_photon=gain, how=how)
-    found = _scored(fused, pixels, good, adu_per_photon=gain, how=how)
+    found = score_pixels(fused, pixels, good, adu_per_photon=gain, how=how)
     assert found.dtype == np.float32
     assert found.shape == (2,)
     np.testing.assert_allclose(found, _probability(network, seen), rtol=1e-4)
-    np.testing.assert_array_equal(fused_probability_of_tiles(fused, seen), found)
-    expected = _outputs(network, seen)
-    # Sums of thousands of terms cancel: what rounds is as large as the largest output.
-    largest = float(np.abs(expected).max())
-    np.testing.assert_allclose(
-        fused.outputs(seen, np.ones_like(good)), expected, rtol=1e-4, atol=1e-5 * largest
-    )
+    _assert_outputs(fused.outputs(seen, np.ones_like(good)), _outputs(network, seen))
 
 
 @given(
@@ -113,8 +96,8 @@ def test_a_normalisation_of_one_line_needs_no_pass_of_its_own(
     pixels = _pixels(seed, 2, n_tiles, dtype)
     good = np.random.default_rng(seed).random(pixels.shape[1:]) >= 0.1
     seen = np.where(good, pixels * np.float32(scale) + np.float32(offset), 0).astype(np.float32)
-    found = fused_probability_of_pixels(fused, pixels, good, scale=scale, offset=offset)
-    np.testing.assert_allclose(found, _probability(network, seen), rtol=1e-4)
+    found = fused.outputs(pixels, good, scale=scale, offset=offset)
+    _assert_outputs(found, _outputs(network, seen))
 
 
 @pytest.mark.parametrize("n_tiles", [1, 3])
@@ -123,12 +106,13 @@ def test_an_events_score_does_not_depend_on_its_neighbours(n_tiles: int) -> None
     pixels = _pixels(1, 11, n_tiles)
     good = np.random.default_rng(2).random(pixels.shape[1:]) >= 0.1
     how = Normalisation()
-    together = _scored(fused, pixels, good, how=how)
+    together = score_pixels(fused, pixels, good, how=how)
     assert len(set(together.tolist())) == 11
-    alone = [_scored(fused, pixels[i : i + 1], good, how=how) for i in range(11)]
+    alone = [score_pixels(fused, pixels[i : i + 1], good, how=how) for i in range(11)]
     np.testing.assert_array_equal(together, np.concatenate(alone))
     order = np.random.default_rng(3).permutation(11)
-    np.testing.assert_array_equal(_scored(fused, pixels[order], good, how=how), together[order])
+    shuffled = score_pixels(fused, pixels[order], good, how=how)
+    np.testing.assert_array_equal(shuffled, together[order])
 
 
 def test_a_pixel_counts_where_the_network_looks_and_nowhere_else() -> None:
@@ -156,8 +140,8 @@ def test_what_a_masked_pixel_holds_changes_nothing(junk: float) -> None:
     good = np.random.default_rng(2).random(pixels.shape[1:]) >= 0.1
     spoilt = np.where(good, pixels, np.float32(junk))
     np.testing.assert_array_equal(
-        fused_probability_of_pixels(fused, spoilt, good, scale=0.1, offset=-5.0),
-        fused_probability_of_pixels(fused, pixels, good, scale=0.1, offset=-5.0),
+        fused.outputs(spoilt, good, scale=0.1, offset=-5.0),
+        fused.outputs(pixels, good, scale=0.1, offset=-5.0),
     )
 
 
@@ -166,14 +150,14 @@ def test_the_byte_order_of_a_file_changes_nothing() -> None:
     pixels, good = _pixels(4, 1, 1), np.ones((1, *TILE_SHAPE), bool)
     swapped = pixels.astype(">i2")
     np.testing.assert_array_equal(
-        fused_probability_of_pixels(fused, swapped, good, scale=0.1),
-        fused_probability_of_pixels(fused, pixels, good, scale=0.1),
+        fused.outputs(swapped, good, scale=0.1), fused.outputs(pixels, good, scale=0.1)
     )
 
 
 def test_no_events_give_no_scores() -> None:
     _, fused = _network(0)
-    assert fused_probability_of_tiles(fused, np.zeros((0, 1, *TILE_SHAPE), np.float32)).size == 0
+    pixels, good = np.zeros((0, 1, *TILE_SHAPE), np.float32), np.ones((1, *TILE_SHAPE), bool)
+    assert score_pixels(fused, pixels, good, how=Normalisation()).size == 0
 
 
 def test_other_weights_and_other_windows_are_refused() -> None:
@@ -184,7 +168,7 @@ def test_other_weights_and_other_windows_are_refused() -> None:
     with pytest.raises(ModelError, match=r"trunk\.0\.weight"):
         FusedNetwork.of(weights | {"trunk.0.weight": np.zeros((4, 1, 5, 5), np.float32)})
     with pytest.raises(ModelError, match="window of this model"):
-        fused_probability_of_tiles(fused, np.zeros((1, 1, 40, 40), np.float32))
+        fused.outputs(np.zeros((1, 1, 40, 40), np.float32), np.ones((1, 40, 40), np.bool_))
     with pytest.raises(ModelError, match="mask of one event"):
         fused.outputs(
             np.zeros((1, 2, *TILE_SHAPE), np.float32), np.ones((1, *TILE_SHAPE), np.bool_)

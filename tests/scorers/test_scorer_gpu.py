@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from planted import ArrayFrames
+from poster import score_pixels
 
 from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import ClusterError, ModelError, SourceError
@@ -51,7 +52,7 @@ from sfxreduce.scorers.cnn.patches.pooling import Pooling
 from sfxreduce.scorers.cnn.poster import gpu
 from sfxreduce.scorers.cnn.poster._normalise_gpu import in_noise_units, least_variance
 from sfxreduce.scorers.cnn.poster._space_to_depth import in_squares
-from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork, fused_probability_of_tiles
+from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
 from sfxreduce.scorers.cnn.poster.gpu import DeviceSettings, Feed, PosterOnDevice
 from sfxreduce.scorers.cnn.poster.network import TILE_SHAPE, HitNetwork
 from sfxreduce.scorers.cnn.poster.normalise import Normalisation, normalise
@@ -108,8 +109,9 @@ def _said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def _by_cpu(poster: PosterOnDevice, feed: Feed) -> NDArray[np.float32]:
     pixels = feed.pixels(range(feed.n_events))
-    seen = normalise(pixels, feed.good, adu_per_photon=feed.adu_per_photon, how=HOW)
-    return fused_probability_of_tiles(poster.fused, seen)
+    return score_pixels(
+        poster.fused, pixels, feed.good, adu_per_photon=feed.adu_per_photon, how=HOW
+    )
 
 
 CPU = DeviceSettings(device="cpu", tiles=4, n_threads=2)

@@ -107,25 +107,6 @@ class Layout:
         """Path of a shard below the array, as Zarr names it."""
         return "/".join(["c", str(shard), *("0" for _ in self.frame_shape)])
 
-    def tiles_of(self, boxes: Sequence[Box]) -> tuple[int, ...]:
-        """Tiles of one event that hold any pixel of the boxes, in grid order.
-
-        Examples
-        --------
-        >>> layout = Layout(frame_shape=(1750, 1750), tile=(350, 350), events_per_shard=32)
-        >>> layout.tiles_of([Box(panel=0, y0=700, y1=1050, x0=700, x1=1050)])
-        (12,)
-        """
-        _, n_x = self.tile_grid[-2:]
-        per_panel = math.prod(self.tile_grid[-2:])
-        tiles = {
-            box.panel * per_panel + row * n_x + column
-            for box in boxes
-            for row in range(box.y0 // self.tile[0], (box.y1 - 1) // self.tile[0] + 1)
-            for column in range(box.x0 // self.tile[1], (box.x1 - 1) // self.tile[1] + 1)
-        }
-        return tuple(sorted(tiles))
-
     def tile_slices(self, tile: int) -> tuple[int | slice, ...]:
         """Where a tile lies in its frame; edge tiles are cut at the frame's edge."""
         *panel, row, column = np.unravel_index(tile, self.tile_grid)

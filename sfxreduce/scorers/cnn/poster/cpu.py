@@ -17,7 +17,7 @@ from sfxreduce.errors import ModelError
 from sfxreduce.scorers.cnn._vector_writer import Packed
 from sfxreduce.scorers.cnn.poster import _cpu
 
-__all__ = ["FusedNetwork", "fused_probability_of_pixels", "fused_probability_of_tiles"]
+__all__ = ["FusedNetwork"]
 
 _FIRST = (_cpu.CHANNELS, 1, _cpu.KERNEL, _cpu.KERNEL)
 _SECOND = (_cpu.CHANNELS, _cpu.CHANNELS, _cpu.KERNEL, _cpu.KERNEL)
@@ -43,8 +43,9 @@ class FusedNetwork:
     >>> weights = {f"{name}.weight": np.zeros(s, np.float32) for name, s in shapes.items()}
     >>> weights |= {f"{name}.bias": np.zeros(s[0], np.float32) for name, s in shapes.items()}
     >>> network = FusedNetwork.of(weights)
-    >>> fused_probability_of_tiles(network, np.zeros((3, 1, 350, 350), np.float32)).tolist()
-    [0.5, 0.5, 0.5]
+    >>> tiles, good = np.zeros((3, 1, 350, 350), np.float32), np.ones((1, 350, 350), bool)
+    >>> network.outputs(tiles, good).tolist()
+    [[[0.0, 0.0]], [[0.0, 0.0]], [[0.0, 0.0]]]
     """
 
     packed: Packed = field(repr=False)
@@ -128,67 +129,6 @@ class FusedNetwork:
             out.reshape(-1, 2),
         )
         return out
-
-
-def fused_probability_of_tiles(
-    network: FusedNetwork, seen: NDArray[np.floating]
-) -> NDArray[np.float32]:
-    """Hit probability of normalised events.
-
-    Parameters
-    ----------
-    seen : ndarray
-        Shape (event, tile, 350, 350), normalised.
-
-    Returns
-    -------
-    ndarray of float32
-        Shape (event,), between 0 and 1.
-
-    Raises
-    ------
-    ModelError
-        If the tiles are not of 350 x 350.
-    """
-    everywhere = np.ones(seen.shape[1:], np.bool_)
-    return _of_the_loudest(network.outputs(seen, everywhere))
-
-
-def fused_probability_of_pixels(
-    network: FusedNetwork,
-    pixels: NDArray[np.generic],
-    good: NDArray[np.bool_],
-    *,
-    scale: float = 1.0,
-    offset: float = 0.0,
-) -> NDArray[np.float32]:
-    """Hit probability of events whose normalisation is one line, ``scale * pixel + offset``.
-
-    Parameters
-    ----------
-    pixels : ndarray
-        Shape (event, tile, 350, 350), of any integer or floating dtype.
-    good : ndarray of bool
-        Shape (tile, 350, 350); the network sees zero where it is false.
-
-    Returns
-    -------
-    ndarray of float32
-        Shape (event,), between 0 and 1.
-
-    Raises
-    ------
-    ModelError
-        If the pixels are not tiles of 350 x 350, or the mask is not that of one event.
-    """
-    return _of_the_loudest(network.outputs(pixels, good, scale=scale, offset=offset))
-
-
-def _of_the_loudest(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Hit probability by the tile that speaks loudest for a hit, shape (event,)."""
-    margin = (outputs[..., 1].astype(np.float64) - outputs[..., 0]).max(axis=1)
-    probability: NDArray[np.float32] = np.exp(-np.logaddexp(0.0, -margin)).astype(np.float32)
-    return probability
 
 
 def _by_tap(weight: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-__all__ = ["TILE_SHAPE", "HitNetwork", "multiply_adds"]
+__all__ = ["TILE_SHAPE", "HitNetwork"]
 
 TILE_SHAPE = (350, 350)
 _CHANNELS = 4
@@ -77,28 +77,3 @@ class HitNetwork(nn.Module):
         outputs: torch.Tensor = self.trunk(flat).unflatten(0, tiles.shape[:2])
         loudest = (outputs[..., 1] - outputs[..., 0]).argmax(dim=1)
         return outputs[torch.arange(len(outputs), device=outputs.device), loudest]
-
-
-def multiply_adds(network: nn.Module, tile_shape: tuple[int, int] = TILE_SHAPE) -> int:
-    """Count the multiply-adds of one tile, by running an empty tile through the network.
-
-    Parameters
-    ----------
-    network : Module
-        With a `trunk` of convolutions and fully connected layers.
-    tile_shape : tuple of int
-        (y, x).
-    """
-    count = 0
-
-    def add(layer: nn.Module, _: object, output: torch.Tensor) -> None:
-        nonlocal count
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            count += output.numel() * layer.weight[0].numel()
-
-    hooks = [layer.register_forward_hook(add) for layer in network.modules()]
-    with torch.inference_mode():
-        network(torch.zeros(1, 1, *tile_shape))
-    for hook in hooks:
-        hook.remove()
-    return count
