@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import xarray as xr
 from archived import make_files, records_of, snapshot
+from bagged import read_bag
 from planted import ArrayFrames, BrightestPixel, planted_run
 
 from sfxreduce.archive.steps.restore_events import Places, restore_events
 from sfxreduce.archive.tape.backends import Backend, open_backend
-from sfxreduce.archive.tape.bags import read_bag, write_bag
+from sfxreduce.archive.tape.bags import write_bag
 from sfxreduce.archive.tape.holding import Holding, fetch_files
 from sfxreduce.archive.tape.packages import pack
 from sfxreduce.archive.tape.tars import write_package

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,23 +19,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import bagit
-
-from sfxreduce.archive.tape.paths import check_path, decode_path, encode_path
+from sfxreduce.archive.tape.paths import check_path, encode_path
 from sfxreduce.errors import SchemaError, UsageError
 from sfxreduce.io.files.durable import FileRecord, output_errors, write_file
 from sfxreduce.io.writers.publish import check_outputs, staged
 
-__all__ = [
-    "CRATE_FILE",
-    "PACKAGES_FILE",
-    "PLAN_FILE",
-    "crate_metadata",
-    "read_bag",
-    "validate_bag",
-    "write_bag",
-]
+__all__ = ["CRATE_FILE", "PACKAGES_FILE", "PLAN_FILE", "crate_metadata", "write_bag"]
 
+CRATE_FILE = "ro-crate-metadata.json"
 PACKAGES_FILE = "sfxreduce-packages.json"
 PLAN_FILE = "sfxreduce-plan.json"
 
@@ -44,8 +34,6 @@ DECLARATION = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 MANIFEST, TAG_MANIFEST = "manifest-sha256.txt", "tagmanifest-sha256.txt"
 OWN_FILES = ("bagit.txt", "bag-info.txt", "fetch.txt", MANIFEST, TAG_MANIFEST)
 LABEL = re.compile("[A-Za-z][A-Za-z0-9-]*")
-LINE = re.compile("(?P<sha256>[0-9A-Fa-f]{64})[ \t]+data/(?P<path>.+)")
-FETCH = re.compile(r"(?P<url>\S+)[ \t]+(?P<size>[0-9]+|-)[ \t]+data/(?P<path>.+)")
 
 
 def write_bag(
@@ -94,10 +82,24 @@ def write_bag(
     if not source.is_absolute():
         raise UsageError(f"{source}: expected the absolute path of the source")
     payload = sorted(files, key=lambda file: file.path)
+    documents = {CRATE_FILE: crate_metadata(payload, info=info), **tag_files}
+    documents |= _payload_lists(payload, source=source, info=info)
+    sums = ((hashlib.sha256(data).hexdigest(), name) for name, data in sorted(documents.items()))
+    documents[TAG_MANIFEST] = _lines(f"{value}  {encode_path(name)}" for value, name in sums)
+    check_outputs(stores=[folder], inputs=[run or source])
+    with staged(stores=[folder]) as paths, output_errors(folder):
+        hidden = paths[folder]
+        (hidden / "data").mkdir(parents=True)
+        for name, data in documents.items():
+            write_file(hidden / name, data, below=hidden)
+
+
+def _payload_lists(
+    payload: Sequence[FileRecord], *, source: Path, info: Mapping[str, str]
+) -> dict[str, bytes]:
+    """Files that RFC 8493 asks for, by their names: what the payload is, and where it lies."""
     oxum = f"{sum(file.size for file in payload)}.{len(payload)}"
-    tags = {
-        CRATE_FILE: crate_metadata(payload, info=info),
-        **tag_files,
+    return {
         "bagit.txt": DECLARATION,
         "bag-info.txt": _lines(f"{k}: {v}" for k, v in {**info, "Payload-Oxum": oxum}.items()),
         MANIFEST: _lines(f"{file.sha256}  data/{encode_path(file.path)}" for file in payload),
@@ -106,67 +108,6 @@ def write_bag(
             for file in payload
         ),
     }
-    sums = ((hashlib.sha256(data).hexdigest(), name) for name, data in sorted(tags.items()))
-    tags[TAG_MANIFEST] = _lines(f"{value}  {encode_path(name)}" for value, name in sums)
-    check_outputs(stores=[folder], inputs=[run or source])
-    with staged(stores=[folder]) as paths, output_errors(folder):
-        hidden = paths[folder]
-        (hidden / "data").mkdir(parents=True)
-        for name, data in tags.items():
-            write_file(hidden / name, data, below=hidden)
-
-
-def read_bag(folder: Path) -> tuple[FileRecord, ...]:
-    """Payload of a bag as its manifest and ``fetch.txt`` tell, whether or not it is there.
-
-    Raises
-    ------
-    SchemaError
-        If they cannot be read, differ in what they list, or name a path that is not safe.
-    """
-    sums = {m["path"]: m["sha256"].lower() for m in _parsed(folder / MANIFEST, LINE)}
-    sizes = {m["path"]: m["size"] for m in _parsed(folder / "fetch.txt", FETCH)}
-    if set(sums) != set(sizes) or "-" in sizes.values():
-        raise SchemaError(
-            f"{folder}: expected a size in fetch.txt for each file of {MANIFEST}; it is no bag of "
-            "'sfxreduce archive plan'"
-        )
-    files = tuple(
-        FileRecord(path=decode_path(path), size=int(sizes[path]), sha256=sums[path])
-        for path in sorted(sums)
-    )
-    _check_files(files, where=str(folder))
-    return files
-
-
-def validate_bag(folder: Path) -> list[str]:
-    """Say what is wrong with a bag; its payload has to be there, and is read whole.
-
-    Quick checks by size alone are not offered: they pass files of other bytes.
-
-    Returns
-    -------
-    list of str
-        Empty if the bag is complete and every checksum is right.
-    """
-    # Whoever uses the library wants a list, not lines on the terminal.
-    logging.getLogger("bagit").addHandler(logging.NullHandler())
-    missing = [name for name in OWN_FILES if not (folder / name).is_file()]
-    if missing:
-        return [f"{folder}: expected the files of a bag, found no {', '.join(missing)}"]
-    try:
-        bag = bagit.Bag(str(folder))
-        # bagit-python does not know that RFC 8493 writes a percent sign as %25.
-        bag.entries = {decode_path(path): sums for path, sums in bag.entries.items()}
-        bag.normalized_manifest_names = {
-            unicodedata.normalize("NFC", path): path for path in bag.entries
-        }
-        bag.validate(processes=1)
-    except bagit.BagValidationError as error:
-        return [str(detail) for detail in error.details or ()] or [f"{folder}: {error}"]
-    except (bagit.BagError, bagit.FileNormalizationConflict, OSError, ValueError) as error:
-        return [f"{folder}: {error}"]
-    return []
 
 
 def _check_files(files: Sequence[FileRecord], *, where: str) -> None:
@@ -197,24 +138,6 @@ def _check_tags(info: Mapping[str, str], tag_files: Mapping[str, bytes], *, wher
 
 def _lines(lines: Iterator[str]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _parsed(file: Path, form: re.Pattern[str]) -> Iterator[re.Match[str]]:
-    """Lines of a file of a bag."""
-    try:
-        lines = file.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SchemaError(f"{file}: cannot be read ({error}); is it a bag?") from error
-    if lines.pop():
-        raise SchemaError(f"{file}: its last line has no end; the bag was cut off")
-    for number, line in enumerate(lines, start=1):
-        match = form.fullmatch(line)
-        if match is None:
-            raise SchemaError(f"{file}: line {number} is none of a bag's ({line[:80]!a})")
-        yield match
-
-
-CRATE_FILE = "ro-crate-metadata.json"
 
 
 def crate_metadata(files: Sequence[FileRecord], *, info: Mapping[str, str]) -> bytes:

@@ -27,7 +27,7 @@ class Holding:
     Parameters
     ----------
     files : tuple of FileRecord
-        Of the run, by their paths below it; see `sfxreduce.archive.tape.bags.read_bag`.
+        Of the run, by their paths below it.
     copies : tuple of (Backend, str)
         Archive and pool of each copy, in the order in which they are tried.
     prefix : str

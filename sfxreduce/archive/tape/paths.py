@@ -6,7 +6,7 @@ import re
 
 from sfxreduce.errors import SchemaError
 
-__all__ = ["check_path", "decode_path", "encode_path"]
+__all__ = ["check_path", "encode_path"]
 
 ESCAPES = {"%": "%25", "\n": "%0A", "\r": "%0D"}
 """What a manifest of a bag writes in place of these characters, and of no others (RFC 8493)."""
@@ -77,15 +77,3 @@ def encode_path(path: str) -> str:
     'data/100%25'
     """
     return re.sub("[%\n\r]", lambda match: ESCAPES[match[0]], path)
-
-
-def decode_path(written: str) -> str:
-    """Path from a manifest of a bag; other percent signs stand for themselves.
-
-    Examples
-    --------
-    >>> decode_path("data/100%25")
-    'data/100%'
-    """
-    plain = {escape: character for character, escape in ESCAPES.items()}
-    return re.sub("%25|%0[AaDd]", lambda match: plain[match[0].upper()], written)
