@@ -10,10 +10,7 @@ or, with what is simulated kept for the next time::
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import tempfile
 from collections.abc import Sequence
 from itertools import groupby
@@ -25,21 +22,8 @@ import bytes_moved
 import end_to_end
 import fused
 import scaling
+from machine import machine
 from rows import Row
-
-_PACKAGES = ("sfxreduce", "numpy", "numba", "torch", "dask", "distributed", "zarr", "numcodecs")
-
-
-def machine() -> dict[str, Any]:
-    """Describe the machine, as far as figures depend on it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-    }
 
 
 def page(found: dict[str, Any]) -> str:

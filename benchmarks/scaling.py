@@ -25,6 +25,7 @@ import dask.array as da
 import numpy as np
 import psutil
 from dask.core import flatten
+from machine import machine
 from numpy.typing import NDArray
 
 import sfxreduce
@@ -273,8 +274,6 @@ def main() -> None:
         return
     found = measure(small=options.small)
     if options.json:
-        from run import machine  # it measures everything else as well
-
         options.json.write_text(json.dumps({"machine": machine(), **found}, indent=1) + "\n")
     print("\n".join(tables(found)))
 
