@@ -298,7 +298,7 @@ def test_a_chunk_that_zarr_left_out_is_fill_values_and_an_event_without_any_is_a
 def test_an_absent_chunk_of_our_schema_is_a_hole(tmp_path: Path) -> None:
     frames = np.ones((4, 20, 30), np.uint16)
     path = theirs(tmp_path / "ours.zarr", frames)
-    zarr.open_group(str(path)).attrs["schema"] = "sfxreduce.run.run"
+    zarr.open_group(str(path)).attrs["schema"] = "sfxreduce.run"
     (path / "frames" / "c" / "1" / "0" / "1").unlink()
     hole = int(Reason.DATA_HOLE)
     assert ZarrFrames(path=str(path)).read(range(4)).reasons.tolist() == [0, 0, hole, hole]
