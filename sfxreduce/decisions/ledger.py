@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,6 +14,37 @@ from sfxreduce.errors import SchemaError
 from sfxreduce.run.reasons import EventClass, Reason
 
 __all__ = ["ledger_root", "ledger_table", "read_ledger"]
+
+
+_ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "source_index": {"long_name": "position in the source run", "units": "1"},
+    "score": {"long_name": "score of the event", "units": "1"},
+    "decision": {
+        "long_name": "what became of the event",
+        "flag_values": [int(d) for d in Decision],
+        "flag_meanings": " ".join(d.name.lower() for d in Decision),
+    },
+    "reason": {
+        "long_name": "what is odd about the event",
+        "flag_masks": [int(r) for r in Reason],
+        "flag_meanings": " ".join(str(r.name).lower() for r in Reason),
+    },
+    "tiles": {
+        "long_name": "tiles of the window that the score rests on; 0 for whole frames",
+        "units": "1",
+    },
+    "class": {
+        "long_name": "what kind of event it is; no decision rests on it",
+        "flag_values": [int(kind) for kind in EventClass],
+        "flag_meanings": " ".join(kind.name.lower() for kind in EventClass),
+    },
+    "payload": {
+        "long_name": "XXH3 (128 bits, high word first) of the event's encoded tiles in "
+        "grid order as they are stored; zero where nothing was kept",
+        "units": "1",
+    },
+}
+"""What a ledger says of its own columns, in CF's words."""
 
 
 def ledger_table(decisions: Decisions, columns: xr.Dataset | None = None) -> xr.Dataset:
@@ -55,64 +87,20 @@ def ledger_table(decisions: Decisions, columns: xr.Dataset | None = None) -> xr.
         for name in ("source_file", "source_event")
         if columns is not None
     }
+    values = {
+        "source_index": np.arange(n_events, dtype=np.int64),
+        "score": decisions.score.astype(np.float32),
+        "decision": decisions.decision,
+        "reason": decisions.reason,
+        "tiles": np.zeros(n_events, np.uint16) if decisions.tiles is None else decisions.tiles,
+        "class": (
+            np.zeros(n_events, np.uint8) if decisions.event_class is None else decisions.event_class
+        ),
+    }
     return xr.Dataset(
         {
-            "source_index": (
-                "source",
-                np.arange(n_events, dtype=np.int64),
-                {"long_name": "position in the source run", "units": "1"},
-            ),
-            "score": (
-                "source",
-                decisions.score.astype(np.float32),
-                {"long_name": "score of the event", "units": "1"},
-            ),
-            "decision": (
-                "source",
-                decisions.decision,
-                {
-                    "long_name": "what became of the event",
-                    "flag_values": [int(d) for d in Decision],
-                    "flag_meanings": " ".join(d.name.lower() for d in Decision),
-                },
-            ),
-            "reason": (
-                "source",
-                decisions.reason,
-                {
-                    "long_name": "what is odd about the event",
-                    "flag_masks": [int(r) for r in Reason],
-                    "flag_meanings": " ".join(str(r.name).lower() for r in Reason),
-                },
-            ),
-            "tiles": (
-                "source",
-                np.zeros(n_events, np.uint16) if decisions.tiles is None else decisions.tiles,
-                {
-                    "long_name": "tiles of the window that the score rests on; 0 for whole frames",
-                    "units": "1",
-                },
-            ),
-            "class": (
-                "source",
-                np.zeros(n_events, np.uint8)
-                if decisions.event_class is None
-                else decisions.event_class,
-                {
-                    "long_name": "what kind of event it is; no decision rests on it",
-                    "flag_values": [int(kind) for kind in EventClass],
-                    "flag_meanings": " ".join(kind.name.lower() for kind in EventClass),
-                },
-            ),
-            "payload": (
-                ("source", "word"),
-                _payload(decisions),
-                {
-                    "long_name": "XXH3 (128 bits, high word first) of the event's encoded tiles in "
-                    "grid order as they are stored; zero where nothing was kept",
-                    "units": "1",
-                },
-            ),
+            **{name: ("source", column, _ATTRIBUTES[name]) for name, column in values.items()},
+            "payload": (("source", "word"), _payload(decisions), _ATTRIBUTES["payload"]),
             **located,
         }
     )

@@ -121,19 +121,7 @@ def adapt(
     """
     _check(start)
     started = time.process_time()
-    own = replace(run, source=Conditioned(source=run.source, found=conditions_of_run(run)))
-    events = np.unique(
-        np.linspace(0, run.n_events - 1, min(sample or SAMPLE, run.n_events)).astype(int)
-    )
-    seen = see_events(
-        own,
-        events.tolist(),
-        candidates=start.config.candidates,
-        pooling=start.config.pooling,
-        pool=pool,
-        progress=progress,
-    )
-    seen = replace(seen, patches=seen.patches.within(start.config.window.columns(own.detector)))
+    seen = _sampled(run, start, sample or SAMPLE, pool=pool, progress=progress)
     parts = _parts(seen, run)
     network = cast("PatchNetwork", load_network(start))
     old = Tried.of(network, start.config.pooling, seen, start)
@@ -168,6 +156,21 @@ def _check(start: Model) -> None:
             f"found architecture '{start.config.architecture}' with {start.hit_scores.size} hits; "
             "pass --from default"
         )
+
+
+def _sampled(run: Run, start: Model, sample: int, *, pool: Pool, progress: Progress) -> SeenEvents:
+    """Candidates of events spread evenly over a run, through the window of a model."""
+    own = replace(run, source=Conditioned(source=run.source, found=conditions_of_run(run)))
+    events = np.unique(np.linspace(0, run.n_events - 1, min(sample, run.n_events)).astype(int))
+    seen = see_events(
+        own,
+        events.tolist(),
+        candidates=start.config.candidates,
+        pooling=start.config.pooling,
+        pool=pool,
+        progress=progress,
+    )
+    return replace(seen, patches=seen.patches.within(start.config.window.columns(own.detector)))
 
 
 def _parts(seen: SeenEvents, run: Run) -> dict[str, NDArray[np.int64]]:

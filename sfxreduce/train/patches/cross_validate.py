@@ -107,22 +107,15 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
         networks[one.name] = _trained([other for other in material if other is not one])
     everything = _trained(material)
     progress("leave out", len(material) + 1, len(material) + 1)
-    of_tiles = {one.name: one.evidence(networks[one.name], Pooling()) for one in material}
-    columns = {
-        one.name: {tried: tried.columns(one.detector) for tried in CHOICES} for one in material
-    }
-
-    def through(tried: TileChoice) -> dict[str, NDArray[np.float64]]:
-        return {name: of[:, columns[name][tried]].sum(axis=1) for name, of in of_tiles.items()}
-
-    tried = {window: _left_out(networks, material, through(window), window) for window in CHOICES}
+    evidence = _evidence(networks, material)
+    tried = {w: _left_out(networks, material, of, w) for w, of in evidence.items()}
     curve = tuple(
-        _window_loss(window, judged, _weak_loss(models, material, through(window)))
+        _window_loss(window, judged, _weak_loss(models, material, evidence[window]))
         for window, (models, judged) in tried.items()
     )
     window = smallest_window(curve)
     models, judged = tried[window]
-    shipped = calibrated(everything, material, through(window), window=window)
+    shipped = calibrated(everything, material, evidence[window], window=window)
     parts = {one.name: _Described.of(one, window) for one in material}
     heads = {
         one.name: _head(networks[one.name], [parts[m.name] for m in material if m is not one])
@@ -135,7 +128,7 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
             shipped.config,
             curve=curve,
             shows=SHOWS,
-            reliability=_reliability(models, material, through(window)),
+            reliability=_reliability(models, material, evidence[window]),
         ),
     )
     return Across(
@@ -159,6 +152,20 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
             fit_usual(list(traits.values())),
         ),
     )
+
+
+def _evidence(
+    networks: Mapping[str, PatchNetwork], material: Sequence[Material]
+) -> dict[TileChoice, dict[str, NDArray[np.float64]]]:
+    """Evidence of every experiment's events, shape (event,), through each window."""
+    of_tiles = {one.name: one.evidence(networks[one.name], Pooling()) for one in material}
+    return {
+        window: {
+            one.name: of_tiles[one.name][:, window.columns(one.detector)].sum(axis=1)
+            for one in material
+        }
+        for window in CHOICES
+    }
 
 
 def _window_loss(window: TileChoice, judged: Sequence[LeftOut], weak_loss: float) -> WindowLoss:

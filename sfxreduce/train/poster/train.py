@@ -100,19 +100,9 @@ def train(
     )
     learner = _Learner(recipe, seed, progress, tiles=tiles)
     n_held = min(recipe.held_out_runs, len(runs) - 1) if recipe.patience else 0
-    training = range(len(runs) - n_held)
-    if recipe.run_after_run:
-        for number in training:  # one run in memory at a time
-            learner.learn([reader.read(number)])
-    else:
-        sets = [reader.read(number) for number in range(len(runs))]
-        rest, held = _hold_out(sets, n_held, recipe)
-        learner.learn(rest, held)
-        if held:
-            held_run = runs[-1]  # the recipes hold out one run, or part of a single one
-            learner.settle(held, held_run.detector, choose=window == "auto")
+    _learn(learner, reader, recipe, n_held=n_held, choose=window == "auto")
     records = tuple(
-        _record(run, label, role="training" if number in training else "stopping")
+        _record(run, label, role="training" if number < len(runs) - n_held else "stopping")
         for number, (run, label) in enumerate(zip(runs, labels, strict=True))
     )
     return learner.model(records, labels=rule.sentence)
@@ -264,6 +254,23 @@ def _tiles_to_read(window: str, recipe: Recipe) -> TileChoice:
 def _share(recipe: Recipe, n_runs: int) -> int:
     """Most tiles of one run that memory has room for."""
     return _MOST_TILES if recipe.run_after_run else max(_MOST_TILES // n_runs, 1)
+
+
+def _learn(
+    learner: _Learner, reader: _LabelledEvents, recipe: Recipe, *, n_held: int, choose: bool
+) -> None:
+    """Learn from all runs but those held out; choose window and threshold by these."""
+    n_runs = len(reader.runs)
+    if recipe.run_after_run:
+        for number in range(n_runs - n_held):  # one run in memory at a time
+            learner.learn([reader.read(number)])
+        return
+    sets = [reader.read(number) for number in range(n_runs)]
+    rest, held = _hold_out(sets, n_held, recipe)
+    learner.learn(rest, held)
+    if held:
+        held_run = reader.runs[-1]  # the recipes hold out one run, or part of a single one
+        learner.settle(held, held_run.detector, choose=choose)
 
 
 def _hold_out(
