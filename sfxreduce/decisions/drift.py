@@ -42,8 +42,9 @@ __all__ = [
 ]
 
 MOST_FRAMES = 32
-"""Most frames that are looked at, whatever the run's length."""
+"""Most frames that are looked at, whatever the run's length. Chosen, not measured."""
 
+# The next four were chosen, not measured.
 LEAST_EFFECT = 0.02
 """Distance of two distributions of scores that is of no consequence, however surely it is there."""
 

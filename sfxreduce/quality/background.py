@@ -17,9 +17,10 @@ from sfxreduce.quality.blocks import CELL, cell_moments
 __all__ = ["Background", "background_of"]
 
 MOST_RINGS = 64
-"""Rings of equal width around the beam; fewer on small frames, as a ring is not below a cell."""
+"""Rings of equal width around the beam; fewer on small frames, as a ring is not below a cell.
+Chosen, not measured."""
 
-FEWEST_CELLS_IN_RING = 3
+FEWEST_CELLS_IN_RING = 3  # the fewest whose median leaves one out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

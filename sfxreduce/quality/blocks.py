@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 __all__ = ["CELL", "by_cell", "by_pixel", "cell_moments", "cell_sums"]
 
 CELL = 16
-"""Side of a cell in pixels."""
+"""Side of a cell in pixels: 256 values tell a mean to 6 % of sigma. Chosen, not measured."""
 
-_WHOLE_SHARE = 0.9
+_WHOLE_SHARE = 0.9  # of good pixels; chosen, not measured
 _Value = TypeVar("_Value", bound=np.generic)
 
 

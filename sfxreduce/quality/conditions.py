@@ -47,7 +47,8 @@ __all__ = [
 ]
 
 SAMPLE_FRAMES = 24
-"""Most frames that are looked at, whatever the run's length."""
+"""Most frames that are looked at, whatever the run's length; `FEWEST_FRAMES_FOR_HOT` of them
+have to be readable. Chosen, not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from sfxreduce.quality.blocks import CELL, by_cell
 
 __all__ = ["QUANTITIES", "Quantity", "envelope_of", "frame_statistics"]
 
+# Chosen, not measured, as is the slack of each quantity below.
 _MARGIN = 0.5
 _BRIGHT_SIGMA = 5.0
 

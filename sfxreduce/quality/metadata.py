@@ -16,7 +16,7 @@ __all__ = ["TELLING_STAMPS", "check_events"]
 
 TELLING_STAMPS = 0.99
 """Share of time stamps that have to differ for two equal ones to mean the same pulse: some sources
-write stamps of whole seconds."""
+write stamps of whole seconds. Chosen, not measured."""
 
 _Flags = NDArray[np.bool_]
 

@@ -23,14 +23,15 @@ from sfxreduce.run.window import Window
 
 __all__ = ["Parts", "inspect_parts", "parts_of"]
 
+# Chosen, not measured; docs/explanation/network.md says what follows from them.
 _FEWEST_IN_PANEL = 64
 _FEWEST_IN_TILE = 4096
 _LAST_ROWS = 16
-_TILE = 175
-_LOOKED_AT = 256
-_FEWEST_TO_COMPARE = 4
+_TILE = 175  # half a side of the poster's tile
+_LOOKED_AT = 256  # tells a mean to 6 % of sigma
+_FEWEST_TO_COMPARE = 4  # the fewest that have quartiles
 _FAR_ABOVE = 10.0
-_LEAST_SPREAD = 0.25
+_LEAST_SPREAD = 0.25  # with `_FAR_ABOVE`: no part is hot below 3.5 times the middle of all
 _NEARLY_FULL = 0.9
 
 

@@ -15,10 +15,11 @@ from sfxreduce.run.reasons import Reason
 __all__ = ["MANY_NONFINITE", "MANY_SATURATED", "flat_events", "inspect_pixels"]
 
 MANY_NONFINITE = 0.01
-"""Share of good pixels that are not finite from which an event is not judged."""
+"""Share of good pixels that are not finite from which an event is not judged. Chosen, not
+measured."""
 
 MANY_SATURATED = 0.01
-"""Share of saturated good pixels above which a low score proves nothing."""
+"""Share of saturated good pixels above which a low score proves nothing. Chosen, not measured."""
 
 # Pixels that are looked at together: they stay in a core's own cache for a second look. Counts of
 # them are kept in 32 bits, because four times as many pixels of 16 bits then fit into a vector.

@@ -17,10 +17,10 @@ __all__ = ["CENTRE", "FULL", "TileChoice", "WindowLoss", "smallest_window", "win
 
 MEAN_LOSS, WORST_LOSS, LEAST_SPECIFICITY = 0.01, 0.03, 0.95
 """What a window must keep. Few tiles show few peaks: the threshold that keeps the hits then lets
-more blanks through."""
+more blanks through. Chosen; decision 8 says what followed."""
 
 MORE_WEAK_LOSS = 0.02
-"""So many more of the weak hits may a smaller window lose than the largest one."""
+"""So many more of the weak hits may a smaller window lose than the largest one (decision 8)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,9 +35,10 @@ __all__ = ["MIN_PEAKS", "PeakFinder", "Peaks"]
 
 MIN_PEAKS = 8
 """Fewest peaks of a hit, unless the user says otherwise. An empty frame of some million pixels
-shows up to a handful by chance at the default `PeakFinder.min_snr`."""
+shows up to a handful by chance at the default `PeakFinder.min_snr`. Every number from 4 to 13
+separates both data sets of docs/explanation/peak-finder.md."""
 
-MIN_SIGMA_PHOTONS = 0.5
+MIN_SIGMA_PHOTONS = 0.5  # or single photons of a dark frame are peaks: the same page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

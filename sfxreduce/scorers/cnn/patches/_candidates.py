@@ -20,9 +20,10 @@ from sfxreduce.scorers.cnn.patches._vectors import CELL, flag_highest, sums_up_t
 __all__ = ["PATCH", "Rules", "candidates_of_tiles"]
 
 PATCH = 9
-"""Pixels of a side of the patch around a candidate."""
+"""Pixels of a side of the patch around a candidate (decision 6). No other side is on record."""
 
 _HALF = PATCH // 2
+# The shipped model has learned with these; no other values are on record.
 _CLIP_SIGMA = 3.0
 _CLIP_PASSES = 3
 # A candidate's own pixels, this far from it, do not belong to its background.

@@ -26,7 +26,8 @@ from sfxreduce.scorers.cnn.patches.candidates import PATCH
 __all__ = ["FEATURES", "KERNEL", "MAPS", "NOISE_FLOOR", "SIDE", "logits_of_patches"]
 
 NOISE_FLOOR = 1e-3
-"""The network sees the noise as at least so many photons."""
+"""The network sees the noise as at least so many photons: zero has no logarithm. The shipped model
+has learned with it."""
 
 MAPS = LANES
 """Maps of the first two convolutions."""
@@ -35,10 +36,11 @@ KERNEL = 3
 """Pixels a side of the first two convolutions."""
 
 SIDE = 5
-"""Pixels a side of the second convolution's maps; the third covers them whole."""
+"""Pixels a side of the second convolution's maps, ``PATCH - 2 * (KERNEL - 1)``; the third covers
+them whole."""
 
 FEATURES = 16
-"""Outputs of the third convolution and of the first fully connected layer."""
+"""Outputs of the third convolution and of the first fully connected layer (decision 6)."""
 
 # Their sums, 8 vectors, are as many multiply-adds as a core has under way, and share the weights.
 _CANDIDATES_AT_ONCE = 4

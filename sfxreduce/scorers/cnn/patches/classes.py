@@ -31,6 +31,7 @@ None of them grows with the number of peaks or of candidates, which differ from 
 more than from class to class.
 """
 
+# Decision 7 has the confusions that came of these; no other values are on record.
 _LIKELY = 0.5
 _CONCEIVABLE = 0.1
 _FEWEST_FOR_SHAPE = 4

@@ -28,7 +28,8 @@ from sfxreduce.scorers.cnn.patches.candidates import PATCH, Candidates
 __all__ = ["NOISE_FLOOR", "PATCH_SCALE", "FusedPatchNetwork"]
 
 PATCH_SCALE = 0.25
-"""Pixels of a patch, in units of sigma, are multiplied by this first."""
+"""Pixels of a patch, in units of sigma, are multiplied by this first: -4 to 16 become -1 to 4. The
+shipped model has learned with it."""
 
 _LAYERS = {
     "trunk.0": (MAPS, 1, KERNEL, KERNEL),

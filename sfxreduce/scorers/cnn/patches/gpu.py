@@ -29,6 +29,7 @@ __all__ = ["PatchesOnDevice"]
 
 _PATCH_BYTES = PATCH * PATCH * 2
 _NOISE_BYTES = 4
+# Chosen, not measured: they decide about speed and memory, not about scores.
 _PATCHES_AT_ONCE = {"cpu": 512, "cuda": 16384}
 _PATCHES_OF_A_TRIAL = 64
 

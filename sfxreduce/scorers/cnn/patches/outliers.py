@@ -50,13 +50,15 @@ TRAITS = (
 )
 """What `event_traits` measures, in its order.
 
-None of them grows with the level of the background, the gain or the number of peaks, which differ
-from experiment to experiment. The last six are logarithms or shares, as the tails of what they are
-made of are heavy.
+Chosen out of fourteen (docs/explanation/network.md); each slack was chosen, not measured. None of
+them grows with the level of the background, the gain or the number of peaks, which differ from
+experiment to experiment. The last six are logarithms or shares, as the tails of what they are made
+of are heavy.
 """
 
 # Noise of nothing but single photons: so dark a frame lacks candidates for good reasons.
 _DARK_PHOTONS = CandidateFinder().floor_photons
+# Chosen with the frames in view that docs/explanation/network.md lists: no blind test.
 _USUAL_IN_TILE = 4
 _FEWEST = 32
 _SHARE_LOOKED_AT = 4

@@ -11,6 +11,7 @@ from scipy.special import expit
 __all__ = ["Pooling"]
 
 # Evidence of an event without any candidate, in peaks: the logarithm of nothing is not a number.
+# Chosen, not measured.
 _LEAST_EVIDENCE = 0.01
 
 
@@ -21,9 +22,12 @@ class Pooling:
     Parameters
     ----------
     most_per_tile : float
-        A tile counts for at most so many peaks, however many it shows.
+        A tile counts for at most so many peaks, however many it shows. With 6, left-out experiments
+        lost 2 to 5 of 300 hits instead of 1 to 2 (decision 6).
     doubt : float
-        Taken off the logit of every candidate: chance makes millions of them, crystals a few.
+        Taken off the logit of every candidate: chance makes millions of them, crystals a few. With
+        2.5, 11 of 132 weak hits were lost instead of 6; with 3.5 nearly all of a photon counter
+        (decision 6).
     offset, slope : float
         The probability's logit is ``offset + slope * log(evidence)``, evidence in peaks.
     """
