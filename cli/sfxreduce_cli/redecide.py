@@ -49,7 +49,7 @@ from sfxreduce_cli.output import print_filter_plan, print_redecided
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
-    from sfxreduce.cluster.progress import Progress
+    from sfxreduce.cluster.tasks import Progress
     from sfxreduce.pipeline.stages.outputs import Outputs
     from sfxreduce.pipeline.stages.reduced import Reduced
 

@@ -12,23 +12,22 @@ References
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from heapq import nsmallest
 from typing import Any
 
 import numpy as np
 
 from sfxreduce.audit.bound import AuditMethod, Tally
 from sfxreduce.audit.labels import EventLabel
+from sfxreduce.audit.sample import audit_order
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import ledger_root
 from sfxreduce.errors import RefusedError, SchemaError, UsageError
 from sfxreduce.io.files.safe_read import parse_as
 from sfxreduce.run.labels import Label
 
-__all__ = ["Draw", "audit_order", "draw_audit", "draw_from_json", "draw_to_json", "tally"]
+__all__ = ["Draw", "draw_audit", "draw_from_json", "draw_to_json", "tally"]
 
 DRAW_VERSION = 1
 
@@ -106,29 +105,6 @@ def draw_audit(
         kept=decisions.kept.size,
         from_rejected=audit_order(rejected.tolist(), ledger_root=root, nonce=nonce, n=rejects),
         from_kept=audit_order(decisions.kept.tolist(), ledger_root=root, nonce=nonce, n=kept),
-    )
-
-
-def audit_order(events: Iterable[int], *, ledger_root: str, nonce: str, n: int) -> tuple[int, ...]:
-    """First events in the order of the HMAC-SHA256 of their position.
-
-    Parameters
-    ----------
-    events : iterable of int
-        Positions in the source run.
-    ledger_root : str
-        Of the ledger, in hexadecimal. With the nonce behind it, the key.
-    n : int
-        Events wanted; all of them, if there are no more.
-
-    Examples
-    --------
-    >>> audit_order(range(6), ledger_root="00" * 32, nonce="dice", n=4)
-    (2, 4, 1, 3)
-    """
-    key = bytes.fromhex(ledger_root) + nonce.encode()
-    return tuple(
-        nsmallest(n, events, key=lambda e: hmac.digest(key, e.to_bytes(8, "little"), "sha256"))
     )
 
 

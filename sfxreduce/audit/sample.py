@@ -6,17 +6,19 @@ stands for itself, and every sampled one for as many rejects as were drawn from.
 
 from __future__ import annotations
 
+import hmac
 import math
+from collections.abc import Iterable
+from heapq import nsmallest
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sfxreduce.audit.draw import audit_order
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import ledger_root
 from sfxreduce.errors import UsageError
 
-__all__ = ["AUDIT_SHARE", "check_share", "draw_sample", "mean_of_run"]
+__all__ = ["AUDIT_SHARE", "audit_order", "check_share", "draw_sample", "mean_of_run"]
 
 AUDIT_SHARE = 0.01
 """Share of the rejected events that stays in an output, unless another is asked for."""
@@ -97,3 +99,26 @@ def mean_of_run(kept: ArrayLike, sampled: ArrayLike, probability: ArrayLike) -> 
     ours, theirs = np.asarray(kept, np.float64), np.asarray(sampled, np.float64)
     weight = 1.0 / np.asarray(probability, np.float64)
     return float((ours.sum() + (weight * theirs).sum()) / (ours.size + weight.sum()))
+
+
+def audit_order(events: Iterable[int], *, ledger_root: str, nonce: str, n: int) -> tuple[int, ...]:
+    """First events in the order of the HMAC-SHA256 of their position.
+
+    Parameters
+    ----------
+    events : iterable of int
+        Positions in the source run.
+    ledger_root : str
+        Of the ledger, in hexadecimal. With the nonce behind it, the key.
+    n : int
+        Events wanted; all of them, if there are no more.
+
+    Examples
+    --------
+    >>> audit_order(range(6), ledger_root="00" * 32, nonce="dice", n=4)
+    (2, 4, 1, 3)
+    """
+    key = bytes.fromhex(ledger_root) + nonce.encode()
+    return tuple(
+        nsmallest(n, events, key=lambda e: hmac.digest(key, e.to_bytes(8, "little"), "sha256"))
+    )

@@ -13,7 +13,7 @@ from dask.local import get_sync
 from dask.optimization import cull
 from numpy.typing import NDArray
 
-from sfxreduce.cluster.rescue import Rescue
+from sfxreduce.cluster.tasks import Rescue
 from sfxreduce.errors import UsageError
 
 __all__ = ["BLOCKS_AT_ONCE", "Pool", "SerialPool", "part_of"]

@@ -15,7 +15,7 @@ from sfxreduce.audit.certify import PEAK_COUNT, certify, check_certificate
 from sfxreduce.audit.draw import Draw, draw_audit, draw_from_json, draw_to_json
 from sfxreduce.audit.labels import EventLabel, label_by_count, labels_from_csv, labels_to_csv
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.progress import Progress, silent
+from sfxreduce.cluster.tasks import Progress, silent
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.decisions.threshold import Promise
@@ -24,7 +24,7 @@ from sfxreduce.io.files.durable import write_file
 from sfxreduce.io.files.safe_read import parse_json, read_small
 from sfxreduce.io.readers.zarr.run import open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.schema import LEDGER_GROUP
+from sfxreduce.io.store.metadata import LEDGER_GROUP
 from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.pipeline.stages.score import safe_scores
 from sfxreduce.run.run import Run

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from sfxreduce.audit.sample import draw_sample
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.checkpoints import NO_NOTES, Notes
-from sfxreduce.cluster.progress import Progress, silent
+from sfxreduce.cluster.tasks import NO_NOTES, Notes, Progress, silent
 from sfxreduce.decisions.decide import decide
 from sfxreduce.decisions.method import method_for, threshold_rule
 from sfxreduce.pipeline.stages.conditions import event_reasons, measured_conditions, with_conditions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.progress import Progress, silent
+from sfxreduce.cluster.tasks import Progress, silent
 from sfxreduce.pipeline.filter import carry_out
 from sfxreduce.pipeline.stages.outputs import Outputs
 from sfxreduce.pipeline.stages.plan import Reread

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.quality.blocks import CELL, cell_moments
+from sfxreduce.quality.frame_statistics import CELL, cell_moments
 
 __all__ = ["Background", "background_of"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, label
 
-from sfxreduce.quality.blocks import CELL, by_cell, by_pixel, cell_sums
+from sfxreduce.quality.frame_statistics import CELL, by_cell, by_pixel, cell_sums
 
 __all__ = ["empty_pixels", "hot_pixels", "noisy_pixels"]
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.quality.blocks import cell_moments
+from sfxreduce.quality.frame_statistics import cell_moments
 
 __all__ = ["estimate_gain"]
 

@@ -21,8 +21,9 @@ from typer.testing import CliRunner, Result
 
 from sfxreduce.audit.bound import AuditMethod, Finding, Tally, conclude, rejects_needed
 from sfxreduce.audit.certify import certify
-from sfxreduce.audit.draw import Draw, audit_order, draw_audit, draw_from_json, draw_to_json, tally
+from sfxreduce.audit.draw import Draw, draw_audit, draw_from_json, draw_to_json, tally
 from sfxreduce.audit.labels import EventLabel, labels_from_csv, labels_to_csv
+from sfxreduce.audit.sample import audit_order
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.decisions.bounds import evidence, number_upper
 from sfxreduce.decisions.decide import Decisions

@@ -28,7 +28,7 @@ from planted import planted_run
 from sfxreduce.audit.labels import labels_from_csv
 from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import SfxReduceError, SourceError
-from sfxreduce.io.chunks.size_limits import CLAIMS, check_packed
+from sfxreduce.io.chunks.limits import CLAIMS, check_packed
 from sfxreduce.io.files.durable import FileRecord
 from sfxreduce.io.files.journal import complete_lines, open_journal, read_chain, read_journal
 from sfxreduce.io.files.safe_read import parse_json

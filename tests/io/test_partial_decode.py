@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from numcodecs import blosc
 
 from sfxreduce.errors import SourceError
-from sfxreduce.io.chunks import partial_decode as partial
-from sfxreduce.io.chunks.blosc import SHUFFLES, BloscHeader, Packing
-from sfxreduce.io.chunks.partial_decode import copy_spans, unpack_spans
-from sfxreduce.io.chunks.ranges import FileRange, MemoryRange
+from sfxreduce.io.chunks import decode as partial
+from sfxreduce.io.chunks.blosc import SHUFFLES, BloscHeader, FileRange, MemoryRange, Packing
+from sfxreduce.io.chunks.decode import copy_spans, unpack_spans
 
 
 def pack(data: np.ndarray, cname: str, clevel: int, shuffle: int, blocksize: int) -> bytes:
@@ -135,7 +134,7 @@ def test_no_more_blocks_are_fetched_and_unpacked_than_hold_the_part(
         n_unpacked += out.nbytes
         decompress(buffer, out)
 
-    monkeypatch.setattr("sfxreduce.io.chunks.ranges.os.preadv", fetching)
+    monkeypatch.setattr("sfxreduce.io.chunks.blosc.os.preadv", fetching)
     monkeypatch.setattr(partial, "_decompress", unpacking)
     file = os.open(tmp_path / "0", os.O_RDONLY)
     stored = FileRange(file=file, path=tmp_path / "0", start=0, n_bytes=len(packed))

@@ -18,7 +18,7 @@ from sfxreduce.io.files.durable import (
     sweep_partial,
     write_file,
 )
-from sfxreduce.io.store.schema import SCHEMA
+from sfxreduce.io.store.metadata import SCHEMA
 from sfxreduce.io.writers.publish import check_outputs, staged
 
 

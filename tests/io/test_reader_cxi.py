@@ -759,7 +759,7 @@ def test_the_centre_window_costs_only_what_holds_it(
     def refusing(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("sfxreduce.io.chunks.ranges.os.preadv", fetching)
+    monkeypatch.setattr("sfxreduce.io.chunks.blosc.os.preadv", fetching)
     monkeypatch.setattr(h5py.Dataset, "__getitem__", refusing)
     pixels = run.source.read([0, 1], window).pixels
     np.testing.assert_array_equal(pixels[:, 0], frames[:, 700:1050, 700:1050])
@@ -780,7 +780,7 @@ def test_what_cannot_be_fetched_in_parts_is_left_to_hdf5(
     def failing(*_: object) -> int:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("sfxreduce.io.chunks.ranges.os.preadv", failing)
+    monkeypatch.setattr("sfxreduce.io.chunks.blosc.os.preadv", failing)
     window = Window.centre(run.detector, tile_shape=(4, 4))
     reading = run.source.read(range(4), window)
     assert not reading.reasons.any()

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 
-from sfxreduce.io.chunks import partial_decode as partial
+from sfxreduce.io.chunks import decode as partial
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr import foreign as zarr_foreign
 from sfxreduce.run.reasons import Reason
@@ -152,7 +152,7 @@ def counting_reads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         n_bytes += found
         return found
 
-    monkeypatch.setattr("sfxreduce.io.chunks.ranges.os.preadv", counting)
+    monkeypatch.setattr("sfxreduce.io.chunks.blosc.os.preadv", counting)
     return lambda: n_bytes
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from planted import BrightestPixel
 
 from sfxreduce.cluster import Pool, SerialPool
-from sfxreduce.io.chunks import partial_decode as partial
+from sfxreduce.io.chunks import decode as partial
 from sfxreduce.io.chunks import shards
 from sfxreduce.io.chunks.blosc import USUAL_PACKING, Packing
 from sfxreduce.io.chunks.pieces import tile_pieces

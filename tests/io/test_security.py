@@ -18,7 +18,7 @@ from planted import planted_run
 
 from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import SchemaError, SourceError
-from sfxreduce.io.chunks.size_limits import (
+from sfxreduce.io.chunks.limits import (
     MOST_CHUNK_BYTES,
     MOST_RATIO,
     SPARED_BYTES,

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks import shards
-from sfxreduce.io.chunks.batch_decode import can_unpack_many, unpack_many
+from sfxreduce.io.chunks.decode import can_unpack_many, unpack_many
 from sfxreduce.io.chunks.shards import ABSENT, ShardFile, TileCodec, shard_parts, with_crc
 
 DTYPES = st.sampled_from(["int16", "uint16", "int32", "uint8", "float32", ">i2"])

@@ -14,7 +14,7 @@ import pytest
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.decisions.decide import Decision, decide
 from sfxreduce.decisions.method import threshold_rule
-from sfxreduce.io.chunks import ranges, shards
+from sfxreduce.io.chunks import blosc, shards
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.pipeline.filter import Outputs, filter_run, plan_filter
@@ -142,7 +142,7 @@ def test_a_rejected_event_costs_no_more_bytes_than_its_window(
         return call
 
     monkeypatch.setattr(shards.os, "pread", counted(os.pread, len))
-    monkeypatch.setattr(ranges.os, "preadv", counted(os.preadv, int))
+    monkeypatch.setattr(blosc.os, "preadv", counted(os.preadv, int))
     plan = plan_filter(
         seen, FilterSettings(scorer=scorer, threshold=2.0, drift=False, audit_share=0), pool=serial
     )

@@ -19,7 +19,7 @@ from sfxreduce.run.reasons import EventClass
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.folder import default_model, read_model, write_model
 from sfxreduce.scorers.cnn.patches.candidates import Candidates
-from sfxreduce.scorers.cnn.patches.classes import FEATURES, event_features
+from sfxreduce.scorers.cnn.patches.pooling import FEATURES, event_features
 from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.simulate.run import simulate_run
 from sfxreduce.simulate.truth import Kind

@@ -45,10 +45,9 @@ from sfxreduce.scorers.cnn.gpu.overlap import overlap
 from sfxreduce.scorers.cnn.gpu.transfer import as_numbers, pixels_in, wire_dtype
 from sfxreduce.scorers.cnn.model import Model, ModelConfig
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
-from sfxreduce.scorers.cnn.patches.classes import class_of, event_features
 from sfxreduce.scorers.cnn.patches.gpu import PatchesOnDevice
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
-from sfxreduce.scorers.cnn.patches.pooling import Pooling
+from sfxreduce.scorers.cnn.patches.pooling import Pooling, class_of, event_features
 from sfxreduce.scorers.cnn.poster import gpu
 from sfxreduce.scorers.cnn.poster._normalise_gpu import in_noise_units, least_variance
 from sfxreduce.scorers.cnn.poster._space_to_depth import in_squares

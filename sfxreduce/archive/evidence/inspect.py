@@ -18,7 +18,7 @@ from sfxreduce.io.files.durable import sha256_file
 from sfxreduce.io.files.safe_read import parse_json
 from sfxreduce.io.readers.zarr.run import open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.schema import AUDIT_GROUP, LEDGER_GROUP, MANIFEST_GROUP
+from sfxreduce.io.store.metadata import AUDIT_GROUP, LEDGER_GROUP, MANIFEST_GROUP
 from sfxreduce.run.reasons import Reason
 
 __all__ = ["audited_events", "certificate_facts", "manifest_sha256", "read_reduced", "store_facts"]

@@ -23,8 +23,7 @@ from sfxreduce.decisions.decide import Decisions
 from sfxreduce.errors import SfxReduceError, VerificationError
 from sfxreduce.io.readers.zarr.run import open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.metadata import ZARR_ERRORS, open_store
-from sfxreduce.io.store.schema import LEDGER_GROUP, MANIFEST_GROUP
+from sfxreduce.io.store.metadata import LEDGER_GROUP, MANIFEST_GROUP, ZARR_ERRORS, open_store
 
 __all__ = ["RunCase", "check_files", "open_case"]
 

@@ -15,8 +15,7 @@ from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.errors import SfxReduceError, VerificationError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.chunks.shards import ABSENT, ShardFile
-from sfxreduce.io.store.metadata import open_store
-from sfxreduce.io.store.schema import AUDIT_GROUP
+from sfxreduce.io.store.metadata import AUDIT_GROUP, open_store
 
 __all__ = ["frame_parts", "kept_parts", "stored_events_bytes", "weigh"]
 

@@ -14,7 +14,7 @@ from sfxreduce.archive.savings.disk import walk_files
 from sfxreduce.errors import RunNotFound, SfxReduceError, UsageError
 from sfxreduce.io.readers.zarr.run import read_manifest
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.schema import MANIFEST_GROUP
+from sfxreduce.io.store.metadata import MANIFEST_GROUP
 
 __all__ = ["Target", "named_targets", "targets_below"]
 

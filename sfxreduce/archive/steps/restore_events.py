@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from sfxreduce.archive.tape.events import find_events, open_archived
 from sfxreduce.archive.tape.holding import Holding
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.progress import Progress, silent, tracked
+from sfxreduce.cluster.tasks import Progress, silent, tracked
 from sfxreduce.errors import SfxReduceError, SourceError, UsageError, VerificationError
 from sfxreduce.io.chunks.layout import Layout, choose_layout
 from sfxreduce.io.files.durable import output_errors, sweep_partial
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.concatenate import join_runs
 from sfxreduce.io.readers.zarr.run import ZarrFrames, open_zarr
-from sfxreduce.io.store.schema import AUDIT_GROUP
+from sfxreduce.io.store.metadata import AUDIT_GROUP
 from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.io.writers.shards import ShardJob, encode_shard
 from sfxreduce.io.writers.zarr import create_store

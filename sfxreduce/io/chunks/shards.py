@@ -21,10 +21,8 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from sfxreduce.errors import SourceError
-from sfxreduce.io.chunks.batch_decode import can_unpack_many, unpack_many
-from sfxreduce.io.chunks.blosc import SHUFFLES, USUAL_PACKING, Packing
-from sfxreduce.io.chunks.partial_decode import unpack_spans
-from sfxreduce.io.chunks.ranges import MemoryRange
+from sfxreduce.io.chunks.blosc import SHUFFLES, USUAL_PACKING, MemoryRange, Packing
+from sfxreduce.io.chunks.decode import can_unpack_many, unpack_many, unpack_spans
 from sfxreduce.io.files.safe_read import open_regular
 
 __all__ = [

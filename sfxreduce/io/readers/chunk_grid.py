@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.errors import SourceError
-from sfxreduce.io.chunks.partial_decode import copy_spans, unpack_spans
+from sfxreduce.io.chunks.blosc import Stored
+from sfxreduce.io.chunks.decode import copy_spans, unpack_spans
 from sfxreduce.io.chunks.pieces import tile_pieces
-from sfxreduce.io.chunks.ranges import Stored
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import Window
 

@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sfxreduce.errors import SourceError
-from sfxreduce.io.store.schema import detector_from_json, detector_to_json
+from sfxreduce.io.store.metadata import detector_from_json, detector_to_json
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window

@@ -20,7 +20,7 @@ from zarr.core.buffer.core import default_buffer_prototype
 from zarr.storage import LocalStore
 
 from sfxreduce.errors import SchemaError, SourceError
-from sfxreduce.io.chunks.size_limits import MOST_CHUNK_BYTES, MOST_RATIO, SPARED_BYTES, check_packed
+from sfxreduce.io.chunks.limits import MOST_CHUNK_BYTES, MOST_RATIO, SPARED_BYTES, check_packed
 from sfxreduce.io.files.safe_read import MOST_JSON_BYTES, open_file, parse_json
 from sfxreduce.io.store.guard_rules import ArrayRules, rules_of_array
 

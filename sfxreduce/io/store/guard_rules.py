@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sfxreduce.errors import SchemaError
-from sfxreduce.io.chunks.size_limits import MOST_CHUNK_BYTES
+from sfxreduce.io.chunks.limits import MOST_CHUNK_BYTES
 
 __all__ = ["ArrayRules", "rules_of_array"]
 
@@ -23,7 +23,7 @@ PACKINGS = {
     "zlib": "zlib",
     "lz4": "lz4",
 }
-"""Codecs that make bytes fewer; each has its `sfxreduce.io.chunks.size_limits` rule."""
+"""Codecs that make bytes fewer; each has its `sfxreduce.io.chunks.limits` rule."""
 
 TEXTS = ("vlen-utf8",)
 CHECKSUMS = ("crc32c",)

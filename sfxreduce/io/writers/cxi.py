@@ -27,10 +27,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sfxreduce.errors import OutputError, OutputExists, SourceError
-from sfxreduce.io.chunks.blosc import SHUFFLES, BloscHeader
-from sfxreduce.io.chunks.ranges import MemoryRange
+from sfxreduce.io.chunks.blosc import SHUFFLES, BloscHeader, MemoryRange
 from sfxreduce.io.chunks.shards import CRC_BYTES, TileCodec
-from sfxreduce.io.store.schema import illegal_value
+from sfxreduce.io.store.metadata import illegal_value
 from sfxreduce.io.writers.cxi_content import BloscChunks, CxiContent, PeakTable, plan_blosc_chunks
 from sfxreduce.io.writers.shards import TiledSource
 from sfxreduce.run.detector import Detector, Panel

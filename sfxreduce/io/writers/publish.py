@@ -15,7 +15,7 @@ from pathlib import Path
 from sfxreduce.errors import OutputError, OutputExists, UsageError
 from sfxreduce.io.files.durable import PARTIAL, output_errors
 from sfxreduce.io.files.rename import complete_moves, hidden_name, planned_moves, remove, sync_tree
-from sfxreduce.io.store.schema import SCHEMA
+from sfxreduce.io.store.metadata import SCHEMA
 
 __all__ = ["check_outputs", "check_replaceable", "staged", "under_final_names"]
 

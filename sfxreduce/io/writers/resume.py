@@ -102,7 +102,7 @@ class Unfinished:
         }
 
     def noted(self, stage: str) -> Mapping[int, bytes]:
-        """Return what the parts of a stage came to: see `sfxreduce.cluster.checkpoints.Notes`."""
+        """Return what the parts of a stage came to: see `sfxreduce.cluster.tasks.Notes`."""
         return dict(self._notes.get(stage, {}))
 
     def note(self, stage: str, number: int, data: bytes) -> None:

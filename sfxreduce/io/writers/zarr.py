@@ -19,7 +19,7 @@ from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.chunks.shards import TileCodec
 from sfxreduce.io.files.durable import interrupts_wait, output_errors
 from sfxreduce.io.store.manifest import Manifest, manifest_to_json
-from sfxreduce.io.store.schema import (
+from sfxreduce.io.store.metadata import (
     MANIFEST_GROUP,
     SCHEMA,
     SCHEMA_VERSION,

@@ -14,9 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.checkpoints import NO_NOTES, Notes, each_once
-from sfxreduce.cluster.progress import Progress, silent, tracked
-from sfxreduce.cluster.rescue import Rescue, halves_of
+from sfxreduce.cluster.tasks import (
+    NO_NOTES,
+    Notes,
+    Progress,
+    Rescue,
+    each_once,
+    halves_of,
+    silent,
+    tracked,
+)
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.drift import Drift, Sample, judge_drift, sampled_events
 from sfxreduce.pipeline.stages.batch import SOURCE_LOST, closed_early

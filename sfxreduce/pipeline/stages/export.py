@@ -14,8 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.progress import Progress, silent, tracked
-from sfxreduce.cluster.rescue import Rescue, halves_of
+from sfxreduce.cluster.tasks import Progress, Rescue, halves_of, silent, tracked
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable
 from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess

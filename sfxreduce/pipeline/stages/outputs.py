@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sfxreduce.errors import SourceError, UsageError
-from sfxreduce.io.files.fingerprint import source_pin
+from sfxreduce.io.files.safe_read import source_pin
 from sfxreduce.io.writers.cxi_content import check_cxi_filter
 from sfxreduce.io.writers.publish import check_outputs
 from sfxreduce.io.writers.resume import Unfinished, appearing, sweep_finished, unfinished

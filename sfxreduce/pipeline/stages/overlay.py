@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.readers.zarr.run import ZarrFrames
-from sfxreduce.io.store.metadata import ZARR_ERRORS
-from sfxreduce.io.store.schema import AUDIT_GROUP
+from sfxreduce.io.store.metadata import AUDIT_GROUP, ZARR_ERRORS
 from sfxreduce.io.writers.shards import TiledSource, encode_events
 from sfxreduce.pipeline.stages.plan import FilterPlan, Reread
 from sfxreduce.pipeline.stages.reduced import Reduced

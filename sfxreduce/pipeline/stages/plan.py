@@ -15,7 +15,7 @@ from sfxreduce.decisions.method import Method
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.chunks.layout import Layout, choose_layout
 from sfxreduce.io.readers.zarr.run import ZarrFrames
-from sfxreduce.io.store.schema import AUDIT_GROUP
+from sfxreduce.io.store.metadata import AUDIT_GROUP
 from sfxreduce.io.writers.shards import ShardJob
 from sfxreduce.pipeline.stages.score import Rescored
 from sfxreduce.quality.conditions import Conditions

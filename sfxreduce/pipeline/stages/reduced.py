@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.progress import Progress, silent
+from sfxreduce.cluster.tasks import Progress, silent
 from sfxreduce.decisions.decide import Decisions
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.errors import RefusedError, VerificationError
 from sfxreduce.io.readers.zarr.run import open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest, manifest_to_json
-from sfxreduce.io.store.schema import CONDITIONS_GROUP, LEDGER_GROUP
+from sfxreduce.io.store.metadata import CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.pipeline.stages.batch import SCORE_DTYPE
 from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.quality.conditions import Conditions, conditions_of_table

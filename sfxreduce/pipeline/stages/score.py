@@ -14,9 +14,16 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.checkpoints import NO_NOTES, Notes, each_once
-from sfxreduce.cluster.progress import Progress, silent, tracked
-from sfxreduce.cluster.rescue import Rescue, halves_of
+from sfxreduce.cluster.tasks import (
+    NO_NOTES,
+    Notes,
+    Progress,
+    Rescue,
+    each_once,
+    halves_of,
+    silent,
+    tracked,
+)
 from sfxreduce.pipeline.stages.batch import SCORE_DTYPE, rechecked, reopened, score_events
 from sfxreduce.pipeline.stages.conditions import with_conditions
 from sfxreduce.run.reasons import UNSAFE, Reason

@@ -13,15 +13,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.progress import Progress, silent, tracked
-from sfxreduce.cluster.rescue import Rescue, halves_of
+from sfxreduce.cluster.tasks import Progress, Rescue, halves_of, silent, tracked
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import ledger_table, read_ledger
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.files.durable import PublishJob, publish_file
 from sfxreduce.io.readers.zarr.run import open_table
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.schema import AUDIT_GROUP, CONDITIONS_GROUP, LEDGER_GROUP
+from sfxreduce.io.store.metadata import AUDIT_GROUP, CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.io.writers.resume import Unfinished
 from sfxreduce.io.writers.shards import (
     ShardJob,

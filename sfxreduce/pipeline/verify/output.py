@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.progress import Progress, silent, tracked
+from sfxreduce.cluster.tasks import Progress, silent, tracked
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.errors import RunNotFound, VerificationError
@@ -28,7 +28,7 @@ from sfxreduce.io.store.damage import (
     written_by_zarr,
 )
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.schema import LEDGER_GROUP
+from sfxreduce.io.store.metadata import LEDGER_GROUP
 from sfxreduce.pipeline.verify.findings import Findings, FirstDamage
 from sfxreduce.pipeline.verify.frames import compare_events
 from sfxreduce.run.columns import plain_text

@@ -17,9 +17,9 @@ from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.patches.candidates import Candidates
-from sfxreduce.scorers.cnn.patches.classes import class_of, event_features
 from sfxreduce.scorers.cnn.patches.cpu import FusedPatchNetwork
 from sfxreduce.scorers.cnn.patches.outliers import Usual, doubts_of
+from sfxreduce.scorers.cnn.patches.pooling import class_of, event_features
 from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
 from sfxreduce.scorers.cnn.poster.normalise import normalise
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.run.reasons import EventClass
 from sfxreduce.scorers.cnn.model import CALIBRATION, Model
-from sfxreduce.scorers.cnn.patches.classes import class_of
+from sfxreduce.scorers.cnn.patches.pooling import class_of
 from sfxreduce.simulate.truth import Kind
 
 __all__ = [
@@ -37,7 +37,7 @@ _WEIGHT_DECAY = 1e-2
 
 
 class ClassHead(NamedTuple):
-    """Weights of `sfxreduce.scorers.cnn.patches.classes.class_of`, for features as they come."""
+    """Weights of `sfxreduce.scorers.cnn.patches.pooling.class_of`, for features as they come."""
 
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]

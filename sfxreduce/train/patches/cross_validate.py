@@ -14,15 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.cluster.progress import Progress, silent
+from sfxreduce.cluster.tasks import Progress, silent
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.calibration.probability import ReliabilityBin, reliability_bins
 from sfxreduce.scorers.calibration.windows import TileChoice, WindowLoss, smallest_window
 from sfxreduce.scorers.cnn.model import Model
-from sfxreduce.scorers.cnn.patches.classes import event_features
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
 from sfxreduce.scorers.cnn.patches.outliers import event_traits
-from sfxreduce.scorers.cnn.patches.pooling import Pooling
+from sfxreduce.scorers.cnn.patches.pooling import Pooling, event_features
 from sfxreduce.train.patches.calibrate import calibrated
 from sfxreduce.train.patches.candidates import PatchSet
 from sfxreduce.train.patches.classes import (

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.errors import SourceError
-from sfxreduce.io.chunks.ranges import FileRange
+from sfxreduce.io.chunks.blosc import FileRange
 from sfxreduce.io.readers.chunk_grid import ChunkGrid, FoundChunk
 
 __all__ = ["BLOSC_FILTER", "ChunkPlaces", "chunk_places", "is_plain_number", "only_filter"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import h5py
 
 from sfxreduce.errors import SchemaError
-from sfxreduce.io.chunks.frame_limits import check_extent, check_frames
+from sfxreduce.io.chunks.limits import check_extent, check_frames
 from sfxreduce.io.readers.hdf5.file import Hdf5File
 
 __all__ = ["FRAME_PATHS", "find_frames"]

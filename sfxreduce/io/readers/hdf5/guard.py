@@ -13,7 +13,7 @@ from itertools import product
 import h5py
 
 from sfxreduce.errors import SchemaError, SourceError
-from sfxreduce.io.chunks.size_limits import (
+from sfxreduce.io.chunks.limits import (
     MOST_CHUNK_BYTES,
     MOST_RATIO,
     SPARED_BYTES,
@@ -121,7 +121,7 @@ def check_chunks(dataset: h5py.Dataset, start: int, stop: int) -> None:
     Raises
     ------
     SourceError
-        If there is one; see `sfxreduce.io.chunks.size_limits`.
+        If there is one; see `sfxreduce.io.chunks.limits`.
     """
     packer = _packer(dataset)
     if packer == 0 or dataset.size == 0:

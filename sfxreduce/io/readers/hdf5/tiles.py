@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.errors import SourceError
-from sfxreduce.io.chunks.blosc import BloscHeader, Packing
+from sfxreduce.io.chunks.blosc import BloscHeader, MemoryRange, Packing
 from sfxreduce.io.chunks.layout import Layout, events_per_shard
-from sfxreduce.io.chunks.ranges import MemoryRange
 from sfxreduce.io.chunks.shards import TileCodec, with_crc
 from sfxreduce.io.readers.hdf5.chunk_index import BLOSC_FILTER, is_plain_number, only_filter
 from sfxreduce.io.readers.hdf5.file import HDF5_ERRORS

@@ -22,7 +22,7 @@ from fabio.fabioutils import BytesIO
 from numpy.typing import NDArray
 
 from sfxreduce.errors import SchemaError
-from sfxreduce.io.chunks.frame_limits import check_frames
+from sfxreduce.io.chunks.limits import check_frames
 from sfxreduce.io.files.safe_read import open_file
 from sfxreduce.io.readers.images.cbf import (
     MOST_HEADER_BYTES,

@@ -18,7 +18,7 @@ from zarr.codecs import BloscCodec, BytesCodec
 from zarr.core.metadata import ArrayV2Metadata
 
 from sfxreduce.errors import SourceError
-from sfxreduce.io.chunks.ranges import FileRange
+from sfxreduce.io.chunks.blosc import FileRange
 from sfxreduce.io.files.safe_read import open_regular
 from sfxreduce.io.readers.chunk_grid import ChunkGrid, FoundChunk, share_chunks
 from sfxreduce.io.readers.crop import take_window, window_boxes

@@ -20,10 +20,9 @@ from sfxreduce.scorers.cnn.gpu.feed import (
 )
 from sfxreduce.scorers.cnn.gpu.overlap import overlap
 from sfxreduce.scorers.cnn.patches.candidates import PATCH, CandidateFinder, Candidates
-from sfxreduce.scorers.cnn.patches.classes import class_of, event_features
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
 from sfxreduce.scorers.cnn.patches.outliers import Usual, doubts_of
-from sfxreduce.scorers.cnn.patches.pooling import Pooling
+from sfxreduce.scorers.cnn.patches.pooling import Pooling, class_of, event_features
 
 __all__ = ["PatchesOnDevice"]
 

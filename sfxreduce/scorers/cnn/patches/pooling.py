@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-__all__ = ["Pooling"]
+from sfxreduce.run.reasons import EventClass
+from sfxreduce.run.window import Window
+from sfxreduce.scorers.cnn.patches.candidates import Candidates
+
+__all__ = ["FEATURES", "Pooling", "class_of", "event_features"]
 
 # Evidence of an event without any candidate, in peaks: the logarithm of nothing is not a number.
 # Chosen, not measured.
@@ -83,3 +89,91 @@ class Pooling:
         logit = self.offset + self.slope * np.log(np.maximum(evidence, _LEAST_EVIDENCE))
         probability: NDArray[np.float32] = expit(logit).astype(np.float32)
         return probability
+
+
+FEATURES = (
+    "share of the peaks on one ring",
+    "crowding of the peaks",
+    "share of candidates that are surely peaks",
+    "prominence of the peaks",
+)
+"""What the head looks at, in the order of its weights.
+
+None of them grows with the number of peaks or of candidates, which differ from detector to detector
+more than from class to class.
+"""
+
+# Decision 7 has the confusions that came of these; no other values are on record.
+_LIKELY = 0.5
+_CONCEIVABLE = 0.1
+_FEWEST_FOR_SHAPE = 4
+_RING_PX = 25
+
+
+def event_features(
+    logits: NDArray[np.floating], found: Candidates, window: Window, *, n_events: int
+) -> NDArray[np.float64]:
+    """Describe events by their candidates, shape (event, feature); see `FEATURES`.
+
+    Parameters
+    ----------
+    logits : ndarray
+        Of each candidate to be a Bragg peak, shape (candidate,).
+    window : Window
+        That they were found in.
+    """
+    n_tiles = len(window.origins)
+    likely = expit(logits)
+    sure = np.flatnonzero(likely > _LIKELY)
+    event, tile = np.divmod(found.tile[sure].astype(np.int64), n_tiles)
+    middle = np.add(window.origins[0], np.array(window.tile_shape) / 2)
+    at = np.array(window.origins)[tile] + np.stack([found.y[sure], found.x[sure]], axis=1) - middle
+    conceivable = np.bincount(found.tile[likely > _CONCEIVABLE] // n_tiles, minlength=n_events)
+    features = np.zeros((n_events, len(FEATURES)))
+    starts = np.searchsorted(event, np.arange(n_events + 1))
+    for number, (first, last) in enumerate(pairwise(starts)):
+        n = last - first
+        if n:
+            prominence = found.prominence[sure[first:last]].astype(np.float64)
+            features[number, 2:] = n / conceivable[number], np.median(np.log(prominence))
+        if n >= _FEWEST_FOR_SHAPE:
+            features[number, :2] = _on_one_ring(at[first:last]), _crowding(at[first:last])
+    return features
+
+
+def class_of(
+    features: NDArray[np.float64], weight: NDArray[np.floating], bias: NDArray[np.floating]
+) -> NDArray[np.uint8]:
+    """Most likely `EventClass` of events.
+
+    Parameters
+    ----------
+    features : ndarray
+        Shape (event, feature).
+    weight, bias : ndarray
+        Shapes (feature, class) and (class,), the classes from `EventClass.SINGLE` on.
+
+    Examples
+    --------
+    >>> weight, bias = np.zeros((4, 3)), np.array([0.0, 1.0, 0.0])
+    >>> EventClass(class_of(np.zeros((1, 4)), weight, bias)[0]).name
+    'MULTIPLE'
+    """
+    best = np.argmax(features @ weight + bias, axis=1)
+    told: NDArray[np.uint8] = (best + EventClass.SINGLE).astype(np.uint8)
+    return told
+
+
+def _on_one_ring(at: NDArray[np.float64]) -> float:
+    """Share of peaks in the fullest ring around the middle of the picture."""
+    ring = (np.hypot(*at.T) / _RING_PX).astype(np.int64)
+    return float(np.bincount(ring).max() / len(at))
+
+
+def _crowding(at: NDArray[np.float64]) -> float:
+    """How far apart neighbours are, as a logarithm: 0 if like points thrown at random."""
+    apart = np.hypot(*(at[:, np.newaxis] - at[np.newaxis]).transpose(2, 0, 1))
+    np.fill_diagonal(apart, np.inf)
+    nearest = max(float(np.median(apart.min(axis=1))), 1.0)
+    radius = max(float(np.quantile(np.hypot(*at.T), 0.9)), 1.0)
+    return math.log(nearest / (0.5 * radius * math.sqrt(math.pi / len(at))))
