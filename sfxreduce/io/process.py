@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -63,12 +63,7 @@ class NotStarted(ProcessFailed):
 
 
 def start_process(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a program, without a shell, in a session of its own; `end_process` has to follow.
-
-    Parameters
-    ----------
-    **options
-        Of `subprocess.Popen`; standard output is a pipe.
+    """Start a program in a session of its own; `read_outputs` or `end_process` has to follow.
 
     Raises
     ------
@@ -86,15 +81,9 @@ def start_module(
     *arguments: str,
     stdin: int = subprocess.PIPE,
     stderr: int = subprocess.PIPE,
-    environment: Mapping[str, str] | None = None,
+    **environment: str,
 ) -> subprocess.Popen[bytes]:
-    """Start a module of this package; see `start_process`.
-
-    Parameters
-    ----------
-    environment : mapping, optional
-        What it has besides the environment of this process.
-    """
+    """Start a module of this package, with more `environment` than this process has."""
     # It has to find this package where this process found it, installed or not, but nothing in the
     # working directory (-P), which may be the folder of whoever made the run.
     path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -102,7 +91,7 @@ def start_module(
         [sys.executable, "-P", "-m", module, *arguments],
         stdin=stdin,
         stderr=stderr,
-        env={**os.environ, **path, **(environment or {})},
+        env={**os.environ, **path, **environment},
     )
 
 
@@ -122,12 +111,13 @@ def end_process(process: subprocess.Popen[bytes]) -> None:
 def read_outputs(
     process: subprocess.Popen[bytes], check: Callable[[bytearray], None]
 ) -> tuple[bytes, bytes]:
-    """Read what a process says until it ends; `end_process` has to follow.
+    """Read what a process says until it ends, and end what it started.
 
     Parameters
     ----------
     check : callable
-        Called with the standard output so far, several times a second; it raises to stop reading.
+        Called with the standard output so far, several times a second; what it raises ends the
+        process.
 
     Returns
     -------
@@ -135,22 +125,31 @@ def read_outputs(
         Standard output, and the end of standard error, if that is a pipe.
     """
     stdout, stderr = bytearray(), bytearray()
-    with selectors.DefaultSelector() as selector:
-        for pipe, taken in ((process.stdout, stdout), (process.stderr, stderr)):
-            if pipe is not None:
-                selector.register(pipe, selectors.EVENT_READ, taken)
-        while True:
-            ready = selector.select(POLL_SECONDS if selector.get_map() else EXIT_SECONDS)
-            for key, _ in ready:
-                block = os.read(key.fd, READ_BYTES)
-                key.data.extend(block)
-                if not block:
-                    selector.unregister(key.fileobj)
-            del stderr[:-STDERR_BYTES]
-            check(stdout)
-            # Not its end of file: what it started may hold its outputs open.
-            if not ready and _has_ended(process):
-                return bytes(stdout), bytes(stderr)
+    try:
+        with selectors.DefaultSelector() as selector:
+            for pipe, taken in ((process.stdout, stdout), (process.stderr, stderr)):
+                if pipe is not None:
+                    selector.register(pipe, selectors.EVENT_READ, taken)
+            ready = True
+            # Not until both are closed: what it started may hold them open.
+            while ready or not _has_ended(process):
+                ready = _read_some(selector)
+                del stderr[:-STDERR_BYTES]
+                check(stdout)
+    finally:
+        end_process(process)
+    return bytes(stdout), bytes(stderr)
+
+
+def _read_some(selector: selectors.BaseSelector) -> bool:
+    """Read what is there, or wait for a moment; return whether anything was."""
+    ready = selector.select(POLL_SECONDS if selector.get_map() else EXIT_SECONDS)
+    for key, _ in ready:
+        block = os.read(key.fd, READ_BYTES)
+        key.data.extend(block)
+        if not block:
+            selector.unregister(key.fileobj)
+    return bool(ready)
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
@@ -236,10 +235,7 @@ def call_in_process(
         if _memory_of(process.pid) > memory_bytes:
             raise ProcessFailed(f"took more than {memory_bytes / 1e9:.1f} GB of memory")
 
-    try:
-        answer, stderr = read_outputs(process, check)
-    finally:
-        end_process(process)
+    answer, stderr = read_outputs(process, check)
     return _result(answer, stderr, process.returncode)
 
 

@@ -125,14 +125,7 @@ def _plain(attributes: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def opened_run(answer: Mapping[str, Any], arrays: list[NDArray[Any]], *, where: str) -> OpenedRun:
-    """Take in what a process said of a run; nothing of it is believed to be in form.
-
-    Parameters
-    ----------
-    answer : mapping
-    arrays : list of ndarray
-    where : str
-        Path of the run, for the message.
+    """Take in what a process said of the run at `where`; nothing of it is believed to be in form.
 
     Raises
     ------

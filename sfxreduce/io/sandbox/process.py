@@ -53,8 +53,8 @@ class ReaderProcess:
             CHILD,
             json.dumps(asdict(limits)),
             stderr=subprocess.DEVNULL,
-            # Threads of its own would take address space, which is limited.
-            environment={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            OMP_NUM_THREADS="1",  # every thread takes address space, which is limited
+            OPENBLAS_NUM_THREADS="1",
         )
 
     def ask(

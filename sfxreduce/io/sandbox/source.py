@@ -12,7 +12,7 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,20 @@ class _ReaderProcess:
             process, opened = self._started()
             if opened.facts["n_events"] != source.n_events:
                 raise SourceError(f"{source.path}: holds other events than when it was opened")
-            return self._asked_for(process, source, events, window)
+            shape = (len(events), *(source.frame_shape if window is None else window.shape))
+            question = {"events": [int(event) for event in events], "window": _tiles(window)}
+            n_bytes = math.prod(shape) * source.dtype.itemsize + 4 * len(events)
+            try:
+                _, arrays = process.ask(question, most_bytes=n_bytes)
+            except ReaderDied:
+                self._process = None
+                self._deaths += 1
+                raise
+        if [array.shape for array in arrays] != [shape[:1], shape] or arrays[
+            1
+        ].dtype != source.dtype:
+            raise SourceError(f"{source.path}: the process that reads it answered something else")
+        return np.asarray(arrays[0], np.uint32), arrays[1]
 
     def end(self) -> None:
         """End the process."""
@@ -226,35 +239,6 @@ class _ReaderProcess:
             raise
         self._process, self._opened = process, opened
         return process, opened
-
-    def _asked_for(
-        self,
-        process: ReaderProcess,
-        source: UntrustedFrames,
-        events: Sequence[int],
-        window: Window | None,
-    ) -> tuple[NDArray[np.uint32], NDArray[np.generic]]:
-        shape = source.frame_shape if window is None else window.shape
-        n_bytes = len(events) * (math.prod(shape) * source.dtype.itemsize + 4)
-        try:
-            _, arrays = process.ask(
-                {"events": [int(event) for event in events], "window": _tiles(window)},
-                most_bytes=n_bytes,
-            )
-            return _checked(arrays, (len(events), *shape), source.dtype)
-        except ReaderDied:
-            self._process = None
-            self._deaths += 1
-            raise
-
-
-def _checked(
-    arrays: Sequence[NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[np.generic]
-) -> tuple[NDArray[np.uint32], NDArray[np.generic]]:
-    """Reasons and pixels of an answer, if they are what was asked for."""
-    if [array.shape for array in arrays] != [shape[:1], shape] or arrays[1].dtype != dtype:
-        raise SourceError("the process that reads the run answered something else")
-    return np.asarray(arrays[0], np.uint32), arrays[1]
 
 
 def _tiles(window: Window | None) -> dict[str, Any] | None:
@@ -284,12 +268,8 @@ def _reader(asked: _Asked) -> _ReaderProcess:
     return _readers[key]
 
 
-def _living() -> Iterator[_ReaderProcess]:
-    pid = os.getpid()
-    yield from (reader for (owner, _), reader in _readers.items() if owner == pid)
-
-
 @atexit.register
 def _end_all() -> None:
-    for reader in _living():
-        reader.end()
+    for (owner, _), reader in _readers.items():
+        if owner == os.getpid():
+            reader.end()

@@ -16,13 +16,7 @@ from sfxreduce.archive.tape.paths import check_path
 from sfxreduce.archive.tape.receipts import Receipt, receipt_from_json
 from sfxreduce.errors import ArchiveError, OutputExists, SchemaError
 from sfxreduce.io.files.safe_read import parse_as, parse_json
-from sfxreduce.io.process import (
-    end_process,
-    how_it_ended,
-    last_line,
-    read_outputs,
-    start_process,
-)
+from sfxreduce.io.process import how_it_ended, last_line, read_outputs, start_process
 
 __all__ = ["TIMEOUT_S", "ScriptBackend"]
 
@@ -155,10 +149,7 @@ class ScriptBackend:
             )
         except OSError as error:
             raise ArchiveError(f"{name}: cannot be run ({error.strerror or error})") from error
-        try:
-            answer, complaint = read_outputs(process, check)
-        finally:
-            end_process(process)
+        answer, complaint = read_outputs(process, check)
         if status := process.returncode:
             advice = "try again later" if status == TRY_LATER else "see the archive's log"
             raise ArchiveError(f"{name}: {how_it_ended(status)} ({last_line(complaint)}); {advice}")
