@@ -148,8 +148,8 @@ class Frames:
         return self.n_events * self.frames[0].nbytes
 
     def read(self, events: Sequence[int], window: Any = None) -> Any:  # noqa: ARG002 - FrameSource
-        """Whole frames; see `sfxreduce.run.source.FrameSource`."""
-        from sfxreduce.run.source import Reading
+        """Whole frames; see `sfxreduce.run.run.FrameSource`."""
+        from sfxreduce.run.run import Reading
 
         pixels = self.frames[np.asarray(events) % len(self.frames)]
         return Reading(pixels=pixels, reasons=np.zeros(len(events), np.uint32))

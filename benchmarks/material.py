@@ -17,8 +17,7 @@ from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.writers.zarr import create_store
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import FrameSource, Reading
+from sfxreduce.run.run import FrameSource, Reading, Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.folder import write_model
 from sfxreduce.scorers.cnn.model import Model, ModelConfig

@@ -36,8 +36,7 @@ from sfxreduce.pipeline.stages.score import collect_scores, score
 from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import Reading
+from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.peaks.scorer import PeakScorer
 

@@ -11,8 +11,7 @@ import xarray as xr
 
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector, Panel, PixelFlag
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import Reading
+from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.calibration.record import Calibration
 

@@ -13,15 +13,15 @@ from sfxreduce.decisions.method import method_for, threshold_rule
 from sfxreduce.pipeline.stages.conditions import event_reasons, measured_conditions, with_conditions
 from sfxreduce.pipeline.stages.drift import check_similarity
 from sfxreduce.pipeline.stages.export import export_crystfel
-from sfxreduce.pipeline.stages.outputs import Outputs, published_at_once
+from sfxreduce.pipeline.stages.outputs import Outputs, published_at_once, storage_of
 from sfxreduce.pipeline.stages.overlay import take_over
 from sfxreduce.pipeline.stages.plan import FilterPlan, plan_output
 from sfxreduce.pipeline.stages.reduced import Reduced
-from sfxreduce.pipeline.stages.report import report_on
 from sfxreduce.pipeline.stages.score import score_run
 from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.pipeline.stages.write import kept_columns, write_reduced
-from sfxreduce.report.report import Report
+from sfxreduce.report.page import write_page
+from sfxreduce.report.report import Report, summarize
 from sfxreduce.run.run import Run
 
 __all__ = ["carry_out", "filter_run", "plan_filter"]
@@ -117,7 +117,14 @@ def carry_out(
                 pool=pool,
                 progress=progress,
             )
-        report = report_on(plan, decisions, outputs, work, started=started)
+        report = summarize(
+            decisions,
+            method=plan.method,
+            storage=storage_of(run, outputs, work),
+            wall_seconds=time.perf_counter() - started,
+        )
+        if outputs.report is not None and not work.published:
+            write_page(work.hidden[outputs.report], report, decisions, run=run, method=plan.method)
     return report, plan
 
 

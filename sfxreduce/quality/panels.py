@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sfxreduce._numba import compiled
 from sfxreduce.errors import SchemaError
-from sfxreduce.quality.pixels import flat_events
+from sfxreduce.quality.events import flat_events
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.window import Window

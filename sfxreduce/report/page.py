@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.method import Method
+from sfxreduce.io.files.durable import output_errors, write_file
 from sfxreduce.report.figures import (
     Thumbnail,
     assembled_png,
@@ -24,7 +26,7 @@ from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
 
-__all__ = ["choose_events", "make_thumbnails", "render_html"]
+__all__ = ["choose_events", "make_thumbnails", "render_html", "write_page"]
 
 PER_DECISION = {Decision.REJECT: 8, Decision.UNDECIDED: 4, Decision.HIT: 8}
 
@@ -82,6 +84,27 @@ def make_thumbnails(run: Run, decisions: Decisions) -> list[Thumbnail]:
             )
         )
     return thumbnails
+
+
+def write_page(
+    path: Path, report: Report, decisions: Decisions, *, run: Run, method: Method
+) -> None:
+    """Write the report page, with pictures of events of the run.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    page = render_html(
+        report,
+        decisions,
+        source=run.path,
+        method=method,
+        thumbnails=make_thumbnails(run, decisions),
+    )
+    with output_errors(path):
+        write_file(path, page.encode())
 
 
 def render_html(

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.run.columns import select_events
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import Reading, WrappedFrames
+from sfxreduce.run.run import Reading, Run, WrappedFrames
 from sfxreduce.run.window import Window
 
 __all__ = ["SelectedFrames", "select_run"]

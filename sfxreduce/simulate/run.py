@@ -12,8 +12,7 @@ import xarray as xr
 from sfxreduce.errors import UsageError
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import Reading
+from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 from sfxreduce.simulate.random import key_of
 from sfxreduce.simulate.render import frame_of_event
@@ -97,7 +96,7 @@ class SimulatedFrames:
         return ()
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
-        """Render events; see `sfxreduce.run.source.FrameSource`."""
+        """Render events; see `sfxreduce.run.run.FrameSource`."""
         setup = self.stage
         shape = self.detector.frame_shape if window is None else window.shape
         index = None if window is None else window.gather(self.detector)

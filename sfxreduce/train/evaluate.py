@@ -16,7 +16,7 @@ from sfxreduce.errors import LabelError
 from sfxreduce.pipeline.stages.score import safe_scores
 from sfxreduce.run.labels import Label
 from sfxreduce.run.run import Run
-from sfxreduce.scorers.calibration.score_level import LevelRule
+from sfxreduce.scorers.calibration.record import LevelRule
 from sfxreduce.scorers.protocol import Scorer, calibration_of, own_threshold
 from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.labelling import Labelling, PeakLabelling, true_hits, true_kinds, true_peaks

@@ -45,8 +45,7 @@ from sfxreduce.pipeline.stages.score import collect_scores
 from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import Reading
+from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 
 POISON = 3

@@ -29,8 +29,7 @@ from sfxreduce.pipeline.stages.drift import check_drift
 from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.quality.frame_statistics import QUANTITIES, envelope_of, frame_statistics
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import Reading
+from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.calibration.record import Calibration, Reference
 from sfxreduce.scorers.cnn.folder import read_model, write_model

@@ -27,8 +27,7 @@ from sfxreduce.pipeline.stages.outputs import Outputs
 from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.columns import MISSING_TIME, event_columns
 from sfxreduce.run.reasons import HARMLESS, Reason
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import Reading
+from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.protocol import EventScores
 

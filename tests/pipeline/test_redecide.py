@@ -42,8 +42,7 @@ from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import Reading
+from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.calibration.record import Calibration
 from sfxreduce.scorers.cnn.folder import default_model, write_model

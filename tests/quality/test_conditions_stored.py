@@ -23,9 +23,8 @@ from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.pipeline.verify.output import verify_run
-from sfxreduce.quality.background import background_of
 from sfxreduce.quality.bad_pixels import noisy_pixels
-from sfxreduce.quality.conditions import Conditioned, Conditions, conditions_of_run
+from sfxreduce.quality.conditions import Conditioned, Conditions, background_of, conditions_of_run
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector, PixelFlag
 from sfxreduce.run.run import Run

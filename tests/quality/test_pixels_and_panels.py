@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sfxreduce.errors import SchemaError
+from sfxreduce.quality.events import MANY_NONFINITE, MANY_SATURATED, inspect_pixels
 from sfxreduce.quality.panels import Parts, _median, inspect_parts, parts_of
-from sfxreduce.quality.pixels import MANY_NONFINITE, MANY_SATURATED, inspect_pixels
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.window import Window

@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 from sfxreduce.cluster import Pool
 from sfxreduce.pipeline.filter import plan_filter
 from sfxreduce.pipeline.stages.settings import FilterSettings
-from sfxreduce.scorers.calibration.score_level import FEWEST_SCORES, LevelRule, level_of, level_rule
+from sfxreduce.scorers.calibration.record import FEWEST_SCORES, LevelRule, level_of, level_rule
 
 RULE = LevelRule(power=0.75, lowest=-6.0, highest=-4.0)
 

@@ -71,7 +71,6 @@ class _Table(BaseModel):
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Days = Annotated[float, Field(ge=0, le=36_525)]
-Count = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 class Release(_Table):

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import FrameSource, Reading
+from sfxreduce.run.run import FrameSource, Reading, Run
 from sfxreduce.run.window import Window
 
 __all__ = ["JoinedFrames", "join_runs"]
@@ -69,7 +68,7 @@ class JoinedFrames:
         return tuple(sorted({path for source in self.sources for path in source.inputs}))
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
-        """Read events; see `sfxreduce.run.source.FrameSource.read`."""
+        """Read events; see `sfxreduce.run.run.FrameSource.read`."""
         shape = self.frame_shape if window is None else window.shape
         pixels = np.zeros((len(events), *shape), self.dtype)
         reasons = np.zeros(len(events), np.uint32)

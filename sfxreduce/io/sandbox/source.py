@@ -25,8 +25,7 @@ from sfxreduce.io.sandbox.answers import OpenedRun, opened_run
 from sfxreduce.io.sandbox.process import ProcessLimits, ReaderDied, ReaderProcess
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import Reading
+from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 
 __all__ = ["UntrustedFrames", "open_untrusted"]
@@ -126,7 +125,7 @@ class UntrustedFrames:
         return _reader(self.asked).open().detector
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
-        """Read events; see `sfxreduce.run.source.FrameSource.read`."""
+        """Read events; see `sfxreduce.run.run.FrameSource.read`."""
         shape = self.frame_shape if window is None else window.shape
         pixels = np.zeros((len(events), *shape), self.dtype)
         reasons = np.zeros(len(events), np.uint32)

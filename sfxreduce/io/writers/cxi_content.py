@@ -9,38 +9,20 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sfxreduce.errors import SchemaError, UsageError
+from sfxreduce.errors import SchemaError
 from sfxreduce.io.chunks.blosc import USUAL_PACKING
 from sfxreduce.io.chunks.layout import Layout
+from sfxreduce.io.writers.publish import check_cxi_filter
 from sfxreduce.io.writers.shards import TiledSource
 from sfxreduce.run.columns import EVENT_COLUMNS
-from sfxreduce.run.source import FrameSource
+from sfxreduce.run.run import FrameSource
 
 __all__ = [
-    "CXI_FILTERS",
     "BloscChunks",
     "CxiContent",
     "PeakTable",
-    "check_cxi_filter",
     "plan_blosc_chunks",
 ]
-
-CXI_FILTERS = ("gzip", "blosc")
-"""How frames may be packed: as every HDF5 library can unpack them, or as run stores have them."""
-
-
-def check_cxi_filter(name: str) -> None:
-    """Refuse a filter that frames cannot be packed with.
-
-    Raises
-    ------
-    UsageError
-        If it is none of `CXI_FILTERS`.
-    """
-    if name not in CXI_FILTERS:
-        raise UsageError(
-            f"CXI filter: expected one of {', '.join(CXI_FILTERS)}, found '{name}'; choose one"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,18 @@ from sfxreduce.io.files.durable import PARTIAL, output_errors
 from sfxreduce.io.files.rename import complete_moves, hidden_name, planned_moves, remove, sync_tree
 from sfxreduce.io.store.metadata import SCHEMA
 
-__all__ = ["check_outputs", "check_replaceable", "staged", "under_final_names"]
+__all__ = [
+    "CXI_FILTERS",
+    "check_cxi_filter",
+    "check_outputs",
+    "check_replaceable",
+    "staged",
+    "under_final_names",
+]
+
+
+CXI_FILTERS = ("gzip", "blosc")
+"""How frames may be packed: as every HDF5 library can unpack them, or as run stores have them."""
 
 
 def check_outputs(
@@ -146,3 +157,17 @@ def under_final_names(error: OutputError, hidden: Mapping[Path, Path]) -> Output
     for final, path in hidden.items():
         text = text.replace(str(path), str(final))
     return type(error)(text)
+
+
+def check_cxi_filter(name: str) -> None:
+    """Refuse a filter that frames cannot be packed with.
+
+    Raises
+    ------
+    UsageError
+        If it is none of `CXI_FILTERS`.
+    """
+    if name not in CXI_FILTERS:
+        raise UsageError(
+            f"CXI filter: expected one of {', '.join(CXI_FILTERS)}, found '{name}'; choose one"
+        )

@@ -15,7 +15,7 @@ from sfxreduce.errors import SchemaError, VerificationError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.chunks.shards import TileCodec, payload_hash, shard_parts
 from sfxreduce.io.files.durable import output_errors, write_addressed, write_file
-from sfxreduce.run.source import FrameSource, Reading
+from sfxreduce.run.run import FrameSource, Reading
 
 __all__ = ["ShardJob", "ShardWritten", "TiledSource", "copy_shard", "encode_events", "encode_shard"]
 

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
+from sfxreduce.quality.events import inspect_pixels
 from sfxreduce.quality.panels import inspect_parts, parts_of
-from sfxreduce.quality.pixels import inspect_pixels
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.source import FrameSource, read_into
+from sfxreduce.run.run import FrameSource, read_into
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.protocol import (
     Classifier,

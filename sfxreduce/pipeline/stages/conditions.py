@@ -14,10 +14,9 @@ from sfxreduce.cluster import Pool
 from sfxreduce.cluster.tasks import Rescue, halves_of
 from sfxreduce.pipeline.stages.batch import SOURCE_LOST
 from sfxreduce.quality.conditions import Conditioned, Conditions, conditions_of, frames_to_look_at
-from sfxreduce.quality.metadata import check_events
+from sfxreduce.quality.events import check_events
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import FrameSource
+from sfxreduce.run.run import FrameSource, Run
 from sfxreduce.scorers.protocol import Scorer, calibration_of
 
 __all__ = ["event_reasons", "measured_conditions", "with_conditions"]

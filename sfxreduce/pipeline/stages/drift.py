@@ -29,8 +29,7 @@ from sfxreduce.decisions.drift import Drift, Sample, judge_drift, sampled_events
 from sfxreduce.pipeline.stages.batch import SOURCE_LOST, closed_early
 from sfxreduce.quality.frame_statistics import QUANTITIES, frame_statistics
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import FrameSource
+from sfxreduce.run.run import FrameSource, Run
 from sfxreduce.scorers.peaks.scorer import PeakScorer
 from sfxreduce.scorers.protocol import Scorer, calibration_of
 

@@ -20,7 +20,7 @@ from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable
 from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess
 from sfxreduce.io.writers.geom import write_event_list, write_geometry
 from sfxreduce.pipeline.stages.outputs import crystfel_paths
-from sfxreduce.run.source import FrameSource
+from sfxreduce.run.run import FrameSource
 from sfxreduce.scorers.peaks.finder import PeakFinder, Peaks
 
 __all__ = ["PeakJob", "export_crystfel", "find_peaks", "peak_table"]

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from sfxreduce.errors import SourceError, UsageError
+from sfxreduce.io.files.durable import disk_bytes
 from sfxreduce.io.files.safe_read import source_pin
-from sfxreduce.io.writers.cxi_content import check_cxi_filter
-from sfxreduce.io.writers.publish import check_outputs
+from sfxreduce.io.writers.publish import check_cxi_filter, check_outputs
 from sfxreduce.io.writers.resume import Unfinished, appearing, sweep_finished, unfinished
 from sfxreduce.pipeline.stages.reduced import Reduced
 from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.report.report import Storage
 from sfxreduce.run.columns import plain_text
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.protocol import calibration_of, needs_gpu
 
-__all__ = ["Outputs", "crystfel_paths", "published_at_once"]
+__all__ = ["Outputs", "crystfel_paths", "published_at_once", "storage_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,3 +165,15 @@ def _check_unchanged(run: Run, work: Unfinished) -> None:
             f"{run.path}: its files changed while they were read; nothing was published, start "
             "again once the run is complete"
         )
+
+
+def storage_of(run: Run, outputs: Outputs, work: Unfinished) -> Storage:
+    """Bytes of the run and of its reduced store, and where the outputs will be."""
+    store = outputs.store if work.published else work.hidden[outputs.store]
+    return Storage(
+        bytes_in=run.source.n_bytes,
+        bytes_out=disk_bytes(store),
+        out=outputs.store,
+        cxi=outputs.cxi,
+        report=outputs.report,
+    )

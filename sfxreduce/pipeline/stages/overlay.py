@@ -18,7 +18,7 @@ from sfxreduce.io.writers.shards import TiledSource, encode_events
 from sfxreduce.pipeline.stages.plan import FilterPlan, Reread
 from sfxreduce.pipeline.stages.reduced import Reduced
 from sfxreduce.pipeline.stages.score import Rescored
-from sfxreduce.run.source import WrappedFrames
+from sfxreduce.run.run import WrappedFrames
 
 __all__ = ["ReusedFrames", "take_over"]
 

@@ -27,9 +27,8 @@ from sfxreduce.cluster.tasks import (
 from sfxreduce.pipeline.stages.batch import SCORE_DTYPE, rechecked, reopened, score_events
 from sfxreduce.pipeline.stages.conditions import with_conditions
 from sfxreduce.run.reasons import UNSAFE, Reason
-from sfxreduce.run.run import Run, block_sizes
+from sfxreduce.run.run import FrameSource, Run, block_sizes
 from sfxreduce.run.select import select_run
-from sfxreduce.run.source import FrameSource
 from sfxreduce.scorers.protocol import Scorer, needs_gpu
 
 __all__ = [

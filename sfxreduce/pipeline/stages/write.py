@@ -34,7 +34,7 @@ from sfxreduce.pipeline.stages.plan import FilterPlan
 from sfxreduce.quality.conditions import conditions_table
 from sfxreduce.run.columns import plain_text, select_events
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.source import Reading, WrappedFrames
+from sfxreduce.run.run import Reading, WrappedFrames
 from sfxreduce.run.window import Window
 
 __all__ = ["audit_columns", "kept_columns", "shard_rescue", "write_reduced"]
@@ -239,7 +239,7 @@ def _written(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Spared(WrappedFrames):
-    """A source of frames some of which are never read. See `sfxreduce.run.source.FrameSource`."""
+    """A source of frames some of which are never read. See `sfxreduce.run.run.FrameSource`."""
 
     lost: frozenset[int]
 
@@ -249,7 +249,7 @@ class _Spared(WrappedFrames):
         return self.source.layout if isinstance(self.source, TiledSource) else None
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
-        """Read what is not lost; see `sfxreduce.run.source.FrameSource.read`."""
+        """Read what is not lost; see `sfxreduce.run.run.FrameSource.read`."""
         there = np.array([event not in self.lost for event in events], np.bool_)
         reasons = np.full(len(events), Reason.WORKER_LOST, np.uint32)
         shape = self.detector.frame_shape if window is None else window.shape

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sfxreduce.cluster import Pool
 from sfxreduce.cluster.tasks import Progress, silent, tracked
 from sfxreduce.io.readers.zarr.run import ZarrFrames
-from sfxreduce.run.source import FrameSource
+from sfxreduce.run.run import FrameSource
 
 __all__ = ["CompareJob", "compare_events", "differing_events"]
 

@@ -13,8 +13,7 @@ from safetensors.numpy import save
 from sfxreduce.errors import ModelError
 from sfxreduce.run.window import CENTRE_TILE
 from sfxreduce.scorers.calibration.probability import ProbabilityMap, ReliabilityBin
-from sfxreduce.scorers.calibration.record import Reference
-from sfxreduce.scorers.calibration.score_level import LevelRule
+from sfxreduce.scorers.calibration.record import LevelRule, Reference
 from sfxreduce.scorers.calibration.windows import CENTRE, TileChoice, WindowLoss
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
 from sfxreduce.scorers.cnn.patches.outliers import Usual

@@ -23,8 +23,7 @@ from sfxreduce.cluster.tasks import Progress, silent, tracked
 from sfxreduce.quality.frame_statistics import frame_statistics
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.labels import Label
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import FrameSource
+from sfxreduce.run.run import FrameSource, Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder, Candidates
 from sfxreduce.scorers.cnn.patches.pooling import Pooling

@@ -28,8 +28,7 @@ from sfxreduce.io.readers.hdf5.unwritten import find_holes
 from sfxreduce.run.columns import plain_text
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import Reading
+from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 
 __all__ = ["CxiFrames", "open_cxi"]
@@ -122,7 +121,7 @@ class CxiFrames:
         return self._facts().detector
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
-        """Read events; see `sfxreduce.run.source.FrameSource.read`."""
+        """Read events; see `sfxreduce.run.run.FrameSource.read`."""
         shape = self.frame_shape if window is None else window.shape
         pixels = np.zeros((len(events), *shape), self.dtype)
         reasons = np.zeros(len(events), np.uint32)

@@ -20,8 +20,7 @@ from sfxreduce.io.readers.images.file import ImageFacts, event_name, look_at, re
 from sfxreduce.run.columns import MISSING_TIME, event_columns, plain_text
 from sfxreduce.run.detector import Detector, Panel
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import Reading
+from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 
 __all__ = ["ImageFrames", "open_images"]
@@ -120,7 +119,7 @@ class ImageFrames:
         return _detector(self)
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
-        """Read events; see `sfxreduce.run.source.FrameSource.read`."""
+        """Read events; see `sfxreduce.run.run.FrameSource.read`."""
         shape = self.frame_shape if window is None else window.shape
         pixels = np.zeros((len(events), *shape), self.dtype)
         reasons = np.zeros(len(events), np.uint32)

@@ -24,7 +24,7 @@ from sfxreduce.io.readers.chunk_grid import ChunkGrid, FoundChunk, share_chunks
 from sfxreduce.io.readers.crop import take_window, window_boxes
 from sfxreduce.io.store.metadata import ZARR_ERRORS, Store, open_store
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.source import Reading
+from sfxreduce.run.run import Reading
 from sfxreduce.run.window import Box, Window
 
 __all__ = ["read_foreign"]

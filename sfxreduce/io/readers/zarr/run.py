@@ -29,8 +29,7 @@ from sfxreduce.io.store.metadata import MANIFEST_GROUP, SCHEMA, ZARR_ERRORS, Sto
 from sfxreduce.run.columns import event_columns, plain_text
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Run
-from sfxreduce.run.source import Reading
+from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 
 __all__ = [
@@ -179,7 +178,7 @@ class ZarrFrames:
     def read_into(
         self, events: Sequence[int], window: Window | None, pixels: NDArray[np.generic]
     ) -> NDArray[np.uint32]:
-        """Read events into an array of zeros. See `sfxreduce.run.source.ReadsInto`."""
+        """Read events into an array of zeros. See `sfxreduce.run.run.ReadsInto`."""
         store = self._store
         reasons = np.zeros(len(events), np.uint32)
         if store.layout is None:
