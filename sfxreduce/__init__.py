@@ -13,13 +13,6 @@ Examples
 
 import lazy_loader
 
-_lazy, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = "0.1.0"
 
-
-def __getattr__(name: str) -> object:
-    """Load a public name, or look the version up, when it is first asked for."""
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("sfxreduce")
-    return _lazy(name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

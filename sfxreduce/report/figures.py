@@ -13,8 +13,9 @@ from PIL import Image
 
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.run.detector import Detector
+from sfxreduce.run.window import TileChoice
 from sfxreduce.scorers.calibration.probability import ReliabilityBin
-from sfxreduce.scorers.calibration.windows import TileChoice, WindowLoss
+from sfxreduce.scorers.calibration.windows import WindowLoss
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS
 
 __all__ = [

@@ -9,10 +9,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.errors import SchemaError
+from sfxreduce.errors import SchemaError, UsageError
 from sfxreduce.run.detector import Detector
 
-__all__ = ["CENTRE_TILE", "Box", "Window"]
+__all__ = ["CENTRE", "CENTRE_TILE", "FULL", "Box", "TileChoice", "Window"]
 
 CENTRE_TILE = (350, 350)
 """(row, column) pixels of a tile."""
@@ -198,3 +198,54 @@ def _good(window: Window, detector: Detector) -> NDArray[np.bool_]:
     index = window.gather(detector)
     good: NDArray[np.bool_] = (index >= 0) & detector.good().ravel()[index]
     return good
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileChoice:
+    """Some tiles of the assembled picture, whatever the detector is.
+
+    Parameters
+    ----------
+    most : int
+        So many tiles, as far as the picture has them; 0 for all.
+    spread : bool
+        Take every other tile of the picture first, as on a chessboard; otherwise the nearest to
+        the middle first.
+
+    Raises
+    ------
+    UsageError
+        If the number is negative.
+
+    Examples
+    --------
+    >>> CENTRE.name, FULL.name, TileChoice(most=9, spread=True).name
+    ('centre', 'full', '9 tiles, spread')
+    """
+
+    most: int = 1
+    spread: bool = False
+
+    def __post_init__(self) -> None:
+        if self.most < 0:
+            raise UsageError(f"window: expected a number of tiles, found {self.most}; 0 means all")
+
+    @property
+    def name(self) -> str:
+        """The choice in a word or two."""
+        if self.most <= 1:
+            return "full" if self.most == 0 else "centre"
+        return f"{self.most} tiles{', spread' if self.spread else ''}"
+
+    def window(self, detector: Detector, *, tile_shape: tuple[int, int] = CENTRE_TILE) -> Window:
+        """Window of a detector that shows these tiles."""
+        return Window.tiled(detector, tile_shape=tile_shape, most=self.most, spread=self.spread)
+
+    def columns(self, detector: Detector) -> NDArray[np.int64]:
+        """Places of these tiles among all tiles of a detector, shape (tile,)."""
+        place = {origin: number for number, origin in enumerate(Window.tiled(detector).origins)}
+        return np.array([place[origin] for origin in self.window(detector).origins], np.int64)
+
+
+CENTRE, FULL = TileChoice(most=1), TileChoice(most=0)
+"""The tile in the middle, and all tiles."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from sfxreduce.scorers.calibration.windows import CENTRE, windows_table
+from sfxreduce.run.window import CENTRE
+from sfxreduce.scorers.calibration.windows import windows_table
 from sfxreduce.scorers.cnn.model import ModelConfig
 from sfxreduce.train.evaluate import AXES, Evaluation, Figures
 

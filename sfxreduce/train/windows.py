@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.run.detector import Detector
-from sfxreduce.scorers.calibration.windows import FULL, MEAN_LOSS, TileChoice, WindowLoss
+from sfxreduce.run.window import FULL, TileChoice
+from sfxreduce.scorers.calibration.windows import MEAN_LOSS, WindowLoss
 
 __all__ = ["CHOICES", "low_quantile", "window_curve"]
 

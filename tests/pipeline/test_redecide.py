@@ -26,10 +26,10 @@ from sfxreduce.decisions.decide import Decision
 from sfxreduce.decisions.drift import Drift
 from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import OutputExists, RefusedError, SchemaError, UsageError, VerificationError
-from sfxreduce.io.files.rename import Move
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.writers import resume as unfinished
+from sfxreduce.io.writers.publish import Move
 from sfxreduce.pipeline import ingest
 from sfxreduce.pipeline.filter import filter_run, plan_filter
 from sfxreduce.pipeline.ingest import ingest_run

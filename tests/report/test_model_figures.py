@@ -5,8 +5,9 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from sfxreduce.report.figures import curve_svg, reliability_svg
+from sfxreduce.run.window import CENTRE, FULL
 from sfxreduce.scorers.calibration.probability import ReliabilityBin
-from sfxreduce.scorers.calibration.windows import CENTRE, FULL, WindowLoss
+from sfxreduce.scorers.calibration.windows import WindowLoss
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -19,8 +19,7 @@ from sfxreduce.pipeline.filter import plan_filter
 from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.detector import Detector, PixelFlag
 from sfxreduce.run.run import Run
-from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.windows import FULL
+from sfxreduce.run.window import FULL, Window
 from sfxreduce.scorers.cnn.folder import write_model
 from sfxreduce.scorers.cnn.model import Model, ModelConfig
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork

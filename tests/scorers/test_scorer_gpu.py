@@ -33,8 +33,7 @@ from sfxreduce.pipeline.stages.score import EVENTS_PER_STREAM
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Run
-from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.windows import FULL
+from sfxreduce.run.window import FULL, Window
 from sfxreduce.scorers.cnn import on_torch as inference
 from sfxreduce.scorers.cnn.folder import default_model
 from sfxreduce.scorers.cnn.gpu import compile as _compiled

@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 
 from sfxreduce.errors import UsageError
 from sfxreduce.run.detector import Detector
-from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.windows import (
-    CENTRE,
-    FULL,
-    TileChoice,
-    WindowLoss,
-    smallest_window,
-    windows_table,
-)
+from sfxreduce.run.window import CENTRE, FULL, TileChoice, Window
+from sfxreduce.scorers.calibration.windows import WindowLoss, smallest_window, windows_table
 
 CAMERA = Detector.centred("camera", (1750, 2100))
 

@@ -25,7 +25,8 @@ from sfxreduce.run.detector import Detector
 from sfxreduce.run.labels import Label, Labels
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
-from sfxreduce.scorers.calibration.windows import CENTRE, FULL, smallest_window
+from sfxreduce.run.window import CENTRE, FULL
+from sfxreduce.scorers.calibration.windows import smallest_window
 from sfxreduce.scorers.cnn.folder import read_model, write_model
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.on_torch import hit_probability, load_network

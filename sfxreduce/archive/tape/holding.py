@@ -15,7 +15,7 @@ from sfxreduce.archive.tape.recall import recall_file
 from sfxreduce.archive.tape.tars import read_member
 from sfxreduce.errors import ArchiveError, SchemaError
 from sfxreduce.io.files.durable import PARTIAL, FileRecord, output_errors
-from sfxreduce.io.files.rename import complete_moves, planned_moves
+from sfxreduce.io.writers.publish import complete_moves, planned_moves
 
 __all__ = ["Holding", "fetch_files"]
 

@@ -20,8 +20,15 @@ from typing import Any
 from sfxreduce.errors import OutputError, RefusedError, SfxReduceError, VerificationError
 from sfxreduce.io.files.durable import PARTIAL, output_errors, sweep_partial
 from sfxreduce.io.files.journal import Entry, Journal, open_journal, read_journal
-from sfxreduce.io.files.rename import Move, complete_moves, planned_moves, remove, sync_tree
-from sfxreduce.io.writers.publish import check_replaceable, under_final_names
+from sfxreduce.io.writers.publish import (
+    Move,
+    check_replaceable,
+    complete_moves,
+    planned_moves,
+    remove,
+    sync_tree,
+    under_final_names,
+)
 from sfxreduce.io.writers.shards import ShardWritten
 
 __all__ = [

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
+from sfxreduce.run.window import TileChoice
 from sfxreduce.scorers.calibration.probability import ProbabilityMap, ReliabilityBin
-from sfxreduce.scorers.calibration.windows import TileChoice, WindowLoss
+from sfxreduce.scorers.calibration.windows import WindowLoss
 
 __all__ = ["Calibration", "Curves", "LevelRule", "Reference", "level_of", "level_rule"]
 

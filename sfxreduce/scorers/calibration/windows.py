@@ -1,4 +1,4 @@
-"""Which tiles of a frame a model looks at, and what is lost if it looks at fewer."""
+"""Hit loss against tiles scored, and the smallest window that keeps the hits."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from sfxreduce.run.window import TileChoice
 
-from sfxreduce.errors import UsageError
-from sfxreduce.run.detector import Detector
-from sfxreduce.run.window import CENTRE_TILE, Window
-
-__all__ = ["CENTRE", "FULL", "TileChoice", "WindowLoss", "smallest_window", "windows_table"]
+__all__ = ["WindowLoss", "smallest_window", "windows_table"]
 
 MEAN_LOSS, WORST_LOSS, LEAST_SPECIFICITY = 0.01, 0.03, 0.95
 """What a window must keep. Few tiles show few peaks: the threshold that keeps the hits then lets
@@ -21,57 +16,6 @@ more blanks through. Chosen; decision 8 says what followed."""
 
 MORE_WEAK_LOSS = 0.02
 """So many more of the weak hits may a smaller window lose than the largest one (decision 8)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TileChoice:
-    """Some tiles of the assembled picture, whatever the detector is.
-
-    Parameters
-    ----------
-    most : int
-        So many tiles, as far as the picture has them; 0 for all.
-    spread : bool
-        Take every other tile of the picture first, as on a chessboard; otherwise the nearest to
-        the middle first.
-
-    Raises
-    ------
-    UsageError
-        If the number is negative.
-
-    Examples
-    --------
-    >>> CENTRE.name, FULL.name, TileChoice(most=9, spread=True).name
-    ('centre', 'full', '9 tiles, spread')
-    """
-
-    most: int = 1
-    spread: bool = False
-
-    def __post_init__(self) -> None:
-        if self.most < 0:
-            raise UsageError(f"window: expected a number of tiles, found {self.most}; 0 means all")
-
-    @property
-    def name(self) -> str:
-        """The choice in a word or two."""
-        if self.most <= 1:
-            return "full" if self.most == 0 else "centre"
-        return f"{self.most} tiles{', spread' if self.spread else ''}"
-
-    def window(self, detector: Detector, *, tile_shape: tuple[int, int] = CENTRE_TILE) -> Window:
-        """Window of a detector that shows these tiles."""
-        return Window.tiled(detector, tile_shape=tile_shape, most=self.most, spread=self.spread)
-
-    def columns(self, detector: Detector) -> NDArray[np.int64]:
-        """Places of these tiles among all tiles of a detector, shape (tile,)."""
-        place = {origin: number for number, origin in enumerate(Window.tiled(detector).origins)}
-        return np.array([place[origin] for origin in self.window(detector).origins], np.int64)
-
-
-CENTRE, FULL = TileChoice(most=1), TileChoice(most=0)
-"""The tile in the middle, and all tiles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ from safetensors.numpy import load
 
 from sfxreduce.errors import ModelError, OutputExists, UsageError
 from sfxreduce.io.files.durable import PARTIAL, output_errors, sync_folder, write_file
-from sfxreduce.io.files.rename import complete_moves, hidden_name, planned_moves, remove
 from sfxreduce.io.files.safe_read import parse_as, parse_json, read_small
+from sfxreduce.io.writers.publish import complete_moves, hidden_name, planned_moves, remove
 from sfxreduce.scorers.cnn.model import Model, ModelConfig
 
 __all__ = ["SCHEMA", "check_model_path", "default_model", "read_model", "write_model"]

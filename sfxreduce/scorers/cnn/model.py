@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from sfxreduce.errors import ModelError
-from sfxreduce.run.window import CENTRE_TILE
+from sfxreduce.run.window import CENTRE, CENTRE_TILE, TileChoice
 from sfxreduce.scorers.calibration.probability import ProbabilityMap, ReliabilityBin
 from sfxreduce.scorers.calibration.record import LevelRule, Reference
-from sfxreduce.scorers.calibration.windows import CENTRE, TileChoice, WindowLoss
+from sfxreduce.scorers.calibration.windows import WindowLoss
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
 from sfxreduce.scorers.cnn.patches.outliers import Usual
 from sfxreduce.scorers.cnn.patches.pooling import Pooling

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import ModelError, UsageError
 from sfxreduce.run.detector import Detector
-from sfxreduce.run.window import Window
+from sfxreduce.run.window import CENTRE, FULL, TileChoice, Window
 from sfxreduce.scorers.calibration.record import Calibration, Curves, Reference
-from sfxreduce.scorers.calibration.windows import CENTRE, FULL, TileChoice
 from sfxreduce.scorers.cnn.folder import read_model
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.on_cpu import NetworkOnCpu, OpenEventOnCpu, network_on_cpu

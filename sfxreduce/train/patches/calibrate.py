@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from sfxreduce.decisions.drift import usual_shape
 from sfxreduce.decisions.threshold import Promise, binomial_threshold
 from sfxreduce.quality.frame_statistics import envelope_of
+from sfxreduce.run.window import TileChoice
 from sfxreduce.scorers.calibration.probability import calibrate_probability
 from sfxreduce.scorers.calibration.record import level_rule
-from sfxreduce.scorers.calibration.windows import TileChoice
 from sfxreduce.scorers.cnn.model import CALIBRATION, Model, ModelConfig, Provenance, TrainingRun
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork
 from sfxreduce.scorers.cnn.patches.pooling import Pooling

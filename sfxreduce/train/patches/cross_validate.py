@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster.tasks import Progress, silent
-from sfxreduce.run.window import Window
+from sfxreduce.run.window import TileChoice, Window
 from sfxreduce.scorers.calibration.probability import ReliabilityBin, reliability_bins
-from sfxreduce.scorers.calibration.windows import TileChoice, WindowLoss, smallest_window
+from sfxreduce.scorers.calibration.windows import WindowLoss, smallest_window
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
 from sfxreduce.scorers.cnn.patches.outliers import event_traits

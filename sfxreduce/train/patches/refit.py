@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
 from sfxreduce.cluster.tasks import Progress, silent, tracked
-from sfxreduce.scorers.calibration.windows import TileChoice
+from sfxreduce.run.window import TileChoice
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.patches.outliers import event_traits
 from sfxreduce.simulate.experiments import EXPERIMENTS

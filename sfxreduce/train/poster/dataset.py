@@ -12,7 +12,7 @@ from sfxreduce.cluster.tasks import Progress, silent, tracked
 from sfxreduce.errors import LabelError
 from sfxreduce.run.labels import Label, Labels
 from sfxreduce.run.run import Run
-from sfxreduce.scorers.calibration.windows import CENTRE, TileChoice
+from sfxreduce.run.window import CENTRE, TileChoice
 from sfxreduce.scorers.cnn.poster.normalise import Normalisation, normalise
 
 __all__ = ["EventSet", "gather", "read_labelled", "split_events"]

@@ -18,13 +18,8 @@ from sfxreduce.errors import LabelError, UsageError
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.labels import Label, Labels
 from sfxreduce.run.run import Run
-from sfxreduce.scorers.calibration.windows import (
-    CENTRE,
-    FULL,
-    TileChoice,
-    WindowLoss,
-    smallest_window,
-)
+from sfxreduce.run.window import CENTRE, FULL, TileChoice
+from sfxreduce.scorers.calibration.windows import WindowLoss, smallest_window
 from sfxreduce.scorers.cnn.model import Model, ModelConfig, Provenance, TrainingRun
 from sfxreduce.scorers.cnn.on_torch import hit_probability
 from sfxreduce.scorers.cnn.poster.network import HitNetwork
