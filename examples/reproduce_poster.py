@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress
+from sfxreduce.cluster.pool import Progress
 from sfxreduce.run.labels import Label, Labels
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.cnn.folder import write_model

@@ -16,9 +16,9 @@ from .pipeline.filter import plan_filter as plan_filter
 from .pipeline.ingest import ingest_run as ingest_run
 from .pipeline.ledger import ledger_run as ledger_run
 from .pipeline.redecide import redecide_run as redecide_run
-from .pipeline.stages.outputs import Outputs as Outputs
 from .pipeline.stages.reduced import read_reduced as read_reduced
 from .pipeline.stages.settings import FilterSettings as FilterSettings
+from .pipeline.stages.settings import Outputs as Outputs
 from .pipeline.verify.output import open_source as open_source
 from .pipeline.verify.output import verify_run as verify_run
 from .run.detector import Detector as Detector

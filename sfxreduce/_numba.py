@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from numba import njit
+from numba.extending import intrinsic as numba_intrinsic
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "intrinsic"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,3 +45,11 @@ def compiled(
     except RuntimeError:  # nowhere to write to, as in a read-only container: compile per process
         kernel = njit(**options)(function)
     return cast("Callable[P, T]", kernel)
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """Make an instruction for kernels of a function that writes it in LLVM's language.
+
+    The function is given types, and returns a signature and what writes the instructions.
+    """
+    return numba_intrinsic(function)

@@ -21,8 +21,7 @@ from sfxreduce.cluster import Pool, SerialPool, open_pool
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
-from sfxreduce.pipeline.stages.outputs import Outputs
-from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 from sfxreduce.run.run import Run
 from sfxreduce_cli.main import main
 

@@ -14,8 +14,7 @@ from sfxreduce_cli.options import Device, scheduler_of_environment
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
-    from sfxreduce.pipeline.stages.outputs import Outputs
-    from sfxreduce.pipeline.stages.settings import FilterSettings
+    from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
     from sfxreduce.scorers.protocol import Scorer
 
 __all__ = [

@@ -21,7 +21,7 @@ from sfxreduce_cli.pool_on_demand import PoolOnDemand
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
-    from sfxreduce.cluster.tasks import Progress
+    from sfxreduce.cluster.pool import Progress
     from sfxreduce.run.run import Run
     from sfxreduce.train.labelling import Labelling
 

@@ -380,7 +380,7 @@ class ProgressDisplay:
             self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take note of progress. See `sfxreduce.cluster.tasks.Progress`."""
+        """Take note of progress. See `sfxreduce.cluster.pool.Progress`."""
         if self._bars.console.is_terminal:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total)

@@ -49,9 +49,9 @@ from sfxreduce_cli.output import print_filter_plan, print_redecided
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
-    from sfxreduce.cluster.tasks import Progress
-    from sfxreduce.pipeline.stages.outputs import Outputs
+    from sfxreduce.cluster.pool import Progress
     from sfxreduce.pipeline.stages.reduced import Reduced
+    from sfxreduce.pipeline.stages.settings import Outputs
 
 __all__ = ["redecide"]
 

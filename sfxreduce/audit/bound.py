@@ -23,10 +23,9 @@ from sfxreduce.decisions.bounds import (
     number_lower,
     number_upper,
     number_upper_sequential,
-    share_upper,
     true_number_upper,
 )
-from sfxreduce.decisions.threshold import Promise
+from sfxreduce.decisions.threshold import Promise, share_upper
 from sfxreduce.errors import UsageError
 
 __all__ = ["AuditMethod", "Finding", "Tally", "conclude", "rejects_needed"]

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from sfxreduce.cluster.in_flight import PATIENCE_SECONDS, Flow, SetAside
 from sfxreduce.cluster.isolated import Alone, Failed
-from sfxreduce.cluster.pool import BLOCKS_AT_ONCE, part_of
+from sfxreduce.cluster.pool import BLOCKS_AT_ONCE, Rescue, part_of
 from sfxreduce.cluster.suspects import Suspect, results_of
-from sfxreduce.cluster.tasks import Rescue
 from sfxreduce.errors import ClusterError
 from sfxreduce.io.process import START_SECONDS
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from sfxreduce.cluster.isolated import Failed
-from sfxreduce.cluster.tasks import Rescue
+from sfxreduce.cluster.pool import Rescue
 from sfxreduce.errors import ClusterError
 
 __all__ = ["Each", "Suspect", "cannot_be_done", "results_of"]

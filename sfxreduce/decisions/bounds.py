@@ -23,7 +23,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
-from scipy.stats import binom, binomtest, hypergeom
+from scipy.stats import binom, hypergeom
 
 from sfxreduce.errors import UsageError
 
@@ -33,44 +33,12 @@ __all__ = [
     "number_lower",
     "number_upper",
     "number_upper_sequential",
-    "share_upper",
     "true_number_upper",
 ]
 
 ALTERNATIVES = np.array([0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7])
 """Rates, as parts of the rate under test, that a sequential audit bets on. Fixed: bets chosen
 after the data were seen would prove nothing."""
-
-
-def share_upper(found: int, of: int, *, confidence: float) -> float:
-    """Largest share in an endless population that still fits so few finds in a random sample.
-
-    The one-sided bound of Clopper and Pearson [1]_. It is not the upper end of a two-sided
-    interval of the same confidence, which is wider.
-
-    Parameters
-    ----------
-    found : int
-        Members of the sample that count.
-    of : int
-        Size of the sample.
-    confidence : float
-        Chance, over samples, that the share does not exceed the bound.
-
-    Raises
-    ------
-    UsageError
-        If there are more finds than draws.
-
-    Examples
-    --------
-    >>> round(share_upper(2, 1000, confidence=0.95), 5)
-    0.00628
-    """
-    _check_sample(found, of, math.inf)
-    if of == 0:
-        return 1.0
-    return float(binomtest(found, of, alternative="less").proportion_ci(confidence).high)
 
 
 def number_upper(found: int, *, audited: int, population: int, risk: float) -> int:

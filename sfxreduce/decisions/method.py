@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.decisions.bounds import share_upper
 from sfxreduce.decisions.drift import Drift
-from sfxreduce.decisions.threshold import Promise, Threshold, binomial_threshold, given_threshold
+from sfxreduce.decisions.threshold import (
+    Promise,
+    Threshold,
+    binomial_threshold,
+    given_threshold,
+    share_upper,
+)
 from sfxreduce.quality.conditions import Conditioned
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window

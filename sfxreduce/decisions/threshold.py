@@ -15,6 +15,7 @@ References
 ----------
 .. [1] S. S. Wilks, Ann. Math. Stat. 12 (1941) 91. doi:10.1214/aoms/1177731788
 .. [2] A. N. Angelopoulos et al., Learn then test (2021). doi:10.48550/arXiv.2110.01052
+.. [3] C. J. Clopper and E. S. Pearson, Biometrika 26 (1934) 404. doi:10.2307/2331986
 """
 
 from __future__ import annotations
@@ -27,9 +28,8 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
-from sfxreduce.decisions.bounds import share_upper
 from sfxreduce.errors import LabelError, UsageError
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "given_threshold",
     "hits_needed",
     "losses_allowed",
+    "share_upper",
     "worst_run_threshold",
 ]
 
@@ -357,3 +358,35 @@ def _lowest_of_runs(ascending: Sequence[NDArray[np.floating]], promise: Promise)
 def _whole(number: float) -> int:
     """Integer part; 0.01 * 300 is a hair below 3 and means 3."""
     return math.floor(number + 1e-9)
+
+
+def share_upper(found: int, of: int, *, confidence: float) -> float:
+    """Largest share in an endless population that still fits so few finds in a random sample.
+
+    The one-sided bound of Clopper and Pearson [3]_. It is not the upper end of a two-sided
+    interval of the same confidence, which is wider.
+
+    Parameters
+    ----------
+    found : int
+        Members of the sample that count.
+    of : int
+        Size of the sample.
+    confidence : float
+        Chance, over samples, that the share does not exceed the bound.
+
+    Raises
+    ------
+    UsageError
+        If there are more finds than draws.
+
+    Examples
+    --------
+    >>> round(share_upper(2, 1000, confidence=0.95), 5)
+    0.00628
+    """
+    if not 0 <= found <= of:
+        raise UsageError(f"bounds: expected 0 <= found <= drawn, found {found} and {of}")
+    if of == 0:
+        return 1.0
+    return float(binomtest(found, of, alternative="less").proportion_ci(confidence).high)

@@ -15,7 +15,7 @@ from sfxreduce.audit.certify import PEAK_COUNT, certify, check_certificate
 from sfxreduce.audit.draw import Draw, draw_audit, draw_from_json, draw_to_json
 from sfxreduce.audit.labels import EventLabel, label_by_count, labels_from_csv, labels_to_csv
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent
+from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.decisions.threshold import Promise

@@ -7,21 +7,19 @@ from dataclasses import replace
 
 from sfxreduce.audit.sample import draw_sample
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import NO_NOTES, Notes, Progress, silent
+from sfxreduce.cluster.pool import NO_NOTES, Notes, Progress, silent
 from sfxreduce.decisions.decide import decide
 from sfxreduce.decisions.method import method_for, threshold_rule
 from sfxreduce.pipeline.stages.conditions import event_reasons, measured_conditions, with_conditions
 from sfxreduce.pipeline.stages.drift import check_similarity
 from sfxreduce.pipeline.stages.export import export_crystfel
-from sfxreduce.pipeline.stages.outputs import Outputs, published_at_once, storage_of
 from sfxreduce.pipeline.stages.overlay import take_over
 from sfxreduce.pipeline.stages.plan import FilterPlan, plan_output
 from sfxreduce.pipeline.stages.reduced import Reduced
 from sfxreduce.pipeline.stages.score import score_run
-from sfxreduce.pipeline.stages.settings import FilterSettings
-from sfxreduce.pipeline.stages.write import kept_columns, write_reduced
-from sfxreduce.report.page import write_page
-from sfxreduce.report.report import Report, summarize
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs, storage_of
+from sfxreduce.pipeline.stages.write import kept_columns, published_at_once, write_reduced
+from sfxreduce.report.report import Report, summarize, write_page
 from sfxreduce.run.run import Run
 
 __all__ = ["carry_out", "filter_run", "plan_filter"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent, tracked
+from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.io.chunks.layout import Layout, choose_layout
 from sfxreduce.io.files.durable import disk_bytes, sweep_partial
 from sfxreduce.io.readers.hdf5.run import CxiFrames

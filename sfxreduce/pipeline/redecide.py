@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent
+from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.pipeline.filter import carry_out
-from sfxreduce.pipeline.stages.outputs import Outputs
 from sfxreduce.pipeline.stages.plan import Reread
 from sfxreduce.pipeline.stages.reduced import Reduced
-from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 from sfxreduce.report.report import Report
 from sfxreduce.run.run import Run
 

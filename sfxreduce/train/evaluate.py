@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool, SerialPool
-from sfxreduce.cluster.tasks import Progress, silent
+from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.errors import LabelError
 from sfxreduce.pipeline.stages.score import safe_scores
 from sfxreduce.run.labels import Label

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress
+from sfxreduce.cluster.pool import Progress
 from sfxreduce.errors import UsageError
 from sfxreduce.io.label_table import read_labels
 from sfxreduce.io.readers.crystfel_stream import Mention, read_stream

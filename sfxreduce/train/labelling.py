@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent
+from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.errors import LabelError
 from sfxreduce.io.label_table import write_labels
 from sfxreduce.pipeline.stages.score import safe_scores

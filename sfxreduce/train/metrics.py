@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from sfxreduce.decisions.bounds import share_upper
+from sfxreduce.decisions.threshold import share_upper
 from sfxreduce.errors import LabelError
 
 __all__ = ["Confusion", "confusion", "roc_auc"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent
+from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.errors import UsageError
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.cnn.folder import check_model_path, default_model, read_model, write_model

@@ -31,8 +31,7 @@ from sfxreduce.io.files.journal import Journal
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
-from sfxreduce.pipeline.stages.outputs import Outputs
-from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 
 
 def test_an_experiment_goes_all_the_way_and_comes_back(beamtime: Beamtime, tmp_path: Path) -> None:

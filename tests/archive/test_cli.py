@@ -17,8 +17,7 @@ from sfxreduce.cluster import SerialPool
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
-from sfxreduce.pipeline.stages.outputs import Outputs
-from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 
 DAY_NS = 86_400 * 10**9
 

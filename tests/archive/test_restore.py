@@ -24,8 +24,7 @@ from sfxreduce.errors import ArchiveError, OutputExists, SchemaError, SourceErro
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
-from sfxreduce.pipeline.stages.outputs import Outputs
-from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 
 N_EVENTS = 70
 

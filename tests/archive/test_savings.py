@@ -45,8 +45,7 @@ from sfxreduce.io.readers.zarr.run import ZarrFrames, open_table
 from sfxreduce.pipeline.audit import audit_certify, audit_draw
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
-from sfxreduce.pipeline.stages.outputs import Outputs
-from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.peaks.scorer import PeakScorer
 from sfxreduce_cli.main import main

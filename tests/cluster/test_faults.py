@@ -26,8 +26,8 @@ from planted import BrightestPixel, planted_run
 from sfxreduce.cluster import DaskPool, Pool, SerialPool, open_pool
 from sfxreduce.cluster.in_flight import Flow
 from sfxreduce.cluster.isolated import Failed
+from sfxreduce.cluster.pool import Rescue, halves_of
 from sfxreduce.cluster.suspects import Suspect, results_of
-from sfxreduce.cluster.tasks import Rescue, halves_of
 from sfxreduce.decisions.decide import Decision
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.errors import ClusterError, SourceError

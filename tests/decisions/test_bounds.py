@@ -17,9 +17,9 @@ from sfxreduce.decisions.bounds import (
     number_lower,
     number_upper,
     number_upper_sequential,
-    share_upper,
     true_number_upper,
 )
+from sfxreduce.decisions.threshold import share_upper
 from sfxreduce.errors import UsageError
 from sfxreduce.train.metrics import Confusion
 

@@ -23,8 +23,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import open_table
 from sfxreduce.pipeline.filter import filter_run, plan_filter
 from sfxreduce.pipeline.stages.conditions import event_reasons
-from sfxreduce.pipeline.stages.outputs import Outputs
-from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 from sfxreduce.run.columns import MISSING_TIME, event_columns
 from sfxreduce.run.reasons import HARMLESS, Reason
 from sfxreduce.run.run import Reading, Run

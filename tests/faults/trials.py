@@ -33,8 +33,7 @@ from sfxreduce.io.writers import resume as unfinished_module
 from sfxreduce.io.writers.resume import unfinished_folder
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
-from sfxreduce.pipeline.stages.outputs import Outputs
-from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 from sfxreduce.pipeline.verify.output import verify_run
 
 CALLS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate", "test.fsync"}

@@ -14,7 +14,7 @@ from planted import planted_run
 from typer.testing import CliRunner
 
 from sfxreduce.cluster import SerialPool
-from sfxreduce.cluster.tasks import silent
+from sfxreduce.cluster.pool import silent
 from sfxreduce.errors import LabelError, OutputExists, UsageError
 from sfxreduce.io.label_table import read_labels, write_labels
 from sfxreduce.io.open import open_run

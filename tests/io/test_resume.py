@@ -32,8 +32,7 @@ from sfxreduce.io.writers.resume import JOURNAL, unfinished_folder
 from sfxreduce.pipeline.describe import describe_unfinished
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ledger import ledger_run
-from sfxreduce.pipeline.stages.outputs import Outputs
-from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 from sfxreduce.run.run import Run
 from sfxreduce_cli.main import app
 

@@ -34,10 +34,9 @@ from sfxreduce.pipeline import ingest
 from sfxreduce.pipeline.filter import filter_run, plan_filter
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.redecide import Reread, redecide_run
-from sfxreduce.pipeline.stages.outputs import Outputs
 from sfxreduce.pipeline.stages.plan import FilterPlan
 from sfxreduce.pipeline.stages.reduced import SEEN_ON_PIXELS, Reduced, read_reduced
-from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector

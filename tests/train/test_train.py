@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from planted import ArrayFrames, BrightestPixel, planted_run
 
 from sfxreduce.cluster import Pool, SerialPool
-from sfxreduce.cluster.tasks import Progress, silent
+from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.decisions.decide import Decision, decide
 from sfxreduce.errors import LabelError, UsageError
 from sfxreduce.run.columns import event_columns

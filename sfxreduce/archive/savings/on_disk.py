@@ -21,7 +21,7 @@ from sfxreduce.archive.savings.sums import Savings
 from sfxreduce.archive.savings.targets import Target
 from sfxreduce.archive.savings.values import Alternatives, Freed, LostHits, Part, RunSavings, Weight
 from sfxreduce.errors import VerificationError
-from sfxreduce.pipeline.stages.outputs import crystfel_paths
+from sfxreduce.pipeline.stages.settings import crystfel_paths
 
 __all__ = ["weigh_savings"]
 

@@ -39,7 +39,7 @@ from sfxreduce.archive.steps.repack import store_events
 from sfxreduce.archive.tape.bags import PACKAGES_FILE, PLAN_FILE, write_bag
 from sfxreduce.audit.certificate import Certificate
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent
+from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.decisions.decide import Decision
 from sfxreduce.errors import RunNotFound, UsageError
 from sfxreduce.io.files.durable import FileRecord

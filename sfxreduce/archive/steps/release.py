@@ -30,7 +30,7 @@ from sfxreduce.archive.steps.plan import verify_again
 from sfxreduce.archive.tape.backends import Backend
 from sfxreduce.archive.tape.receipts import Receipt
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent
+from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.errors import RunNotFound
 from sfxreduce.io.open import open_run
 

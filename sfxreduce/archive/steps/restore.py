@@ -17,7 +17,7 @@ from sfxreduce.archive.steps.packing import tars_of
 from sfxreduce.archive.steps.restore_events import Places, Restored, restore_events
 from sfxreduce.archive.tape.holding import Holding, fetch_files
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent
+from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.errors import RunNotFound, UsageError, VerificationError
 from sfxreduce.io.writers.publish import check_outputs, staged
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sfxreduce.archive.tape.events import find_events, open_archived
 from sfxreduce.archive.tape.holding import Holding
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent, tracked
+from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.errors import SfxReduceError, SourceError, UsageError, VerificationError
 from sfxreduce.io.chunks.layout import Layout, choose_layout
 from sfxreduce.io.files.durable import output_errors, sweep_partial

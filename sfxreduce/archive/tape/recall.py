@@ -17,7 +17,7 @@ import numpy as np
 
 from sfxreduce.archive.rules.refusals import Refusal, refuse
 from sfxreduce.archive.tape.backends import Backend, archive_copies
-from sfxreduce.decisions.bounds import share_upper
+from sfxreduce.decisions.threshold import share_upper
 from sfxreduce.errors import ArchiveError, UsageError, VerificationError
 from sfxreduce.io.files.durable import PARTIAL, FileRecord, output_errors, sha256_file
 

@@ -109,7 +109,7 @@ class Unfinished:
         }
 
     def noted(self, stage: str) -> Mapping[int, bytes]:
-        """Return what the parts of a stage came to: see `sfxreduce.cluster.tasks.Notes`."""
+        """Return what the parts of a stage came to: see `sfxreduce.cluster.pool.Notes`."""
         return dict(self._notes.get(stage, {}))
 
     def note(self, stage: str, number: int, data: bytes) -> None:

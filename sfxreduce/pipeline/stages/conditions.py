@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Rescue, halves_of
+from sfxreduce.cluster.pool import Rescue, halves_of
 from sfxreduce.pipeline.stages.batch import SOURCE_LOST
 from sfxreduce.quality.conditions import Conditioned, Conditions, conditions_of, frames_to_look_at
 from sfxreduce.quality.events import check_events

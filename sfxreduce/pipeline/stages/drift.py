@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import (
+from sfxreduce.cluster.pool import (
     NO_NOTES,
     Notes,
     Progress,

@@ -14,12 +14,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, Rescue, halves_of, silent, tracked
+from sfxreduce.cluster.pool import Progress, Rescue, halves_of, silent, tracked
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable
 from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess
 from sfxreduce.io.writers.geom import write_event_list, write_geometry
-from sfxreduce.pipeline.stages.outputs import crystfel_paths
+from sfxreduce.pipeline.stages.settings import crystfel_paths
 from sfxreduce.run.run import FrameSource
 from sfxreduce.scorers.peaks.finder import PeakFinder, Peaks
 

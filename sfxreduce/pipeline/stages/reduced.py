@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent
+from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.decisions.decide import Decisions
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.errors import RefusedError, VerificationError

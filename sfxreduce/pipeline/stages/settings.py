@@ -1,17 +1,23 @@
-"""What a user chose for one filter run: one value, made once at the edge."""
+"""What a user chose for one filter run: how events are judged, and where the results go."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from sfxreduce.audit.sample import AUDIT_SHARE, check_share
 from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import UsageError
+from sfxreduce.io.files.durable import disk_bytes
+from sfxreduce.io.writers.publish import check_cxi_filter, check_outputs
+from sfxreduce.io.writers.resume import Unfinished, appearing, sweep_finished
+from sfxreduce.report.report import Storage
+from sfxreduce.run.run import Run
 from sfxreduce.scorers.protocol import Scorer
 
-__all__ = ["FilterSettings"]
+__all__ = ["FilterSettings", "Outputs", "crystfel_paths", "storage_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,3 +60,100 @@ class FilterSettings:
         given = self.threshold
         if given is not None and not abs(given) <= float(np.finfo(np.float32).max):
             raise UsageError(f"expected --threshold to be a finite number, found {given}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Where the results of a filter run go.
+
+    Parameters
+    ----------
+    store : Path
+        Reduced run store.
+    cxi : Path, optional
+        The same hits for CrystFEL; a geometry and an event list are written beside it.
+    report : Path, optional
+        One HTML page.
+    cxi_filter : str
+        How the frames of `cxi` are packed: ``gzip``, which every HDF5 library unpacks, or
+        ``blosc``, for which stored tiles are copied.
+    overwrite : bool
+        Replace what lies there.
+
+    Raises
+    ------
+    UsageError
+        If there is no such filter.
+    """
+
+    store: Path
+    cxi: Path | None = None
+    report: Path | None = None
+    cxi_filter: str = "gzip"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_cxi_filter(self.cxi_filter)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every single file that will appear beside the store."""
+        crystfel = () if self.cxi is None else crystfel_paths(self.cxi)
+        return (*crystfel, *((self.report,) if self.report else ()))
+
+    def check(self, run: Run, *also_read: Path) -> None:
+        """Refuse outputs that would touch the run, each other, or what is not ours to replace.
+
+        Parameters
+        ----------
+        *also_read : Path
+            What is read besides the run.
+
+        Raises
+        ------
+        UsageError
+            If outputs and inputs overlap.
+        OutputExists
+            If something lies there that may not be replaced.
+        OutputError
+            If a folder does not exist.
+        """
+        sweep_finished(self.store)
+        check_outputs(
+            stores=[self.store],
+            files=self.files,
+            inputs=[*run.inputs, *also_read],
+            overwrite=self.overwrite,
+            appearing=appearing(self.store),
+        )
+
+
+def crystfel_paths(cxi: Path) -> tuple[Path, Path, Path]:
+    """Return the paths of the CXI file, its geometry and its event list.
+
+    Raises
+    ------
+    UsageError
+        If the path has no name.
+
+    Examples
+    --------
+    >>> [path.name for path in crystfel_paths(Path("hits.cxi"))]
+    ['hits.cxi', 'hits.geom', 'hits.lst']
+    """
+    if not cxi.name:
+        raise UsageError(f"'{cxi}': expected the name of a CXI file, found none")
+    stem = cxi.stem if cxi.suffix in (".cxi", ".h5") else cxi.name
+    return cxi, cxi.with_name(f"{stem}.geom"), cxi.with_name(f"{stem}.lst")
+
+
+def storage_of(run: Run, outputs: Outputs, work: Unfinished) -> Storage:
+    """Bytes of the run and of its reduced store, and where the outputs will be."""
+    store = outputs.store if work.published else work.hidden[outputs.store]
+    return Storage(
+        bytes_in=run.source.n_bytes,
+        bytes_out=disk_bytes(store),
+        out=outputs.store,
+        cxi=outputs.cxi,
+        report=outputs.report,
+    )

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, Rescue, halves_of, silent, tracked
+from sfxreduce.cluster.pool import Progress, Rescue, halves_of, silent, tracked
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import ledger_table, read_ledger
+from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.files.durable import PublishJob, publish_file
+from sfxreduce.io.files.safe_read import source_pin
 from sfxreduce.io.readers.zarr.run import open_table
 from sfxreduce.io.store.manifest import Manifest
 from sfxreduce.io.store.metadata import AUDIT_GROUP, CONDITIONS_GROUP, LEDGER_GROUP
-from sfxreduce.io.writers.resume import Unfinished
+from sfxreduce.io.writers.resume import Unfinished, unfinished
 from sfxreduce.io.writers.shards import (
     ShardJob,
     ShardWritten,
@@ -31,13 +35,16 @@ from sfxreduce.io.writers.shards import (
 )
 from sfxreduce.io.writers.zarr import create_store, write_manifest, write_table
 from sfxreduce.pipeline.stages.plan import FilterPlan
+from sfxreduce.pipeline.stages.reduced import Reduced
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 from sfxreduce.quality.conditions import conditions_table
 from sfxreduce.run.columns import plain_text, select_events
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Reading, WrappedFrames
+from sfxreduce.run.run import Reading, Run, WrappedFrames
 from sfxreduce.run.window import Window
+from sfxreduce.scorers.protocol import calibration_of, needs_gpu
 
-__all__ = ["audit_columns", "kept_columns", "shard_rescue", "write_reduced"]
+__all__ = ["audit_columns", "kept_columns", "published_at_once", "shard_rescue", "write_reduced"]
 
 
 def kept_columns(plan: FilterPlan) -> xr.Dataset:
@@ -267,3 +274,61 @@ class _Spared(WrappedFrames):
         tiles = self.source.encoded([event for event in events if event not in self.lost])
         for event in events:
             yield [None] * self.layout.tiles_per_event if event in self.lost else next(tiles)
+
+
+@contextmanager
+def published_at_once(
+    run: Run, settings: FilterSettings, outputs: Outputs, *, known: Reduced | None = None
+) -> Iterator[Unfinished]:
+    """Begin outputs, or go on with what is there of them; they appear when the block ends well.
+
+    Parameters
+    ----------
+    known : Reduced, optional
+        An earlier output of the run, from which scores and frames are taken.
+
+    Raises
+    ------
+    RefusedError
+        If an unfinished output is there that was begun with other settings.
+    SourceError
+        If the source changed meanwhile.
+    OutputError
+        If an output cannot be written.
+    """
+    pins = _pins(run, settings)
+    if known is not None:
+        pins["taken over from"] = known.stamp
+    with unfinished(
+        outputs.store, files=outputs.files, pins=pins, overwrite=outputs.overwrite
+    ) as work:
+        yield work
+        _check_unchanged(run, work)
+
+
+def _pins(run: Run, settings: FilterSettings) -> dict[str, Any]:
+    """Everything that the bytes of an output depend on, by the name people know it by."""
+    scorer = settings.scorer
+    return {
+        "version": version("sfxreduce"),
+        "source": plain_text(run.path),
+        "source files": source_pin(run.source.inputs),
+        "scorer": scorer.name,
+        "model": calibration_of(scorer).model_sha256,
+        "settings": scorer.settings,
+        "device": "GPU" if needs_gpu(scorer) else "CPU",
+        "threshold": settings.threshold,
+        "max-loss": settings.promise.max_loss,
+        "confidence": settings.promise.confidence,
+        "drift": settings.drift,
+        "audit-share": settings.audit_share,
+    }
+
+
+def _check_unchanged(run: Run, work: Unfinished) -> None:
+    """Refuse to publish what was read from files that somebody changed meanwhile."""
+    if source_pin(run.source.inputs) != work.pins["source files"]:
+        raise SourceError(
+            f"{run.path}: its files changed while they were read; nothing was published, start "
+            "again once the run is complete"
+        )

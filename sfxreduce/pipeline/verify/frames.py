@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent, tracked
+from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.run.run import FrameSource
 

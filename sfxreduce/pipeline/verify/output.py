@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent, tracked
+from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.errors import RunNotFound, VerificationError

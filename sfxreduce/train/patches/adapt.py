@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent, tracked
+from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.decisions.threshold import Promise, binomial_threshold
 from sfxreduce.errors import LabelError, ModelError
 from sfxreduce.quality.conditions import Conditioned, conditions_of_run

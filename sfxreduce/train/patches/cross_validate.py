@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.cluster.tasks import Progress, silent
+from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.run.window import TileChoice, Window
 from sfxreduce.scorers.calibration.probability import ReliabilityBin, reliability_bins
 from sfxreduce.scorers.calibration.windows import WindowLoss, smallest_window

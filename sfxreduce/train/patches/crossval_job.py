@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent, tracked
+from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.errors import UsageError
 from sfxreduce.scorers.cnn.folder import write_model
 from sfxreduce.simulate.experiments import EXPERIMENTS, experiment_named

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.decisions.bounds import share_upper
+from sfxreduce.decisions.threshold import share_upper
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.patches.simulated import Material

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent, tracked
+from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.quality.frame_statistics import frame_statistics
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.labels import Label

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
-from sfxreduce.cluster.tasks import Progress, silent, tracked
+from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.run.window import TileChoice
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.patches.outliers import event_traits

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
 from sfxreduce.cluster import Pool, SerialPool
-from sfxreduce.cluster.tasks import Progress, silent
+from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.errors import LabelError, UsageError
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.labels import Label, Labels

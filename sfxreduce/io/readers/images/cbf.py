@@ -17,6 +17,7 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from fabio.compression import decByteOffset
@@ -38,10 +39,15 @@ STARTER = b"\x0c\x1a\x04\xd5"
 BYTE_OFFSET = "x-CBF_BYTE_OFFSET"
 MOST_HEADER_BYTES = 1 << 16
 """No header is longer."""
-DTYPES = {
-    f"{sign} {bits}-bit integer": np.dtype(f"{letter}{bits // 8}")
-    for sign, letter in (("signed", "i"), ("unsigned", "u"))
-    for bits in (8, 16, 32, 64)
+DTYPES: dict[str, np.dtype[Any]] = {
+    "signed 8-bit integer": np.dtype("i1"),
+    "signed 16-bit integer": np.dtype("i2"),
+    "signed 32-bit integer": np.dtype("i4"),
+    "signed 64-bit integer": np.dtype("i8"),
+    "unsigned 8-bit integer": np.dtype("u1"),
+    "unsigned 16-bit integer": np.dtype("u2"),
+    "unsigned 32-bit integer": np.dtype("u4"),
+    "unsigned 64-bit integer": np.dtype("u8"),
 }
 EV_ANGSTROM = 12398.419843320026  # h c, exact, SI 2019
 NUMBER = r"([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)"

@@ -19,8 +19,9 @@ from typing import Any
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
+
+from sfxreduce._numba import intrinsic
 
 __all__ = ["CELL", "flag_highest", "sums_up_to", "whole_sums_up_to"]
 
@@ -28,7 +29,8 @@ CELL = 16
 """Pixels a side of a cell, and numbers of a vector; two or four machine vectors do well, too."""
 
 _FLOAT, _DOUBLE, _INT = ir.FloatType(), ir.DoubleType(), ir.IntType(32)
-_FLOATS, _DOUBLES, _INTS = (ir.VectorType(kind, CELL) for kind in (_FLOAT, _DOUBLE, _INT))
+_FLOATS, _DOUBLES = ir.VectorType(_FLOAT, CELL), ir.VectorType(_DOUBLE, CELL)
+_INTS = ir.VectorType(_INT, CELL)
 _NOTHING = ir.Constant(_FLOATS, [-math.inf] * CELL)
 _LANE = ir.Constant(_INTS, list(range(CELL)))
 # Up to here whole numbers are exact in single precision.
@@ -123,12 +125,7 @@ def _write_sums(precise: bool, context: Any, builder: Any, signature: Any, value
     return context.make_tuple(builder, signature.return_type, [n, *sums, exact])
 
 
-def _called(function: Callable[..., Any]) -> Any:
-    """Make a compiled function of one that is given types and returns a signature and a writer."""
-    return intrinsic(function)
-
-
-@_called
+@intrinsic
 def sums_up_to(
     _: Any, sheet: Any, top: Any, bottom: Any, left: Any, right: Any, zero: Any, limit: Any
 ) -> Any:
@@ -139,7 +136,7 @@ def sums_up_to(
     return _SUMS(sheet, top, bottom, left, right, zero, limit), partial(_write_sums, True)
 
 
-@_called
+@intrinsic
 def whole_sums_up_to(
     _: Any, sheet: Any, top: Any, bottom: Any, left: Any, right: Any, zero: Any, limit: Any
 ) -> Any:
@@ -151,7 +148,7 @@ def whole_sums_up_to(
     return _SUMS(sheet, top, bottom, left, right, zero, limit), partial(_write_sums, False)
 
 
-@_called
+@intrinsic
 def flag_highest(
     _: Any, sheet: Any, top: Any, left: Any, clear: Any, high: Any, wide: Any, even: Any, flags: Any
 ) -> Any:
