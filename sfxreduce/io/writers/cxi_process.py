@@ -11,7 +11,7 @@ import pickle
 from functools import partial
 from pathlib import Path
 
-from sfxreduce.errors import OutputError, OutputExists
+from sfxreduce.errors import OutputError, OutputExists, SfxReduceError
 from sfxreduce.io.process import ProcessFailed, call_in_process
 from sfxreduce.io.writers.cxi import write_cxi
 from sfxreduce.io.writers.cxi_content import CxiContent
@@ -49,9 +49,8 @@ def write_cxi_in_subprocess(path: Path, content: CxiContent) -> int:
         left_out: int = call_in_process(pickle.dumps((partial(write_cxi, path), content)))
     except BaseException as error:
         path.unlink(missing_ok=True)
-        if isinstance(error, ProcessFailed):
-            raise OutputError(
-                f"{path}: the process that wrote it {error}; is the disk full?"
-            ) from error
-        raise
+        if isinstance(error, SfxReduceError) or not isinstance(error, Exception):
+            raise
+        how = str(error) if isinstance(error, ProcessFailed) else f"failed ({error!r})"
+        raise OutputError(f"{path}: the process that wrote it {how}; is the disk full?") from error
     return left_out
