@@ -1,4 +1,4 @@
-"""What is odd about an event's pixels, before any scorer sees them."""
+"""Reasons not to trust an event, by its columns and by its pixels, before any scorer sees it."""
 
 from __future__ import annotations
 

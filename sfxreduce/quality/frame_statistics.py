@@ -1,4 +1,4 @@
-"""What every frame has: light, noise, saturation, usable pixels, bright pixels.
+"""Sums over small squares of a frame, and statistics of frames: light, noise, saturation.
 
 A run's frames are compared with the range that those of calibrated runs had.
 """

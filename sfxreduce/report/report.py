@@ -1,4 +1,4 @@
-"""What a filter run kept, dropped and saved, in numbers; and numbers as people read them."""
+"""What a filter run kept, dropped and saved: numbers for machines, one page for people."""
 
 from __future__ import annotations
 

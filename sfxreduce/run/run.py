@@ -1,4 +1,4 @@
-"""One run, lazily: frames, per-event columns, detector, and the truth where it is known."""
+"""One run, lazily: its source of frames, per-event columns, detector, and truth where known."""
 
 from __future__ import annotations
 

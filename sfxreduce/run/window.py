@@ -1,4 +1,4 @@
-"""The tiles of a frame that a scorer reads."""
+"""The tiles of a frame that a scorer reads, and how they are chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The header of a Blosc buffer: what it says about the pixels that are packed behind it.
+"""Byte ranges of files, and the header of a Blosc buffer that stands at the start of one.
 
 Source: the format of c-blosc 1.21, [1]_.
 

@@ -1,4 +1,4 @@
-"""Parts of stored chunks: the pixels that are wanted, without fetching or unpacking the others.
+"""Stored chunks decoded: only the pixels that are wanted, and many chunks at once.
 
 A Blosc buffer is a header, the places of its blocks as 32-bit integers, and the blocks, each packed
 by itself. The blocks that hold the wanted pixels, behind a header and places of their own, are a

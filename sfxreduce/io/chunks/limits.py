@@ -1,4 +1,4 @@
-"""How much a packed buffer would unpack to, told before anything is unpacked.
+"""Limits of frames and of packed buffers, held before memory is taken or anything is unpacked.
 
 Three kilobytes of Zstandard may stand for a hundred megabytes of zeros. What a buffer claims, and
 what it could hold at most, is held against what it should hold.

@@ -1,4 +1,4 @@
-"""Small files that came from elsewhere: read whole, but never more than they may be.
+"""Files that came from elsewhere: read whole, never beyond a limit, and told apart.
 
 A name may lead to a pipe that never ends, to a device, or to a file that fills the memory; and a
 few kilobytes of JSON may nest so deep, or count so far, that parsing them does. What is parsed

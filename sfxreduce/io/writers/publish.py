@@ -1,4 +1,4 @@
-"""Outputs that appear under their final names together: renames that can be undone or completed."""
+"""Outputs that appear under their final names together, and what may lie in their way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reduced store: kept events bit for bit, the ledger of all events, the manifest last."""
+"""The reduced store: begun or resumed, kept events bit for bit, ledger, manifest, published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a scorer before a run is scored: one value that it brings along."""
+"""What a scorer brings along: its calibration, and how its threshold follows a run."""
 
 from __future__ import annotations
 

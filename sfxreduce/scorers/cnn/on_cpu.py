@@ -29,7 +29,7 @@ _TILES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Evidence:
+class TileEvidence:
     """What was seen on some tiles of some events.
 
     Parameters
@@ -50,17 +50,17 @@ class NetworkOnCpu(Protocol):
 
     def look(
         self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
-    ) -> Evidence:
+    ) -> TileEvidence:
         """Look at tiles, shape (event, tile, y, x) in ADU."""
         ...
 
     def scores(
-        self, evidence: Evidence, window: Window
+        self, evidence: TileEvidence, window: Window
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores and classes of events that were seen through a window."""
         ...
 
-    def doubts(self, evidence: Evidence, window: Window) -> NDArray[np.uint32]:
+    def doubts(self, evidence: TileEvidence, window: Window) -> NDArray[np.uint32]:
         """Reasons not to trust the scores of events that were seen through the whole window."""
         ...
 
@@ -74,7 +74,7 @@ class PosterOnCpu:
 
     def look(
         self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
-    ) -> Evidence:
+    ) -> TileEvidence:
         """Look at tiles, a few at a time: normalised they should not leave the cache."""
         margins = np.empty(pixels.shape[:2], np.float64)
         everywhere = np.ones(good.shape, np.bool_)
@@ -89,11 +89,11 @@ class PosterOnCpu:
             )
             outputs = self.network.outputs(normalised, everywhere)
             margins[part] = outputs[..., 1].astype(np.float64) - outputs[..., 0]
-        return Evidence(of_tiles=margins)
+        return TileEvidence(of_tiles=margins)
 
     def scores(
         self,
-        evidence: Evidence,
+        evidence: TileEvidence,
         window: Window,  # noqa: ARG002 - where its tiles lie does not matter
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores of events; it tells no classes."""
@@ -103,7 +103,7 @@ class PosterOnCpu:
 
     def doubts(
         self,
-        evidence: Evidence,
+        evidence: TileEvidence,
         window: Window,  # noqa: ARG002 - see `scores`
     ) -> NDArray[np.uint32]:
         """Nothing: it does not look at what stands out."""
@@ -120,7 +120,7 @@ class PatchesOnCpu:
 
     def look(
         self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
-    ) -> Evidence:
+    ) -> TileEvidence:
         """Find the candidates of tiles and ask about each."""
         config = self.model.config
         found = config.candidates(pixels, good, adu_per_photon=adu_per_photon)
@@ -128,10 +128,10 @@ class PatchesOnCpu:
         evidence = config.pooling.evidence_of_tiles(
             logits, found.tile, n_events=len(pixels), n_tiles=len(good)
         )
-        return Evidence(of_tiles=evidence, found=found, logits=logits)
+        return TileEvidence(of_tiles=evidence, found=found, logits=logits)
 
     def scores(
-        self, evidence: Evidence, window: Window
+        self, evidence: TileEvidence, window: Window
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores of events, and their classes if the model has a head for them."""
         pooling, head, n_events = (
@@ -145,7 +145,7 @@ class PatchesOnCpu:
         features = event_features(evidence.logits, evidence.found, window, n_events=n_events)
         return score, class_of(features, *head)
 
-    def doubts(self, evidence: Evidence, window: Window) -> NDArray[np.uint32]:
+    def doubts(self, evidence: TileEvidence, window: Window) -> NDArray[np.uint32]:
         """`Reason.OOD` for events that are unlike the calibrated ones."""
         if evidence.found is None:
             return np.zeros(len(evidence.of_tiles), np.uint32)
@@ -165,7 +165,7 @@ class OpenEventOnCpu:
         self._network = network
         self._steps = steps
         self._detector = detector
-        self._seen: list[Evidence] = []
+        self._seen: list[TileEvidence] = []
 
     def add(self, pixels: NDArray[np.generic]) -> None:
         """Look at the pixels of the next step, shape (1, tile, y, x) in ADU."""
@@ -196,7 +196,7 @@ def network_on_cpu(model: Model) -> NetworkOnCpu:
     return PosterOnCpu(model=model, network=FusedNetwork.of(model.weights))
 
 
-def _joined(parts: Sequence[Evidence]) -> Evidence:
+def _joined(parts: Sequence[TileEvidence]) -> TileEvidence:
     """Tiles of one event that were seen one after the other, as if they were seen at once."""
     if len(parts) == 1:
         return parts[0]
@@ -204,7 +204,7 @@ def _joined(parts: Sequence[Evidence]) -> Evidence:
     found = [part.found for part in parts if part.found is not None]
     logits = [part.logits for part in parts if part.logits is not None]
     if not found:
-        return Evidence(of_tiles=of_tiles)
+        return TileEvidence(of_tiles=of_tiles)
     starts = np.cumsum([0, *(part.of_tiles.shape[1] for part in parts[:-1])], dtype=np.int32)
     columns = {
         field.name: np.concatenate([getattr(part, field.name) for part in found])
@@ -213,4 +213,6 @@ def _joined(parts: Sequence[Evidence]) -> Evidence:
     columns["tile"] = np.concatenate(
         [part.tile + start for part, start in zip(found, starts, strict=True)]
     )
-    return Evidence(of_tiles=of_tiles, found=Candidates(**columns), logits=np.concatenate(logits))
+    return TileEvidence(
+        of_tiles=of_tiles, found=Candidates(**columns), logits=np.concatenate(logits)
+    )

@@ -1,4 +1,4 @@
-"""Run stores and other people's Zarr, read where they lie."""
+"""Run stores and other people's Zarr, read in place; of our own, tiles into arrays."""
 
 from __future__ import annotations
 

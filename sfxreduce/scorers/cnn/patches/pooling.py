@@ -1,4 +1,4 @@
-"""From the answers for single candidates to one probability for the event."""
+"""From the answers for single candidates to one probability and one class for the event."""
 
 from __future__ import annotations
 
