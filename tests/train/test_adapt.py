@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import LabelError, ModelError
+from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.run.labels import Label
 from sfxreduce.run.run import Run
@@ -194,10 +195,16 @@ def test_the_command_writes_a_model_that_scores(run: Run, tmp_path: Path) -> Non
         (["--sample", "9"], "goes with --from only"),
     ],
 )
-def test_options_that_do_not_fit_are_refused_before_the_run_is_read(
-    options: list[str], message: str, tmp_path: Path
+def test_options_that_do_not_fit_are_refused_before_a_frame_is_read(
+    options: list[str],
+    message: str,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    arguments = ["train", "--in", str(tmp_path / "none"), "--out", str(tmp_path / "model")]
-    found = CliRunner().invoke(app, arguments + options)
+    ingest_run(run, out=tmp_path / "run.zarr", pool=SerialPool())
+    monkeypatch.setattr(ZarrFrames, "read", None)
+    arguments = ["train", "--in", str(tmp_path / "run.zarr"), "--out", str(tmp_path / "model")]
+    found = CliRunner().invoke(app, [*arguments, "--serial", *options])
     assert message in str(found.exception)
     assert not (tmp_path / "model").exists()
