@@ -33,19 +33,14 @@ from sfxreduce_cli.judging_options import (
 )
 from sfxreduce_cli.options import (
     AsJson,
-    DataPath,
     Device,
+    InputOptions,
     InRun,
     Out,
     Overwrite,
-    Roots,
-    SchedulerAddress,
-    SecurityPath,
-    Serial,
-    Untrusted,
+    PoolOptions,
     WindowName,
-    Workers,
-    working_pool,
+    spread_options,
 )
 from sfxreduce_cli.output import print_filter, print_filter_plan
 
@@ -66,7 +61,9 @@ class ScorerName(StrEnum):
     PEAKS = "peaks"
 
 
+@spread_options
 def filter_(
+    *,
     ctx: typer.Context,
     in_: InRun,
     out: Out,
@@ -82,7 +79,7 @@ def filter_(
     confidence: Confidence = 0.95,
     window: Annotated[
         WindowName,
-        typer.Option(help="Pixels the network looks at.", rich_help_panel=SCORER),
+        typer.Option(help="Pixels the network scores.", rich_help_panel=SCORER),
     ] = WindowName.AUTO,
     min_peaks: Annotated[
         int, typer.Option(min=1, help="Fewest peaks of a hit, for peaks.", rich_help_panel=SCORER)
@@ -96,17 +93,12 @@ def filter_(
     device: RunsOn = Device.AUTO,
     drift: DriftGate = OnOff.ON,
     audit_share: AuditShare = 0.01,
-    data_path: DataPath = "",
-    root: Roots = None,
-    untrusted: Untrusted = False,
+    inputs: InputOptions,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Score and decide, print the plan, write nothing.")
     ] = False,
     overwrite: Overwrite = False,
-    serial: Serial = False,
-    scheduler: SchedulerAddress = "",
-    security: SecurityPath = None,
-    workers: Workers = 0,
+    where: PoolOptions,
     as_json: AsJson = False,
 ) -> None:
     """Keep the hits of a run bit for bit, and account for every event that is dropped.
@@ -114,17 +106,14 @@ def filter_(
     Example: sfxreduce filter --in run.zarr --out hits.zarr --report report.html
     """
     _check(ctx, scorer, threshold)
-    run = sfxreduce.open_run(in_, data_path=data_path, roots=root or (), untrusted=untrusted)
+    run = sfxreduce.open_run(in_, **inputs.reading)
     outputs = outputs_of(ctx)
-    gpu = scorer is ScorerName.CNN and wants_gpu(device, serial=serial, scheduler=scheduler)
-    with working_pool(
-        serial=serial, scheduler=scheduler, workers=workers, security=security, gpu=gpu
-    ) as (pool, show):
-        settings = settings_of(ctx, _scorer(ctx, pool))
+    with where.opened(gpu=scorer is ScorerName.CNN and wants_gpu(device, where)) as work:
+        settings = settings_of(ctx, _scorer(ctx, work["pool"]))
         if dry_run:
-            plan = sfxreduce.plan_filter(run, settings, outputs=outputs, pool=pool, progress=show)
+            plan = sfxreduce.plan_filter(run, settings, outputs=outputs, **work)
         else:
-            done = sfxreduce.filter_run(run, settings, outputs=outputs, pool=pool, progress=show)
+            done = sfxreduce.filter_run(run, settings, outputs=outputs, **work)
     print_filter_plan(plan, as_json=as_json) if dry_run else print_filter(done, as_json=as_json)
 
 

@@ -10,7 +10,7 @@ import typer
 
 import sfxreduce
 from sfxreduce.errors import UsageError
-from sfxreduce_cli.options import Device, scheduler_of_environment
+from sfxreduce_cli.options import Device, PoolOptions
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
@@ -147,9 +147,9 @@ def given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def wants_gpu(device: Device, *, serial: bool, scheduler: str) -> bool:
+def wants_gpu(device: Device, where: PoolOptions) -> bool:
     """Whether a cluster of this machine should offer its GPU; other pools say for themselves."""
-    if device is Device.CPU or serial or scheduler or scheduler_of_environment():
+    if device is Device.CPU or where.serial or where.address:
         return False
     return device is Device.CUDA or sfxreduce.cuda_available()
 

@@ -40,17 +40,9 @@ __all__ = [
     "Overwrite",
     "PoolOptions",
     "Reading",
-    "Roots",
-    "SchedulerAddress",
-    "SecurityPath",
-    "Serial",
-    "Untrusted",
     "WindowName",
-    "Workers",
     "labelling_of",
-    "scheduler_of_environment",
     "spread_options",
-    "working_pool",
 ]
 
 POOL = "Where the work runs"
@@ -179,17 +171,36 @@ class PoolOptions:
     security: SecurityPath = None
     workers: Workers = 0
 
+    @property
+    def address(self) -> str:
+        """Scheduler that is asked for, here or in the environment, as Dask itself reads it."""
+        inherited = "" if self.serial else os.environ.get("DASK_SCHEDULER_ADDRESS", "")
+        return self.scheduler or inherited
+
     @contextmanager
     def opened(self, *, gpu: bool = False) -> Iterator[Work]:
-        """Open the pool; see `working_pool`."""
-        with working_pool(
-            serial=self.serial,
-            scheduler=self.scheduler,
-            workers=self.workers,
-            security=self.security,
-            gpu=gpu,
-        ) as (pool, display):
-            yield {"pool": pool, "progress": display}
+        """Pool that is opened when it is first needed, and a display of progress."""
+        patience = _patience_of_environment()
+        with ExitStack() as stack:
+
+            def opened() -> Pool:
+                pool = stack.enter_context(
+                    sfxreduce.open_pool(
+                        serial=self.serial,
+                        scheduler=self.address,
+                        n_workers=self.workers,
+                        gpu=gpu,
+                        security=self.security,
+                        **patience,
+                    )
+                )
+                if pool.dashboard:
+                    say(f"dashboard: {pool.dashboard}")
+                return pool
+
+            with ProgressDisplay() as display:
+                pool = PoolOnDemand(opened, has_gpu=None if self.address else gpu)
+                yield {"pool": pool, "progress": display}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,39 +259,6 @@ def _fields(group: Any) -> list[inspect.Parameter]:
         )
         for field in fields(group)
     ]
-
-
-@contextmanager
-def working_pool(
-    *, serial: bool, scheduler: str, workers: int, security: Path | None, gpu: bool = False
-) -> Iterator[tuple[Pool, ProgressDisplay]]:
-    """Pool that the options ask for, opened when it is first needed; and a display of progress."""
-    address = scheduler or ("" if serial else scheduler_of_environment())
-    patience = _patience_of_environment()
-    with ExitStack() as stack:
-
-        def opened() -> Pool:
-            pool = stack.enter_context(
-                sfxreduce.open_pool(
-                    serial=serial,
-                    scheduler=address,
-                    n_workers=workers,
-                    gpu=gpu,
-                    security=security,
-                    **patience,
-                )
-            )
-            if pool.dashboard:
-                say(f"dashboard: {pool.dashboard}")
-            return pool
-
-        with ProgressDisplay() as display:
-            yield PoolOnDemand(opened, has_gpu=None if address else gpu), display
-
-
-def scheduler_of_environment() -> str:
-    """Address that the environment names, as Dask itself does."""
-    return os.environ.get("DASK_SCHEDULER_ADDRESS", "")
 
 
 def _patience_of_environment() -> dict[str, float]:

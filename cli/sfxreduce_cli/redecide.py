@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,33 +32,27 @@ from sfxreduce_cli.judging_options import (
 )
 from sfxreduce_cli.options import (
     AsJson,
-    DataPath,
     Device,
+    InputOptions,
     InReduced,
     Out,
     Overwrite,
-    Roots,
-    SchedulerAddress,
-    SecurityPath,
-    Serial,
-    Untrusted,
-    Workers,
-    working_pool,
+    PoolOptions,
+    spread_options,
 )
 from sfxreduce_cli.output import print_filter_plan, print_redecided
 
 if TYPE_CHECKING:
-    from sfxreduce.cluster import Pool
-    from sfxreduce.cluster.pool import Progress
     from sfxreduce.pipeline.stages.reduced import Reduced
-    from sfxreduce.pipeline.stages.settings import Outputs
 
 __all__ = ["redecide"]
 
 PROMISE_OPTIONS = ("model", "max_loss", "confidence", "drift")
 
 
+@spread_options
 def redecide(
+    *,
     ctx: typer.Context,
     in_: InReduced,
     against: Annotated[
@@ -75,51 +69,34 @@ def redecide(
     device: RunsOn = Device.AUTO,
     drift: DriftGate = OnOff.ON,
     audit_share: AuditShare = 0.01,
-    data_path: DataPath = "",
-    root: Roots = None,
-    untrusted: Untrusted = False,
+    inputs: InputOptions,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Decide anew, print the plan, write nothing.")
+        bool, typer.Option("--dry-run", help="Decide again, print the plan, write nothing.")
     ] = False,
     overwrite: Overwrite = False,
-    serial: Serial = False,
-    scheduler: SchedulerAddress = "",
-    security: SecurityPath = None,
-    workers: Workers = 0,
+    where: PoolOptions,
     as_json: AsJson = False,
 ) -> None:
     """Apply another threshold to an output, by the scores in its ledger.
 
-    The result is the store that 'filter' would write. Frames that the output holds are taken over.
+    The result is the store that 'filter' would write. Frames that the output holds are copied over.
 
     Example: sfxreduce redecide --in hits.zarr --against run.zarr --max-loss 0.005 --out hits2.zarr
     """
     check_cxi_filter(ctx)
-    run = sfxreduce.open_run(against, data_path=data_path, roots=root or (), untrusted=untrusted)
+    run = sfxreduce.open_run(against, **inputs.reading)
     outputs = outputs_of(ctx)
     outputs.check(run, in_)  # also here: reading the earlier output takes its time
-    gpu = wants_gpu(device, serial=serial, scheduler=scheduler)
-    with working_pool(
-        serial=serial, scheduler=scheduler, workers=workers, security=security, gpu=gpu
-    ) as (pool, show):
-        known = sfxreduce.read_reduced(in_, pool=pool, progress=show)
+    with where.opened(gpu=wants_gpu(device, where)) as work:
+        known = sfxreduce.read_reduced(in_, **work)
         _check(ctx, known, threshold)
-        settings = settings_of(ctx, known.scorer(model=model, device=kind_of_device(device, pool)))
-        where = Where(known=known, outputs=outputs, pool=pool, progress=show)
+        kind = kind_of_device(device, work["pool"])
+        settings = settings_of(ctx, known.scorer(model=model, device=kind))
         if dry_run:
-            plan = sfxreduce.plan_filter(run, settings, **where)
+            plan = sfxreduce.plan_filter(run, settings, known=known, outputs=outputs, **work)
         else:
-            done = sfxreduce.redecide_run(run, settings, **where)
+            done = sfxreduce.redecide_run(run, settings, known=known, outputs=outputs, **work)
     print_filter_plan(plan, as_json=as_json) if dry_run else print_redecided(*done, as_json=as_json)
-
-
-class Where(TypedDict):
-    """What planning and making an output anew have in common."""
-
-    known: Reduced
-    outputs: Outputs
-    pool: Pool
-    progress: Progress
 
 
 def _check(ctx: typer.Context, old: Reduced, threshold: float | None) -> None:
