@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from typer.testing import CliRunner, Result
+from commands import run
 
 import sfxreduce
-from sfxreduce.errors import SfxReduceError
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
 from sfxreduce_cli.inputs import spread_inputs
 from sfxreduce_cli.main import app, main
@@ -45,16 +44,6 @@ FILTER_KEYS = {
     "out",
     "report",
 }
-
-
-def run(*arguments: object) -> Result:
-    """Run the command line in this process; its own errors become exit statuses as in `main`."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if isinstance(result.exception, SfxReduceError):
-        result.exit_code = result.exception.exit_status
-    elif result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

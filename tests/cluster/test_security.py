@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from commands import run
 from distributed.security import Security
 from elsewhere import scheduler_elsewhere
 from planted import BrightestPixel, planted_run
-from test_cli import run
 
 from sfxreduce.cluster import SerialPool, open_pool
 from sfxreduce.cluster.connection import connect
