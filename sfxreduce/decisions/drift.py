@@ -108,7 +108,7 @@ class Drift:
 
     @property
     def passed(self) -> bool:
-        """Whether it was checked and nothing speaks against a promise."""
+        """Whether it was checked and no alarm was raised."""
         return self.checked and not self.alarms
 
     def to_json(self) -> dict[str, Any]:
@@ -241,8 +241,8 @@ def _shape(reference: Reference, scores: NDArray[np.float64]) -> tuple[float | N
     if shape <= limit:
         return shape, []
     return shape, [
-        f"the scores are no mixture of those of known hits and blanks: {shape:.3f} apart, "
-        f"calibrated up to {limit:.3f}"
+        "this run's score distribution does not match the calibration data "
+        f"(distance {shape:.3f}, limit {limit:.3f})"
     ]
 
 

@@ -39,7 +39,7 @@ def open_run(
     roots : sequence of Path
         Folders that links and virtual datasets of HDF5 files may lead into, besides their own.
     untrusted : bool
-        Let another process read it, which may die of it; see `sfxreduce.io.sandbox.source`.
+        Let another process read it; that process may crash; see `sfxreduce.io.sandbox.source`.
 
     Raises
     ------

@@ -54,7 +54,7 @@ def _proofs(policy: Policy) -> list[str]:
             else "This is refused, because allow_irreversible is false.",
         ]
     alarm = "nothing is released" if policy.drift.on_alarm == "keep-all" else "no reject is dropped"
-    return [*told, f"After an alarm of the drift gate {alarm}."]
+    return [*told, f"After an alarm of the run-similarity check {alarm}."]
 
 
 def _copies(policy: Policy) -> list[str]:

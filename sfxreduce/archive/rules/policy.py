@@ -184,7 +184,7 @@ class Holds(_Table):
 
 
 class DriftPolicy(_Table):
-    """What an alarm of the drift gate does.
+    """What an alarm of the run-similarity check does.
 
     Attributes
     ----------

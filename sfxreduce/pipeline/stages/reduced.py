@@ -41,7 +41,7 @@ SEEN_ON_PIXELS = (
     | Reason.OOD
 )
 """Reasons that a scored event can have from being scored. Any other one lies in the run's columns,
-or came later: when the event was copied, drawn, or doubted by the drift gate."""
+or came later: when the event was copied, drawn, or doubted by the run-similarity check."""
 
 _CAME_LATER = Reason.AUDIT_SAMPLE | Reason.DRIFT | Reason.UNSTABLE_READ
 

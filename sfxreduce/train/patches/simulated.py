@@ -1,7 +1,7 @@
 """What one experiment of the simulator gives: events to learn from, events to judge by.
 
 Whole frames, every candidate labelled by the simulator's truth. Material is kept in a folder as it
-is made, so that an interrupted job goes on where it stopped.
+is made, so that an interrupted job resumes.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _simulated(name: str, n_events: float, *, hit_rate: float, seed: int) -> Run
 
 
 def statistics_of(run: Run) -> NDArray[np.float64]:
-    """Measure every frame of a run for the envelope of the drift gate, shape (event, quantity)."""
+    """Measure every frame of a run for the envelope of the run-similarity check, shape (event, quantity)."""
     detector = run.detector
     rows = [
         frame_statistics(

@@ -1,4 +1,4 @@
-"""CXI and other HDF5 runs, read where they lie."""
+"""CXI and other HDF5 runs, read in place."""
 
 from __future__ import annotations
 
