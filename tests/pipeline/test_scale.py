@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import resource
-import subprocess
-import sys
 import time
-import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +14,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
+from measured import elsewhere, traced_peak
 from planted import BrightestPixel, planted_run
 
 import sfxreduce.cluster.pool
@@ -38,7 +35,6 @@ from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 
-HERE = Path(__file__).parent
 MILLION = 1_000_000
 N_THREADS = 2
 """Of the cluster of these tests."""
@@ -87,15 +83,24 @@ def decided(n_events: int, *, hit_rate: float = 0.1) -> Decisions:
     return decide(scores, np.zeros(n_events, np.uint32), threshold=1 - hit_rate)
 
 
+def planned_in_bytes() -> list[int]:
+    """Tasks, blocks, most bytes pickled and most bytes allocated while a long run is planned."""
+    sizes: list[int] = []
+
+    def plan() -> None:
+        scores = score(claimed_run(MILLION), BrightestPixel())
+        graph = dict(scores.__dask_graph__())
+        n_bytes = max(len(pickle.dumps(made)) for made in (graph, scores))
+        sizes.extend((len(graph), scores.npartitions, n_bytes))
+
+    peak = traced_peak(plan)
+    return [*sizes, peak]
+
+
 def test_a_million_events_are_planned_in_few_tasks_and_few_bytes() -> None:
-    tracemalloc.start()
-    scores = score(claimed_run(MILLION), BrightestPixel())
-    graph = dict(scores.__dask_graph__())
-    n_bytes = [len(pickle.dumps(made)) for made in (graph, scores)]
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert len(graph) == scores.npartitions == -(-MILLION // EVENTS_PER_BATCH) < 40_000
-    assert max(n_bytes) < 10e6
+    n_tasks, n_blocks, n_bytes, peak = elsewhere(__file__, "planned_in_bytes")
+    assert n_tasks == n_blocks == -(-MILLION // EVENTS_PER_BATCH) < 40_000
+    assert n_bytes < 10e6
     assert peak < 500e6
 
 
@@ -138,47 +143,51 @@ def test_the_job_of_the_largest_shard_takes_few_bytes_an_event() -> None:
     assert len(pickle.dumps(job(events=events))) - len(pickle.dumps(job(events=()))) < 8 * 512
 
 
-def test_a_million_events_are_decided_and_placed_in_little_memory() -> None:
+def decided_in_bytes() -> int:
+    """Most bytes allocated while a million events are decided and placed, all of them once."""
     scores = np.random.default_rng(0).random(MILLION, np.float32)
-    tracemalloc.start()
-    decisions = decide(scores, np.zeros(MILLION, np.uint32), threshold=0.9)
-    sample = draw_sample(decisions, share=0.01, judge="model")
-    table = ledger_table(decisions.with_sample(sample))
-    made = plan_reduction(decisions.kept, n_events=MILLION, events_per_shard=32, copies_tiles=True)
-    n_shards = sum(1 for _ in made.shards())
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert n_shards == made.n_shards == -(-decisions.kept.size // 32)
-    assert np.count_nonzero(table.reason == Reason.AUDIT_SAMPLE) == sample.size
-    assert peak < 500e6
+
+    def place() -> None:
+        decisions = decide(scores, np.zeros(MILLION, np.uint32), threshold=0.9)
+        sample = draw_sample(decisions, share=0.01, judge="model")
+        table = ledger_table(decisions.with_sample(sample))
+        kept = decisions.kept
+        plan = plan_reduction(kept, n_events=MILLION, events_per_shard=32, copies_tiles=True)
+        assert sum(1 for _ in plan.shards()) == plan.n_shards == -(-kept.size // 32)
+        assert np.count_nonzero(table.reason == Reason.AUDIT_SAMPLE) == sample.size
+
+    return traced_peak(place)
+
+
+def test_a_million_events_are_decided_and_placed_in_little_memory() -> None:
+    assert elsewhere(__file__, "decided_in_bytes") < 500e6
+
+
+def shards_in_bytes(n_events: int) -> int:
+    """Most bytes allocated while the shards of a run are planned."""
+    whole = decided(n_events)
+    parts = [
+        ReductionPlan(n_events=n_events, kept=kept, events_per_shard=32, copies_tiles=True)
+        for kept in (whole.kept, np.zeros(0, np.int64))
+    ]
+    plan = FilterPlan(
+        run=claimed_run(n_events),
+        method=None,  # type: ignore[arg-type]
+        decisions=whole,
+        layout=None,  # type: ignore[arg-type]
+        reduction=parts[0],
+        audit=parts[1],
+    )
+
+    def count() -> None:
+        assert sum(1 for _ in plan.jobs(Path("hits.zarr"))) == plan.n_shards
+
+    return traced_peak(count)
 
 
 def test_shards_are_planned_one_after_the_other() -> None:
-    def n_bytes(n_events: int) -> int:
-        whole = decided(n_events)
-        parts = [
-            ReductionPlan(n_events=n_events, kept=kept, events_per_shard=32, copies_tiles=True)
-            for kept in (whole.kept, np.zeros(0, np.int64))
-        ]
-        run = claimed_run(n_events)
-        plan = FilterPlan(
-            run=run,
-            method=None,  # type: ignore[arg-type]
-            decisions=whole,
-            layout=None,  # type: ignore[arg-type]
-            reduction=parts[0],
-            audit=parts[1],
-        )
-        peaks = []
-        for _ in range(3):  # other threads of this process are counted, too: the least is ours
-            tracemalloc.start()
-            n_jobs = sum(1 for _ in plan.jobs(Path("hits.zarr")))
-            peaks.append(tracemalloc.get_traced_memory()[1])
-            tracemalloc.stop()
-            assert n_jobs == plan.n_shards
-        return min(peaks)
-
-    assert n_bytes(100_000) < 1.1 * n_bytes(10_000) + 10_000
+    few, many = (elsewhere(__file__, "shards_in_bytes", n) for n in (10_000, 100_000))
+    assert many < 1.1 * few + 10_000
 
 
 def block_number(*, block_id: tuple[int]) -> np.ndarray:
@@ -278,23 +287,16 @@ def test_in_this_process_each_task_is_made_once_and_few_are_held(
     assert sizes == [BLOCKS_AT_ONCE] * 3 + [5]
 
 
-def print_memory(n_events: int) -> None:
-    """Score some events in this process, and print by how much its memory grew, in bytes."""
+def grown_memory(n_events: int) -> int:
+    """Bytes by which the memory of this process grows while events are scored."""
     collect_scores(claimed_run(1000), BrightestPixel(), pool=SerialPool())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rows = collect_scores(claimed_run(n_events), BrightestPixel(), pool=SerialPool())
     assert np.isfinite(rows["score"]).all()
-    print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.parametrize("n_events", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_frames_that_were_scored(n_events: int) -> None:
-    grown = subprocess.run(
-        [sys.executable, "-c", f"import test_scale; test_scale.print_memory({n_events})"],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"},
-    )
     # Columns, scores and tasks; the frames would take 8 kB an event.
-    assert int(grown.stdout) < 200 * n_events + 4e6
+    assert elsewhere(__file__, "grown_memory", n_events) < 200 * n_events + 4e6
