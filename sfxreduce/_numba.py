@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from pickle import UnpicklingError
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from numba import njit
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic as numba_intrinsic
 
 __all__ = ["compiled", "intrinsic"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_FunctionCache: Any = FunctionCache  # numba has no types
 
 
 @overload
@@ -39,12 +44,28 @@ def compiled(
     """
     if function is None:
         return partial(compiled, cache=cache, inline=inline)
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "forceinline": inline}
-    try:
-        kernel = njit(cache=cache, **options)(function)
-    except RuntimeError:  # nowhere to write to, as in a read-only container: compile per process
-        kernel = njit(**options)(function)
+    kernel: Any = njit(nogil=True, error_model="numpy", forceinline=inline)(function)
+    if cache:
+        # Where there is nowhere to write to, as in a read-only container, every process compiles.
+        with suppress(RuntimeError):
+            kernel._cache = _MachineCode(function)  # noqa: SLF001 - as Dispatcher.enable_caching
     return cast("Callable[P, T]", kernel)
+
+
+class _MachineCode(_FunctionCache):  # type: ignore[misc]
+    """Machine code on disk. What another version of this package left there counts as none.
+
+    Numba unpickles the index of older code before it compares dates, and fails where a class that
+    a kernel took is gone.
+    """
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """Load the code for a signature; None if there is none."""
+        try:
+            return super().load_overload(signature, context)
+        except (AttributeError, ImportError, EOFError, UnpicklingError, TypeError, ValueError):
+            self.flush()
+            return None
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:

@@ -196,7 +196,7 @@ def _simulated(name: str, n_events: float, *, hit_rate: float, seed: int) -> Run
 
 
 def statistics_of(run: Run) -> NDArray[np.float64]:
-    """Measure every frame of a run for the envelope of the run-similarity check, shape (event, quantity)."""
+    """Measure every frame of a run for the check of similarity; shape (event, quantity)."""
     detector = run.detector
     rows = [
         frame_statistics(

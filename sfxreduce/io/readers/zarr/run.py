@@ -228,7 +228,7 @@ def _events_per_block(store: Store) -> int:
 
 
 def _columns(path: Path, store: Store) -> xr.Dataset:
-    """Per-event columns that fit the frames; what columns of third-party stores mean is not known."""
+    """Per-event columns that fit the frames; what columns of third-party stores mean is unknown."""
     if store.attributes.get("schema") != SCHEMA:
         return xr.Dataset()
     table = open_table(path)
