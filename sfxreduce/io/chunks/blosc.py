@@ -13,7 +13,7 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 
@@ -30,29 +30,6 @@ __all__ = [
     "Packing",
     "Stored",
 ]
-
-
-class Stored(Protocol):
-    """Stored bytes of one chunk."""
-
-    @property
-    def n_bytes(self) -> int:
-        """How many there are."""
-        ...
-
-    def fetch(self, start: int, out: memoryview) -> None:
-        """Fill a buffer with the bytes from `start` on.
-
-        Raises
-        ------
-        SourceError
-            If there are fewer, or they cannot be read.
-        """
-        ...
-
-    def whole(self) -> memoryview:
-        """Return all of them; raises what `fetch` raises."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +55,13 @@ class FileRange:
     n_bytes: int
 
     def fetch(self, start: int, out: memoryview) -> None:
-        """Fill a buffer. See `Stored.fetch`."""
+        """Fill a buffer with the bytes from `start` on.
+
+        Raises
+        ------
+        SourceError
+            If there are fewer, or they cannot be read.
+        """
         if start < 0 or start + len(out) > self.n_bytes:
             raise SourceError(
                 f"{self.path}: expected a range of {self.n_bytes} bytes, found one that ends at "
@@ -98,7 +81,7 @@ class FileRange:
             done += found
 
     def whole(self) -> memoryview:
-        """Return all bytes. See `Stored.whole`."""
+        """Return all bytes; raises what `fetch` raises."""
         data = np.empty(self.n_bytes, np.uint8).data
         self.fetch(0, data)
         return data
@@ -116,7 +99,7 @@ class MemoryRange:
         return len(self.data)
 
     def fetch(self, start: int, out: memoryview) -> None:
-        """Fill a buffer. See `Stored.fetch`."""
+        """Fill a buffer with the bytes from `start` on; see `FileRange.fetch`."""
         if start < 0 or start + len(out) > len(self.data):
             raise SourceError(
                 f"expected {len(self.data)} stored bytes, found a range that ends at "
@@ -125,9 +108,12 @@ class MemoryRange:
         out[:] = self.data[start : start + len(out)]
 
     def whole(self) -> memoryview:
-        """Return all bytes. See `Stored.whole`."""
+        """Return all bytes."""
         return self.data
 
+
+Stored: TypeAlias = FileRange | MemoryRange
+"""Stored bytes of one chunk."""
 
 HEADER = "<4B3I"
 HEADER_BYTES = struct.calcsize(HEADER)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,26 +45,6 @@ class TileEvidence:
     logits: NDArray[np.float32] | None = None
 
 
-class NetworkOnCpu(Protocol):
-    """A network that is ready to score."""
-
-    def look(
-        self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
-    ) -> TileEvidence:
-        """Look at tiles, shape (event, tile, y, x) in ADU."""
-        ...
-
-    def scores(
-        self, evidence: TileEvidence, window: Window
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Scores and classes of events that were seen through a window."""
-        ...
-
-    def doubts(self, evidence: TileEvidence, window: Window) -> NDArray[np.uint32]:
-        """Reasons not to trust the scores of events that were seen through the whole window."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PosterOnCpu:
     """The poster's network: the tile that speaks loudest for a hit speaks for the event."""
@@ -75,7 +55,10 @@ class PosterOnCpu:
     def look(
         self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
     ) -> TileEvidence:
-        """Look at tiles, a few at a time: normalised they should not leave the cache."""
+        """Look at tiles, shape (event, tile, y, x) in ADU.
+
+        A few at a time: normalised they should not leave the cache.
+        """
         margins = np.empty(pixels.shape[:2], np.float64)
         everywhere = np.ones(good.shape, np.bool_)
         step = max(1, _TILES_AT_ONCE // len(good))
@@ -121,7 +104,7 @@ class PatchesOnCpu:
     def look(
         self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
     ) -> TileEvidence:
-        """Find the candidates of tiles and ask about each."""
+        """Find the candidates of tiles, shape (event, tile, y, x) in ADU, and ask about each."""
         config = self.model.config
         found = config.candidates(pixels, good, adu_per_photon=adu_per_photon)
         logits = self.network.logits(found)
@@ -133,7 +116,7 @@ class PatchesOnCpu:
     def scores(
         self, evidence: TileEvidence, window: Window
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Scores of events, and their classes if the model has a head for them."""
+        """Scores of events seen through a window, and their classes if the model has a head."""
         pooling, head, n_events = (
             self.model.config.pooling,
             self.model.class_head,
@@ -146,10 +129,14 @@ class PatchesOnCpu:
         return score, class_of(features, *head)
 
     def doubts(self, evidence: TileEvidence, window: Window) -> NDArray[np.uint32]:
-        """`Reason.OOD` for events that are unlike the calibrated ones."""
+        """`Reason.OOD` for events, seen through the whole window, unlike the calibrated ones."""
         if evidence.found is None:
             return np.zeros(len(evidence.of_tiles), np.uint32)
         return doubts_of(self.usual, evidence.found, window, n_events=len(evidence.of_tiles))
+
+
+NetworkOnCpu: TypeAlias = PosterOnCpu | PatchesOnCpu
+"""A network that is ready to score."""
 
 
 class OpenEventOnCpu:

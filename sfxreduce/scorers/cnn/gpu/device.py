@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,98 +22,12 @@ from sfxreduce.scorers.cnn.gpu.batches import Fetched
 __all__ = ["CpuSeam", "CudaSeam", "Seam", "Slot", "seam_of"]
 
 
-class Slot(Protocol):
-    """Room for one sub-batch, on both sides."""
-
-    @property
-    def host(self) -> NDArray[np.uint8]:
-        """Bytes on this side; `wait` before writing to them."""
-        ...
-
-    def wait(self) -> None:
-        """Return once the bytes on this side are no longer read."""
-        ...
-
-    def sent(self, n_bytes: int) -> torch.Tensor:
-        """All bytes on the device's side, of which the first `n_bytes` are copied if need be."""
-        ...
-
-    def release(self) -> None:
-        """Say that what was launched so far is the last to look at these bytes."""
-        ...
-
-
-class Seam(Protocol):
-    """What the device scorer asks of the machine."""
-
-    @property
-    def device(self) -> torch.device:
-        """Device the networks lie on."""
-        ...
-
-    @property
-    def likes_half(self) -> bool:
-        """Whether numbers of 16 bits make it faster."""
-        ...
-
-    @property
-    def likes_compiled(self) -> bool:
-        """Whether a compiled network is worth the seconds that compiling takes."""
-        ...
-
-    @property
-    def most_at_once(self) -> int:
-        """Most tiles that should go through a network together, whatever the memory."""
-        ...
-
-    def slots(self, n: int, n_bytes: int) -> AbstractContextManager[Sequence[Slot]]:
-        """Room for `n` sub-batches of `n_bytes` each; idle once the block is left."""
-        ...
-
-    def fetch(self, values: torch.Tensor) -> Fetched:
-        """Start to bring values to this side."""
-        ...
-
-    def free_bytes(self) -> int | None:
-        """Memory that is left on the device; None if nobody counts it."""
-        ...
-
-    def peak_bytes(self, action: Callable[[], object]) -> int:
-        """Most memory of the device that an action held at once."""
-        ...
-
-    def forget(self) -> None:
-        """Give memory back that is kept for later."""
-        ...
-
-    def exact(self) -> AbstractContextManager[None]:
-        """Multiply numbers of 32 bits as such."""
-        ...
-
-
-def seam_of(device: str) -> Seam:
-    """Find the seam of "cpu", "cuda" or "cuda:N".
-
-    Raises
-    ------
-    ClusterError
-        If the device is not there.
-    """
-    kind = device.partition(":")[0]
-    if kind == "cpu":
-        return CpuSeam()
-    if kind != "cuda":
-        raise ClusterError(f"device: expected cpu, cuda or cuda:N, found '{device}'; pass --device")
-    if not torch.cuda.is_available():
-        raise ClusterError(
-            f"device '{device}': expected a CUDA device, found none that torch {torch.__version__} "
-            "can use; pass --device cpu"
-        )
-    return CudaSeam(torch.device(device))
-
-
 class _HostSlot:
-    """Room in the memory of the processor, which is also the device."""
+    """Room in the memory of the processor, which is also the device.
+
+    `wait` before writing to the bytes of `host`; `release` once what was launched so far is the
+    last to look at them.
+    """
 
     def __init__(self, n_bytes: int) -> None:
         self._bytes = torch.empty(n_bytes, dtype=torch.uint8)
@@ -122,8 +36,8 @@ class _HostSlot:
     def wait(self) -> None:
         """Return at once: what read the bytes has ended."""
 
-    def sent(self, n_bytes: int) -> torch.Tensor:  # noqa: ARG002 - the signature of `Slot`
-        """Return the same bytes."""
+    def sent(self, n_bytes: int) -> torch.Tensor:  # noqa: ARG002 - as `_CudaSlot`
+        """All bytes on the device's side, of which the first `n_bytes` are copied if need be."""
         return self._bytes
 
     def release(self) -> None:
@@ -134,33 +48,33 @@ class CpuSeam:
     """The processor as a device: the same code, and the reference in tests."""
 
     device = torch.device("cpu")
-    likes_half = False
-    likes_compiled = False
+    likes_half = False  # whether numbers of 16 bits make it faster
+    likes_compiled = False  # whether a compiled network is worth the seconds that compiling takes
     most_at_once = 8  # more tiles no longer fit the cache
 
     @contextmanager
     def slots(self, n: int, n_bytes: int) -> Iterator[Sequence[Slot]]:
-        """Room in ordinary memory."""
+        """Room for `n` sub-batches of `n_bytes` each; idle once the block is left."""
         yield [_HostSlot(n_bytes) for _ in range(n)]
 
     def fetch(self, values: torch.Tensor) -> Fetched:
-        """Return what is already here."""
+        """Start to bring values to this side, where these are already."""
         here: NDArray[np.float32] = values.numpy()
         return lambda: here
 
     def free_bytes(self) -> int | None:
-        """None."""
+        """Memory that is left on the device; None, as nobody counts it here."""
         return None
 
-    def peak_bytes(self, action: Callable[[], object]) -> int:  # noqa: ARG002 - as `Seam`
-        """Zero, and the action is not run: nobody counts here."""
+    def peak_bytes(self, action: Callable[[], object]) -> int:  # noqa: ARG002 - as `CudaSeam`
+        """Most memory of the device that an action held at once; zero here, and it is not run."""
         return 0
 
     def forget(self) -> None:
-        """Do nothing."""
+        """Give memory back that is kept for later: none."""
 
     def exact(self) -> AbstractContextManager[None]:
-        """Change nothing: a processor knows no other way."""
+        """Multiply numbers of 32 bits as such; a processor knows no other way."""
         return nullcontext()
 
 
@@ -267,3 +181,31 @@ class CudaSeam:
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False, fp32_precision="ieee"),
         ):
             yield
+
+
+Slot: TypeAlias = _HostSlot | _CudaSlot
+"""Room for one sub-batch, on both sides."""
+
+Seam: TypeAlias = CpuSeam | CudaSeam
+"""What the device scorer asks of the machine."""
+
+
+def seam_of(device: str) -> Seam:
+    """Find the seam of "cpu", "cuda" or "cuda:N".
+
+    Raises
+    ------
+    ClusterError
+        If the device is not there.
+    """
+    kind = device.partition(":")[0]
+    if kind == "cpu":
+        return CpuSeam()
+    if kind != "cuda":
+        raise ClusterError(f"device: expected cpu, cuda or cuda:N, found '{device}'; pass --device")
+    if not torch.cuda.is_available():
+        raise ClusterError(
+            f"device '{device}': expected a CUDA device, found none that torch {torch.__version__} "
+            "can use; pass --device cpu"
+        )
+    return CudaSeam(torch.device(device))
