@@ -27,5 +27,5 @@ def score_pixels(
     model = Model(config=ModelConfig(normalisation=how), weights={})
     scorer = PosterOnCpu(model=model, network=network)
     window = Window.centre(Detector.centred("camera", (350, 350)))
-    score, _ = scorer.told(scorer.look(pixels, good, adu_per_photon=adu_per_photon), window)
+    score, _ = scorer.scores(scorer.look(pixels, good, adu_per_photon=adu_per_photon), window)
     return score
