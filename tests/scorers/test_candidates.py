@@ -181,9 +181,9 @@ def test_evidence_is_capped_and_never_falls_with_a_candidate(
 ) -> None:
     pooling = Pooling()
     tile = np.arange(len(logits)) % n_tiles
-    evidence = pooling.evidence(np.array(logits), tile, n_events=1, n_tiles=n_tiles)[0]
+    evidence = pooling.evidence(np.array(logits), tile, n_events=1, n_tiles=n_tiles).sum()
     more = pooling.evidence(
         np.array([*logits, 9.0]), np.array([*tile, 0]), n_events=1, n_tiles=n_tiles
-    )[0]
+    ).sum()
     assert 0 <= evidence <= more <= pooling.most_per_tile * n_tiles
     assert 0 <= pooling.probability(np.array([evidence]))[0] <= 1

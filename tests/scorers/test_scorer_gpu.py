@@ -824,7 +824,7 @@ def _patches_by_cpu(
     evidence = scorer.pooling.evidence(logits, found.tile, n_events=n_events, n_tiles=n_tiles)
     features = event_features(logits, found, WINDOW, n_events=n_events)
     assert scorer.class_head is not None
-    return scorer.pooling.probability(evidence), class_of(features, *scorer.class_head)
+    return scorer.pooling.probability(evidence.sum(axis=1)), class_of(features, *scorer.class_head)
 
 
 @pytest.mark.parametrize("tiles", [1, 7, 99])

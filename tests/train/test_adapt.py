@@ -105,8 +105,9 @@ def test_it_is_never_worse_at_equal_specificity_and_says_what_it_saw(
     assert adapted.after.lost_at_equal_specificity <= adapted.before.lost_at_equal_specificity
     assert adapted.before.lost_at_equal_specificity <= adapted.before.lost
     assert adapted.before.threshold == start.config.threshold
-    assert adapted.n_hits + adapted.n_misses + adapted.n_maybe == N_EVENTS
-    assert adapted.model.config.provenance.runs[-1].role == "adaptation"
+    sample = adapted.model.config.provenance.runs[-1]
+    assert sample.hits + sample.misses + sample.unlabelled == sample.events == N_EVENTS
+    assert sample.role == "adaptation"
     assert adapted.model.config.provenance.runs[:-1] == start.config.provenance.runs
 
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from sfxreduce.errors import ModelError
+from sfxreduce.run.labels import Label
+from sfxreduce.run.run import Run
 from sfxreduce.run.window import CENTRE, CENTRE_TILE, TileChoice
 from sfxreduce.scorers.calibration.probability import ProbabilityMap, ReliabilityBin
 from sfxreduce.scorers.calibration.record import LevelRule, Reference
@@ -59,6 +61,19 @@ class TrainingRun:
     hits: int
     misses: int
     unlabelled: int
+
+    @classmethod
+    def of(cls, run: Run, label: NDArray[np.int8], *, role: str) -> TrainingRun:
+        """Count what events of a run were labelled: `Label` of each, shape (event,)."""
+        return cls(
+            experiment=run.experiment,
+            name=run.name,
+            role=role,
+            events=label.size,
+            hits=int(np.count_nonzero(label == Label.HIT)),
+            misses=int(np.count_nonzero(label == Label.MISS)),
+            unlabelled=int(np.count_nonzero(label == Label.MAYBE)),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

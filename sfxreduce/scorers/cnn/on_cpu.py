@@ -7,7 +7,7 @@ only rise with every further tile.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -19,7 +19,7 @@ from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.patches.candidates import Candidates
 from sfxreduce.scorers.cnn.patches.cpu import FusedPatchNetwork
 from sfxreduce.scorers.cnn.patches.outliers import Usual, doubts_of
-from sfxreduce.scorers.cnn.patches.pooling import class_of, event_features
+from sfxreduce.scorers.cnn.patches.pooling import class_of, event_features, joined
 from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
 from sfxreduce.scorers.cnn.poster.normalise import normalise
 
@@ -108,7 +108,7 @@ class PatchesOnCpu:
         config = self.model.config
         found = config.candidates(pixels, good, adu_per_photon=adu_per_photon)
         logits = self.network.logits(found)
-        evidence = config.pooling.evidence_of_tiles(
+        evidence = config.pooling.evidence(
             logits, found.tile, n_events=len(pixels), n_tiles=len(good)
         )
         return TileEvidence(of_tiles=evidence, found=found, logits=logits)
@@ -193,13 +193,5 @@ def _joined(parts: Sequence[TileEvidence]) -> TileEvidence:
     if not found:
         return TileEvidence(of_tiles=of_tiles)
     starts = np.cumsum([0, *(part.of_tiles.shape[1] for part in parts[:-1])], dtype=np.int32)
-    columns = {
-        field.name: np.concatenate([getattr(part, field.name) for part in found])
-        for field in fields(Candidates)
-    }
-    columns["tile"] = np.concatenate(
-        [part.tile + start for part, start in zip(found, starts, strict=True)]
-    )
-    return TileEvidence(
-        of_tiles=of_tiles, found=Candidates(**columns), logits=np.concatenate(logits)
-    )
+    placed = [(part.tile + start, part) for part, start in zip(found, starts, strict=True)]
+    return TileEvidence(of_tiles=of_tiles, found=joined(placed), logits=np.concatenate(logits))

@@ -27,7 +27,7 @@ from sfxreduce.quality.conditions import Conditioned, conditions_of_run
 from sfxreduce.quality.frame_statistics import envelope_of
 from sfxreduce.run.labels import Label
 from sfxreduce.run.run import Run
-from sfxreduce.scorers.cnn.model import CALIBRATION, Model, TrainingRun
+from sfxreduce.scorers.cnn.model import CALIBRATION, USUAL, Model, TrainingRun
 from sfxreduce.scorers.cnn.on_torch import load_network
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
@@ -35,9 +35,7 @@ from sfxreduce.simulate.experiments import EXPERIMENTS
 from sfxreduce.simulate.run import simulate_run
 from sfxreduce.train.card import model_card
 from sfxreduce.train.patches.candidates import PatchSet, read_patches
-from sfxreduce.train.patches.classes import ClassHead, with_head
 from sfxreduce.train.patches.interpolate import Judged, Tried, best_between, margin_of
-from sfxreduce.train.patches.outliers import with_usual
 from sfxreduce.train.patches.peak_labels import HIT_AT_LEAST, MISS_AT_MOST, SeenEvents, see_events
 from sfxreduce.train.patches.simulated import SEED, as_seen
 from sfxreduce.train.patches.train import ADAPT, train_patches
@@ -62,8 +60,6 @@ class Adapted:
     ----------
     share : float
         How far it went from the old network (0) to the one that learned from the run (1).
-    n_hits, n_misses, n_maybe : int
-        Of the sample.
     cpu_seconds : float
         Of this process and the workers.
     """
@@ -72,20 +68,18 @@ class Adapted:
     share: float
     before: Judged
     after: Judged
-    n_hits: int
-    n_misses: int
-    n_maybe: int
     cpu_seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the numbers of the network."""
+        sample = self.model.config.provenance.runs[-1]
         return {
             "adapted": self.share > 0,
             "share": self.share,
-            "events_labelled": self.n_hits + self.n_misses,
-            "hits": self.n_hits,
-            "misses": self.n_misses,
-            "maybe": self.n_maybe,
+            "events_labelled": sample.hits + sample.misses,
+            "hits": sample.hits,
+            "misses": sample.misses,
+            "maybe": sample.unlabelled,
             "before": self.before.to_json(),
             "after": self.after.to_json(),
             "cpu_seconds": round(self.cpu_seconds, 1),
@@ -135,15 +129,11 @@ def adapt(
     if more_lost or margin_of(best, seen, judge) < margin_of(old, seen, judge):
         best = old
     model = _recalibrated(start, best, seen, parts, run)
-    n_of = {label: int(np.count_nonzero(seen.label == label)) for label in Label}
     return Adapted(
         model=model,
         share=best.share,
         before=old.judged(seen, judge, start.config.threshold, rejected),
         after=best.judged(seen, judge, model.config.threshold, rejected),
-        n_hits=n_of[Label.HIT],
-        n_misses=n_of[Label.MISS],
-        n_maybe=n_of[Label.MAYBE],
         cpu_seconds=time.process_time() - started + seen.worker_seconds + elsewhere,
     )
 
@@ -284,31 +274,13 @@ def _recalibrated(
             labels=f"{made.labels}; in {run.name} the peak finder says: a hit from {HIT_AT_LEAST} "
             f"peaks on, a miss up to {MISS_AT_MOST}",
             threshold=chosen.sentence(hit=hit),
-            runs=(*made.runs, _record(run, seen)),
+            runs=(*made.runs, TrainingRun.of(run, seen.label, role="adaptation")),
         ),
     )
     weights = {name: value.numpy() for name, value in best.network.state_dict().items()}
-    model = Model(
-        config=config,
-        weights=weights | {f"{CALIBRATION}{name}": array for name, array in stored.items()},
-    )
-    usual = start.usual
-    if usual is not None:  # it lies in what stands out, which does not depend on the network
-        model = with_usual(model, usual)
-    if start.class_head is not None:
-        weight, bias = (array.astype(np.float64) for array in start.class_head)
-        model = with_head(model, ClassHead(weight=weight, bias=bias))
-    return replace(model, card=model_card(config, title=f"Hit finder that has seen {run.name}"))
-
-
-def _record(run: Run, seen: SeenEvents) -> TrainingRun:
-    n_of = {label: int(np.count_nonzero(seen.label == label)) for label in Label}
-    return TrainingRun(
-        experiment=run.experiment,
-        name=run.name,
-        role="adaptation",
-        events=seen.label.size,
-        hits=n_of[Label.HIT],
-        misses=n_of[Label.MISS],
-        unlabelled=n_of[Label.MAYBE],
-    )
+    weights |= {f"{CALIBRATION}{name}": array for name, array in stored.items()}
+    # What is usual lies in what stands out, which does not depend on the network.
+    kept = (*USUAL, f"{CALIBRATION}class_weight", f"{CALIBRATION}class_bias")
+    weights |= {name: start.weights[name] for name in kept if name in start.weights}
+    card = model_card(config, title=f"Hit finder that has seen {run.name}")
+    return Model(config=config, weights=weights, card=card)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -15,8 +15,10 @@ from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder, Candidates
+from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
+from sfxreduce.scorers.cnn.patches.pooling import Pooling, joined
 
-__all__ = ["PatchSet", "joined", "read_patches", "snr_near", "varied"]
+__all__ = ["PatchSet", "read_patches", "snr_near", "varied"]
 
 # A candidate's highest pixel may lie beside the centre of a faint peak.
 _NEAR_PX = 2.0
@@ -40,6 +42,15 @@ class PatchSet:
     snr: NDArray[np.float32]
     n_events: int
     n_tiles: int
+
+    def evidence(self, network: PatchNetwork, pooling: Pooling) -> NDArray[np.float64]:
+        """Expected number of peaks in every tile of the events, shape (event, tile)."""
+        return pooling.evidence(
+            patch_logits(network, self.found),
+            self.found.tile,
+            n_events=self.n_events,
+            n_tiles=self.n_tiles,
+        )
 
     def within(self, columns: NDArray[np.integer]) -> PatchSet:
         """Candidates of some of the tiles alone, in the order of these tiles.
@@ -181,21 +192,3 @@ def snr_near(
     at = (distance <= _NEAR_PX) & (own[0] == panel)
     found: NDArray[np.float32] = np.where(at, snr, 0).max(axis=1, initial=0)
     return found.astype(np.float32)
-
-
-def joined(parts: Sequence[tuple[NDArray[np.integer], Candidates]]) -> Candidates:
-    """Candidates of single events as those of one run.
-
-    Parameters
-    ----------
-    parts : sequence of tuple
-        Tile of each candidate, counted over all events, and the candidates.
-    """
-
-    def column(name: str) -> NDArray[np.generic]:
-        return np.concatenate([getattr(found, name) for _, found in parts])
-
-    names: Iterator[str] = iter(("y", "x", "prominence", "noise_photons", "patch"))
-    columns = {name: column(name) for name in names}
-    tile = np.concatenate([tile for tile, _ in parts]).astype(np.int32)
-    return Candidates(tile=tile, **columns)  # type: ignore[arg-type]

@@ -157,7 +157,7 @@ def _evidence(
     networks: Mapping[str, PatchNetwork], material: Sequence[Material]
 ) -> dict[TileChoice, dict[str, NDArray[np.float64]]]:
     """Evidence of every experiment's events, shape (event,), through each window."""
-    of_tiles = {one.name: one.evidence(networks[one.name], Pooling()) for one in material}
+    of_tiles = {one.name: one.judged.evidence(networks[one.name], Pooling()) for one in material}
     return {
         window: {
             one.name: of_tiles[one.name][:, window.columns(one.detector)].sum(axis=1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.run.labels import Label
 from sfxreduce.scorers.cnn.model import Model
-from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
+from sfxreduce.scorers.cnn.patches.network import PatchNetwork
 from sfxreduce.scorers.cnn.patches.pooling import Pooling
 from sfxreduce.train.patches.peak_labels import SeenEvents
 
@@ -84,13 +84,7 @@ class Tried:
         share: float = 0.0,
     ) -> Tried:
         """Score what was seen, less the level of the run."""
-        found = seen.patches
-        evidence = pooling.evidence(
-            patch_logits(network, found.found),
-            found.found.tile,
-            n_events=found.n_events,
-            n_tiles=found.n_tiles,
-        )
+        evidence = seen.patches.evidence(network, pooling).sum(axis=1)
         score = start.config.level.levelled(pooling.probability(evidence))
         return cls(network=network, pooling=pooling, share=share, evidence=evidence, score=score)
 

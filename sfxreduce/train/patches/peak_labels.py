@@ -25,10 +25,10 @@ from sfxreduce.run.detector import Detector
 from sfxreduce.run.labels import Label
 from sfxreduce.run.run import FrameSource, Run
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder, Candidates
-from sfxreduce.scorers.cnn.patches.pooling import Pooling
+from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
+from sfxreduce.scorers.cnn.patches.pooling import Pooling, joined
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
-from sfxreduce.train.patches.candidates import PatchSet, joined, snr_near
+from sfxreduce.train.patches.candidates import PatchSet, snr_near
 
 __all__ = ["HIT_AT_LEAST", "MISS_AT_MOST", "SeenEvents", "see_events"]
 
@@ -85,47 +85,46 @@ def see_events(
         Its cap on the peaks of a tile is used.
     """
     groups = [events[i : i + _EVENTS_PER_TASK] for i in range(0, len(events), _EVENTS_PER_TASK)]
-    see = partial(_see, source=run.source, candidates=candidates, most=pooling.most_per_tile)
+    see = partial(
+        _see,
+        source=run.source,
+        candidates=candidates,
+        most=pooling.most_per_tile,
+        caller=os.getpid(),
+    )
     work = pool.map("see", see, groups)
     parts = dict(tracked(work, stage="look", total=len(groups), progress=progress))
     ordered = [parts[number] for number in sorted(parts)]
     n_tiles = len(Window.tiled(run.detector).origins)
-    first = np.cumsum([0, *(len(part.label) for part in ordered)])
+    first = np.cumsum([0, *(part.patches.n_events for part in ordered)])
     found = joined(
         [
-            (part.found.tile + start * n_tiles, part.found)
+            (part.patches.found.tile + start * n_tiles, part.patches.found)
             for start, part in zip(first, ordered, strict=False)
         ]
     )
     return SeenEvents(
         patches=PatchSet(
             found=found,
-            snr=np.concatenate([part.snr for part in ordered]),
+            snr=np.concatenate([part.patches.snr for part in ordered]),
             n_events=int(first[-1]),
             n_tiles=n_tiles,
         ),
         label=np.concatenate([part.label for part in ordered]),
         statistics=np.concatenate([part.statistics for part in ordered]),
-        worker_seconds=sum(part.cpu_seconds for part in ordered if part.process != os.getpid()),
+        worker_seconds=sum(part.worker_seconds for part in ordered),
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _TaskPeaks:
-    """What one task has seen."""
-
-    found: Candidates
-    snr: NDArray[np.float32]
-    label: NDArray[np.int8]
-    statistics: NDArray[np.float64]
-    process: int
-    cpu_seconds: float
-
-
 def _see(
-    events: Sequence[int], *, source: FrameSource, candidates: CandidateFinder, most: float
-) -> _TaskPeaks:
-    """Look at a few events."""
+    events: Sequence[int],
+    *,
+    source: FrameSource,
+    candidates: CandidateFinder,
+    most: float,
+    caller: int,
+) -> SeenEvents:
+    """Look at a few events; CPU time counts unless it is that of the calling process."""
     started = time.process_time()
     detector, finder = source.detector, PeakFinder()
     window = Window.tiled(detector)
@@ -150,9 +149,8 @@ def _see(
             place[own], detector, panel=peaks.panel, y=peaks.y, x=peaks.x, snr=peaks.snr
         )
         snr[own] = _taught(near, Label(label[number]), streaky=len(peaks) >= MIN_PEAKS)
-    return _TaskPeaks(
-        found=found,
-        snr=snr,
+    return SeenEvents(
+        patches=PatchSet(found=found, snr=snr, n_events=len(frames), n_tiles=len(good)),
         label=label,
         statistics=frame_statistics(
             frames,
@@ -160,8 +158,7 @@ def _see(
             adu_per_photon=gain,
             saturation_adu=detector.saturation_adu,
         ),
-        process=os.getpid(),
-        cpu_seconds=time.process_time() - started,
+        worker_seconds=time.process_time() - started if os.getpid() != caller else 0.0,
     )
 
 

@@ -22,8 +22,6 @@ from sfxreduce.quality.frame_statistics import frame_statistics
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder, Candidates
-from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
-from sfxreduce.scorers.cnn.patches.pooling import Pooling
 from sfxreduce.simulate.run import simulate_run
 from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.patches.candidates import PatchSet, read_patches
@@ -46,6 +44,7 @@ JUDGED_HITS, JUDGED_WEAK, JUDGED_BLANKS = 80, 40, 80
 WEAK_PEAKS = 5
 """Fewest true peaks of the weak hits that are counted apart."""
 _FEWEST = 4
+_ARRAYS = ("n_peaks", "is_blank", "learned_kind", "judged_kind", "statistics")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,15 +92,6 @@ class Material:
     def detector(self) -> Detector:
         """Of the experiment."""
         return simulate_run(self.name, n_events=1).detector
-
-    def evidence(self, network: PatchNetwork, pooling: Pooling) -> NDArray[np.float64]:
-        """Expected number of peaks in every tile of the judged events, shape (event, tile)."""
-        return pooling.evidence_of_tiles(
-            patch_logits(network, self.judged.found),
-            self.judged.found.tile,
-            n_events=self.judged.n_events,
-            n_tiles=self.judged.n_tiles,
-        )
 
 
 def stored_material(name: str, *, scale: float, folder: Path) -> Material:
@@ -212,21 +202,12 @@ def statistics_of(run: Run) -> NDArray[np.float64]:
 
 def _arrays(made: Material) -> dict[str, NDArray[Any]]:
     """Everything of a material by flat names."""
-    found: dict[str, NDArray[Any]] = {
-        "n_peaks": made.n_peaks,
-        "is_blank": made.is_blank,
-        "learned_kind": made.learned_kind,
-        "judged_kind": made.judged_kind,
-        "statistics": made.statistics,
-    }
-    for place, one in (*_numbered(made.learned), ("judged", made.judged)):
+    found: dict[str, NDArray[Any]] = {name: getattr(made, name) for name in _ARRAYS}
+    learned = ((f"learned{number}", one) for number, one in enumerate(made.learned))
+    for place, one in (*learned, ("judged", made.judged)):
         found |= {f"{place}.snr": one.snr, f"{place}.size": np.array([one.n_events, one.n_tiles])}
         found |= {f"{place}.{f.name}": getattr(one.found, f.name) for f in fields(Candidates)}
     return found
-
-
-def _numbered(sets: tuple[PatchSet, ...]) -> list[tuple[str, PatchSet]]:
-    return [(f"learned{number}", one) for number, one in enumerate(sets)]
 
 
 def _read(path: Path, name: str) -> Material:
@@ -235,11 +216,7 @@ def _read(path: Path, name: str) -> Material:
             name=name,
             learned=(_patch_set(arrays, "learned0"), _patch_set(arrays, "learned1")),
             judged=_patch_set(arrays, "judged"),
-            n_peaks=arrays["n_peaks"],
-            is_blank=arrays["is_blank"],
-            learned_kind=arrays["learned_kind"],
-            judged_kind=arrays["judged_kind"],
-            statistics=arrays["statistics"],
+            **{name: arrays[name] for name in _ARRAYS},
         )
 
 

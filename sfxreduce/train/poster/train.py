@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -16,7 +17,6 @@ from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.errors import LabelError, UsageError
 from sfxreduce.run.detector import Detector
-from sfxreduce.run.labels import Label, Labels
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import CENTRE, FULL, TileChoice
 from sfxreduce.scorers.calibration.windows import WindowLoss, smallest_window
@@ -85,45 +85,27 @@ def train(
     rule = PeakLabelling() if labelling is None else labelling
     labels = [rule(run, pool=pool or SerialPool(), progress=progress) for run in runs]
     torch.set_num_threads(1)
-    reader = _LabelledEvents(
-        runs=runs,
-        labels=labels,
-        most_tiles=_share(recipe, len(runs)),
+    read = partial(
+        read_labelled,
+        normalisation=Normalisation(),
+        most_tiles=_MOST_TILES if recipe.run_after_run else max(_MOST_TILES // len(runs), 1),
         tiles=tiles,
         seed=seed,
         progress=progress,
     )
+    readers = [partial(read, run, label) for run, label in zip(runs, labels, strict=True)]
     learner = _Learner(recipe, seed, progress, tiles=tiles)
     n_held = min(recipe.held_out_runs, len(runs) - 1) if recipe.patience else 0
-    _learn(learner, reader, recipe, n_held=n_held, choose=window == "auto")
+    held = _learn(learner, readers, recipe, n_held=n_held)
+    if held:  # the recipes hold out one run, or part of a single one
+        learner.settle(held, runs[-1].detector, choose=window == "auto")
     records = tuple(
-        _record(run, label, role="training" if number < len(runs) - n_held else "stopping")
+        TrainingRun.of(
+            run, label.label, role="training" if number < len(runs) - n_held else "stopping"
+        )
         for number, (run, label) in enumerate(zip(runs, labels, strict=True))
     )
     return learner.model(records, labels=rule.sentence)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _LabelledEvents:
-    """Reads the labelled events of one run after the other."""
-
-    runs: Sequence[Run]
-    labels: Sequence[Labels]
-    most_tiles: int
-    tiles: TileChoice
-    seed: int
-    progress: Progress
-
-    def read(self, number: int) -> EventSet:
-        return read_labelled(
-            self.runs[number],
-            self.labels[number],
-            normalisation=Normalisation(),
-            most_tiles=self.most_tiles,
-            tiles=self.tiles,
-            seed=self.seed,
-            progress=self.progress,
-        )
 
 
 class _Learner:
@@ -225,14 +207,12 @@ class _Learner:
                 (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
             self._optimiser.step()
 
-    def _probability(self, held: Sequence[EventSet]) -> NDArray[np.float64]:
-        self._network.eval()
-        scores = [hit_probability(self._network, events.seen) for events in held]
-        return np.concatenate(scores).astype(np.float64)
-
     def _loss(self, held: Sequence[EventSet]) -> float:
         """Mean binary cross-entropy, hits and misses weighing the same if the recipe says so."""
-        score, is_hit = self._probability(held), np.concatenate([e.is_hit for e in held])
+        self._network.eval()
+        scores = [hit_probability(self._network, events.seen) for events in held]
+        score = np.concatenate(scores).astype(np.float64)
+        is_hit = np.concatenate([events.is_hit for events in held])
         weights = _class_weights(held, balance=self._recipe.balance).numpy()
         surprise = -np.log(np.maximum(np.where(is_hit, score, 1 - score), 1e-12))
         return float(np.mean(weights[is_hit.astype(np.int64)] * surprise))
@@ -246,36 +226,21 @@ def _tiles_to_read(window: str, recipe: Recipe) -> TileChoice:
     return choices[window]
 
 
-def _share(recipe: Recipe, n_runs: int) -> int:
-    """Most tiles of one run that memory has room for."""
-    return _MOST_TILES if recipe.run_after_run else max(_MOST_TILES // n_runs, 1)
-
-
 def _learn(
-    learner: _Learner, reader: _LabelledEvents, recipe: Recipe, *, n_held: int, choose: bool
-) -> None:
-    """Learn from all runs but those held out; choose window and threshold by these."""
-    n_runs = len(reader.runs)
+    learner: _Learner, readers: Sequence[Callable[[], EventSet]], recipe: Recipe, *, n_held: int
+) -> list[EventSet]:
+    """Learn from all runs but those held out; return the events that told when to stop."""
+    n_learned = len(readers) - n_held
     if recipe.run_after_run:
-        for number in range(n_runs - n_held):  # one run in memory at a time
-            learner.learn([reader.read(number)])
-        return
-    sets = [reader.read(number) for number in range(n_runs)]
-    rest, held = _hold_out(sets, n_held, recipe)
-    learner.learn(rest, held)
-    if held:
-        held_run = reader.runs[-1]  # the recipes hold out one run, or part of a single one
-        learner.settle(held, held_run.detector, choose=choose)
-
-
-def _hold_out(
-    sets: Sequence[EventSet], n_held: int, recipe: Recipe
-) -> tuple[list[EventSet], list[EventSet]]:
-    """Sets to learn from, and those that only tell when to stop."""
+        for read in readers[:n_learned]:  # one run in memory at a time
+            learner.learn([read()])
+        return []
+    sets = [read() for read in readers]
+    rest, held = sets[:n_learned], sets[n_learned:]
     if recipe.patience and not n_held:
-        rest, aside = split_events(sets[0], every=_HELD_OUT_SHARE)
-        return [rest], [aside]
-    return list(sets[: len(sets) - n_held]), list(sets[len(sets) - n_held :])
+        rest, held = ([part] for part in split_events(sets[0], every=_HELD_OUT_SHARE))
+    learner.learn(rest, held)
+    return held
 
 
 def _optimiser(network: HitNetwork, recipe: Recipe) -> torch.optim.Optimizer:
@@ -300,16 +265,3 @@ def _class_weights(sets: Sequence[EventSet], *, balance: bool) -> torch.Tensor:
         return torch.ones(2)
     n_events = n_hits + n_misses
     return torch.tensor([n_events / (2 * n_misses), n_events / (2 * n_hits)], dtype=torch.float32)
-
-
-def _record(run: Run, labels: Labels, *, role: str) -> TrainingRun:
-    """What the model remembers of a run."""
-    return TrainingRun(
-        experiment=run.experiment,
-        name=run.name,
-        role=role,
-        events=run.n_events,
-        hits=labels.count(Label.HIT),
-        misses=labels.count(Label.MISS),
-        unlabelled=labels.count(Label.MAYBE),
-    )

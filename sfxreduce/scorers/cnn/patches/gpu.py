@@ -195,7 +195,7 @@ class _PatchWork:
         evidence = pooling.evidence(
             logits, found.tile, n_events=n_events, n_tiles=len(self.feed.good)
         )
-        self.score[at] = pooling.probability(evidence)
+        self.score[at] = pooling.probability(evidence.sum(axis=1))
         if head is not None and window is not None:
             features = event_features(logits, found, window, n_events=n_events)
             self.kind[at] = class_of(features, *head)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +15,7 @@ from sfxreduce.run.reasons import EventClass
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.patches.candidates import Candidates
 
-__all__ = ["FEATURES", "Pooling", "class_of", "event_features"]
+__all__ = ["FEATURES", "Pooling", "class_of", "event_features", "joined"]
 
 # Evidence of an event without any candidate, in peaks: the logarithm of nothing is not a number.
 # Chosen, not measured.
@@ -51,7 +52,7 @@ class Pooling:
         n_events: int,
         n_tiles: int,
     ) -> NDArray[np.float64]:
-        """Expected number of peaks of every event, shape (event,).
+        """Expected number of peaks of every tile, at most `most_per_tile`, shape (event, tile).
 
         Parameters
         ----------
@@ -63,22 +64,9 @@ class Pooling:
         Examples
         --------
         >>> streak = np.full(20, 9.0), np.zeros(20, int)
-        >>> Pooling(most_per_tile=3.0).evidence(*streak, n_events=1, n_tiles=9).tolist()
-        [3.0]
+        >>> Pooling(most_per_tile=3.0).evidence(*streak, n_events=1, n_tiles=3).tolist()
+        [[3.0, 0.0, 0.0]]
         """
-        of_tiles = self.evidence_of_tiles(logits, tile, n_events=n_events, n_tiles=n_tiles)
-        evidence: NDArray[np.float64] = of_tiles.sum(axis=1)
-        return evidence
-
-    def evidence_of_tiles(
-        self,
-        logits: NDArray[np.floating],
-        tile: NDArray[np.integer],
-        *,
-        n_events: int,
-        n_tiles: int,
-    ) -> NDArray[np.float64]:
-        """Expected number of peaks of every tile, at most `most_per_tile`, shape (event, tile)."""
         of_tile = np.bincount(
             tile, weights=expit(logits - self.doubt), minlength=n_events * n_tiles
         )
@@ -139,6 +127,22 @@ def event_features(
         if n >= _FEWEST_FOR_SHAPE:
             features[number, :2] = _on_one_ring(at[first:last]), _crowding(at[first:last])
     return features
+
+
+def joined(parts: Sequence[tuple[NDArray[np.integer], Candidates]]) -> Candidates:
+    """Candidates that were found apart as those of one run.
+
+    Parameters
+    ----------
+    parts : sequence of tuple
+        Tile of each candidate, counted over all events, and the candidates.
+    """
+    columns = {
+        field.name: np.concatenate([getattr(found, field.name) for _, found in parts])
+        for field in fields(Candidates)
+    }
+    columns["tile"] = np.concatenate([tile for tile, _ in parts]).astype(np.int32)
+    return Candidates(**columns)
 
 
 def class_of(
