@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,12 +102,15 @@ def _read(rows: csv.DictReader[str], path: Path, run: Run) -> NDArray[np.int8]:
         raise LabelError(
             f"{path}: expected the columns label and event or event_id, found {', '.join(names)}"
         )
-    events = _EventsByName.of([str(name) for name in run.columns["event_id"].values])
+    events = [str(name) for name in run.columns["event_id"].values]
+    by_name: dict[str, int] = {}
+    for event, name in enumerate(events):
+        by_name[name] = -1 if name in by_name else event
     label = np.full(run.n_events, Label.MAYBE, np.int8)
     given = np.zeros(run.n_events, np.bool_)
     for row in rows:
         where = f"{path}, line {rows.line_num}"
-        event = events.find(row, where=where, run=run.path)
+        event = _event_of(row, events, by_name, where=where, run=run.path)
         value = _label(row["label"], where=where)
         if given[event] and label[event] != value:
             raise LabelError(
@@ -127,39 +129,27 @@ def _label(word: str | None, *, where: str) -> Label:
         raise LabelError(f"{where}: expected hit, miss or maybe, found '{word}'") from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _EventsByName:
-    """Events of a run by their names; -1 where several share one."""
-
-    names: Sequence[str]
-    by_name: dict[str, int]
-
-    @classmethod
-    def of(cls, names: Sequence[str]) -> _EventsByName:
-        by_name: dict[str, int] = {}
-        for event, name in enumerate(names):
-            by_name[name] = -1 if name in by_name else event
-        return cls(names=names, by_name=by_name)
-
-    def find(self, row: dict[str, str], *, where: str, run: str) -> int:
-        """Position of the event that a row means."""
-        position, name = (row.get("event") or "").strip(), row.get("event_id") or ""
-        if not position:
-            event = self.by_name.get(name, -1) if name else -1
-            if event < 0:
-                many = "several events" if name in self.by_name else "no event"
-                raise LabelError(f"{where}: {run} has {many} with the event_id '{name}'")
-            return event
-        is_number = position.isascii() and position.isdigit() and len(position) < MOST_DIGITS
-        if not (is_number and int(position) < len(self.names)):
-            raise LabelError(
-                f"{where}: expected an event from 0 to {len(self.names) - 1} of {run}, "
-                f"found '{position[:40]}'"
-            )
-        event = int(position)
-        if name and name != self.names[event]:
-            raise LabelError(
-                f"{where}: event {event} of {run} is '{self.names[event]}', found '{name}'; "
-                "are these the labels of another run?"
-            )
+def _event_of(
+    row: dict[str, str], names: Sequence[str], by_name: Mapping[str, int], *, where: str, run: str
+) -> int:
+    """Position of the event that a row means; `by_name` has -1 where several share a name."""
+    position, name = (row.get("event") or "").strip(), row.get("event_id") or ""
+    if not position:
+        event = by_name.get(name, -1) if name else -1
+        if event < 0:
+            many = "several events" if name in by_name else "no event"
+            raise LabelError(f"{where}: {run} has {many} with the event_id '{name}'")
         return event
+    is_number = position.isascii() and position.isdigit() and len(position) < MOST_DIGITS
+    if not (is_number and int(position) < len(names)):
+        raise LabelError(
+            f"{where}: expected an event from 0 to {len(names) - 1} of {run}, "
+            f"found '{position[:40]}'"
+        )
+    event = int(position)
+    if name and name != names[event]:
+        raise LabelError(
+            f"{where}: event {event} of {run} is '{names[event]}', found '{name}'; "
+            "are these the labels of another run?"
+        )
+    return event

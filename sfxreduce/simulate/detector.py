@@ -47,8 +47,9 @@ class Camera:
         Defects and fixed patterns are a function of this name.
     panel_shape : tuple of int
         (y, x) pixels of a panel.
-    panels : callable
-        Gives the panels; called when the camera is set up.
+    panels : callable, optional
+        Gives the panels; called when the camera is set up. One with the beam at its centre if not
+        given.
     dtype : str
         Of a pixel; unsigned for photon counters.
     adu_per_photon, readout_adu, saturation_adu : float
@@ -79,7 +80,7 @@ class Camera:
 
     name: str
     panel_shape: tuple[int, int]
-    panels: Callable[[], tuple[Panel, ...]]
+    panels: Callable[[], tuple[Panel, ...]] | None = None
     pixel_size_m: float
     dtype: str
     adu_per_photon: float
@@ -124,7 +125,9 @@ def manufacture(camera: Camera, distance_m: float) -> tuple[Detector, Response]:
     Detector, Response
         The same for the same camera, whoever asks.
     """
-    panels = camera.panels()
+    n_y, n_x = camera.panel_shape
+    centred = (Panel(name="p0", corner=(-n_x / 2, -n_y / 2)),)
+    panels = camera.panels() if camera.panels else centred
     stacked = len(panels) > 1
     detector = Detector(
         name=camera.name,

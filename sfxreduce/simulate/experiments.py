@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from types import MappingProxyType
 
 from sfxreduce.errors import UsageError
 from sfxreduce.simulate import layouts
-from sfxreduce.simulate.background import LIPID_MESOPHASE, WATER
+from sfxreduce.simulate.background import LIPID_MESOPHASE
 from sfxreduce.simulate.crystal import CrystalForm
 from sfxreduce.simulate.detector import Camera, Defects
 from sfxreduce.simulate.settings import BeamSettings, Experiment, JetSettings, SampleSettings
@@ -17,7 +16,6 @@ __all__ = ["EXPERIMENTS", "experiment_named"]
 _CAMERA_1750 = Camera(
     name="camera-1750",
     panel_shape=(1750, 1750),
-    panels=partial(layouts.one_panel, 1750, 1750),
     pixel_size_m=110e-6,
     dtype="int16",
     adu_per_photon=20.0,
@@ -30,7 +28,6 @@ _CAMERA_1750 = Camera(
 _RAYONIX = Camera(
     name="rayonix-mx340-4x4",
     panel_shape=(1920, 1920),
-    panels=partial(layouts.one_panel, 1920, 1920),
     pixel_size_m=177e-6,
     dtype="uint16",
     adu_per_photon=6.0,
@@ -47,7 +44,6 @@ _RAYONIX = Camera(
 _EIGER_4M = Camera(
     name="eiger-4m",
     panel_shape=(2167, 2070),
-    panels=partial(layouts.one_panel, 2167, 2070),
     pixel_size_m=75e-6,
     dtype="uint16",
     adu_per_photon=1.0,
@@ -109,7 +105,7 @@ _LYSOZYME = Experiment(
     beam=BeamSettings(
         photon_energy_ev=8000.0, photons=1.0e12, bandwidth=5.0e-4, divergence_mrad=0.05
     ),
-    jet=JetSettings(medium=WATER, thickness_um=2.0, aperture_photons=0.05),
+    jet=JetSettings(thickness_um=2.0, aperture_photons=0.05),
     sample=SampleSettings(size_um=0.6, size_spread=0.8, domain_a=8000.0, mosaicity_deg=0.01),
     camera=_CAMERA_1750,
     distance_m=0.15,
@@ -127,7 +123,7 @@ _PHOTOSYSTEM_I = Experiment(
         source="PDB 1JB0; P. Jordan et al., Nature 411 (2001) 909. doi:10.1038/35082000",
     ),
     beam=BeamSettings(photon_energy_ev=8000.0, photons=8.0e11),
-    jet=JetSettings(medium=WATER, thickness_um=3.0, aperture_photons=0.3, streak_rate=0.03),
+    jet=JetSettings(thickness_um=3.0, aperture_photons=0.3, streak_rate=0.03),
     sample=SampleSettings(size_um=0.7, size_spread=0.6, domain_a=5000.0, mosaicity_deg=0.006),
     camera=_CAMERA_1750,
     distance_m=0.15,
@@ -146,12 +142,7 @@ _POLYHEDRIN = Experiment(
     ),
     beam=BeamSettings(photon_energy_ev=6000.0, photons=4.0e11, focus_um=5.0, bandwidth=1.2e-3),
     jet=JetSettings(
-        medium=WATER,
-        thickness_um=5.0,
-        air_mm=0.03,
-        streak_rate=0.03,
-        salt_rate=0.0,
-        streak_photons=900.0,
+        thickness_um=5.0, air_mm=0.03, streak_rate=0.03, salt_rate=0.0, streak_photons=900.0
     ),
     sample=SampleSettings(size_um=0.7, size_spread=0.6, multi_rate=0.2),
     camera=_RAYONIX,
@@ -180,7 +171,6 @@ _THAUMATIN = Experiment(
         polarisation=0.99,
     ),
     jet=JetSettings(
-        medium=WATER,
         thickness_um=40.0,
         air_mm=3.0,
         aperture_photons=1.0,
@@ -235,12 +225,7 @@ _PHOTOSYSTEM_II = Experiment(
     ),
     beam=BeamSettings(photon_energy_ev=9500.0, photons=3.0e11, focus_um=4.0),
     jet=JetSettings(
-        medium=WATER,
-        thickness_um=8.0,
-        air_mm=0.05,
-        streak_rate=0.0,
-        ice_rate=0.02,
-        powder_photons=8.0,
+        thickness_um=8.0, air_mm=0.05, streak_rate=0.0, ice_rate=0.02, powder_photons=8.0
     ),
     sample=SampleSettings(size_um=1.6, size_spread=0.6, domain_a=4000.0, mosaicity_deg=0.015),
     camera=_JUNGFRAU_4M,
@@ -260,7 +245,6 @@ _YELLOW_PROTEIN = Experiment(
     ),
     beam=BeamSettings(photon_energy_ev=9000.0, photons=6.0e11, focus_um=2.0, bandwidth=1.5e-3),
     jet=JetSettings(
-        medium=WATER,
         thickness_um=3.0,
         streak_rate=0.05,
         streak_angle_deg=35.0,

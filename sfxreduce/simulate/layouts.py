@@ -7,7 +7,7 @@ import math
 from sfxreduce.run.detector import Panel
 from sfxreduce.simulate.random import key_of, normal_block
 
-__all__ = ["cspad", "jungfrau_4m", "one_panel"]
+__all__ = ["cspad", "jungfrau_4m"]
 
 _CSPAD_PAIRS = (
     (25.0, 20.0, False),
@@ -16,11 +16,6 @@ _CSPAD_PAIRS = (
     (440.0, 20.0, True),
 )
 """(x, y) in pixels of the four pairs of sensors of a quadrant, and whether they stand upright."""
-
-
-def one_panel(n_y: int, n_x: int) -> tuple[Panel, ...]:
-    """One panel with the beam at its centre."""
-    return (Panel(name="p0", corner=(-n_x / 2, -n_y / 2)),)
 
 
 def jungfrau_4m() -> tuple[Panel, ...]:

@@ -110,32 +110,22 @@ def normal(u: float) -> float:
     return -z if q < 0.0 else z
 
 
+@compiled
 def uniform_block(key: np.uint64, n: int) -> NDArray[np.float64]:
     """`n` uniform deviates of a key, counters from zero."""
     block = np.empty(n)
-    _fill_uniform(key, block)
+    for i in range(n):
+        block[i] = uniform(key, np.uint64(i))
     return block
 
 
+@compiled
 def normal_block(key: np.uint64, n: int) -> NDArray[np.float64]:
     """`n` standard normal deviates of a key, counters from zero."""
     block = uniform_block(key, n)
-    _to_normal(block)
-    return block
-
-
-@compiled
-def _fill_uniform(key: np.uint64, block: NDArray[np.float64]) -> None:
-    """Write uniform deviates."""
-    for i in range(block.size):
-        block[i] = uniform(key, np.uint64(i))
-
-
-@compiled
-def _to_normal(block: NDArray[np.float64]) -> None:
-    """Replace uniform deviates by normal ones."""
-    for i in range(block.size):
+    for i in range(n):
         block[i] = normal(block[i])
+    return block
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sfxreduce.simulate.background import Medium
+from sfxreduce.simulate.background import WATER, Medium
 from sfxreduce.simulate.crystal import CrystalForm
 from sfxreduce.simulate.detector import Camera
 
@@ -65,7 +65,7 @@ class JetSettings:
         Median photons per pixel at the streak's centre and on the strongest powder ring.
     """
 
-    medium: Medium
+    medium: Medium = WATER
     thickness_um: float
     thickness_spread: float = 0.25
     air_mm: float = 0.01

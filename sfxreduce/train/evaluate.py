@@ -220,18 +220,17 @@ def _on_true_hits(columns: Sequence[_Columns], threshold: float, least: int) -> 
 
 def _by_kind(columns: Sequence[_Columns], threshold: float) -> dict[str, tuple[int, int]]:
     """Events kept and rejected by their true kind."""
-    found: dict[str, tuple[int, int]] = {}
-    for column in columns:
-        if column.kind is None:
-            continue
-        lost = column.score < threshold
-        for kind in np.unique(column.kind).tolist():
-            n, n_lost = found.get(kind, (0, 0))
-            of_kind = column.kind == kind
-            n_new_lost = int(np.count_nonzero(of_kind & lost))
-            n_new = int(np.count_nonzero(of_kind)) - n_new_lost
-            found[kind] = (n + n_new, n_lost + n_new_lost)
-    return dict(sorted(found.items()))
+    known = [(c.kind, c.score < threshold) for c in columns if c.kind is not None]
+    if not known:
+        return {}
+    kind, lost = (np.concatenate(parts) for parts in zip(*known, strict=True))
+    return {
+        name: (
+            int(np.count_nonzero((kind == name) & ~lost)),
+            int(np.count_nonzero(lost[kind == name])),
+        )
+        for name in np.unique(kind).tolist()
+    }
 
 
 def _or_none(value: float) -> float | None:

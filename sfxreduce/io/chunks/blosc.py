@@ -125,7 +125,7 @@ COMPRESSORS = {0: "blosclz", 1: "lz4", 3: "zlib", 4: "zstd"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BloscHeader:
-    """What a Blosc buffer says about itself.
+    """What a Blosc buffer says about itself, in its order.
 
     Parameters
     ----------
@@ -166,25 +166,18 @@ class BloscHeader:
             )
         raw = bytearray(HEADER_BYTES)
         stored.fetch(0, memoryview(raw))
-        version, format_version, flags, typesize, found, blocksize, n_packed = struct.unpack(
-            HEADER, raw
-        )
-        if found != n_bytes:
-            raise SourceError(f"packed pixels: expected {n_bytes} bytes of pixels, found {found}")
-        if n_packed > stored.n_bytes:
+        header = cls(**dict(zip(cls.__annotations__, struct.unpack(HEADER, raw), strict=True)))
+        if header.n_bytes != n_bytes:
             raise SourceError(
-                f"packed pixels: expected {n_packed} bytes by their header, found {stored.n_bytes}"
+                f"packed pixels: expected {n_bytes} bytes of pixels, found {header.n_bytes}"
             )
-        check_ratio(n_bytes, n_packed)
-        return cls(
-            version=version,
-            format_version=format_version,
-            flags=flags,
-            typesize=typesize,
-            n_bytes=n_bytes,
-            blocksize=blocksize,
-            n_packed=n_packed,
-        )
+        if header.n_packed > stored.n_bytes:
+            raise SourceError(
+                f"packed pixels: expected {header.n_packed} bytes by their header, found "
+                f"{stored.n_bytes}"
+            )
+        check_ratio(n_bytes, header.n_packed)
+        return header
 
     @property
     def is_cut(self) -> bool:
@@ -222,16 +215,8 @@ class BloscHeader:
 
     def pack(self, *, n_bytes: int, n_packed: int) -> bytes:
         """Header of a buffer with fewer of the blocks."""
-        return struct.pack(
-            HEADER,
-            self.version,
-            self.format_version,
-            self.flags,
-            self.typesize,
-            n_bytes,
-            self.blocksize,
-            n_packed,
-        )
+        kept = (self.version, self.format_version, self.flags, self.typesize)
+        return struct.pack(HEADER, *kept, n_bytes, self.blocksize, n_packed)
 
 
 SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")

@@ -16,13 +16,7 @@ from sfxreduce.io.chunks.limits import MOST_CHUNK_BYTES
 
 __all__ = ["ArrayRules", "rules_of_array"]
 
-PACKINGS = {
-    "blosc": "blosc",
-    "zstd": "zstd",
-    "gzip": "gzip",
-    "zlib": "zlib",
-    "lz4": "lz4",
-}
+PACKINGS = ("blosc", "zstd", "gzip", "zlib", "lz4")
 """Codecs that make bytes fewer; each has its `sfxreduce.io.chunks.limits` rule."""
 
 TEXTS = ("vlen-utf8",)
@@ -228,7 +222,7 @@ def _chain(chain: Sequence[tuple[str, Mapping[str, Any]]], where: str) -> dict[s
             "array with one compressor"
         )
     return {
-        "packing": PACKINGS[packings[0]] if packings else "",
+        "packing": packings[0] if packings else "",
         "crc_bytes": crc_bytes,
         "is_text": any(name in TEXTS for name in names),
         "grows": "delta" in names,

@@ -7,7 +7,7 @@ import lzma
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -268,15 +268,7 @@ def detector_to_json(detector: Detector) -> dict[str, Any]:
         "stacked": detector.stacked,
         "panel_shape": list(detector.panel_shape),
         **{name: None if math.isnan(value) else value for name, value in numbers.items()},
-        "panels": [
-            {
-                "name": panel.name,
-                "corner": list(panel.corner),
-                "fast": list(panel.fast),
-                "slow": list(panel.slow),
-            }
-            for panel in detector.panels
-        ],
+        "panels": [asdict(panel) for panel in detector.panels],
     }
 
 

@@ -280,7 +280,7 @@ def unfinished(
         If its journal was changed.
     """
     folder = unfinished_folder(store)
-    hidden = {store: folder / "store", **{file: _beside(file) for file in files}}
+    hidden = {store: folder / "store", **{file: unfinished_folder(file) for file in files}}
     with ExitStack() as stack:
         journal = _journal(stack, store, folder, pins, overwrite=overwrite)
         work = Unfinished(folder, journal, hidden)
@@ -385,10 +385,6 @@ def _has_size(path: Path, size: int) -> bool:
         return path.stat().st_size == size
     except OSError:
         return False
-
-
-def _beside(file: Path) -> Path:
-    return unfinished_folder(file)
 
 
 def _remove_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -23,7 +23,6 @@ from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.decisions.threshold import Promise, binomial_threshold
 from sfxreduce.errors import LabelError, ModelError
-from sfxreduce.quality.conditions import Conditioned, conditions_of_run
 from sfxreduce.quality.frame_statistics import envelope_of
 from sfxreduce.run.labels import Label
 from sfxreduce.run.run import Run
@@ -150,7 +149,7 @@ def _check(start: Model) -> None:
 
 def _sampled(run: Run, start: Model, sample: int, *, pool: Pool, progress: Progress) -> SeenEvents:
     """Candidates of events spread evenly over a run, through the window of a model."""
-    own = replace(run, source=Conditioned(source=run.source, found=conditions_of_run(run)))
+    own = as_seen(run)
     events = np.unique(np.linspace(0, run.n_events - 1, min(sample, run.n_events)).astype(int))
     seen = see_events(
         own,
@@ -270,7 +269,7 @@ def _recalibrated(
         reliability=(),  # measured on other scores
         provenance=replace(
             made,
-            recipe=ADAPT.to_json() | {"share": best.share},
+            recipe=asdict(ADAPT) | {"share": best.share},
             labels=f"{made.labels}; in {run.name} the peak finder says: a hit from {HIT_AT_LEAST} "
             f"peaks on, a miss up to {MISS_AT_MOST}",
             threshold=chosen.sentence(hit=hit),

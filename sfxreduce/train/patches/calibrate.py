@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -86,7 +86,7 @@ def calibrated(
 
 def _provenance(material: Sequence[Material], threshold: str) -> Provenance:
     return Provenance(
-        recipe=PATCHES.to_json(),
+        recipe=asdict(PATCHES),
         seed=SEED,
         labels="every candidate is a Bragg peak or not by the simulator's truth",
         threshold=threshold

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -40,10 +40,6 @@ class PatchRecipe:
     least_snr: float = 3.5
     most_peaks: int = 15_000
     most_others: int = 60_000
-
-    def to_json(self) -> dict[str, bool | float | int | str]:
-        """Every setting by its name."""
-        return asdict(self)
 
 
 PATCHES = PatchRecipe()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks.blosc import FileRange
 from sfxreduce.io.readers.chunk_grid import ChunkGrid, FoundChunk
+from sfxreduce.io.readers.hdf5.guard import filters_of
 
 __all__ = ["BLOSC_FILTER", "ChunkPlaces", "chunk_places", "is_plain_number", "only_filter"]
 
@@ -133,6 +134,5 @@ def is_plain_number(dataset: h5py.Dataset) -> bool:
 
 def only_filter(dataset: h5py.Dataset) -> int:
     """Number of the one filter of a dataset; 0 if it has none, -1 if several."""
-    created = dataset.id.get_create_plist()
-    count = created.get_nfilters()
-    return int(created.get_filter(0)[0]) if count == 1 else -min(count, 1)
+    filters = filters_of(dataset)
+    return int(filters[0][0]) if len(filters) == 1 else -min(len(filters), 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import h5py
 import numpy as np
@@ -39,21 +39,7 @@ would change the values."""
 FLOAT_OR_NONE = NDArray[np.float64] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ColumnPlace:
-    """One place where a per-event number may stand.
-
-    Parameters
-    ----------
-    convert : callable
-        Turns the file's numbers into the column's unit.
-    nominal : bool
-        Whether one number for the whole run may stand for every event.
-    """
-
-    path: str
-    convert: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-    nominal: bool = False
+Convert: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 def _same(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -77,19 +63,20 @@ def _mj_from_joule(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values * 1e3
 
 
-PHOTON_ENERGY = (
-    ColumnPlace(path="/LCLS/photon_energy_eV", convert=_same, nominal=True),
-    ColumnPlace(path="/entry_1/instrument_1/source_1/energy", convert=_joule_or_ev, nominal=True),
-    ColumnPlace(path="/entry/instrument/beam/incident_energy", convert=_same, nominal=True),
-    ColumnPlace(
-        path="/entry/instrument/beam/incident_wavelength", convert=_from_angstrom, nominal=True
-    ),
-)
-PULSE_ENERGY = (
-    ColumnPlace(path="/entry_1/instrument_1/source_1/pulse_energy", convert=_mj_from_joule),
-    ColumnPlace(path="/LCLS/pulse_energy_mJ", convert=_same),
-    ColumnPlace(path="/LCLS/f_11_ENRC", convert=_same),  # gas detector, as Cheetah names it
-)
+PHOTON_ENERGY: dict[str, Convert] = {
+    "/LCLS/photon_energy_eV": _same,
+    "/entry_1/instrument_1/source_1/energy": _joule_or_ev,
+    "/entry/instrument/beam/incident_energy": _same,
+    "/entry/instrument/beam/incident_wavelength": _from_angstrom,
+}
+"""Where photon energies may stand, and what turns the file's numbers into eV."""
+
+PULSE_ENERGY: dict[str, Convert] = {
+    "/entry_1/instrument_1/source_1/pulse_energy": _mj_from_joule,
+    "/LCLS/pulse_energy_mJ": _same,
+    "/LCLS/f_11_ENRC": _same,  # gas detector, as Cheetah names it
+}
+"""The same of pulse energies, in mJ."""
 
 
 def read_columns(file: Hdf5File, n_events: int, *, path: str) -> xr.Dataset:
@@ -112,7 +99,7 @@ def read_columns(file: Hdf5File, n_events: int, *, path: str) -> xr.Dataset:
         n_events,
         event_id=_event_ids(file, n_events, stem=path.rsplit("/", 1)[-1].rsplit(".", 1)[0]),
         timestamp_ns=_timestamps(file, n_events),
-        photon_energy_ev=_first_known(file, PHOTON_ENERGY, n_events),
+        photon_energy_ev=_first_known(file, PHOTON_ENERGY, n_events, nominal=True),
         pulse_energy_mj=_first_known(file, PULSE_ENERGY, n_events),
         source_file=np.full(n_events, path, object),
         source_event=np.arange(n_events),
@@ -206,16 +193,19 @@ def _timestamps(file: Hdf5File, n_events: int) -> NDArray[np.int64]:
 
 
 def _first_known(
-    file: Hdf5File, quantities: tuple[ColumnPlace, ...], n_events: int
+    file: Hdf5File, places: dict[str, Convert], n_events: int, *, nominal: bool = False
 ) -> NDArray[np.float64]:
-    """Values from the first place that has any; NaN where it has none."""
-    for quantity in quantities:
-        values = _per_event(file, quantity.path, n_events, nominal=quantity.nominal)
+    """Values from the first place that has any; NaN where it has none.
+
+    If they are nominal, one number for the whole run may stand for every event.
+    """
+    for path, convert in places.items():
+        values = _per_event(file, path, n_events, nominal=nominal)
         if values is None:
             continue
         known = np.isfinite(values) & (values > 0)
         if known.any():
-            return np.where(known, quantity.convert(np.where(known, values, np.nan)), np.nan)
+            return np.where(known, convert(np.where(known, values, np.nan)), np.nan)
     return np.full(n_events, np.nan)
 
 

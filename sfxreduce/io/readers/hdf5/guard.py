@@ -21,7 +21,7 @@ from sfxreduce.io.chunks.limits import (
     check_ratio,
 )
 
-__all__ = ["GZIP", "SHUFFLE", "check_chunks", "check_dataset", "check_whole"]
+__all__ = ["GZIP", "SHUFFLE", "check_chunks", "check_dataset", "check_whole", "filters_of"]
 
 GZIP, SHUFFLE, FLETCHER32 = 1, 2, 3
 LZF, BLOSC, LZ4, BITSHUFFLE, ZSTD, BLOSC2 = 32000, 32001, 32004, 32008, 32015, 32026
@@ -61,10 +61,8 @@ def check_dataset(dataset: h5py.Dataset, where: str) -> None:
     SourceError
         If the filter is not installed.
     """
-    created = dataset.id.get_create_plist()
     packers = 0
-    for i in range(created.get_nfilters()):
-        code, _, _, name = created.get_filter(i)
+    for code, _, _, name in filters_of(dataset):
         packers += code in PACKERS
         label = f"{code} ({name.decode(errors='replace')[:40]})"
         if code not in KNOWN:
@@ -166,21 +164,21 @@ def _packer(dataset: h5py.Dataset) -> int:
     """Number of the filter that packs the chunks of a dataset; 0 if none does."""
     if dataset.is_virtual or dataset.chunks is None:
         return 0
-    created = dataset.id.get_create_plist()
-    codes = [int(created.get_filter(i)[0]) for i in range(created.get_nfilters())]
-    return next((code for code in codes if code in PACKERS), 0)
+    return next((int(code) for code, *_ in filters_of(dataset) if code in PACKERS), 0)
 
 
 def _only_turns(dataset: h5py.Dataset) -> bool:
     """Whether bitshuffle only turns bits, so that a chunk is as long as its pixels and claims
     nothing.
     """
+    given = [numbers for code, _, numbers, _ in filters_of(dataset) if code == BITSHUFFLE]
+    return bool(given) and (len(given[0]) < 5 or given[0][4] == 0)
+
+
+def filters_of(dataset: h5py.Dataset) -> list[tuple[int, int, tuple[int, ...], bytes]]:
+    """Filters of a dataset in their order: number, flags, the numbers it was given, name."""
     created = dataset.id.get_create_plist()
-    for i in range(created.get_nfilters()):
-        code, _, numbers, _ = created.get_filter(i)
-        if code == BITSHUFFLE:
-            return len(numbers) < 5 or numbers[4] == 0
-    return False
+    return [created.get_filter(i) for i in range(created.get_nfilters())]
 
 
 def _chunk_bytes(dataset: h5py.Dataset) -> int:

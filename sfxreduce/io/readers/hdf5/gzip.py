@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import SourceError
 from sfxreduce.io.readers.hdf5.chunk_index import is_plain_number
-from sfxreduce.io.readers.hdf5.guard import GZIP, SHUFFLE, check_chunks
+from sfxreduce.io.readers.hdf5.guard import GZIP, SHUFFLE, check_chunks, filters_of
 
 __all__ = ["is_gzip", "read_gzip"]
 
@@ -26,12 +26,10 @@ def is_gzip(dataset: h5py.Dataset) -> bool:
     """Whether each chunk is one frame, packed with gzip, perhaps after its bytes were shuffled."""
     if dataset.is_virtual or dataset.chunks != (1, *dataset.shape[1:]):
         return False
-    created = dataset.id.get_create_plist()
-    filters = [created.get_filter(i) for i in range(created.get_nfilters())]
+    filters = filters_of(dataset)
     codes = [int(code) for code, *_ in filters]
     if codes == [SHUFFLE, GZIP]:
-        _, _, numbers, _ = filters[0]
-        return tuple(numbers) == (dataset.dtype.itemsize,) and is_plain_number(dataset)
+        return tuple(filters[0][2]) == (dataset.dtype.itemsize,) and is_plain_number(dataset)
     return codes == [GZIP] and is_plain_number(dataset)
 
 
