@@ -85,7 +85,9 @@ def visible_peaks(shot: Shot, setup: Stage) -> tuple[Spots, NDArray[np.float64]]
     spots = bragg_spots(shot, setup)
     good = np.equal(setup.detector.mask, 0).reshape(-1) & (setup.response.area.reshape(-1) > 0.0)
     spots = spots.take(good[spots.pixel(setup.frame)])
-    snr = signal_to_noise(spots, background_under(spots, shot, setup), setup.readout_photons)
+    camera = setup.experiment.camera
+    readout = camera.readout_adu / camera.adu_per_photon
+    snr = signal_to_noise(spots, background_under(spots, shot, setup), readout)
     shown = snr >= _FAINTEST_SNR
     return spots.take(shown), snr[shown]
 

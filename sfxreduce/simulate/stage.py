@@ -45,12 +45,6 @@ class Stage:
     structure: Structure
     s_max: float
 
-    @property
-    def readout_photons(self) -> float:
-        """Readout noise of a pixel in photons."""
-        camera = self.experiment.camera
-        return camera.readout_adu / camera.adu_per_photon
-
     def beam(self, wavelength_a: float) -> Beam:
         """Beam of one event for the kernels."""
         settings = self.experiment.beam

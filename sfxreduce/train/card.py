@@ -61,6 +61,8 @@ def model_card(
     limits = "\n".join(f"- {x}" for x in (*centre, *(_LIMITS_OF_PATCHES if whole else _LIMITS)))
     seen = config.candidates if whole else config.normalisation
     follows = " in a quiet run, and from more on where its blanks score more" if whole else ""
+    table = f"\n## Which tiles it looks at\n\n{windows_table(config.curve, config.window)}\n"
+    windows = table if config.curve else ""
     versions = ", ".join(f"{name} {number}" for name, number in sorted(made.versions.items()))
     return f"""# {title}
 
@@ -71,7 +73,7 @@ An event is a hit from {config.threshold:.6g} on{follows}.
 ## How well it does
 
 {measured or _results(evaluations or {})}
-{_windows(config)}
+{windows}
 
 ## Where it fails
 
@@ -89,13 +91,6 @@ An event is a hit from {config.threshold:.6g} on{follows}.
 |---|---|---|---|---|---|---|
 {runs}
 """
-
-
-def _windows(config: ModelConfig) -> str:
-    """The curve that the window was chosen by, if there is one."""
-    if not config.curve:
-        return ""
-    return f"\n## Which tiles it looks at\n\n{windows_table(config.curve, config.window)}\n"
 
 
 def _results(evaluations: Mapping[str, Evaluation]) -> str:

@@ -55,7 +55,8 @@ class Figures:
         """Flat mapping of names to counts and ratios; a ratio without a base is None."""
         ratios = {name: getattr(self.counts, name) for name in _RATIOS} | {"roc_auc": self.roc_auc}
         counts = {name: getattr(self.counts, name) for name in ("tp", "fn", "fp", "tn")}
-        return counts | {name: _or_none(value) for name, value in ratios.items()}
+        # JSON has no NaN.
+        return counts | {n: None if math.isnan(x) else x for n, x in ratios.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,8 +232,3 @@ def _by_kind(columns: Sequence[_Columns], threshold: float) -> dict[str, tuple[i
         )
         for name in np.unique(kind).tolist()
     }
-
-
-def _or_none(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if math.isnan(value) else value

@@ -88,31 +88,21 @@ def train_model(
     if out is not None:
         check_model_path(out, overwrite=overwrite)
     if start is None:
-        _check_labelled(runs, sample)
+        if sample is not None:
+            raise UsageError("--sample: goes with --from only; labelled runs are read whole")
         trained = _trained(runs, recipe or MODERN.name, window, seed, labelling, pool, progress)
     else:
-        _check_single(runs, labelled=recipe is not None or labelling is not None)
+        if len(runs) != 1 or recipe is not None or labelling is not None:
+            raise UsageError(
+                "--from: expected one run, which the peak finder labels, found "
+                f"{len(runs)} and other labels or a recipe; leave --recipe, --labels, "
+                "--miss-at-most and --hit-at-least"
+            )
         folder = default_model() if start == "default" else Path(start)
         trained = _adapted(runs[0], folder, sample, window, seed, pool, progress)
     if out is not None:
         write_model(out, trained.model, overwrite=overwrite)
     return trained
-
-
-def _check_labelled(runs: Sequence[Run], sample: int | None) -> None:
-    if sample is not None:
-        raise UsageError("--sample: goes with --from only; labelled runs are read whole")
-    if len({Path(run.path).resolve() for run in runs}) < len(runs):
-        raise UsageError("--in: a run is given twice; the last run is held out and must be its own")
-
-
-def _check_single(runs: Sequence[Run], *, labelled: bool) -> None:
-    if len(runs) != 1 or labelled:
-        raise UsageError(
-            "--from: expected one run, which the peak finder labels, found "
-            f"{len(runs)} and other labels or a recipe; leave --recipe, --labels, --miss-at-most "
-            "and --hit-at-least"
-        )
 
 
 def _trained(
@@ -125,6 +115,8 @@ def _trained(
     progress: Progress,
 ) -> TrainedModel:
     """Model from labelled runs."""
+    if len({Path(run.path).resolve() for run in runs}) < len(runs):
+        raise UsageError("--in: a run is given twice; the last run is held out and must be its own")
     if recipe not in RECIPES:
         raise UsageError(f"recipe: expected one of {', '.join(RECIPES)}, found '{recipe}'")
     model = train(

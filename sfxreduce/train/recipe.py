@@ -81,8 +81,6 @@ POSTER = Recipe(
     name="poster",
     optimiser="sgd",
     learning_rate=0.002,
-    momentum=0.9,
-    batch=100,
     epochs=3,
     run_after_run=True,
 )

@@ -76,15 +76,10 @@ class Journal:
     """
 
     def __init__(self, path: Path, descriptor: int, entries: list[Entry]) -> None:
-        self._path = path
+        self.path = path
         self._descriptor = descriptor
         self._entries = entries
         self._failed = False
-
-    @property
-    def path(self) -> Path:
-        """Where it lies."""
-        return self._path
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -106,13 +101,13 @@ class Journal:
             the system kept of it is not known before the journal is opened again.
         """
         if self._failed:
-            raise OutputError(f"{self._path}: an earlier line was not written; start again")
+            raise OutputError(f"{self.path}: an earlier line was not written; start again")
         line, entry = chain_line(body, after=self._entries[-1] if self._entries else None)
         self._failed = True
-        with output_errors(self._path):
+        with output_errors(self.path):
             _write_all(self._descriptor, line)
             os.fsync(self._descriptor)
-            write_file(_head(self._path), entry.sha256.encode())
+            write_file(_head(self.path), entry.sha256.encode())
         self._failed = False
         self._entries.append(entry)
         return entry

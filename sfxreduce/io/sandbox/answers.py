@@ -18,6 +18,8 @@ from sfxreduce.run.window import Window
 
 __all__ = ["Answers", "OpenedRun", "opened_run"]
 
+_OF_RUN = ("path", "n_events", "experiment", "name", "provenance", "events_per_block")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OpenedRun:
@@ -81,15 +83,10 @@ def _of_run(run: Run) -> tuple[dict[str, Any], list[NDArray[Any]]]:
     arrays: list[NDArray[Any]] = [run.detector.mask]
     return {
         "facts": {
-            "path": run.path,
-            "n_events": run.n_events,
+            **{name: getattr(run, name) for name in _OF_RUN},
             "dtype": np.dtype(run.source.dtype).str,
             "n_bytes": run.source.n_bytes,
             "inputs": [str(path) for path in run.source.inputs],
-            "experiment": run.experiment,
-            "name": run.name,
-            "provenance": run.provenance,
-            "events_per_block": run.events_per_block,
         },
         "detector": detector_to_json(run.detector),
         "columns": _of_table(run.columns, arrays),

@@ -294,9 +294,7 @@ def detector_from_json(
         panels = tuple(
             Panel(
                 name=str(panel["name"]),
-                corner=_pair(panel["corner"]),
-                fast=_pair(panel["fast"]),
-                slow=_pair(panel["slow"]),
+                **{name: _pair(panel[name]) for name in ("corner", "fast", "slow")},
             )
             for panel in facts["panels"]
         )

@@ -32,7 +32,7 @@ from sfxreduce.io.chunks.shards import CRC_BYTES, TileCodec
 from sfxreduce.io.store.metadata import illegal_value
 from sfxreduce.io.writers.cxi_content import BloscChunks, CxiContent, PeakTable, plan_blosc_chunks
 from sfxreduce.io.writers.shards import TiledSource
-from sfxreduce.run.detector import Detector, Panel
+from sfxreduce.run.detector import Detector
 
 __all__ = ["write_cxi"]
 
@@ -141,7 +141,9 @@ def _write_detector(file: h5py.File, detector: Detector, slab_shape: tuple[int, 
     one = len(detector.panels) == 1
     _put(file, f"{DETECTOR}/corner_position", positions[0] if one else positions)
     if math.isfinite(detector.pixel_size_m):
-        vectors = np.array([_steps(panel) for panel in detector.panels]) * detector.pixel_size_m
+        # In the order of the axes of a panel's data.
+        steps = [[[*panel.slow, 0.0], [*panel.fast, 0.0]] for panel in detector.panels]
+        vectors = np.array(steps) * detector.pixel_size_m
         _put(file, f"{DETECTOR}/basis_vectors", vectors[0] if one else vectors)
     # Without the names, the corners of a slab could be taken for those of so many events.
     _put(file, f"{DETECTOR}/module_identifier", _text([panel.name for panel in detector.panels]))
@@ -153,11 +155,6 @@ def _text(names: list[str]) -> NDArray[np.bytes_]:
     """Names as text of one length, which lies where HDF5 puts it the same way every time."""
     encoded = [name.encode() for name in names]
     return np.array(encoded, h5py.string_dtype("utf-8", max([1, *map(len, encoded)])))
-
-
-def _steps(panel: Panel) -> list[list[float]]:
-    """Slow and fast step of a panel, in the order of the axes of its data."""
-    return [[*panel.slow, 0.0], [*panel.fast, 0.0]]
 
 
 def _packing(chunk: tuple[int, ...]) -> dict[str, Any]:

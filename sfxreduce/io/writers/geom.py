@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sfxreduce.errors import OutputError
+from sfxreduce.io.files.durable import output_errors
 from sfxreduce.run.detector import Detector, Panel
 
 __all__ = ["format_geometry", "write_event_list", "write_geometry"]
@@ -143,7 +143,5 @@ def _decimal(value: float, *, sign: bool = False) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Write a text file whole."""
-    try:
+    with output_errors(path):
         path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error

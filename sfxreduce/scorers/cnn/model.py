@@ -63,7 +63,7 @@ class TrainingRun:
     unlabelled: int
 
     @classmethod
-    def of(cls, run: Run, label: NDArray[np.int8], *, role: str) -> TrainingRun:
+    def of(cls, run: Run, label: NDArray[np.int8], role: str) -> TrainingRun:
         """Count what events of a run were labelled: `Label` of each, shape (event,)."""
         return cls(
             experiment=run.experiment,

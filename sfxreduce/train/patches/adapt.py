@@ -120,10 +120,13 @@ def adapt(
     old = Tried.of(network, start.config.pooling, seen, start)
     agreed = _agreed(old, seen, start.config.threshold)
     known, elsewhere = _rehearsal(start, pool=pool, progress=progress)
-    new = _learned(old.network, agreed, parts["learn"], known, seed=seed, progress=progress)
+    own = np.isin(agreed.event_of_candidate, parts["learn"])
+    taught = np.where(own, agreed.patches.snr, np.float32(np.nan))
+    sets = [replace(agreed.patches, snr=taught), *known]
+    new = train_patches(sets, recipe=ADAPT, seed=seed, start=old.network, progress=progress)
     best = best_between(old, new, agreed, parts["choose"], start)
     judge = parts["judge"]
-    rejected = old.n_rejected(seen, judge, start.config.threshold)
+    rejected = int(np.count_nonzero(old.split(seen, judge)[1] < start.config.threshold))
     more_lost = best.lost_at(seen, judge, rejected) > old.lost_at(seen, judge, rejected)
     if more_lost or margin_of(best, seen, judge) < margin_of(old, seen, judge):
         best = old
@@ -215,22 +218,6 @@ def _rehearsed(name: str, *, finder: CandidateFinder) -> tuple[PatchSet, float, 
     return found, time.process_time() - started, os.getpid()
 
 
-def _learned(
-    network: PatchNetwork,
-    seen: SeenEvents,
-    events: NDArray[np.int64],
-    known: list[PatchSet],
-    *,
-    seed: int,
-    progress: Progress,
-) -> PatchNetwork:
-    """Network that has gone on learning from some of the events and from what it knows."""
-    own = np.isin(seen.event_of_candidate, events)
-    taught = np.where(own, seen.patches.snr, np.float32(np.nan))
-    sets = [replace(seen.patches, snr=taught), *known]
-    return train_patches(sets, recipe=ADAPT, seed=seed, start=network, progress=progress)
-
-
 def _recalibrated(
     start: Model, best: Tried, seen: SeenEvents, parts: dict[str, NDArray[np.int64]], run: Run
 ) -> Model:
@@ -273,7 +260,7 @@ def _recalibrated(
             labels=f"{made.labels}; in {run.name} the peak finder says: a hit from {HIT_AT_LEAST} "
             f"peaks on, a miss up to {MISS_AT_MOST}",
             threshold=chosen.sentence(hit=hit),
-            runs=(*made.runs, TrainingRun.of(run, seen.label, role="adaptation")),
+            runs=(*made.runs, TrainingRun.of(run, seen.label, "adaptation")),
         ),
     )
     weights = {name: value.numpy() for name, value in best.network.state_dict().items()}

@@ -95,10 +95,6 @@ class Tried:
         label, score = seen.label[events], self.score[events]
         return score[label == Label.HIT], score[label == Label.MISS]
 
-    def n_rejected(self, seen: SeenEvents, events: NDArray[np.int64], threshold: float) -> int:
-        """Count the misses below a threshold."""
-        return int(np.count_nonzero(self.split(seen, events)[1] < threshold))
-
     def lost_at(self, seen: SeenEvents, events: NDArray[np.int64], rejected: int) -> int:
         """Hits lost by the threshold that rejects so many misses, and no more."""
         hits, misses = self.split(seen, events)

@@ -84,7 +84,6 @@ def train(
         raise LabelError("train: expected at least one run, found none; pass --in RUN")
     rule = PeakLabelling() if labelling is None else labelling
     labels = [rule(run, pool=pool or SerialPool(), progress=progress) for run in runs]
-    torch.set_num_threads(1)
     read = partial(
         read_labelled,
         normalisation=Normalisation(),
@@ -99,13 +98,9 @@ def train(
     held = _learn(learner, readers, recipe, n_held=n_held)
     if held:  # the recipes hold out one run, or part of a single one
         learner.settle(held, runs[-1].detector, choose=window == "auto")
-    records = tuple(
-        TrainingRun.of(
-            run, label.label, role="training" if number < len(runs) - n_held else "stopping"
-        )
-        for number, (run, label) in enumerate(zip(runs, labels, strict=True))
-    )
-    return learner.model(records, labels=rule.sentence)
+    roles = ["training"] * (len(runs) - n_held) + ["stopping"] * n_held
+    records = map(TrainingRun.of, runs, (own.label for own in labels), roles)
+    return learner.model(tuple(records), labels=rule.sentence)
 
 
 class _Learner:
@@ -116,6 +111,7 @@ class _Learner:
         self._seed = seed
         self._progress = progress
         self._rng = np.random.default_rng(seed)
+        torch.set_num_threads(1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._network = HitNetwork()
@@ -245,16 +241,11 @@ def _learn(
 
 def _optimiser(network: HitNetwork, recipe: Recipe) -> torch.optim.Optimizer:
     """Return the recipe's optimiser."""
+    parameters, rate, decay = network.parameters(), recipe.learning_rate, recipe.weight_decay
     if recipe.optimiser == "sgd":
-        return torch.optim.SGD(
-            network.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )
-    return torch.optim.AdamW(
-        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
+        momentum = recipe.momentum
+        return torch.optim.SGD(parameters, lr=rate, momentum=momentum, weight_decay=decay)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
 
 
 def _class_weights(sets: Sequence[EventSet], *, balance: bool) -> torch.Tensor:

@@ -22,10 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
-from sfxreduce.io.readers.hdf5.file_stamp import FileStamp
 from sfxreduce.io.readers.hdf5.guard import check_dataset, check_whole
 
-__all__ = ["FILTERS_FROM", "HDF5_ERRORS", "Hdf5File", "VirtualPart", "open_hdf5"]
+__all__ = ["FILTERS_FROM", "HDF5_ERRORS", "FileStamp", "Hdf5File", "VirtualPart", "open_hdf5"]
 
 T = TypeVar("T")
 
@@ -51,6 +50,50 @@ CHUNK_CACHE_BYTES = 64 << 20
 
 FILTERS_FROM = hdf5plugin.__name__
 """Package whose import registers the compression filters found in facility files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileStamp:
+    """Which file a path led to, so that one that was replaced is looked at anew.
+
+    Parameters
+    ----------
+    path : str
+        Real path, without symbolic links.
+    """
+
+    path: str
+    n_bytes: int
+    modified_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: str | Path) -> FileStamp:
+        """Look at a path.
+
+        Raises
+        ------
+        RunNotFound
+            If nothing lies there.
+        SourceError
+            If it is not a file, or may not be looked at.
+        """
+        real = Path(os.path.realpath(path))
+        try:
+            stat = real.stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RunNotFound(f"{path}: expected a file, found none; check the path") from error
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
+        # Opening a pipe or a device would wait for ever.
+        if not real.is_file():
+            raise SourceError(f"{path}: expected a file, found something else; check the path")
+        return cls(
+            path=str(real),
+            n_bytes=stat.st_size,
+            modified_ns=stat.st_mtime_ns,
+            inode=stat.st_ino,
+        )
 
 
 @contextmanager

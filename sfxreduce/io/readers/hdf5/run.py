@@ -18,8 +18,7 @@ from sfxreduce.io.readers.count_mask import MASK_FRAMES, lasting_sentinels
 from sfxreduce.io.readers.hdf5.chunk_index import ChunkPlaces, chunk_places
 from sfxreduce.io.readers.hdf5.columns import read_columns, read_truth
 from sfxreduce.io.readers.hdf5.detector import has_mask, read_detector
-from sfxreduce.io.readers.hdf5.file import HDF5_ERRORS, open_hdf5
-from sfxreduce.io.readers.hdf5.file_stamp import FileStamp
+from sfxreduce.io.readers.hdf5.file import HDF5_ERRORS, FileStamp, open_hdf5
 from sfxreduce.io.readers.hdf5.find_frames import find_frames
 from sfxreduce.io.readers.hdf5.frames import Hdf5Frames, neighbours
 from sfxreduce.io.readers.hdf5.guard import check_chunks

@@ -28,7 +28,6 @@ from sfxreduce.run.columns import MISSING_TIME
 __all__ = [
     "MOST_HEADER_BYTES",
     "CbfHeader",
-    "CbfPacking",
     "decode_cbf",
     "is_cbf",
     "parse_cbf_header",
@@ -40,38 +39,15 @@ BYTE_OFFSET = "x-CBF_BYTE_OFFSET"
 MOST_HEADER_BYTES = 1 << 16
 """No header is longer."""
 DTYPES: dict[str, np.dtype[Any]] = {
-    "signed 8-bit integer": np.dtype("i1"),
-    "signed 16-bit integer": np.dtype("i2"),
-    "signed 32-bit integer": np.dtype("i4"),
-    "signed 64-bit integer": np.dtype("i8"),
-    "unsigned 8-bit integer": np.dtype("u1"),
-    "unsigned 16-bit integer": np.dtype("u2"),
-    "unsigned 32-bit integer": np.dtype("u4"),
-    "unsigned 64-bit integer": np.dtype("u8"),
+    f"{name} {8 * n_bytes}-bit integer": np.dtype(f"{code}{n_bytes}")
+    for name, code in (("signed", "i"), ("unsigned", "u"))
+    for n_bytes in (1, 2, 4, 8)
 }
 EV_ANGSTROM = 12398.419843320026  # h c, exact, SI 2019
 NUMBER = r"([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)"
 START_TIME = re.compile(
     r"^# (\d{4})[-/](\w{2,3})[-/](\d{2})[T ](\d{2}:\d{2}:\d{2})(?:\.(\d+))?", re.MULTILINE
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CbfPacking:
-    """How the pixels of a CBF are packed.
-
-    Parameters
-    ----------
-    start_byte, n_bytes : int
-        Where they lie in the file.
-    md5 : str
-        Checksum of the packed pixels in base 64; empty if the header has none.
-    """
-
-    start_byte: int
-    n_bytes: int
-    method: str
-    md5: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +60,12 @@ class CbfHeader:
         (y, x).
     dtype : dtype
         Of a pixel.
+    start_byte, n_bytes : int
+        Where the packed pixels lie in the file.
+    method : str
+        How they are packed.
+    md5 : str
+        Their checksum in base 64; empty if the header has none.
     beam : tuple of float
         (x, y) of the beam in pixels from the corner of the first pixel.
     timestamp_ns : int
@@ -92,7 +74,10 @@ class CbfHeader:
 
     shape: tuple[int, int]
     dtype: np.dtype[np.generic]
-    packing: CbfPacking
+    start_byte: int
+    n_bytes: int
+    method: str
+    md5: str
     detector: str
     beam: tuple[float, float]
     pixel_size_m: float
@@ -127,17 +112,16 @@ def decode_cbf(data: bytes) -> NDArray[np.generic]:
         than by byte offsets.
     """
     header = parse_cbf_header(data[:MOST_HEADER_BYTES])
-    packing = header.packing
-    packed = data[packing.start_byte : packing.start_byte + packing.n_bytes]
-    if len(packed) != packing.n_bytes:
-        raise ValueError(f"expected {packing.n_bytes} bytes of pixels, found {len(packed)}")
-    if math.prod(header.shape) > packing.n_bytes:
+    packed = data[header.start_byte : header.start_byte + header.n_bytes]
+    if len(packed) != header.n_bytes:
+        raise ValueError(f"expected {header.n_bytes} bytes of pixels, found {len(packed)}")
+    if math.prod(header.shape) > header.n_bytes:
         raise ValueError(f"expected a byte or more for each of {header.shape} pixels")
-    if packing.method != BYTE_OFFSET:
-        raise ValueError(f"expected pixels packed as {BYTE_OFFSET}, found '{packing.method}'")
+    if header.method != BYTE_OFFSET:
+        raise ValueError(f"expected pixels packed as {BYTE_OFFSET}, found '{header.method}'")
     found = base64.b64encode(hashlib.md5(packed, usedforsecurity=False).digest()).decode()
-    if packing.md5 not in ("", found):
-        raise ValueError(f"expected pixels with the MD5 sum {packing.md5}, found {found}")
+    if header.md5 not in ("", found):
+        raise ValueError(f"expected pixels with the MD5 sum {header.md5}, found {found}")
     pixels = decByteOffset(packed, size=math.prod(header.shape), dtype=header.dtype)
     return np.asarray(pixels, header.dtype).reshape(header.shape)
 
@@ -165,21 +149,19 @@ def parse_cbf_header(data: bytes) -> CbfHeader:
         dtype = DTYPES[fields["X-Binary-Element-Type"]]
         fast = int(fields["X-Binary-Size-Fastest-Dimension"])
         slow = int(fields["X-Binary-Size-Second-Dimension"])
-        packing = CbfPacking(
-            start_byte=end + len(STARTER),
-            n_bytes=int(fields["X-Binary-Size"]),
-            method=fields["conversions"],
-            md5=fields.get("Content-MD5", ""),
-        )
+        n_bytes, method = int(fields["X-Binary-Size"]), fields["conversions"]
     except KeyError as error:
         raise ValueError(f"expected {error} in the CBF header, found none") from error
-    if min(fast, slow, packing.n_bytes) < 1:
+    if min(fast, slow, n_bytes) < 1:
         raise ValueError(f"expected an image with pixels, found {slow} x {fast}")
     wavelength = _number(text, rf"Wavelength {NUMBER} A")
     return CbfHeader(
         shape=(slow, fast),
         dtype=dtype,
-        packing=packing,
+        start_byte=end + len(STARTER),
+        n_bytes=n_bytes,
+        method=method,
+        md5=fields.get("Content-MD5", ""),
         detector=_text(text, r"Detector: ([^\r\n]*)"),
         beam=(
             _number(text, rf"Beam_xy \({NUMBER},"),

@@ -89,20 +89,15 @@ def open_table(path: Path, group: str = "") -> xr.Dataset:
             ) as table,
         ):
             wanted = table.drop_vars(["frames", "mask"], errors="ignore")
-            _check_table(wanted, path, where)
+            if wanted.nbytes > SPARED_BYTES and wanted.nbytes > MOST_RATIO * disk_bytes(path):
+                raise SchemaError(
+                    f"{where}: its columns declare {wanted.nbytes} bytes, more than {MOST_RATIO} "
+                    "times what is stored; fetch the store again"
+                )
             loaded: xr.Dataset = wanted.load()
     except ZARR_ERRORS as error:
         raise SchemaError(f"{where}: its columns cannot be read ({error})") from error
     return loaded
-
-
-def _check_table(table: xr.Dataset, path: Path, where: str) -> None:
-    """Refuse columns that together are far larger than what is stored."""
-    if table.nbytes > SPARED_BYTES and table.nbytes > MOST_RATIO * disk_bytes(path):
-        raise SchemaError(
-            f"{where}: its columns declare {table.nbytes} bytes, more than {MOST_RATIO} times what "
-            "is stored; fetch the store again"
-        )
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sfxreduce._numba import compiled
 from sfxreduce.scorers.cnn._vector_writer import LANES, Floats, Packed, VectorWriter
 
-__all__ = ["CHANNELS", "FEATURES", "KERNEL", "OUTPUTS_AT_ONCE", "SIDE", "outputs_of_tiles"]
+__all__ = ["CHANNELS", "FEATURES", "KERNEL", "OUTPUTS_AT_ONCE", "POOL", "SIDE", "outputs_of_tiles"]
 
 SIDE = 350
 """Pixels a side of a tile."""

@@ -11,13 +11,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sfxreduce.scorers.cnn.poster._cpu import CHANNELS, FEATURES, KERNEL, POOL, SIDE
+
 __all__ = ["TILE_SHAPE", "HitNetwork"]
 
-TILE_SHAPE = (350, 350)
-_CHANNELS = 4
-_KERNEL = 7
-_POOL = 5
-_FEATURES = 576  # 4 channels of 12 x 12
+TILE_SHAPE = (SIDE, SIDE)
 _HIDDEN = 16
 _OUTPUTS = 2
 
@@ -45,16 +43,16 @@ class HitNetwork(nn.Module):
         # ReLU and the largest value of a square commute, so pooling first gives the poster's
         # numbers with a 25th of the work.
         self.trunk = nn.Sequential(
-            nn.Conv2d(1, _CHANNELS, _KERNEL),
-            nn.MaxPool2d(_POOL),
+            nn.Conv2d(1, CHANNELS, KERNEL),
+            nn.MaxPool2d(POOL),
             nn.ReLU(),
-            nn.Conv2d(_CHANNELS, _CHANNELS, _KERNEL),
-            nn.MaxPool2d(_POOL),
+            nn.Conv2d(CHANNELS, CHANNELS, KERNEL),
+            nn.MaxPool2d(POOL),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(_FEATURES, _FEATURES),
+            nn.Linear(FEATURES, FEATURES),
             nn.ReLU(),
-            nn.Linear(_FEATURES, _HIDDEN),
+            nn.Linear(FEATURES, _HIDDEN),
             nn.ReLU(),
             nn.Linear(_HIDDEN, _OUTPUTS),
         )
