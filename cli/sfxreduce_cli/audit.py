@@ -15,7 +15,9 @@ from sfxreduce_cli.options import (
     InputOptions,
     Out,
     Overwrite,
+    PeakOptions,
     PoolOptions,
+    command_group,
     spread_options,
 )
 from sfxreduce_cli.output import print_facts
@@ -25,11 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["audit"]
 
-audit = typer.Typer(
-    help="Prove on a random sample how many hits are among the rejected events.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+audit = command_group("Prove on a random sample how many hits are among the rejected events.")
 
 
 class Method(StrEnum):
@@ -100,9 +98,7 @@ def label(
             help="CSV (source_index, label, by) of an indexer or a person; takes precedence."
         ),
     ] = None,
-    min_peaks: Annotated[int, typer.Option(min=1, help="Fewest peaks of a hit.")] = 8,
-    min_snr: Annotated[float, typer.Option(help="Signal to noise of a peak.")] = 5.5,
-    min_pixels: Annotated[int, typer.Option(min=1, help="Smallest peak in pixels.")] = 1,
+    peaks: PeakOptions,
     overwrite: Overwrite = False,
     inputs: InputOptions,
     where: PoolOptions,
@@ -112,12 +108,10 @@ def label(
 
     Example: sfxreduce audit label --draw draw.json --against run.zarr --out labels.csv
     """
-    finder = sfxreduce.PeakFinder(min_snr=min_snr, min_pixels=min_pixels)
-    scorer = sfxreduce.PeakScorer(finder, min_peaks=min_peaks)
     run = sfxreduce.open_run(against, **inputs.reading)
     with where.opened() as work:
         labels = sfxreduce.audit_label(
-            draw_, run, scorer=scorer, given=given or (), out=out, overwrite=overwrite, **work
+            draw_, run, scorer=peaks.scorer, given=given or (), out=out, overwrite=overwrite, **work
         )
     names = [entry.label.name.lower() for entry in labels]
     counts = {name: names.count(name) for name in ("hit", "maybe", "miss")}

@@ -8,36 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import sfxreduce
-from sfxreduce.errors import UsageError
-from sfxreduce_cli.judging_options import (
-    SCORER,
-    AuditShare,
-    Confidence,
-    Cxi,
-    CxiFilter,
-    CxiPacking,
-    DriftGate,
-    MaxLoss,
-    ModelFolder,
-    OnOff,
-    ReportPage,
-    RunsOn,
-    SmallestScore,
-    check_cxi_filter,
-    check_probability,
-    given,
-    kind_of_device,
-    outputs_of,
-    settings_of,
-    wants_gpu,
-)
+from sfxreduce_cli.judging_options import JudgingOptions, OutputOptions, refuse_given
 from sfxreduce_cli.options import (
+    SCORER,
     AsJson,
-    Device,
     InputOptions,
     InRun,
     Out,
-    Overwrite,
+    PeakOptions,
     PoolOptions,
     WindowName,
     spread_options,
@@ -46,7 +24,7 @@ from sfxreduce_cli.output import print_filter, print_filter_plan
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
-    from sfxreduce.scorers.protocol import Scorer
+    from sfxreduce.scorers.cnn.scorer import CnnScorer
 
 __all__ = ["filter_"]
 
@@ -67,37 +45,19 @@ def filter_(
     ctx: typer.Context,
     in_: InRun,
     out: Out,
-    cxi: Cxi = None,
-    cxi_filter: CxiPacking = CxiFilter.GZIP,
-    report: ReportPage = None,
+    beside: OutputOptions,
     scorer: Annotated[
         ScorerName, typer.Option(help="Network, or peak count.", rich_help_panel=SCORER)
     ] = ScorerName.CNN,
-    model: ModelFolder = None,
-    threshold: SmallestScore = None,
-    max_loss: MaxLoss = 0.01,
-    confidence: Confidence = 0.95,
+    judging: JudgingOptions,
     window: Annotated[
-        WindowName,
-        typer.Option(help="Pixels the network scores.", rich_help_panel=SCORER),
+        WindowName, typer.Option(help="Pixels the network scores.", rich_help_panel=SCORER)
     ] = WindowName.AUTO,
-    min_peaks: Annotated[
-        int, typer.Option(min=1, help="Fewest peaks of a hit, for peaks.", rich_help_panel=SCORER)
-    ] = 8,
-    min_snr: Annotated[
-        float, typer.Option(help="Signal to noise of a peak, for peaks.", rich_help_panel=SCORER)
-    ] = 5.5,
-    min_pixels: Annotated[
-        int, typer.Option(min=1, help="Smallest peak in pixels, for peaks.", rich_help_panel=SCORER)
-    ] = 1,
-    device: RunsOn = Device.AUTO,
-    drift: DriftGate = OnOff.ON,
-    audit_share: AuditShare = 0.01,
+    peaks: PeakOptions,
     inputs: InputOptions,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Score and decide, print the plan, write nothing.")
     ] = False,
-    overwrite: Overwrite = False,
     where: PoolOptions,
     as_json: AsJson = False,
 ) -> None:
@@ -105,11 +65,16 @@ def filter_(
 
     Example: sfxreduce filter --in run.zarr --out hits.zarr --report report.html
     """
-    _check(ctx, scorer, threshold)
+    by_network = scorer is ScorerName.CNN
+    foreign = PEAK_OPTIONS if by_network else CNN_OPTIONS
+    outputs = beside.outputs(out, ctx)
+    refuse_given(ctx, foreign, by=f"--scorer {scorer.value}; drop one")
+    if by_network:
+        judging.check_probability()
     run = sfxreduce.open_run(in_, **inputs.reading)
-    outputs = outputs_of(ctx)
-    with where.opened(gpu=scorer is ScorerName.CNN and wants_gpu(device, where)) as work:
-        settings = settings_of(ctx, _scorer(ctx, work["pool"]))
+    with where.opened(gpu=by_network and judging.wants_gpu(where)) as work:
+        network = _network(judging, work["pool"], window) if by_network else None
+        settings = judging.settings(network or peaks.scorer)
         if dry_run:
             plan = sfxreduce.plan_filter(run, settings, outputs=outputs, **work)
         else:
@@ -117,24 +82,8 @@ def filter_(
     print_filter_plan(plan, as_json=as_json) if dry_run else print_filter(done, as_json=as_json)
 
 
-def _check(ctx: typer.Context, scorer: ScorerName, threshold: float | None) -> None:
-    """Refuse options of what was not asked for, and a probability that is none."""
-    check_cxi_filter(ctx)
-    foreign = PEAK_OPTIONS if scorer is ScorerName.CNN else CNN_OPTIONS
-    for name in foreign:
-        if given(ctx, name):
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} means nothing to --scorer {scorer.value}; drop one")
-    if scorer is ScorerName.CNN:
-        check_probability(threshold)
-
-
-def _scorer(ctx: typer.Context, pool: Pool) -> Scorer:
-    """Scorer that was asked for; a network on what the pool's workers have."""
-    options = ctx.params
-    if options["scorer"] is ScorerName.PEAKS:
-        finder = sfxreduce.PeakFinder(min_snr=options["min_snr"], min_pixels=options["min_pixels"])
-        return sfxreduce.PeakScorer(finder, min_peaks=options["min_peaks"])
-    folder = options["model"] or sfxreduce.default_model()
-    device = kind_of_device(options["device"], pool)
-    return sfxreduce.CnnScorer(folder, device=device, looks_at=options["window"].value)
+def _network(judging: JudgingOptions, pool: Pool, window: WindowName) -> CnnScorer:
+    """A network on what the pool's workers have."""
+    folder = judging.model or sfxreduce.default_model()
+    device = judging.kind_of_device(pool)
+    return sfxreduce.CnnScorer(folder, device=device, looks_at=window.value)

@@ -17,16 +17,12 @@ from sfxreduce_cli.archiving import (
     nanoseconds,
     subject_of,
 )
-from sfxreduce_cli.options import AsJson
+from sfxreduce_cli.options import AsJson, command_group
 from sfxreduce_cli.output import print_facts, print_json, print_lines
 
 __all__ = ["hold"]
 
-hold = typer.Typer(
-    help="Forbid that a run leaves the disk; a hold overrides everything else.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+hold = command_group("Forbid that a run leaves the disk; a hold overrides everything else.")
 
 Authority = Annotated[str, typer.Option(help="In whose name: pi, facility or legal.")]
 

@@ -1,7 +1,9 @@
-"""Options of commands by which events are judged, so that they mean and say the same in both."""
+"""Options of commands by which events are judged, the same in both."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,37 +12,14 @@ import typer
 
 import sfxreduce
 from sfxreduce.errors import UsageError
-from sfxreduce_cli.options import Device, PoolOptions
+from sfxreduce_cli.options import SCORER, Device, Overwrite, PoolOptions
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
     from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
     from sfxreduce.scorers.protocol import Scorer
 
-__all__ = [
-    "SCORER",
-    "AuditShare",
-    "Confidence",
-    "Cxi",
-    "CxiFilter",
-    "CxiPacking",
-    "DriftGate",
-    "MaxLoss",
-    "ModelFolder",
-    "OnOff",
-    "ReportPage",
-    "RunsOn",
-    "SmallestScore",
-    "check_cxi_filter",
-    "check_probability",
-    "given",
-    "kind_of_device",
-    "outputs_of",
-    "settings_of",
-    "wants_gpu",
-]
-
-SCORER = "How events are judged"
+__all__ = ["JudgingOptions", "OutputOptions", "given", "refuse_given"]
 
 
 class CxiFilter(StrEnum):
@@ -57,104 +36,107 @@ class OnOff(StrEnum):
     OFF = "off"
 
 
-Cxi = Annotated[
-    Path | None, typer.Option(help="Also write the hits as CXI, with .geom and .lst beside it.")
-]
-CxiPacking = Annotated[
-    CxiFilter, typer.Option(help="How its frames are packed; every HDF5 library unpacks gzip.")
-]
-ReportPage = Annotated[Path | None, typer.Option("--report", help="Also write an HTML page.")]
-ModelFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--model", help="Model folder; the shipped one if not given.", rich_help_panel=SCORER
-    ),
-]
-SmallestScore = Annotated[
-    float | None,
-    typer.Option(
-        "--threshold",
-        help="Smallest score of a hit; the model's if not given.",
-        rich_help_panel=SCORER,
-    ),
-]
-MaxLoss = Annotated[
-    float, typer.Option(help="Share of hits that may be lost.", rich_help_panel=SCORER)
-]
-Confidence = Annotated[
-    float, typer.Option(help="Confidence that no more are.", rich_help_panel=SCORER)
-]
-RunsOn = Annotated[
-    Device,
-    typer.Option("--device", help="What the network runs on.", rich_help_panel=SCORER),
-]
-DriftGate = Annotated[
-    OnOff,
-    typer.Option(
-        "--drift",
-        help="Compare the run with what the model knows; without it nothing is promised.",
-        rich_help_panel=SCORER,
-    ),
-]
-AuditShare = Annotated[
-    float,
-    typer.Option(help="Share of the rejected events to keep, drawn at random, for an audit."),
-]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """What is written beside the reduced store, and over what."""
 
+    cxi: Annotated[
+        Path | None, typer.Option(help="Also write the hits as CXI, with .geom and .lst beside it.")
+    ] = None
+    cxi_filter: Annotated[
+        CxiFilter, typer.Option(help="How its frames are packed; every HDF5 library unpacks gzip.")
+    ] = CxiFilter.GZIP
+    report: Annotated[Path | None, typer.Option(help="Also write an HTML page.")] = None
+    overwrite: Overwrite = False
 
-def outputs_of(ctx: typer.Context) -> Outputs:
-    """Where the results go, by the options of a command."""
-    options = ctx.params
-    return sfxreduce.Outputs(
-        store=options["out"],
-        cxi=options["cxi"],
-        cxi_filter=options["cxi_filter"].value,
-        report=options["report"],
-        overwrite=options["overwrite"],
-    )
-
-
-def settings_of(ctx: typer.Context, scorer: Scorer) -> FilterSettings:
-    """What decides on events, by the options of a command."""
-    options = ctx.params
-    return sfxreduce.FilterSettings(
-        scorer=scorer,
-        threshold=options["threshold"],
-        promise=sfxreduce.Promise(max_loss=options["max_loss"], confidence=options["confidence"]),
-        drift=options["drift"] is OnOff.ON,
-        audit_share=options["audit_share"],
-    )
-
-
-def check_cxi_filter(ctx: typer.Context) -> None:
-    """Refuse a packing of a file that is not asked for."""
-    if given(ctx, "cxi_filter") and ctx.params["cxi"] is None:
-        raise UsageError("--cxi-filter means nothing without --cxi; add it or drop --cxi-filter")
-
-
-def check_probability(threshold: float | None) -> None:
-    """Refuse a threshold of the network that is no probability."""
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UsageError(
-            f"--threshold {threshold}: the network's scores are probabilities, expected 0 to 1; "
-            "for numbers of peaks use --scorer peaks --min-peaks"
+    def outputs(self, out: Path, ctx: typer.Context) -> Outputs:
+        """Where the results go; a packing of a file that is not asked for is refused."""
+        if given(ctx, "cxi_filter") and self.cxi is None:
+            raise UsageError(
+                "--cxi-filter means nothing without --cxi; add it or drop --cxi-filter"
+            )
+        return sfxreduce.Outputs(
+            store=out,
+            cxi=self.cxi,
+            cxi_filter=self.cxi_filter.value,
+            report=self.report,
+            overwrite=self.overwrite,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgingOptions:
+    """What decides on events, but for the scorer."""
+
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Model folder; the shipped one if not given.", rich_help_panel=SCORER),
+    ] = None
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Smallest score of a hit; the model's if not given.", rich_help_panel=SCORER
+        ),
+    ] = None
+    max_loss: Annotated[
+        float, typer.Option(help="Share of hits that may be lost.", rich_help_panel=SCORER)
+    ] = 0.01
+    confidence: Annotated[
+        float, typer.Option(help="Confidence that no more are.", rich_help_panel=SCORER)
+    ] = 0.95
+    device: Annotated[
+        Device, typer.Option(help="What the network runs on.", rich_help_panel=SCORER)
+    ] = Device.AUTO
+    drift: Annotated[
+        OnOff,
+        typer.Option(
+            help="Compare the run with what the model knows; without it nothing is promised.",
+            rich_help_panel=SCORER,
+        ),
+    ] = OnOff.ON
+    audit_share: Annotated[
+        float,
+        typer.Option(help="Share of the rejected events to keep, drawn at random, for an audit."),
+    ] = 0.01
+
+    def settings(self, scorer: Scorer) -> FilterSettings:
+        """What decides on events, with a scorer."""
+        return sfxreduce.FilterSettings(
+            scorer=scorer,
+            threshold=self.threshold,
+            promise=sfxreduce.Promise(max_loss=self.max_loss, confidence=self.confidence),
+            drift=self.drift is OnOff.ON,
+            audit_share=self.audit_share,
+        )
+
+    def wants_gpu(self, where: PoolOptions) -> bool:
+        """Whether a cluster of this machine should offer its GPU; other pools say themselves."""
+        if self.device is Device.CPU or where.serial or where.address:
+            return False
+        return self.device is Device.CUDA or sfxreduce.cuda_available()
+
+    def kind_of_device(self, pool: Pool) -> str:
+        """What the network is to run on, as the library names it."""
+        on_gpu = self.device is Device.CUDA or (self.device is Device.AUTO and pool.has_gpu)
+        return "cuda" if on_gpu else "cpu"
+
+    def check_probability(self) -> None:
+        """Refuse a threshold of the network that is no probability."""
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(
+                f"--threshold {self.threshold}: the network's scores are probabilities, expected 0 "
+                "to 1; for numbers of peaks use --scorer peaks --min-peaks"
+            )
+
+
+def refuse_given(ctx: typer.Context, names: Sequence[str], *, by: str) -> None:
+    """Refuse options on the command line that mean nothing to a scorer."""
+    for name in names:
+        if given(ctx, name):
+            raise UsageError(f"--{name.replace('_', '-')} means nothing to {by}")
 
 
 def given(ctx: typer.Context, name: str) -> bool:
     """Whether an option stands on the command line."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def wants_gpu(device: Device, where: PoolOptions) -> bool:
-    """Whether a cluster of this machine should offer its GPU; other pools say for themselves."""
-    if device is Device.CPU or where.serial or where.address:
-        return False
-    return device is Device.CUDA or sfxreduce.cuda_available()
-
-
-def kind_of_device(device: Device, pool: Pool) -> str:
-    """What the network is to run on, as the library names it."""
-    on_gpu = device is Device.CUDA or (device is Device.AUTO and pool.has_gpu)
-    return "cuda" if on_gpu else "cpu"

@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
     from sfxreduce.cluster.pool import Progress
     from sfxreduce.run.run import Run
+    from sfxreduce.scorers.peaks.scorer import PeakScorer
     from sfxreduce.train.labelling import Labelling
 
 __all__ = [
+    "SCORER",
     "AsJson",
     "DataPath",
     "Device",
     "HitAtLeast",
-    "InReduced",
     "InRun",
     "InRuns",
     "InputOptions",
@@ -38,14 +39,17 @@ __all__ = [
     "MissAtMost",
     "Out",
     "Overwrite",
+    "PeakOptions",
     "PoolOptions",
     "Reading",
     "WindowName",
+    "command_group",
     "labelling_of",
     "spread_options",
 ]
 
 POOL = "Where the work runs"
+SCORER = "How events are judged"
 
 
 class Device(StrEnum):
@@ -67,10 +71,6 @@ class WindowName(StrEnum):
 InRun = Annotated[
     Path, typer.Option("--in", metavar="RUN", help="Run store, CXI or HDF5 file; never written to.")
 ]
-InReduced = Annotated[
-    Path,
-    typer.Option("--in", metavar="HITS", help="Output of 'filter'; never written to."),
-]
 InRuns = Annotated[
     list[Path], typer.Option("--in", metavar="PATH...", help="One or several paths; globs work.")
 ]
@@ -81,21 +81,6 @@ DataPath = Annotated[
     str,
     typer.Option(
         "--data-path", help="Path of the frames inside an HDF5 file; default: by convention."
-    ),
-]
-Roots = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--root",
-        metavar="DIR",
-        help="A folder that links in HDF5 files may lead to, besides their own.",
-    ),
-]
-Untrusted = Annotated[
-    bool,
-    typer.Option(
-        "--untrusted",
-        help="Read the run in a separate process with limits; that process may crash.",
     ),
 ]
 MissAtMost = Annotated[
@@ -112,37 +97,6 @@ LabelFiles = Annotated[
     list[Path] | None,
     typer.Option(
         "--labels", help="CSV of 'sfxreduce label', one for each run, in the order of --in."
-    ),
-]
-Serial = Annotated[
-    bool, typer.Option("--serial", help="Do all work in this process.", rich_help_panel=POOL)
-]
-SchedulerAddress = Annotated[
-    str,
-    typer.Option(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="A running Dask scheduler; default: DASK_SCHEDULER_ADDRESS, if set.",
-        rich_help_panel=POOL,
-    ),
-]
-SecurityPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--security",
-        metavar="PATH",
-        help="Certificates for a tls:// scheduler: a folder with tls-ca.pem, tls-cert.pem and "
-        "tls-key.pem, or a TOML file with the paths ca, cert and key.",
-        rich_help_panel=POOL,
-    ),
-]
-Workers = Annotated[
-    int,
-    typer.Option(
-        "--workers",
-        min=0,
-        help="Worker processes on this machine; 0 for one per processor.",
-        rich_help_panel=POOL,
     ),
 ]
 
@@ -166,20 +120,44 @@ class Reading(TypedDict):
 class PoolOptions:
     """Where the work runs."""
 
-    serial: Serial = False
-    scheduler: SchedulerAddress = ""
-    security: SecurityPath = None
-    workers: Workers = 0
+    serial: Annotated[
+        bool, typer.Option("--serial", help="Do all work in this process.", rich_help_panel=POOL)
+    ] = False
+    scheduler: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A running Dask scheduler; default: DASK_SCHEDULER_ADDRESS, if set.",
+            rich_help_panel=POOL,
+        ),
+    ] = ""
+    security: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Certificates for a tls:// scheduler: a folder with tls-ca.pem, tls-cert.pem and "
+            "tls-key.pem, or a TOML file with the paths ca, cert and key.",
+            rich_help_panel=POOL,
+        ),
+    ] = None
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Worker processes on this machine; 0 for one per processor.",
+            rich_help_panel=POOL,
+        ),
+    ] = 0
 
     @property
     def address(self) -> str:
-        """Scheduler that is asked for, here or in the environment, as Dask itself reads it."""
-        inherited = "" if self.serial else os.environ.get("DASK_SCHEDULER_ADDRESS", "")
-        return self.scheduler or inherited
+        """Address of a running scheduler, which the environment may name, as for Dask itself."""
+        named = "" if self.serial else os.environ.get("DASK_SCHEDULER_ADDRESS", "")
+        return self.scheduler or named
 
     @contextmanager
     def opened(self, *, gpu: bool = False) -> Iterator[Work]:
-        """Pool that is opened when it is first needed, and a display of progress."""
+        """Pool, opened when it is first needed, and a display of progress."""
         patience = _patience_of_environment()
         with ExitStack() as stack:
 
@@ -199,8 +177,8 @@ class PoolOptions:
                 return pool
 
             with ProgressDisplay() as display:
-                pool = PoolOnDemand(opened, has_gpu=None if self.address else gpu)
-                yield {"pool": pool, "progress": display}
+                on_demand = PoolOnDemand(opened, has_gpu=None if self.address else gpu)
+                yield {"pool": on_demand, "progress": display}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,8 +186,19 @@ class InputOptions:
     """How runs are read."""
 
     data_path: DataPath = ""
-    root: Roots = None
-    untrusted: Untrusted = False
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR", help="A folder that links in HDF5 files may lead to, besides their own."
+        ),
+    ] = None
+    untrusted: Annotated[
+        bool,
+        typer.Option(
+            "--untrusted",
+            help="Read the run in a separate process with limits; that process may crash.",
+        ),
+    ] = False
 
     @property
     def reading(self) -> Reading:
@@ -219,6 +208,34 @@ class InputOptions:
             "roots": self.root or (),
             "untrusted": self.untrusted,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakOptions:
+    """Which events the peak finder calls hits."""
+
+    min_peaks: Annotated[
+        int,
+        typer.Option(min=1, help="Fewest peaks of a hit (peak finder).", rich_help_panel=SCORER),
+    ] = 8
+    min_snr: Annotated[
+        float, typer.Option(help="Signal to noise of a peak (peak finder).", rich_help_panel=SCORER)
+    ] = 5.5
+    min_pixels: Annotated[
+        int,
+        typer.Option(min=1, help="Smallest peak in pixels (peak finder).", rich_help_panel=SCORER),
+    ] = 1
+
+    @property
+    def scorer(self) -> PeakScorer:
+        """The peak finder, and the count that makes a hit."""
+        finder = sfxreduce.PeakFinder(min_snr=self.min_snr, min_pixels=self.min_pixels)
+        return sfxreduce.PeakScorer(finder, min_peaks=self.min_peaks)
+
+
+def command_group(purpose: str) -> typer.Typer:
+    """Group of commands; without one it shows its help."""
+    return typer.Typer(help=purpose, no_args_is_help=True, rich_markup_mode=None)
 
 
 def spread_options(command: Callable[..., None]) -> Callable[..., None]:

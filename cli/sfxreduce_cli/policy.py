@@ -8,16 +8,12 @@ from typing import Annotated
 import typer
 
 import sfxreduce
-from sfxreduce_cli.options import AsJson
+from sfxreduce_cli.options import AsJson, command_group
 from sfxreduce_cli.output import print_json, print_lines, print_sentences
 
 __all__ = ["policy"]
 
-policy = typer.Typer(
-    help="Check what a policy says about archiving and releasing runs.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+policy = command_group("Check what a policy says about archiving and releasing runs.")
 
 PolicyFile = Annotated[Path, typer.Argument(help="Policy, a TOML file.")]
 Preset = Annotated[str, typer.Option(help="A shipped policy: esrf, euxfel, laptop or lcls.")]

@@ -9,37 +9,8 @@ import typer
 
 import sfxreduce
 from sfxreduce.errors import UsageError
-from sfxreduce_cli.judging_options import (
-    AuditShare,
-    Confidence,
-    Cxi,
-    CxiFilter,
-    CxiPacking,
-    DriftGate,
-    MaxLoss,
-    ModelFolder,
-    OnOff,
-    ReportPage,
-    RunsOn,
-    SmallestScore,
-    check_cxi_filter,
-    check_probability,
-    given,
-    kind_of_device,
-    outputs_of,
-    settings_of,
-    wants_gpu,
-)
-from sfxreduce_cli.options import (
-    AsJson,
-    Device,
-    InputOptions,
-    InReduced,
-    Out,
-    Overwrite,
-    PoolOptions,
-    spread_options,
-)
+from sfxreduce_cli.judging_options import JudgingOptions, OutputOptions, refuse_given
+from sfxreduce_cli.options import AsJson, InputOptions, Out, PoolOptions, spread_options
 from sfxreduce_cli.output import print_filter_plan, print_redecided
 
 if TYPE_CHECKING:
@@ -54,44 +25,37 @@ PROMISE_OPTIONS = ("model", "max_loss", "confidence", "drift")
 def redecide(
     *,
     ctx: typer.Context,
-    in_: InReduced,
+    in_: Annotated[
+        Path,
+        typer.Option("--in", metavar="HITS", help="Output of 'filter'; never written to."),
+    ],
     against: Annotated[
         Path, typer.Option(metavar="RUN", help="Its source; only what it lacks is read from there.")
     ],
     out: Out,
-    cxi: Cxi = None,
-    cxi_filter: CxiPacking = CxiFilter.GZIP,
-    report: ReportPage = None,
-    model: ModelFolder = None,
-    threshold: SmallestScore = None,
-    max_loss: MaxLoss = 0.01,
-    confidence: Confidence = 0.95,
-    device: RunsOn = Device.AUTO,
-    drift: DriftGate = OnOff.ON,
-    audit_share: AuditShare = 0.01,
+    beside: OutputOptions,
+    judging: JudgingOptions,
     inputs: InputOptions,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Decide again, print the plan, write nothing.")
+        bool, typer.Option("--dry-run", help="Decide anew, print the plan, write nothing.")
     ] = False,
-    overwrite: Overwrite = False,
     where: PoolOptions,
     as_json: AsJson = False,
 ) -> None:
     """Apply another threshold to an output, by the scores in its ledger.
 
-    The result is the store that 'filter' would write. Frames that the output holds are copied over.
+    The result is the store that 'filter' would write. Frames that the output holds are taken over.
 
     Example: sfxreduce redecide --in hits.zarr --against run.zarr --max-loss 0.005 --out hits2.zarr
     """
-    check_cxi_filter(ctx)
+    outputs = beside.outputs(out, ctx)
     run = sfxreduce.open_run(against, **inputs.reading)
-    outputs = outputs_of(ctx)
     outputs.check(run, in_)  # also here: reading the earlier output takes its time
-    with where.opened(gpu=wants_gpu(device, where)) as work:
+    with where.opened(gpu=judging.wants_gpu(where)) as work:
         known = sfxreduce.read_reduced(in_, **work)
-        _check(ctx, known, threshold)
-        kind = kind_of_device(device, work["pool"])
-        settings = settings_of(ctx, known.scorer(model=model, device=kind))
+        _check(ctx, known, judging)
+        device = judging.kind_of_device(work["pool"])
+        settings = judging.settings(known.scorer(model=judging.model, device=device))
         if dry_run:
             plan = sfxreduce.plan_filter(run, settings, known=known, outputs=outputs, **work)
         else:
@@ -99,17 +63,14 @@ def redecide(
     print_filter_plan(plan, as_json=as_json) if dry_run else print_redecided(*done, as_json=as_json)
 
 
-def _check(ctx: typer.Context, old: Reduced, threshold: float | None) -> None:
+def _check(ctx: typer.Context, old: Reduced, judging: JudgingOptions) -> None:
     """Refuse what means nothing to the scorer of an output."""
     if old.manifest.model_sha256 is not None:
-        check_probability(threshold)
+        judging.check_probability()
         return
-    if threshold is None:
+    if judging.threshold is None:
         raise UsageError(
             f"{old.path}: judged by {old.manifest.scorer}, for which nothing can be promised; pass "
             "--threshold with the smallest score of a hit"
         )
-    for name in PROMISE_OPTIONS:
-        if given(ctx, name):
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} means nothing to '{old.manifest.scorer}'; drop it")
+    refuse_given(ctx, PROMISE_OPTIONS, by=f"'{old.manifest.scorer}'; drop it")

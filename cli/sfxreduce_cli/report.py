@@ -10,16 +10,12 @@ import typer
 import sfxreduce
 from sfxreduce.errors import UsageError
 from sfxreduce_cli.archiving import EvidenceDir
-from sfxreduce_cli.options import AsJson, Overwrite
+from sfxreduce_cli.options import AsJson, Overwrite, command_group
 from sfxreduce_cli.output import print_savings
 
 __all__ = ["report"]
 
-report = typer.Typer(
-    help="Sum up many runs.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+report = command_group("Sum up many runs.")
 
 
 @report.callback()
