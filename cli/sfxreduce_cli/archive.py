@@ -5,6 +5,7 @@ Nothing here deletes data.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -25,15 +26,20 @@ from sfxreduce_cli.archiving import (
     nanoseconds,
     subject_of,
 )
-from sfxreduce_cli.options import AsJson, DataPath, Overwrite, PoolOptions, spread_options
+from sfxreduce_cli.options import (
+    AsJson,
+    DataPath,
+    Overwrite,
+    PoolOptions,
+    command_group,
+    spread_options,
+)
 from sfxreduce_cli.output import print_facts, print_runs, print_sentences, print_summary
 
 __all__ = ["archive"]
 
-archive = typer.Typer(
-    help="Archive runs to tape and prove what may leave the disk; nothing here deletes data.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+archive = command_group(
+    "Archive runs to tape and prove what may leave the disk; nothing here deletes data."
 )
 
 Hits = Annotated[
@@ -256,18 +262,18 @@ def restore(
     """
     target = _target(run, out, events=bool(events), whole=whole, cancel=cancel)
     subject = subject_of(run, evidence, by)
-    facts: dict[str, object]
     if cancel:
-        facts = {"state": str(sfxreduce.archive.cancel_run(subject))}
+        facts: dict[str, object] = {"state": str(sfxreduce.archive.cancel_run(subject))}
     elif whole:
         n_bytes = sfxreduce.archive.restore_run(subject, out=target, to=to or ())
         facts = {"out": str(target), "bytes_recalled": n_bytes}
     else:
         names = [name.strip() for name in events.split(",") if name.strip()]
         with where.opened() as work:
-            facts = sfxreduce.archive.restore_run_events(
+            restored = sfxreduce.archive.restore_run_events(
                 subject, names, out=target, hits=hits, to=to or (), overwrite=overwrite, **work
-            ).to_json()
+            )
+        facts = asdict(restored)
     print_facts(f"{target}: {'kept' if cancel else 'restored'}", facts, as_json=as_json)
 
 

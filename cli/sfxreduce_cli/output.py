@@ -84,7 +84,7 @@ def print_runs(name: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool) -
 
 
 def _in_words(value: object) -> object:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return "; ".join(map(_refusal_or_package, value))
     return value
 

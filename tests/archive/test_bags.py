@@ -8,6 +8,7 @@ import os
 import shutil
 import tarfile
 import unicodedata
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -18,8 +19,15 @@ from bagged import decode_path, read_bag, validate_bag
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sfxreduce.archive.evidence.documents import (
+    PackagePaper,
+    PackedFile,
+    paper_bytes,
+    read_paper,
+)
+from sfxreduce.archive.rules.refusals import ArchiveRefused
 from sfxreduce.archive.tape.bags import PLAN_FILE, write_bag
-from sfxreduce.archive.tape.packages import Package, pack, packages_from_json, packages_to_json
+from sfxreduce.archive.tape.packages import Package, pack
 from sfxreduce.archive.tape.paths import check_path, encode_path
 from sfxreduce.archive.tape.tars import read_member, sum_package, write_package
 from sfxreduce.errors import OutputExists, SchemaError, SourceError, UsageError
@@ -357,14 +365,29 @@ def test_a_damaged_member_is_not_taken_out(tmp_path: Path) -> None:
 def test_an_index_is_read_back_and_a_changed_one_refused() -> None:
     packages = pack([record(p, d) for p, d in CONTENTS.items()], target_bytes=1800)
     assert len(packages) == 2
-    index = json.loads(json.dumps(packages_to_json(packages)))
-    assert packages_from_json(index, where="index") == tuple(packages)
+    papers = [
+        PackagePaper(
+            name=package.name,
+            size=package.size,
+            sha256="0" * 64,
+            files=tuple(
+                PackedFile(**asdict(f), offset=package.offsets[f.path]) for f in package.files
+            ),
+        )
+        for package in packages
+    ]
+    index = [json.loads(paper_bytes(paper)) for paper in papers]
+
+    def read(facts: object) -> Package:
+        return read_paper(PackagePaper, json.dumps(facts), where="index").package
+
+    assert [read(facts) for facts in index] == packages
     index[0]["files"][0]["offset"] += 512
     with pytest.raises(SchemaError, match="the index was changed"):
-        packages_from_json(index, where="index")
+        read(index[0])
     index[0]["files"][0]["path"] = "../up"
     with pytest.raises(SchemaError, match="leaves its folder"):
-        packages_from_json(index, where="index")
-    for text in ("null", "[null]", "[{}]", '[{"name": "p", "files": [{}]}]', '[{"name": 1}]', "7"):
-        with pytest.raises(SchemaError, match="index"):
-            packages_from_json(json.loads(text), where="index")
+        read(index[0])
+    for text in ("null", "[null]", "[{}]", '{"name": "p", "files": [{}]}', '{"name": 1}', "7"):
+        with pytest.raises(ArchiveRefused, match=r"R16: .*index"):
+            read(json.loads(text))

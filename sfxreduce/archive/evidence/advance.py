@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sfxreduce.archive.evidence.folder import Contents, EvidenceWriter
+from sfxreduce.archive.evidence.folder import EvidenceWriter
+from sfxreduce.archive.evidence.gather import Gathered
 from sfxreduce.archive.rules import checks
 from sfxreduce.archive.rules.facts import Evidence
 from sfxreduce.archive.rules.policy import Policy
@@ -39,8 +40,7 @@ def missing(
 ) -> tuple[Refusal, ...]:
     """Why a run cannot go as far as some state by these facts; empty if it can."""
     if state not in PATH:
-        remedy = "run 'sfxreduce archive plan' again"
-        return (refuse("R11", f"the run is {state}", remedy=remedy),)
+        return (_off_the_path(state),)
     while PATH.index(state) < PATH.index(until):
         found = step(state, facts, policy=policy, now_ns=now_ns)
         if found.after is State.INVALIDATED:
@@ -51,14 +51,12 @@ def missing(
     return ()
 
 
+def _off_the_path(state: State) -> Refusal:
+    return refuse("R11", f"the run is {state}", remedy="run 'sfxreduce archive plan' again")
+
+
 def advance(
-    writer: EvidenceWriter,
-    contents: Contents,
-    facts: Evidence,
-    *,
-    policy: Policy,
-    now_ns: int,
-    until: State,
+    writer: EvidenceWriter, found: Gathered, *, policy: Policy, now_ns: int, until: State
 ) -> State:
     """Take arrows as long as they are allowed, up to a state.
 
@@ -68,30 +66,23 @@ def advance(
         If one is not allowed; what was reached stays. A run whose plan is void becomes
         INVALIDATED.
     """
-    state = contents.state
+    state, facts = found.contents.state, found.facts
     if state not in PATH:
-        remedy = "run 'sfxreduce archive plan' again"
-        raise ArchiveRefused([refuse("R11", f"the run is {state}", remedy=remedy)])
+        raise ArchiveRefused([_off_the_path(state)])
     while PATH.index(state) < PATH.index(until):
-        found = step(state, facts, policy=policy, now_ns=now_ns)
-        if not found.allowed:
-            raise ArchiveRefused(found.refusals)
-        if found.after is State.INVALIDATED:
+        ahead = step(state, facts, policy=policy, now_ns=now_ns)
+        if not ahead.allowed:
+            raise ArchiveRefused(ahead.refusals)
+        if ahead.after is State.INVALIDATED:
             why = voids(state, facts, policy=policy, now_ns=now_ns)
             arrow(writer, state, State.INVALIDATED, why=why)
             raise ArchiveRefused(why)
-        state = arrow(writer, state, found.after)
+        state = arrow(writer, state, ahead.after)
     return state
 
 
 def go_on(
-    writer: EvidenceWriter,
-    contents: Contents,
-    facts: Evidence,
-    *,
-    policy: Policy,
-    now_ns: int,
-    until: State,
+    writer: EvidenceWriter, found: Gathered, *, policy: Policy, now_ns: int, until: State
 ) -> None:
     """Go as far as some state; a run that is there or beyond has to meet its conditions still.
 
@@ -100,9 +91,9 @@ def go_on(
     ArchiveRefused
         If it cannot.
     """
-    state = contents.state
+    state, facts = found.contents.state, found.facts
     if state not in PATH or PATH.index(state) < PATH.index(until):
-        advance(writer, contents, facts, policy=policy, now_ns=now_ns, until=until)
+        advance(writer, found, policy=policy, now_ns=now_ns, until=until)
         return
     before = PATH[PATH.index(until) - 1]
     refusals = step(before, facts, policy=policy, now_ns=now_ns, to=until).refusals

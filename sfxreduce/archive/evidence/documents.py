@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from sfxreduce.archive.rules.policy import Policy
+from sfxreduce.archive.rules.policy import ClosedTable, Policy
 from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
-from sfxreduce.archive.tape.packages import Package, packages_from_json
+from sfxreduce.archive.tape.packages import Package
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.files.durable import FileRecord
 
@@ -23,6 +23,7 @@ __all__ = [
     "ApprovalPaper",
     "HoldPaper",
     "JobPaper",
+    "Kind",
     "PackagePaper",
     "PackedFile",
     "PinnedFile",
@@ -35,10 +36,6 @@ __all__ = [
 ]
 
 
-class _Paper(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(max_length=4096)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -47,15 +44,13 @@ Size = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Time = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
-class PinnedFile(_Paper):
+class PinnedFile(ClosedTable):
     """A file of the source run as it was when it was planned.
 
     Attributes
     ----------
     path : str
         Below the run; the run's own name if it is one file.
-    size, mtime_ns, inode : int
-    sha256 : str
     """
 
     path: Text
@@ -65,15 +60,13 @@ class PinnedFile(_Paper):
     sha256: Sha256
 
 
-class PackedFile(_Paper):
+class PackedFile(ClosedTable):
     """A file in a package.
 
     Attributes
     ----------
     path : str
         In the tar; below one of the plan's roots.
-    size : int
-    sha256 : str
     offset : int
         Where its bytes begin in the tar.
     """
@@ -84,7 +77,7 @@ class PackedFile(_Paper):
     offset: Size
 
 
-class PackagePaper(_Paper):
+class PackagePaper(ClosedTable):
     """Files of a payload that go to the archive as one tar.
 
     Attributes
@@ -123,27 +116,27 @@ class PackagePaper(_Paper):
         SchemaError
             If sizes and places are not those that follow from the files.
         """
-        facts = [self.model_dump(mode="json", exclude={"sha256"})]
-        return packages_from_json(facts, where=self.name)[0]
+        records = [FileRecord(path=f.path, size=f.size, sha256=f.sha256) for f in self.files]
+        package = Package(name=self.name, files=tuple(records))
+        offsets = {file.path: file.offset for file in self.files}
+        if (package.size, package.offsets) != (self.size, offsets):
+            raise SchemaError(
+                f"{self.name}: its places are not those of the files; the index was changed"
+            )
+        return package
 
 
-class PlanPaper(_Paper):
+class PlanPaper(ClosedTable):
     """What is to be archived and what may then leave the disk. Its hash is the plan's id.
 
     Attributes
     ----------
-    plan_version : int
     run : str
         Absolute path.
-    name : str
-    planner : str
     policy : Policy
         All of it, so that nobody can swap it afterwards.
     hits : str
         Absolute path of the reduced store.
-    hits_manifest_sha256 : str
-    certificate_sha256 : str or None
-    experiment_end_ns : int
     prefix : str
         What stands before all paths in the archive.
     sources : tuple of PinnedFile
@@ -234,7 +227,7 @@ class PlanPaper(_Paper):
         return tuple(replace(parcel, path=self.prefix + parcel.path) for parcel in self.parcels)
 
 
-class ApprovalPaper(_Paper):
+class ApprovalPaper(ClosedTable):
     """Somebody's word for a plan."""
 
     approval_version: Literal[1] = 1
@@ -244,7 +237,7 @@ class ApprovalPaper(_Paper):
     at_ns: Time
 
 
-class HoldPaper(_Paper):
+class HoldPaper(ClosedTable):
     """Somebody forbids a release."""
 
     hold_version: Literal[1] = 1
@@ -256,7 +249,7 @@ class HoldPaper(_Paper):
     until_ns: Time | None
 
 
-class JobPaper(_Paper):
+class JobPaper(ClosedTable):
     """Something still uses the run; whoever began it writes this, and removes it."""
 
     job_version: Literal[1] = 1
@@ -265,7 +258,7 @@ class JobPaper(_Paper):
     since: Text = ""
 
 
-class TicketPaper(_Paper):
+class TicketPaper(ClosedTable):
     """What may leave the disk, until when, and why. It is the facility's own tool that acts.
 
     `packages` say in which tar of the archive a file lies; all others lie there as they are.
@@ -285,7 +278,7 @@ class TicketPaper(_Paper):
     journal_sha256: Sha256
 
 
-class ReleasePaper(_Paper):
+class ReleasePaper(ClosedTable):
     """What the facility's tool says it did; see the documentation of the archive."""
 
     release_version: Literal[1] = 1
@@ -295,16 +288,16 @@ class ReleasePaper(_Paper):
     released: tuple[Text, ...]
 
 
-Kind = TypeVar("Kind", bound=_Paper)
+Kind = TypeVar("Kind", bound=ClosedTable)
 
 
-def paper_bytes(paper: _Paper) -> bytes:
+def paper_bytes(paper: ClosedTable) -> bytes:
     """Paper as canonical JSON."""
     text = json.dumps(paper.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return text.encode() + b"\n"
 
 
-def paper_id(paper: _Paper) -> str:
+def paper_id(paper: ClosedTable) -> str:
     """Hash of a paper, in hexadecimal."""
     return hashlib.sha256(paper_bytes(paper)).hexdigest()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from sfxreduce.archive.evidence.documents import (
     ApprovalPaper,
     HoldPaper,
     JobPaper,
+    Kind,
     PlanPaper,
     ReleasePaper,
     TicketPaper,
@@ -32,33 +34,26 @@ from sfxreduce.archive.rules.facts import (
     StoreFacts,
     Verified,
 )
-from sfxreduce.archive.rules.policy import policy_sha256
+from sfxreduce.archive.rules.policy import DEFAULT_PRESET, Policy, policy_sha256, preset
 from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal
 from sfxreduce.archive.tape.receipts import Receipt, check_receipts, receipt_from_json
 from sfxreduce.errors import SchemaError
 
-__all__ = ["Gathered", "gather", "read_plan"]
+__all__ = ["Gathered", "gather", "hold_of"]
 
 
+@dataclass(frozen=True, slots=True)
 class Gathered:
-    """Facts, and the papers that they came from."""
+    """Facts, and the papers that they came from; `plan` is the one that still counts."""
 
-    def __init__(self, contents: Contents, facts: Evidence, plan: PlanPaper | None) -> None:
-        self.contents = contents
-        self.facts = facts
-        self.plan = plan
+    contents: Contents
+    facts: Evidence
+    plan: PlanPaper | None
 
-
-def read_plan(contents: Contents) -> PlanPaper | None:
-    """Return the plan that still counts.
-
-    Raises
-    ------
-    ArchiveRefused
-        With R16, if it has fields that are not known.
-    """
-    data = contents.paper("plan.json")
-    return None if data is None else read_paper(PlanPaper, data, where="plan.json")
+    @property
+    def policy(self) -> Policy:
+        """That of the plan; without one the default preset."""
+        return self.plan.policy if self.plan else preset(DEFAULT_PRESET)
 
 
 def gather(
@@ -86,10 +81,7 @@ def gather(
     found = folder.read() if contents is None else contents
     unknown: list[str] = []
     tampered = list(found.tampered)
-    try:
-        plan = read_plan(found)
-    except ArchiveRefused as error:
-        plan, unknown = None, [refusal.message for refusal in error.refusals]
+    plan = _paper(PlanPaper, found, "plan.json", unknown)
     holds = list(_holds(found, unknown, tampered))
     roots = limit_roots(plan.policy if plan else None, root=root, evidence=found.path)
     released = (book or TicketBook(folder.clock())).others(roots, found.path)
@@ -168,12 +160,8 @@ def _plan(found: Contents, plan: PlanPaper | None) -> PlanFacts | None:
 
 def _approvals(found: Contents, unknown: list[str]) -> Iterator[Approval]:
     for name, data in found.papers("approvals").items():
-        try:
-            paper = read_paper(ApprovalPaper, data, where=name)
-        except ArchiveRefused as error:
-            unknown += [refusal.message for refusal in error.refusals]
-            continue
-        yield Approval(by=paper.by, role=paper.role, plan_id=paper.plan_id, at_ns=paper.at_ns)
+        if paper := _known(ApprovalPaper, data, name, unknown):
+            yield Approval(by=paper.by, role=paper.role, plan_id=paper.plan_id, at_ns=paper.at_ns)
 
 
 def _receipts(found: Contents, plan: PlanPaper | None, unknown: list[str]) -> ReceiptFacts | None:
@@ -209,12 +197,8 @@ def _recall(found: Contents) -> RecallFacts | None:
     line = found.last("recalled")
     if line is None:
         return None
-    return RecallFacts(
-        plan_id=line["plan_id"],
-        tested=int(line["tested"]),
-        bad=int(line["bad"]),
-        at_ns=int(line["at_ns"]),
-    )
+    counts = {name: int(line[name]) for name in ("tested", "bad", "at_ns")}
+    return RecallFacts(plan_id=line["plan_id"], **counts)
 
 
 def _holds(found: Contents, unknown: list[str], tampered: list[str]) -> Iterator[Hold]:
@@ -240,14 +224,12 @@ def _hold(file: Path, unknown: list[str]) -> Hold:
     except (ArchiveRefused, OSError) as error:
         unknown.append(f"holds/{file.name}: {error}")
         return Hold(hold_id=file.stem, reason="cannot be read", authority="unknown", by="", at_ns=0)
-    return Hold(
-        hold_id=file.stem,
-        reason=paper.reason,
-        authority=paper.authority,
-        by=paper.by,
-        at_ns=paper.at_ns,
-        until_ns=paper.until_ns,
-    )
+    return hold_of(paper, hold_id=file.stem)
+
+
+def hold_of(paper: HoldPaper, *, hold_id: str) -> Hold:
+    """The hold that a paper places."""
+    return Hold(**{**paper.model_dump(exclude={"hold_version"}), "hold_id": hold_id})
 
 
 def _jobs(found: Contents, unknown: list[str]) -> Iterator[str]:
@@ -266,26 +248,30 @@ def _jobs(found: Contents, unknown: list[str]) -> Iterator[str]:
 
 
 def _ticket(found: Contents, unknown: list[str]) -> str:
-    data = found.paper("release-ticket.json")
-    if data is None:
-        return ""
-    try:
-        ticket = read_paper(TicketPaper, data, where="release-ticket.json")
-    except ArchiveRefused as error:
-        unknown += [refusal.message for refusal in error.refusals]
-        return ""
+    ticket = _paper(TicketPaper, found, "release-ticket.json", unknown)
     # One that was revoked lists nothing.
-    return ticket.plan_id if ticket.files else ""
+    return ticket.plan_id if ticket and ticket.files else ""
 
 
 def _released(found: Contents, unknown: list[str]) -> str:
     """Plan that the facility acted upon; only if it names the ticket that was written."""
-    data, ticket = found.paper("release-receipt.json"), found.paper("release-ticket.json")
-    if data is None or ticket is None:
+    ticket = found.paper("release-ticket.json")
+    if ticket is None:
         return ""
+    paper = _paper(ReleasePaper, found, "release-receipt.json", unknown)
+    same = paper and paper.ticket_sha256 == hashlib.sha256(ticket).hexdigest()
+    return paper.plan_id if paper and same else ""
+
+
+def _paper(kind: type[Kind], found: Contents, name: str, unknown: list[str]) -> Kind | None:
+    """A paper of the evidence; None if it is not there, or holds what is not known."""
+    data = found.paper(name)
+    return None if data is None else _known(kind, data, name, unknown)
+
+
+def _known(kind: type[Kind], data: bytes, name: str, unknown: list[str]) -> Kind | None:
     try:
-        paper = read_paper(ReleasePaper, data, where="release-receipt.json")
+        return read_paper(kind, data, where=name)
     except ArchiveRefused as error:
         unknown += [refusal.message for refusal in error.refusals]
-        return ""
-    return paper.plan_id if paper.ticket_sha256 == hashlib.sha256(ticket).hexdigest() else ""
+        return None

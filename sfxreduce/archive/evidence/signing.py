@@ -6,7 +6,7 @@ A signature is 64 bytes, as ``openssl pkeyutl -verify -rawin`` takes it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sfxreduce.cluster.security import check_private_key
 from sfxreduce.errors import RunNotFound, UsageError
@@ -43,19 +43,7 @@ def read_signing_key(path: Path) -> Ed25519PrivateKey:
     UsageError
         If it is no such key, or signing is not installed.
     """
-    data = _read(path)
-    check_private_key(path)
-    _installed()
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    try:
-        key = load_pem_private_key(data, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise UsageError(f"{path}: expected a private Ed25519 key in PEM; {MAKE_ONE}") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise UsageError(f"{path}: expected an Ed25519 key, found another kind; {MAKE_ONE}")
+    key: Ed25519PrivateKey = _load_key(path, private=True)
     return key
 
 
@@ -74,18 +62,9 @@ def is_signed(data: bytes, signature: bytes, *, key: Path) -> bool:
     UsageError
         If it is no such key, or signing is not installed.
     """
-    text = _read(key)
-    _installed()
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    public = _load_key(key, private=False)
+    from cryptography.exceptions import InvalidSignature
 
-    try:
-        public = load_pem_public_key(text)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise UsageError(f"{key}: expected a public Ed25519 key in PEM; {MAKE_ONE}") from error
-    if not isinstance(public, Ed25519PublicKey):
-        raise UsageError(f"{key}: expected an Ed25519 key, found another kind; {MAKE_ONE}")
     try:
         public.verify(signature, data)
     except InvalidSignature:
@@ -93,14 +72,32 @@ def is_signed(data: bytes, signature: bytes, *, key: Path) -> bool:
     return True
 
 
-def _installed() -> None:
+def _load_key(path: Path, *, private: bool) -> Any:
+    """Ed25519 key of a PEM file."""
+    data = _read(path)
+    if private:
+        check_private_key(path)
     try:
         import cryptography  # noqa: F401 - whether it is there
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
         raise UsageError(
             "tickets are signed with the package cryptography, which is not installed; run "
             "\"pip install 'sfxreduce[sign]'\""
         ) from error
+    try:
+        if private:
+            key: object = serialization.load_pem_private_key(data, password=None)
+        else:
+            key = serialization.load_pem_public_key(data)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        kind = "private" if private else "public"
+        raise UsageError(f"{path}: expected a {kind} Ed25519 key in PEM; {MAKE_ONE}") from error
+    if not isinstance(key, ed25519.Ed25519PrivateKey if private else ed25519.Ed25519PublicKey):
+        raise UsageError(f"{path}: expected an Ed25519 key, found another kind; {MAKE_ONE}")
+    return key
 
 
 def _read(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sfxreduce.archive.evidence.advance import check_sound
+from sfxreduce.archive.evidence.advance import advance, check_sound, missing
 from sfxreduce.archive.evidence.documents import PlanPaper
 from sfxreduce.archive.evidence.folder import (
     JOURNAL,
@@ -19,13 +19,14 @@ from sfxreduce.archive.evidence.folder import (
 )
 from sfxreduce.archive.evidence.gather import Gathered, gather
 from sfxreduce.archive.evidence.tickets import TicketBook
-from sfxreduce.archive.rules.policy import Policy, preset
+from sfxreduce.archive.rules.facts import Evidence
+from sfxreduce.archive.rules.policy import Policy
 from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
+from sfxreduce.archive.rules.states import State
 from sfxreduce.errors import UsageError
 
-__all__ = ["DEFAULT_PRESET", "Subject", "wall_clock"]
+__all__ = ["Subject", "wall_clock"]
 
-DEFAULT_PRESET = "laptop"
 TOKEN_LENGTH = 8
 
 
@@ -133,9 +134,50 @@ class Subject:
         found = gather(
             self.folder, self.run, rehash=rehash, contents=contents, root=self.root, book=book
         )
-        policy = found.plan.policy if found.plan else preset(DEFAULT_PRESET)
-        check_sound(found.facts, policy=policy, now_ns=self.clock())
+        check_sound(found.facts, policy=found.policy, now_ns=self.clock())
         return found
+
+    def require(
+        self,
+        found: Gathered,
+        until: State,
+        *,
+        state: State | None = None,
+        facts: Evidence | None = None,
+    ) -> None:
+        """Refuse unless the run can go as far as some state, from another one or by other facts.
+
+        Raises
+        ------
+        ArchiveRefused
+        """
+        refusals = missing(
+            state or found.contents.state,
+            facts or found.facts,
+            policy=found.policy,
+            now_ns=self.clock(),
+            until=until,
+        )
+        if refusals:
+            raise ArchiveRefused(refusals)
+
+    def advance(
+        self,
+        writer: EvidenceWriter,
+        until: State,
+        *,
+        policy: Policy | None = None,
+        rehash: bool = False,
+    ) -> None:
+        """Take down the facts anew and go as far as some state, by the plan's policy or another.
+
+        Raises
+        ------
+        ArchiveRefused
+            See `sfxreduce.archive.evidence.advance.advance`.
+        """
+        found, now_ns = self.look(writer, rehash=rehash), self.clock()
+        advance(writer, found, policy=policy or found.policy, now_ns=now_ns, until=until)
 
     def planned(self, found: Gathered, *, token: str = "") -> PlanPaper:
         """Return the plan of a run, and compare its id with what was typed.

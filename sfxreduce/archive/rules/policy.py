@@ -21,9 +21,11 @@ from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
 from sfxreduce.errors import RunNotFound, SchemaError
 
 __all__ = [
+    "DEFAULT_PRESET",
     "PRESETS",
     "TARGET_BYTES",
     "Approvals",
+    "ClosedTable",
     "Disposition",
     "DriftPolicy",
     "Holds",
@@ -44,6 +46,9 @@ TARGET_BYTES = 50 * 10**9
 PRESETS = ("esrf", "euxfel", "laptop", "lcls")
 """Policies that come with the package."""
 
+DEFAULT_PRESET = "laptop"
+"""Policy of a run that has no plan, and of a plan that names no policy."""
+
 GB = 10**9
 POLICY_BYTES = 1 << 20
 """Longest policy that is read."""
@@ -63,8 +68,8 @@ class Disposition(StrEnum):
         return self is Disposition.DROP_REJECTS
 
 
-class _Table(BaseModel):
-    """A table of the policy: closed, immutable, and strict about types."""
+class ClosedTable(BaseModel):
+    """A table of a file or a paper: closed, immutable, and strict about types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -73,12 +78,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Days = Annotated[float, Field(ge=0, le=36_525)]
 
 
-class Release(_Table):
+class Release(ClosedTable):
     """When data may leave the disk.
 
     Attributes
     ----------
-    disposition : Disposition
     allow_irreversible : bool
         Without it ``drop-rejects`` is refused, whatever else was proved.
     max_loss, confidence : float
@@ -133,7 +137,7 @@ class Release(_Table):
     sign_key: Annotated[str, Field(pattern="^(/.*)?$", max_length=4096)] = ""
 
 
-class Approvals(_Table):
+class Approvals(ClosedTable):
     """Who has to agree.
 
     Attributes
@@ -149,7 +153,7 @@ class Approvals(_Table):
     people: dict[Literal["pi", "facility"], tuple[str, ...]] = Field(default_factory=dict)
 
 
-class Keep(_Table):
+class Keep(ClosedTable):
     """What stays in any case.
 
     Attributes
@@ -169,12 +173,11 @@ class Keep(_Table):
     dark_names: tuple[str, ...] = ("*dark*", "*pedestal*", "*calib*")
 
 
-class Holds(_Table):
+class Holds(ClosedTable):
     """Who may forbid a release.
 
     Attributes
     ----------
-    authorities : tuple of str
     lift_by_same : bool
         Whether only the authority that placed a hold may lift it.
     """
@@ -183,7 +186,7 @@ class Holds(_Table):
     lift_by_same: bool = True
 
 
-class DriftPolicy(_Table):
+class DriftPolicy(ClosedTable):
     """What an alarm of the run-similarity check does.
 
     Attributes
@@ -196,25 +199,18 @@ class DriftPolicy(_Table):
     on_alarm: Literal["keep-all", "keep-rejects"] = "keep-all"
 
 
-class Source(_Table):
-    """Where a figure of a policy comes from.
-
-    Attributes
-    ----------
-    says, where : str
-    """
+class Source(ClosedTable):
+    """Where a figure of a policy comes from."""
 
     says: str
     where: str
 
 
-class Policy(_Table):
+class Policy(ClosedTable):
     """All of a policy file.
 
     Attributes
     ----------
-    policy_version : int
-    name : str
     release, approvals, keep, holds, drift
         The tables of the file.
     pools : mapping of str to str

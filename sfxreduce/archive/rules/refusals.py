@@ -6,7 +6,7 @@ Codes keep their meaning between versions, so that scripts can tell them apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sfxreduce.errors import RefusedError
@@ -167,5 +167,4 @@ class ArchiveRefused(RefusedError):
         >>> ArchiveRefused([refuse("R09")]).to_json()["refusals"][0]["code"]
         'R09'
         """
-        told = [{"code": r.code, "message": r.message, "remedy": r.remedy} for r in self.refusals]
-        return {"refused": True, "refusals": told}
+        return {"refused": True, "refusals": [asdict(refusal) for refusal in self.refusals]}

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+
+from sfxreduce.archive.rules.policy import ClosedTable
 
 __all__ = ["Amounts", "Compute", "Cost", "Range", "RateSource", "Rates", "Tier", "cost_of"]
 
@@ -20,13 +22,7 @@ MOST = 1e12
 """Largest rate: products of larger ones could be more than a float holds."""
 
 
-class _RatesTable(BaseModel):
-    """A table of a file of rates: closed, immutable, and strict about types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Range(_RatesTable):
+class Range(ClosedTable):
     """A number that is not known exactly.
 
     Attributes
@@ -84,7 +80,7 @@ def _in_range(found: Range) -> Range:
 Rate = Annotated[Range, AfterValidator(_in_range)]
 
 
-class Tier(_RatesTable):
+class Tier(ClosedTable):
     """What it costs to keep bytes somewhere.
 
     Attributes
@@ -102,7 +98,7 @@ class Tier(_RatesTable):
     kg_co2e_per_tb_year: Rate
 
 
-class Compute(_RatesTable):
+class Compute(ClosedTable):
     """What it costs to compute.
 
     Attributes
@@ -123,29 +119,19 @@ class Compute(_RatesTable):
     core_seconds_per_event: Rate | None = None
 
 
-class RateSource(_RatesTable):
-    """Where a rate comes from.
-
-    Attributes
-    ----------
-    rate, says, where : str
-    """
+class RateSource(ClosedTable):
+    """Where a rate comes from."""
 
     rate: str
     says: str
     where: str
 
 
-class Rates(_RatesTable):
+class Rates(ClosedTable):
     """All of a file of rates.
 
     Attributes
     ----------
-    rates_version : int
-    name : str
-    currency : str
-    disk, tape : Tier
-    compute : Compute
     sources : tuple of RateSource
         At least one: a rate that nobody can look up is worth nothing.
     """

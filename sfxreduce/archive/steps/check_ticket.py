@@ -11,10 +11,9 @@ from sfxreduce.archive.evidence.folder import JOURNAL, PAPER_BYTES, Clock, Evide
 from sfxreduce.archive.evidence.gather import gather
 from sfxreduce.archive.evidence.pins import compare_pins
 from sfxreduce.archive.evidence.signing import SIGNATURE_SUFFIX, is_signed
-from sfxreduce.archive.evidence.subject import DEFAULT_PRESET, wall_clock
+from sfxreduce.archive.evidence.subject import wall_clock
 from sfxreduce.archive.rules import checks
 from sfxreduce.archive.rules.facts import SourcePin
-from sfxreduce.archive.rules.policy import preset
 from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal, refuse
 from sfxreduce.archive.steps.release import TICKET
 from sfxreduce.errors import RunNotFound
@@ -109,8 +108,7 @@ def _evidence(ticket: Path, data: bytes, paper: TicketPaper, clock: Clock) -> It
     if not any(os.path.lexists(ticket.parent / name) for name in (JOURNAL, "holds")):
         return
     found = gather(EvidenceFolder(path=ticket.parent, clock=clock), Path(paper.run))
-    policy = found.plan.policy if found.plan else preset(DEFAULT_PRESET)
-    case = checks.Case(facts=found.facts, policy=policy, now_ns=clock())
+    case = checks.Case(facts=found.facts, policy=found.policy, now_ns=clock())
     yield from checks.sound(case)
     yield from checks.held(case)
     yield from checks.ticketed(case)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sfxreduce.archive.evidence.advance import advance, go_on, missing
+from sfxreduce.archive.evidence.advance import go_on
 from sfxreduce.archive.evidence.documents import PinnedFile, PlanPaper
 from sfxreduce.archive.evidence.folder import EvidenceWriter
 from sfxreduce.archive.evidence.gather import gather
@@ -84,26 +84,11 @@ def execute_run(subject: Subject, *, to: Sequence[str] = (), token: str | None =
         plan = subject.planned(found, token=token)
         copies = copies_of(to, policy=plan.policy, contents=found.contents)
         opened = open_copies(copies)
-        go_on(
-            writer,
-            found.contents,
-            found.facts,
-            policy=plan.policy,
-            now_ns=subject.clock(),
-            until=State.ARCHIVING,
-        )
+        until, now_ns = State.ARCHIVING, subject.clock()
+        go_on(writer, found, policy=plan.policy, now_ns=now_ns, until=until)
         writer.append("archive", plan_id=plan.plan_id, copies=copies)
         _put_all(subject, writer, plan, opened)
-        found = subject.look(writer)
-        until = State.ARCHIVED
-        advance(
-            writer,
-            found.contents,
-            found.facts,
-            policy=plan.policy,
-            now_ns=subject.clock(),
-            until=until,
-        )
+        subject.advance(writer, State.ARCHIVED)
         return Executed(plan=plan, dry_run=False, copies=copies, state=writer.contents().state)
 
 
@@ -111,13 +96,8 @@ def _would_execute(subject: Subject, to: Sequence[str]) -> Executed:
     found = subject.look()
     plan = subject.planned(found)
     copies = copies_of(to, policy=plan.policy, contents=found.contents)
-    state = found.contents.state
-    refusals = missing(
-        state, found.facts, policy=plan.policy, now_ns=subject.clock(), until=State.ARCHIVING
-    )
-    if refusals:
-        raise ArchiveRefused(refusals)
-    return Executed(plan=plan, dry_run=True, copies=copies, state=state)
+    subject.require(found, State.ARCHIVING)
+    return Executed(plan=plan, dry_run=True, copies=copies, state=found.contents.state)
 
 
 def _put_all(subject: Subject, writer: EvidenceWriter, plan: PlanPaper, copies: Copies) -> None:
@@ -180,15 +160,7 @@ def recall_run(subject: Subject, *, n: int | None = None, to: Sequence[str] = ()
     """
     with subject.opened() as (writer, found):
         plan = subject.planned(found)
-        held = missing(
-            found.contents.state,
-            found.facts,
-            policy=plan.policy,
-            now_ns=subject.clock(),
-            until=State.ARCHIVED,
-        )
-        if held:
-            raise ArchiveRefused(held)
+        subject.require(found, State.ARCHIVED)
         check_holds(subject)
         copies = open_copies(copies_of(to, policy=plan.policy, contents=found.contents))
         size = n or plan.policy.release.recall_files
@@ -203,15 +175,7 @@ def recall_run(subject: Subject, *, n: int | None = None, to: Sequence[str] = ()
         refusals = check_recall(result, plan.archive_files, n=size)
         if refusals:
             raise ArchiveRefused(refusals)
-        found = subject.look(writer)
-        advance(
-            writer,
-            found.contents,
-            found.facts,
-            policy=plan.policy,
-            now_ns=subject.clock(),
-            until=State.GRACE,
-        )
+        subject.advance(writer, State.GRACE)
     return result
 
 
@@ -222,12 +186,11 @@ def _recalled(
     drawn_by = hashlib.sha256(f"{plan.plan_id} {writer.head}".encode()).digest()
     with work_folder(subject.evidence, "recall") as workdir:
         result = recall_test(
-            [backend for backend, _ in copies],
+            copies,
             plan.archive_files,
             n=n,
             seed=int.from_bytes(drawn_by[:8], "big"),
             workdir=workdir,
-            pools=[pool for _, pool in copies],
         )
     return replace(result, statement=result.statement + _held(plan, result.paths))
 

@@ -6,11 +6,10 @@ import hashlib
 from collections.abc import Sequence
 
 from sfxreduce.archive.evidence.documents import HoldPaper, paper_bytes, paper_id
-from sfxreduce.archive.evidence.folder import EvidenceWriter
-from sfxreduce.archive.evidence.gather import Gathered, gather
-from sfxreduce.archive.evidence.subject import DEFAULT_PRESET, Subject
+from sfxreduce.archive.evidence.gather import Gathered, gather, hold_of
+from sfxreduce.archive.evidence.subject import Subject
 from sfxreduce.archive.rules.facts import Hold
-from sfxreduce.archive.rules.policy import Policy, preset
+from sfxreduce.archive.rules.policy import Policy
 from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
 from sfxreduce.archive.steps.release import revoke_ticket
 from sfxreduce.errors import OutputError, UsageError
@@ -46,16 +45,15 @@ def add_hold(
         If there is no reason.
     """
     found = gather(subject.folder, subject.run)
-    _check_authority(authority, _policy(found, policy))
+    _check_authority(authority, found, policy)
     if not reason.strip():
         raise UsageError("hold add: expected a reason; pass --reason TEXT")
-    now_ns = subject.clock()
     paper = HoldPaper(
         hold_id="-",
         reason=reason,
         authority=authority,
         by=subject.by,
-        at_ns=now_ns,
+        at_ns=subject.clock(),
         until_ns=until_ns,
     )
     paper = paper.model_copy(update={"hold_id": paper_id(paper)[:12]})
@@ -65,14 +63,7 @@ def add_hold(
         write_file(place, paper_bytes(paper), below=subject.evidence)
         sync_folder(place.parent)
     _tell_journal(subject, paper)
-    return Hold(
-        hold_id=paper.hold_id,
-        reason=reason,
-        authority=authority,
-        by=subject.by,
-        at_ns=now_ns,
-        until_ns=until_ns,
-    )
+    return hold_of(paper, hold_id=paper.hold_id)
 
 
 def _tell_journal(subject: Subject, paper: HoldPaper) -> None:
@@ -101,21 +92,16 @@ def lift_hold(
     """
     with subject.folder.opened(by=subject.by) as writer:
         found = gather(subject.folder, subject.run, contents=writer.contents())
-        rules = _policy(found, policy)
         hold = next((h for h in found.facts.holds if h.hold_id == hold_id), None)
         if hold is None:
             known = [h.hold_id for h in found.facts.holds]
             raise UsageError(f"hold lift: expected one of {known}, found '{hold_id}'")
-        _check_authority(authority, rules)
+        rules = _check_authority(authority, found, policy)
         if rules.holds.lift_by_same and authority != hold.authority:
             remedy = f"ask {hold.authority}"
             detail = f"{hold.authority} placed the hold, {authority} cannot lift it"
             raise ArchiveRefused([refuse("R11", detail, remedy=remedy)])
-        _lift(writer, hold, authority)
-
-
-def _lift(writer: EvidenceWriter, hold: Hold, authority: str) -> None:
-    writer.append("lifted", hold_id=hold.hold_id, authority=authority)
+        writer.append("lifted", hold_id=hold.hold_id, authority=authority)
 
 
 def list_holds(subject: Subject) -> Sequence[Hold]:
@@ -123,14 +109,11 @@ def list_holds(subject: Subject) -> Sequence[Hold]:
     return gather(subject.folder, subject.run).facts.holds
 
 
-def _policy(found: Gathered, given: Policy | None) -> Policy:
-    if found.plan is not None:
-        return found.plan.policy
-    return given or preset(DEFAULT_PRESET)
-
-
-def _check_authority(authority: str, policy: Policy) -> None:
+def _check_authority(authority: str, found: Gathered, given: Policy | None) -> Policy:
+    """Policy that counts, which is the plan's if there is one, and knows the authority."""
+    policy = given if given and found.plan is None else found.policy
     if authority not in policy.holds.authorities:
         known = ", ".join(policy.holds.authorities)
         remedy = f"name one of {known}"
         raise ArchiveRefused([refuse("R11", f"'{authority}' may not hold", remedy=remedy)])
+    return policy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from sfxreduce.archive.evidence.documents import PackagePaper, PackedFile, PlanPaper
@@ -73,13 +73,7 @@ def _paper(package: Package, part: str, root: Path) -> PackagePaper:
         size=tar.size,
         sha256=tar.sha256,
         files=tuple(
-            PackedFile(
-                path=file.path,
-                size=file.size,
-                sha256=file.sha256,
-                offset=package.offsets[file.path],
-            )
-            for file in package.files
+            PackedFile(**asdict(file), offset=package.offsets[file.path]) for file in package.files
         ),
     )
 

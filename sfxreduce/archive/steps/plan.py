@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.archive.evidence.advance import advance, send_back
+from sfxreduce.archive.evidence.advance import send_back
 from sfxreduce.archive.evidence.documents import (
     ApprovalPaper,
     PinnedFile,
@@ -30,8 +30,8 @@ from sfxreduce.archive.evidence.inspect import (
     store_facts,
 )
 from sfxreduce.archive.evidence.pins import pin_files
-from sfxreduce.archive.evidence.subject import DEFAULT_PRESET, Subject
-from sfxreduce.archive.rules.policy import Disposition, Policy, preset
+from sfxreduce.archive.evidence.subject import Subject
+from sfxreduce.archive.rules.policy import DEFAULT_PRESET, Disposition, Policy, preset
 from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal, refuse
 from sfxreduce.archive.rules.states import PATH, State
 from sfxreduce.archive.steps.packing import pack_payload
@@ -49,7 +49,6 @@ from sfxreduce.run.run import Run
 
 __all__ = ["PlanOptions", "PlannedRun", "approve_run", "plan_run", "plan_runs", "verify_again"]
 
-DAY_NS = 86_400 * 10**9
 FINISHED = (State.RELEASE_TICKETED, State.RELEASED, State.RESTORING)
 
 
@@ -199,11 +198,11 @@ def plan_run(
         _take_up(writer, hits, options.certificate)
         certificate = _inspect(writer, run, hits)
         verify_again(writer, run, hits, pool=pool, progress=progress)
-        _go(subject, writer, options.policy, State.CERTIFIED)
+        subject.advance(writer, State.CERTIFIED, policy=options.policy)
         plan = _draft(subject, pinned, hits, options)
         plan = pack_payload(_with_payload(plan, subject, run, certificate, pool=pool))
         writer.write("plan.json", paper_bytes(plan))
-        _go(subject, writer, options.policy, State.PLANNED)
+        subject.advance(writer, State.PLANNED, policy=options.policy)
         _write_bag(subject, plan)
     return plan
 
@@ -266,12 +265,6 @@ def verify_again(
         manifest_sha256=manifest_sha256(hits),
         problems=list(found.problems[:5]),
     )
-
-
-def _go(subject: Subject, writer: EvidenceWriter, policy: Policy, until: State) -> None:
-    found = subject.look(writer)
-    now_ns = subject.clock()
-    advance(writer, found.contents, found.facts, policy=policy, now_ns=now_ns, until=until)
 
 
 def _draft(
@@ -390,16 +383,8 @@ def approve_run(
         )
         name = f"approvals/{plan.plan_id[:8]}-{paper_id(paper)[:8]}.json"
         writer.write(name, paper_bytes(paper))
-        found = subject.look(writer)
         try:
-            advance(
-                writer,
-                found.contents,
-                found.facts,
-                policy=plan.policy,
-                now_ns=subject.clock(),
-                until=State.APPROVED,
-            )
+            subject.advance(writer, State.APPROVED)
         except ArchiveRefused as error:
             # The first of two approvals is not refused: the second one is waited for.
             if {refusal.code for refusal in error.refusals} != {"R11"}:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfxreduce.archive.evidence.advance import advance, arrow, missing
+from sfxreduce.archive.evidence.advance import arrow
 from sfxreduce.archive.evidence.documents import (
     PlanPaper,
     ReleasePaper,
@@ -102,22 +102,21 @@ def release_run(
         state = found.contents.state
         if state is State.RELEASE_TICKETED:
             state = arrow(writer, state, State.RELEASABLE)
-        _check(subject, plan, state, renewed(found.facts, subject.clock()))
+        _require_ticket(subject, found, state)
         _look_again(subject, writer, found, plan, to, data_path, pool=pool, progress=progress)
-        found = subject.look(writer, rehash=True)
-        _advance(subject, writer, found, plan, State.RELEASABLE)
+        subject.advance(writer, State.RELEASABLE, rehash=True)
         roots = limit_roots(plan.policy, root=subject.root, evidence=subject.evidence)
         # What others release meanwhile has to count here, and this there.
         with one_ticket_at_a_time(roots):
             found = subject.look(writer)
-            _check(subject, plan, State.RELEASABLE, found.facts)
+            subject.require(found, State.RELEASE_TICKETED, state=State.RELEASABLE)
             check_holds(subject)
             data = paper_bytes(_ticket(subject, writer, plan, found))
             if key is not None:
                 # First, so that no ticket lies there that still waits for its signature.
                 writer.write(TICKET + SIGNATURE_SUFFIX, key.sign(data))
             writer.write(TICKET, data)
-            _advance(subject, writer, subject.look(writer), plan, State.RELEASE_TICKETED)
+            subject.advance(writer, State.RELEASE_TICKETED)
         done = writer.contents().state
     return Released(plan=plan, dry_run=False, state=done, ticket=subject.evidence / TICKET)
 
@@ -134,7 +133,7 @@ def _would_release(subject: Subject, sign_key: Path | None) -> Released:
     _signing_key(plan, sign_key)
     state = found.contents.state
     before = State.RELEASABLE if state is State.RELEASE_TICKETED else state
-    _check(subject, plan, before, renewed(found.facts, subject.clock()))
+    _require_ticket(subject, found, before)
     return Released(plan=plan, dry_run=True, state=state, ticket=subject.evidence / TICKET)
 
 
@@ -148,23 +147,10 @@ def renewed(facts: Evidence, now_ns: int) -> Evidence:
     return replace(facts, verified=verified, receipts=receipts)
 
 
-def _check(subject: Subject, plan: PlanPaper, state: State, facts: Evidence) -> None:
-    refusals = missing(
-        state,
-        facts,
-        policy=plan.policy,
-        now_ns=subject.clock(),
-        until=State.RELEASE_TICKETED,
-    )
-    if refusals:
-        raise ArchiveRefused(refusals)
-
-
-def _advance(
-    subject: Subject, writer: EvidenceWriter, found: Gathered, plan: PlanPaper, until: State
-) -> None:
-    now_ns = subject.clock()
-    advance(writer, found.contents, found.facts, policy=plan.policy, now_ns=now_ns, until=until)
+def _require_ticket(subject: Subject, found: Gathered, state: State) -> None:
+    """Refuse unless a ticket could be written once all was looked at anew and found good."""
+    facts = renewed(found.facts, subject.clock())
+    subject.require(found, State.RELEASE_TICKETED, state=state, facts=facts)
 
 
 def _look_again(
@@ -278,7 +264,7 @@ def record_release(subject: Subject, receipt: Path) -> State:
         ):
             raise ArchiveRefused([refuse("R10", f"{receipt} is about another plan or ticket")])
         writer.write("release-receipt.json", data)
-        _advance(subject, writer, subject.look(writer), plan, State.RELEASED)
+        subject.advance(writer, State.RELEASED)
         return writer.contents().state
 
 

@@ -42,28 +42,25 @@ def restore_run_events(
     SourceError
         If an event is nowhere.
     """
-    if not subject.begun:
+
+    def restored(plan: PlanPaper | None = None, archive: Holding | None = None) -> Restored:
         return restore_events(
             events,
-            places=_places(subject, None, hits, None),
+            places=_places(subject, plan, hits, archive),
             out=out,
             pool=pool,
             overwrite=overwrite,
             progress=progress,
         )
+
+    if not subject.begun:
+        return restored()
     with subject.opened() as (writer, found):
         archive = _holding(found.plan, found.contents, to)
         job = uuid.uuid4().hex[:12]
         writer.append("job-began", job=job, what="restore")
         try:
-            return restore_events(
-                events,
-                places=_places(subject, found.plan, hits, archive),
-                out=out,
-                pool=pool,
-                overwrite=overwrite,
-                progress=progress,
-            )
+            return restored(found.plan, archive)
         finally:
             writer.append("job-ended", job=job)
 

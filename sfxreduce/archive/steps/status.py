@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ from sfxreduce.archive.evidence.advance import advance, missing
 from sfxreduce.archive.evidence.find import find_evidence
 from sfxreduce.archive.evidence.folder import Clock, EvidenceFolder
 from sfxreduce.archive.evidence.gather import Gathered, gather
-from sfxreduce.archive.evidence.subject import DEFAULT_PRESET, Subject, wall_clock
+from sfxreduce.archive.evidence.subject import Subject, wall_clock
 from sfxreduce.archive.evidence.tickets import TicketBook
 from sfxreduce.archive.rules.explain import explain_policy
-from sfxreduce.archive.rules.policy import Policy, preset
 from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal
 from sfxreduce.archive.rules.states import PATH, State
 from sfxreduce.archive.steps.release import renewed
@@ -46,7 +45,7 @@ class Status:
         Empty if there is no plan.
     files, bytes : int
         That may leave the disk by the plan.
-    releasable_from_ns : int or None
+    releasable_from : str or None
         End of grace and retention, once it is known.
     recall : str
         What the recall test proved.
@@ -64,29 +63,14 @@ class Status:
     plan_id: str
     files: int
     bytes: int
-    releasable_from_ns: int | None
+    releasable_from: str | None
     recall: str
     jobs: tuple[str, ...]
     ready: bool
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
-        told = [{"code": r.code, "message": r.message, "remedy": r.remedy} for r in self.refusals]
-        return {
-            "run": self.run,
-            "state": str(self.state),
-            "history": [str(state) for state in self.history],
-            "held": self.held,
-            "next": str(self.next) if self.next else None,
-            "refusals": told,
-            "plan_id": self.plan_id,
-            "files": self.files,
-            "bytes": self.bytes,
-            "releasable_from": _date(self.releasable_from_ns),
-            "recall": self.recall,
-            "jobs": list(self.jobs),
-            "ready": self.ready,
-        }
+        return asdict(self)
 
 
 def status_run(
@@ -109,8 +93,7 @@ def status_run(
     now_ns = subject.clock()
     refusals: tuple[Refusal, ...] = ()
     if after is not None:
-        policy = _policy(found)
-        refusals = missing(state, facts, policy=policy, now_ns=now_ns, until=after)
+        refusals = missing(state, facts, policy=found.policy, now_ns=now_ns, until=after)
     recalled = found.contents.last("recalled")
     plan = found.plan
     return Status(
@@ -123,27 +106,24 @@ def status_run(
         plan_id=plan.plan_id if plan else "",
         files=len(plan.sources) if plan else 0,
         bytes=plan.release_bytes if plan else 0,
-        releasable_from_ns=_releasable_from(found),
+        releasable_from=_releasable_from(found),
         recall=recalled["statement"] if recalled else "",
         jobs=facts.open_jobs,
         ready=state in WAITING
         and not missing(
-            state, facts, policy=_policy(found), now_ns=now_ns, until=State.RELEASE_TICKETED
+            state, facts, policy=found.policy, now_ns=now_ns, until=State.RELEASE_TICKETED
         ),
     )
 
 
-def _policy(found: Gathered) -> Policy:
-    return found.plan.policy if found.plan else preset(DEFAULT_PRESET)
-
-
-def _releasable_from(found: Gathered) -> int | None:
+def _releasable_from(found: Gathered) -> str | None:
     plan, recall = found.plan, found.facts.recall
     if plan is None or recall is None:
         return None
     release = plan.policy.release
     grace = recall.at_ns + int(release.grace_days * DAY_NS)
-    return max(grace, plan.experiment_end_ns + int(release.min_retention_days * DAY_NS))
+    ends_ns = max(grace, plan.experiment_end_ns + int(release.min_retention_days * DAY_NS))
+    return datetime.fromtimestamp(ends_ns / 1e9, UTC).isoformat(timespec="seconds")
 
 
 def explain_run(subject: Subject) -> list[str]:
@@ -158,13 +138,13 @@ def explain_run(subject: Subject) -> list[str]:
         )
     if status.recall:
         told.append(status.recall)
-    if status.releasable_from_ns is not None:
-        told.append(f"Its time on the disk ends on {_date(status.releasable_from_ns)}.")
+    if status.releasable_from is not None:
+        told.append(f"Its time on the disk ends on {status.releasable_from}.")
     if status.next is not None:
         told += [f"Not {status.next} yet: {refusal}." for refusal in status.refusals] or [
             f"Nothing stands between it and {status.next}."
         ]
-    return [*told, *explain_policy(_policy(found))]
+    return [*told, *explain_policy(found.policy)]
 
 
 def status_runs(root: Path, *, clock: Clock = wall_clock) -> dict[str, Any]:
@@ -257,14 +237,8 @@ def nightly_runs(root: Path, *, clock: Clock = wall_clock) -> dict[str, Any]:
                     continue
                 # What is refused tonight is told by the summary.
                 with suppress(ArchiveRefused):
-                    advance(
-                        writer,
-                        found.contents,
-                        found.facts,
-                        policy=found.plan.policy,
-                        now_ns=clock(),
-                        until=max(before, State.RELEASABLE, key=PATH.index),
-                    )
+                    until = max(before, State.RELEASABLE, key=PATH.index)
+                    advance(writer, found, policy=found.policy, now_ns=clock(), until=until)
                 after = writer.contents().state
         except SfxReduceError as error:
             failed.append({"run": str(run), "problem": str(error)})
@@ -272,9 +246,3 @@ def nightly_runs(root: Path, *, clock: Clock = wall_clock) -> dict[str, Any]:
         if after is not before:
             moved.append({"run": str(run), "from": str(before), "to": str(after)})
     return {**status_runs(root, clock=clock), "moved": moved, "failed": failed}
-
-
-def _date(ns: int | None) -> str | None:
-    return (
-        None if ns is None else datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="seconds")
-    )

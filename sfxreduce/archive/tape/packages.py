@@ -11,16 +11,15 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from sfxreduce.archive.rules.policy import TARGET_BYTES
 from sfxreduce.archive.tape.paths import check_path
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.files.durable import FileRecord
 
-__all__ = ["Package", "pack", "packages_from_json", "packages_to_json", "tar_header"]
+__all__ = ["Package", "pack", "tar_header"]
 
 BLOCK = tarfile.BLOCKSIZE
 
@@ -101,48 +100,6 @@ def pack(
         Package(name=f"{stem}-{number:0{width}d}.tar", files=tuple(group))
         for number, group in enumerate(groups)
     ]
-
-
-def packages_to_json(packages: Sequence[Package]) -> list[dict[str, Any]]:
-    """Index of packages as JSON: which file lies where."""
-    return [
-        {
-            "name": package.name,
-            "size": package.size,
-            "files": [
-                {**asdict(file), "offset": package.offsets[file.path]} for file in package.files
-            ],
-        }
-        for package in packages
-    ]
-
-
-def packages_from_json(facts: Any, *, where: str) -> tuple[Package, ...]:
-    """Packages from their index; places and sizes are computed anew, and compared.
-
-    Raises
-    ------
-    SchemaError
-        If a part is missing, or not what follows from the others.
-    """
-    try:
-        packages = tuple(
-            Package(
-                name=found["name"],
-                files=tuple(
-                    FileRecord(path=str(f["path"]), size=int(f["size"]), sha256=str(f["sha256"]))
-                    for f in found["files"]
-                ),
-            )
-            for found in facts
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SchemaError(
-            f"{where}: expected an index of packages, found damage ({error})"
-        ) from error
-    if packages_to_json(packages) != facts:
-        raise SchemaError(f"{where}: its places are not those of the files; the index was changed")
-    return packages
 
 
 def tar_header(file: FileRecord) -> tarfile.TarInfo:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from sfxreduce.archive.rules.refusals import Refusal, refuse
-from sfxreduce.archive.tape.backends import Backend, archive_copies
+from sfxreduce.archive.tape.backends import Backend
 from sfxreduce.decisions.threshold import share_upper
 from sfxreduce.errors import ArchiveError, UsageError, VerificationError
 from sfxreduce.io.files.durable import PARTIAL, FileRecord, output_errors, sha256_file
@@ -81,23 +81,14 @@ class RecallResult:
     failures: tuple[RecallFailure, ...]
     statement: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the same as a JSON object."""
-        return {
-            **asdict(self),
-            "paths": list(self.paths),
-            "failures": [asdict(failure) for failure in self.failures],
-        }
-
 
 def recall_test(
-    backends: Sequence[Backend],
+    copies: Sequence[tuple[Backend, str]],
     files: Sequence[FileRecord],
     *,
     n: int,
     seed: int,
     workdir: Path,
-    pools: Sequence[str],
 ) -> RecallResult:
     """Recall random files from every copy, and compare each with its record.
 
@@ -105,6 +96,8 @@ def recall_test(
 
     Parameters
     ----------
+    copies : sequence of (Backend, str)
+        Archive and pool of each.
     files : sequence of FileRecord
         What was put, by its path in the archive.
     n : int
@@ -113,8 +106,6 @@ def recall_test(
         Of the draw, at least 0. The same files and seed draw the same ones.
     workdir : Path
         Has to be there, with room for the largest file.
-    pools : sequence of str
-        Where the copies are; see `archive_copies`.
 
     Raises
     ------
@@ -128,7 +119,6 @@ def recall_test(
             f"recall test: expected files, and at least one to draw, found {len(files)} files and "
             f"n={n}, seed={seed}"
         )
-    copies = archive_copies(backends, pools)
     drawn = _draw(files, n, seed)
     failures = [
         failure
@@ -137,7 +127,7 @@ def recall_test(
         if (failure := _test_copy(backend, pool, file, workdir)) is not None
     ]
     bad = len({failure.path for failure in failures})
-    buffered = not all(backend.capabilities().recalls_from_medium for backend in backends)
+    buffered = not all(backend.capabilities().recalls_from_medium for backend, _ in copies)
     return RecallResult(
         paths=tuple(file.path for file in drawn),
         tested=len(drawn),
@@ -148,9 +138,7 @@ def recall_test(
     )
 
 
-def check_recall(
-    result: RecallResult | None, files: Sequence[FileRecord], *, n: int
-) -> list[Refusal]:
+def check_recall(result: RecallResult, files: Sequence[FileRecord], *, n: int) -> list[Refusal]:
     """Say why a recall test is not enough to let go of the disk copies.
 
     Parameters
@@ -165,8 +153,6 @@ def check_recall(
     list of Refusal
         R08 if it was not passed, and R06 for each copy that is another file.
     """
-    if result is None:
-        return [refuse("R08")]
     refusals = [
         refuse("R06", f"{failure.path} in {failure.backend}: {failure.problem}")
         for failure in result.failures

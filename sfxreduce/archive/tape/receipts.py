@@ -139,14 +139,12 @@ def check_receipts(
     *,
     copies: int,
     distinct_pools: bool,
-    now_ns: int | None = None,
-    max_age_hours: float = 24,
 ) -> list[Refusal]:
     """Say why receipts are not enough to let go of the disk copies of files.
 
     Every receipt has to be in order, and of every file there have to be enough copies that share
     neither medium nor, if so asked, pool. Of several receipts of one archive about the same file
-    and pools the latest counts.
+    and pools the latest counts; its age is judged when it is taken down.
 
     Parameters
     ----------
@@ -156,10 +154,6 @@ def check_receipts(
         How many the policy asks for.
     distinct_pools : bool
         Whether each has to be in a pool of its own.
-    now_ns : int, optional
-        The time. If given, receipts that are too old are refused, and those of the future.
-    max_age_hours : float
-        Age at which a receipt no longer says what the archive holds.
 
     Returns
     -------
@@ -179,9 +173,6 @@ def check_receipts(
             refusals.append(refuse("R04", f"{path}: there is none"))
             continue
         problems = [problem for r in found for problem in _problems(r, file)]
-        if now_ns is not None:
-            for receipt in found:
-                problems += _untimely(receipt, now_ns, max_age_hours)
         refusals += problems
         if not problems and not _enough(found, copies, distinct_pools=distinct_pools):
             refusals.append(refuse("R07", f"{path}: expected {copies}, found {_described(found)}"))
@@ -211,17 +202,6 @@ def _problems(receipt: Receipt, file: FileRecord) -> list[Refusal]:
         detail = f"{where}: its checksum is from the catalogue, the archive did not read the file"
         found.append(refuse("R06", detail, remedy="have the archive read the file and hash it"))
     return found
-
-
-def _untimely(receipt: Receipt, now_ns: int, max_age_hours: float) -> list[Refusal]:
-    """Whether a receipt is of the future, or of long ago."""
-    where = f"{receipt.path} in {receipt.backend}"
-    hours = (now_ns - receipt.queried_at_ns) / 3600e9
-    if hours < 0:
-        return [refuse("R17", f"{where}: the receipt is of the future")]
-    if hours > max_age_hours:
-        return [refuse("R04", f"{where}: the receipt is {hours:.0f} hours old")]
-    return []
 
 
 def _enough(receipts: Sequence[Receipt], needed: int, *, distinct_pools: bool) -> bool:

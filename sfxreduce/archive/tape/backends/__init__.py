@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sfxreduce.archive.tape.backends.open import archive_copies, open_backend
+from sfxreduce.archive.tape.backends.open import open_backend
 from sfxreduce.archive.tape.backends.protocol import Backend, Capabilities
 
-__all__ = ["Backend", "Capabilities", "archive_copies", "open_backend"]
+__all__ = ["Backend", "Capabilities", "open_backend"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -12,7 +12,7 @@ from sfxreduce.archive.tape.backends.protocol import Backend
 from sfxreduce.archive.tape.backends.script import TIMEOUT_S, ScriptBackend
 from sfxreduce.errors import UsageError
 
-__all__ = ["archive_copies", "open_backend"]
+__all__ = ["open_backend"]
 
 EXAMPLES = "posix:/mnt/tape, posix:/mnt/tape?separate-devices, exec:/etc/sfxreduce/hpss.sh"
 
@@ -61,39 +61,6 @@ def open_backend(spec: str) -> Backend:
         lie, _, folder = rest.partition(":")
         return LyingBackend(lie=lie, root=_absolute(spec, folder), name=spec)
     raise UsageError(f"'{spec}': expected an archive such as {EXAMPLES}")
-
-
-def archive_copies(
-    backends: Sequence[Backend], pools: Sequence[str]
-) -> tuple[tuple[Backend, str], ...]:
-    """Which archive and pool each copy goes to.
-
-    Parameters
-    ----------
-    pools : sequence of str
-        With one archive all copies are its own; with several each pool is one of its archive, in
-        the same order.
-
-    Raises
-    ------
-    UsageError
-        If there are several archives, and not one pool for each.
-
-    Examples
-    --------
-    >>> archive_copies(["one archive"], ["a", "b"])
-    (('one archive', 'a'), ('one archive', 'b'))
-    >>> archive_copies(["first", "second"], ["a", "b"])
-    (('first', 'a'), ('second', 'b'))
-    """
-    if not backends or not pools or len(backends) not in (1, len(pools)):
-        raise UsageError(
-            f"expected one archive, or one pool for each, found {len(backends)} archives and "
-            f"{len(pools)} pools"
-        )
-    if len(backends) == 1:
-        return tuple((backends[0], pool) for pool in pools)
-    return tuple(zip(backends, pools, strict=True))
 
 
 def _absolute(spec: str, path: str) -> Path:
