@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
+from typing import NamedTuple
 
 from sfxreduce.archive.savings.sums import Group
 from sfxreduce.archive.savings.values import ADDED, Part, Weight
@@ -48,8 +48,7 @@ LABEL, GAP = 27.0, 5.0
 LEFT_X, RIGHT_X = 210, WIDTH - 250
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Band:
+class _Band(NamedTuple):
     """Bytes on their way from the left to the right."""
 
     name: str
@@ -157,41 +156,17 @@ def _bands(group: Group) -> list[_Band]:
     freed, parts = group.freed, group.parts
     stays = max(parts[Part.RAW].bytes - freed.potential, 0)
     may_go = parts[Part.RAW].bytes - stays
+    names, colours, tape = NAMES_OF_PARTS, COLOURS_OF_PARTS, Part.ARCHIVE_COPIES
     added = [
-        _Band(
-            name=NAMES_OF_PARTS[part],
-            n_bytes=parts[part].bytes,
-            colour=COLOURS_OF_PARTS[part],
-            goes_to="disk",
-            told="written beside it",
-        )
+        _Band(names[part], parts[part].bytes, colours[part], "disk", "written beside it")
         for part in (*ADDED, Part.UNASSIGNED)
     ]
-    raw = COLOURS_OF_PARTS[Part.RAW]
     return [
-        _Band(
-            name="raw, released",
-            n_bytes=freed.realised,
-            colour="#8fcfae",
-            goes_to="released",
-            told="recorded",
-        ),
-        _Band(
-            name="raw, a ticket may free it",
-            n_bytes=may_go,
-            colour="#6f8aa5",
-            goes_to="disk",
-            told="recorded",
-        ),
-        _Band(name="raw, stays", n_bytes=stays, colour=raw, goes_to="disk", told="recorded"),
+        _Band("raw, released", freed.realised, "#8fcfae", "released", "recorded"),
+        _Band("raw, a ticket may free it", may_go, "#6f8aa5", "disk", "recorded"),
+        _Band("raw, stays", stays, colours[Part.RAW], "disk", "recorded"),
         *added,
-        _Band(
-            name=NAMES_OF_PARTS[Part.ARCHIVE_COPIES],
-            n_bytes=freed.tape,
-            colour=COLOURS_OF_PARTS[Part.ARCHIVE_COPIES],
-            goes_to="tape",
-            told="copied",
-        ),
+        _Band(names[tape], freed.tape, colours[tape], "tape", "copied"),
     ]
 
 

@@ -12,7 +12,6 @@ from sfxreduce.archive.savings.values import (
     ADDED,
     Freed,
     Part,
-    Parts,
     RunSavings,
     Weight,
     total_weight,
@@ -109,7 +108,7 @@ class Group:
         """Return the same as a JSON object."""
         return {
             "runs": len(self.runs),
-            "parts": _parts_to_json(self.parts),
+            "parts": {str(part): asdict(weight) for part, weight in self.parts.items()},
             "total": asdict(self.total),
             "savings": {
                 "realised": {
@@ -206,7 +205,3 @@ class Savings:
             **{name: told[name] for name in ("parts", "total", "savings")},
             "alternatives": run.alternatives.to_json() if run.alternatives else None,
         }
-
-
-def _parts_to_json(parts: Parts) -> dict[str, Any]:
-    return {str(part): asdict(weight) for part, weight in parts.items()}

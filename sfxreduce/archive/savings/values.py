@@ -200,7 +200,6 @@ class RunSavings:
         The reduced store; None if there is none.
     events, hits, undecided, rejected : int
         Of the output; 0 without one.
-    parts : mapping of Part to Weight
     notes : tuple of str
         What has to be known to read the numbers.
     problem : str
