@@ -10,14 +10,11 @@ import typer
 import sfxreduce
 from sfxreduce_cli.options import (
     AsJson,
-    HitAtLeast,
     InputOptions,
     InRuns,
-    LabelFiles,
-    MissAtMost,
+    LabelOptions,
     PoolOptions,
     WindowName,
-    labelling_of,
     spread_options,
 )
 from sfxreduce_cli.output import print_evaluation
@@ -41,9 +38,7 @@ def evaluate(
     hit_min_peaks: Annotated[
         int, typer.Option(min=1, help="Fewest true peaks of a hit, where the truth is known.")
     ] = 10,
-    labels: LabelFiles = None,
-    miss_at_most: MissAtMost = None,
-    hit_at_least: HitAtLeast = None,
+    labelled: LabelOptions,
     inputs: InputOptions,
     where: PoolOptions,
     as_json: AsJson = False,
@@ -59,7 +54,7 @@ def evaluate(
             runs,
             threshold=threshold,
             hit_min_peaks=hit_min_peaks,
-            labelling=labelling_of(runs, labels, miss_at_most, hit_at_least),
+            labelling=labelled.labelling(runs),
             **work,
         )
     print_evaluation(evaluation, as_json=as_json)

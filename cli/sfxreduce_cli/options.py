@@ -35,7 +35,7 @@ __all__ = [
     "InRun",
     "InRuns",
     "InputOptions",
-    "LabelFiles",
+    "LabelOptions",
     "MissAtMost",
     "Out",
     "Overwrite",
@@ -44,7 +44,6 @@ __all__ = [
     "Reading",
     "WindowName",
     "command_group",
-    "labelling_of",
     "spread_options",
 ]
 
@@ -91,12 +90,6 @@ HitAtLeast = Annotated[
     float | None,
     typer.Option(
         "--hit-at-least", help="Fewest peaks of a hit; default: the run's upper quartile."
-    ),
-]
-LabelFiles = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--labels", help="CSV of 'sfxreduce label', one for each run, in the order of --in."
     ),
 ]
 
@@ -233,6 +226,33 @@ class PeakOptions:
         return sfxreduce.PeakScorer(finder, min_peaks=self.min_peaks)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelOptions:
+    """Where the labels of runs come from."""
+
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(help="CSV of 'sfxreduce label', one for each run, in the order of --in."),
+    ] = None
+    miss_at_most: MissAtMost = None
+    hit_at_least: HitAtLeast = None
+
+    def labelling(self, runs: Sequence[Run]) -> Labelling | None:
+        """Labels from files or by peak counts; None if the options say nothing."""
+        by_peaks = self.miss_at_most is not None or self.hit_at_least is not None
+        if self.labels and by_peaks:
+            raise UsageError(
+                "--labels: the files hold all labels; drop --miss-at-most and --hit-at-least"
+            )
+        if self.labels:
+            return sfxreduce.train.FileLabelling.of(runs, self.labels)
+        if by_peaks:
+            return sfxreduce.train.PeakLabelling(
+                miss_at_most=self.miss_at_most, hit_at_least=self.hit_at_least
+            )
+        return None
+
+
 def command_group(purpose: str) -> typer.Typer:
     """Group of commands; without one it shows its help."""
     return typer.Typer(help=purpose, no_args_is_help=True, rich_markup_mode=None)
@@ -287,22 +307,3 @@ def _patience_of_environment() -> dict[str, float]:
         raise UsageError(
             f"SFXREDUCE_PATIENCE_SECONDS: expected a number of seconds, found '{seconds}'"
         ) from None
-
-
-def labelling_of(
-    runs: Sequence[Run],
-    labels: Sequence[Path] | None,
-    miss_at_most: float | None,
-    hit_at_least: float | None,
-) -> Labelling | None:
-    """Labels from files or by peak counts, as the options say; None if they say nothing."""
-    by_peaks = miss_at_most is not None or hit_at_least is not None
-    if labels and by_peaks:
-        raise UsageError(
-            "--labels: the files hold all labels; drop --miss-at-most and --hit-at-least"
-        )
-    if labels:
-        return sfxreduce.train.FileLabelling.of(runs, labels)
-    if by_peaks:
-        return sfxreduce.train.PeakLabelling(miss_at_most=miss_at_most, hit_at_least=hit_at_least)
-    return None

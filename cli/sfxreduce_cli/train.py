@@ -11,14 +11,11 @@ import typer
 import sfxreduce
 from sfxreduce_cli.options import (
     AsJson,
-    HitAtLeast,
     InRuns,
-    LabelFiles,
-    MissAtMost,
+    LabelOptions,
     Overwrite,
     PoolOptions,
     WindowName,
-    labelling_of,
     spread_options,
 )
 from sfxreduce_cli.output import print_trained
@@ -58,9 +55,7 @@ def train(
         typer.Option(help="Pixels the network scores; auto: as few tiles as suffice."),
     ] = WindowName.AUTO,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
-    labels: LabelFiles = None,
-    miss_at_most: MissAtMost = None,
-    hit_at_least: HitAtLeast = None,
+    labelled: LabelOptions,
     overwrite: Overwrite = False,
     where: PoolOptions,
     as_json: AsJson = False,
@@ -82,7 +77,7 @@ def train(
             recipe=recipe,
             window=window,
             seed=seed,
-            labelling=labelling_of(runs, labels, miss_at_most, hit_at_least),
+            labelling=labelled.labelling(runs),
             out=out,
             overwrite=overwrite,
             **work,
