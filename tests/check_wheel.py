@@ -24,7 +24,8 @@ def main() -> None:
         assert SITE in Path(package.__file__).parents, f"not the wheel: {package.__file__}"
     # The working tree is on the path of an editable installation; the wheel must do without.
     root = Path(__file__).resolve().parents[1]
-    sys.path[:] = [p for p in sys.path if Path(p).resolve() not in (root, root / "cli")]
+    tree = (root, root / "cli", root / "tests")
+    sys.path[:] = [p for p in sys.path if Path(p).resolve() not in tree]
     importlib.invalidate_caches()
     assert importlib.util.find_spec("cli") is None, "a package called 'cli' was installed"
     for name in ("py.typed", "__init__.pyi", "archive/__init__.pyi", "train/__init__.pyi"):
