@@ -172,6 +172,13 @@ def test_training_needs_runs_with_hits_and_misses(runs: list[Run]) -> None:
         train(runs[:1], labelling=_GivenLabels([Label.HIT] * 24))
 
 
+def test_a_run_with_too_few_hits_to_hold_one_out_is_refused(runs: list[Run]) -> None:
+    # It was once an IndexError out of NumPy: no quantile of nothing.
+    labels = _GivenLabels([Label.HIT] + [Label.MISS] * 23)
+    with pytest.raises(LabelError, match=r"expected hits among the .* held out"):
+        train(runs[:1], recipe=replace(CAREFUL, epochs=1), labelling=labels, seed=2)
+
+
 def test_labelled_events_are_read_in_order_as_the_scorer_sees_them(runs: list[Run]) -> None:
     run = runs[0]
     label = np.resize([Label.MISS, Label.HIT, Label.MAYBE], 24).astype(np.int8)

@@ -103,7 +103,7 @@ def read_labelled(
 
 
 def split_events(events: EventSet, *, every: int) -> tuple[EventSet, EventSet]:
-    """Set aside every so-manieth hit and miss.
+    """Set aside every n-th hit and miss.
 
     Returns
     -------

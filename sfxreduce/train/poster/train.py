@@ -138,9 +138,20 @@ class _Learner:
             self._network.load_state_dict(best)
 
     def settle(self, held: Sequence[EventSet], detector: Detector, *, choose: bool) -> None:
-        """Take the fewest tiles that do, if there is a choice, and a threshold for them."""
+        """Take the fewest tiles that do, if there is a choice, and a threshold for them.
+
+        Raises
+        ------
+        LabelError
+            If there is no hit among the held-out events.
+        """
         of_tiles = np.concatenate([self._of_tiles(events) for events in held])
         is_hit = np.concatenate([events.is_hit for events in held])
+        if not is_hit.any():
+            raise LabelError(
+                f"train: expected hits among the {is_hit.size} events held out to choose the "
+                "threshold by, found none; add runs, or a longer one"
+            )
         if choose and of_tiles.shape[1] > 1:
             self._curve = window_curve(of_tiles, is_hit, detector)
             self._window = smallest_window(self._curve)
