@@ -117,7 +117,7 @@ def test_results_are_the_same_bytes_however_many_workers_are_killed(
     np.save(tmp_path / "frames.npy", run.source.frames)  # type: ignore[attr-defined]
     run = replace(run, source=SavedFrames.of(run, tmp_path / "frames.npy"))
     scorer = Watched(folder=str(tmp_path))
-    filtered = partial(filter_run, run, scorer=scorer)
+    filtered = partial(filter_run, run, FilterSettings(scorer=scorer))
     filtered(outputs=Outputs(store=tmp_path / "serial"), pool=SerialPool())
     (tmp_path / "calls").unlink()
     (tmp_path / "storm").touch()
