@@ -39,9 +39,14 @@ BYTE_OFFSET = "x-CBF_BYTE_OFFSET"
 MOST_HEADER_BYTES = 1 << 16
 """No header is longer."""
 DTYPES: dict[str, np.dtype[Any]] = {
-    f"{name} {8 * n_bytes}-bit integer": np.dtype(f"{code}{n_bytes}")
-    for name, code in (("signed", "i"), ("unsigned", "u"))
-    for n_bytes in (1, 2, 4, 8)
+    "signed 8-bit integer": np.dtype("i1"),
+    "signed 16-bit integer": np.dtype("i2"),
+    "signed 32-bit integer": np.dtype("i4"),
+    "signed 64-bit integer": np.dtype("i8"),
+    "unsigned 8-bit integer": np.dtype("u1"),
+    "unsigned 16-bit integer": np.dtype("u2"),
+    "unsigned 32-bit integer": np.dtype("u4"),
+    "unsigned 64-bit integer": np.dtype("u8"),
 }
 EV_ANGSTROM = 12398.419843320026  # h c, exact, SI 2019
 NUMBER = r"([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)"
