@@ -63,6 +63,7 @@ def smallest_window(curve: Sequence[WindowLoss]) -> TileChoice:
 
     Examples
     --------
+    >>> from sfxreduce.run.window import CENTRE, FULL
     >>> one = WindowLoss(tiles=CENTRE, mean_loss=0.0, worst_loss=0.0, least_specificity=0.4)
     >>> full = WindowLoss(tiles=FULL, mean_loss=0.0, worst_loss=0.0, least_specificity=0.99)
     >>> smallest_window([one, full]).name
