@@ -29,6 +29,13 @@ def simulate(
     frame_shape: Annotated[
         str, typer.Option(metavar="YxX", help="Cut a one-panel camera to its centre, as 350x350.")
     ] = "",
+    blur_px: Annotated[
+        float | None,
+        typer.Option(
+            help="Spread of a point on the detector in pixels (standard deviation), in place of "
+            "the camera's own."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     where: PoolOptions,
     as_json: AsJson = False,
@@ -39,7 +46,12 @@ def simulate(
     """
     shape = _shape(frame_shape)
     run = sfxreduce.simulate_run(
-        experiment, n_events=events, hit_rate=hit_rate, seed=seed, frame_shape=shape
+        experiment,
+        n_events=events,
+        hit_rate=hit_rate,
+        seed=seed,
+        frame_shape=shape,
+        blur_px=blur_px,
     )
     with where.opened() as work:
         stored = sfxreduce.ingest_run(run, out=out, overwrite=overwrite, **work)

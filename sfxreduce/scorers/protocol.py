@@ -14,6 +14,7 @@ from sfxreduce.run.window import Window
 from sfxreduce.scorers.calibration.record import Calibration
 
 __all__ = [
+    "NOT_COUNTED",
     "Classifier",
     "EventScores",
     "OpenEvent",
@@ -21,9 +22,14 @@ __all__ = [
     "Stepwise",
     "Streamer",
     "calibration_of",
+    "counted",
     "needs_gpu",
     "own_threshold",
 ]
+
+
+NOT_COUNTED = -1
+"""Number of peaks of an event whose peaks were not counted."""
 
 
 class EventScores(NamedTuple):
@@ -37,11 +43,14 @@ class EventScores(NamedTuple):
         `sfxreduce.run.reasons.EventClass`, shape (event,); 0 where it is not known.
     reason : ndarray of uint32
         `sfxreduce.run.reasons.Reason` bits not to trust the score, shape (event,).
+    peaks : ndarray of int16
+        Peaks by the conventional rule, shape (event,); `NOT_COUNTED` where nobody looked.
     """
 
     score: NDArray[np.float32]
     kind: NDArray[np.uint8]
     reason: NDArray[np.uint32]
+    peaks: NDArray[np.int16]
 
 
 class Scorer(Protocol):
@@ -107,8 +116,8 @@ class OpenEvent(Protocol):
         """
         ...
 
-    def so_far(self) -> tuple[np.float32, np.uint8, np.uint32]:
-        """Return score, class and reasons not to trust the score, by the tiles taken in."""
+    def so_far(self) -> EventScores:
+        """Return what is known of the one event by the tiles taken in."""
         ...
 
 
@@ -147,6 +156,19 @@ class Streamer(Protocol):
         It writes the pixels of consecutive events, given as a range from 0 on, into an array.
         """
         ...
+
+
+def counted(of_tiles: NDArray[np.integer] | None, *, n_events: int) -> NDArray[np.int16]:
+    """Peaks of events as `EventScores` has them.
+
+    Parameters
+    ----------
+    of_tiles : ndarray of int, optional
+        Shape (event, tile); none where they were not counted.
+    """
+    if of_tiles is None:
+        return np.full(n_events, NOT_COUNTED, np.int16)
+    return np.minimum(of_tiles.sum(axis=1), np.iinfo(np.int16).max).astype(np.int16)
 
 
 def needs_gpu(scorer: Scorer) -> bool:

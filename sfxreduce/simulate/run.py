@@ -20,7 +20,10 @@ from sfxreduce.simulate.shot import shoot
 from sfxreduce.simulate.stage import Stage, stage
 from sfxreduce.simulate.truth import truth_of
 
-__all__ = ["SimulatedFrames", "simulate_run", "simulate_truth"]
+__all__ = ["WIDEST_BLUR_PX", "SimulatedFrames", "simulate_run", "simulate_truth"]
+
+WIDEST_BLUR_PX = 7.0
+"""A spot is drawn on 30 pixels around its centre, four of its standard deviations."""
 
 _FIRST_PULSE_NS = 1_735_689_600_000_000_000
 """2025-01-01 00:00 UTC: simulated runs have a fixed date, so that they have fixed bytes."""
@@ -42,6 +45,8 @@ class SimulatedFrames:
         Probability that an event has at least one crystal.
     frame_shape : tuple of int, optional
         (y, x): only the centre of a camera of one panel.
+    blur_px : float, optional
+        Spread of a point on the detector in place of the camera's own, a standard deviation.
 
     Raises
     ------
@@ -54,6 +59,7 @@ class SimulatedFrames:
     hit_rate: float
     seed: int
     frame_shape: tuple[int, int] | None = None
+    blur_px: float | None = None
 
     def __post_init__(self) -> None:
         if self.n_events < 0 or not 0.0 <= self.hit_rate <= 1.0:
@@ -61,19 +67,25 @@ class SimulatedFrames:
                 f"{self.path}: expected 0 or more events and a hit rate from 0 to 1, found "
                 f"{self.n_events} and {self.hit_rate}"
             )
+        if self.blur_px is not None and not 0.0 < self.blur_px <= WIDEST_BLUR_PX:
+            raise UsageError(
+                f"{self.path}: expected a blur above 0 and up to {WIDEST_BLUR_PX:g} pixels, found "
+                f"{self.blur_px:g}; leave it out for the camera's own"
+            )
         _ = self.detector
 
     @property
     def path(self) -> str:
         """What is simulated, for messages; runs that differ have different paths."""
         frame = "" if self.frame_shape is None else "&frame={}x{}".format(*self.frame_shape)
-        options = f"seed={self.seed}&events={self.n_events}&hit-rate={self.hit_rate:g}{frame}"
+        blur = "" if self.blur_px is None else f"&blur={self.blur_px:g}"
+        options = f"seed={self.seed}&events={self.n_events}&hit-rate={self.hit_rate:g}{frame}{blur}"
         return f"simulated:{self.experiment}?{options}"
 
     @property
     def stage(self) -> Stage:
         """The experiment set up, kept by the process."""
-        return stage(self.experiment, self.frame_shape)
+        return stage(self.experiment, self.frame_shape, self.blur_px)
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
@@ -132,6 +144,7 @@ def simulate_run(
     hit_rate: float = 0.2,
     seed: int = 0,
     frame_shape: tuple[int, int] | None = None,
+    blur_px: float | None = None,
     name: str = "",
 ) -> Run:
     """Run of a named experiment with its truth; frames are rendered when they are read.
@@ -144,6 +157,8 @@ def simulate_run(
         Probability that an event has at least one crystal.
     frame_shape : tuple of int, optional
         (y, x): only the centre of a camera of one panel, at the same pixel size and distance.
+    blur_px : float, optional
+        Spread of a point on the detector in place of the camera's own, a standard deviation.
     name : str
         Of the run; made from the seed if empty.
 
@@ -164,6 +179,7 @@ def simulate_run(
         hit_rate=hit_rate,
         seed=seed,
         frame_shape=None if frame_shape is None else (int(frame_shape[0]), int(frame_shape[1])),
+        blur_px=blur_px,
     )
     events = range(n_events)
     return Run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -58,7 +58,7 @@ class Stage:
 
 
 @lru_cache(maxsize=2)
-def stage(name: str, frame_shape: tuple[int, int] | None) -> Stage:
+def stage(name: str, frame_shape: tuple[int, int] | None, blur_px: float | None = None) -> Stage:
     """Set up an experiment; a process keeps the two it used last.
 
     Parameters
@@ -67,6 +67,8 @@ def stage(name: str, frame_shape: tuple[int, int] | None) -> Stage:
         Of the experiment.
     frame_shape : tuple of int, optional
         (y, x): only the centre of a camera of one panel.
+    blur_px : float, optional
+        Spread of a point on the detector in place of the camera's own.
 
     Raises
     ------
@@ -74,6 +76,9 @@ def stage(name: str, frame_shape: tuple[int, int] | None) -> Stage:
         If the experiment is not known or its camera cannot be cut to this shape.
     """
     experiment = experiment_named(name)
+    if blur_px is not None:
+        camera = replace(experiment.camera, blur_px=blur_px)
+        experiment = replace(experiment, camera=camera)
     detector, response = manufacture(experiment.camera, experiment.distance_m)
     if frame_shape is not None:
         detector, response = cut(detector, response, frame_shape)

@@ -22,6 +22,7 @@ from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import FrameSource, read_into
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.protocol import (
+    NOT_COUNTED,
     Classifier,
     EventScores,
     OpenEvent,
@@ -33,9 +34,12 @@ from sfxreduce.scorers.protocol import (
 
 __all__ = ["SCORE_DTYPE", "SOURCE_LOST", "closed_early", "rechecked", "reopened", "score_events"]
 
-SCORE_DTYPE = np.dtype([("score", "<f4"), ("reason", "<u4"), ("tiles", "<u2"), ("class", "u1")])
+SCORE_DTYPE = np.dtype(
+    [("score", "<f4"), ("reason", "<u4"), ("tiles", "<u2"), ("class", "u1"), ("peaks", "<i2")]
+)
 """One row per event: the scorer's value, `Reason` bits, how many tiles of the window the value
-rests on (0 for whole source frames), and the class if the scorer tells one."""
+rests on (0 for whole source frames), the class if the scorer tells one, and the peaks on these
+tiles if it counts them."""
 
 SOURCE_LOST = (RunNotFound, SchemaError, SourceError)
 """What a source raises that was there when the run was opened and can no longer be read."""
@@ -63,7 +67,7 @@ def score_events(
         Shape (event,), dtype `SCORE_DTYPE`. The score is NaN where an event could not be read.
     """
     rows = np.zeros(len(events), SCORE_DTYPE)
-    rows["score"] = np.nan
+    rows["score"], rows["peaks"] = np.nan, NOT_COUNTED
     # The run was whole when it was opened. A source that is gone now costs the scores of its
     # events, not the run: they are kept as undecided.
     rows["reason"] = Reason.FILE_UNREADABLE
@@ -140,7 +144,7 @@ class _BatchReader:
         self._write(
             rows,
             places,
-            EventScores(scores.score[places], scores.kind[places], scores.reason[places]),
+            EventScores(*(column[places] for column in scores)),
         )
 
     def in_steps(
@@ -163,20 +167,23 @@ class _BatchReader:
                 row["reason"] = Reason.FILE_UNREADABLE
             if row["reason"]:
                 row["score"], row["tiles"], row["class"] = np.nan, 0, 0
+                row["peaks"] = NOT_COUNTED
                 return
             open_event.add(part)
             seen += len(step.origins)
-            row["score"], row["class"], reason = open_event.so_far()
+            known = open_event.so_far()
+            row["score"], row["class"], row["peaks"] = known.score[0], known.kind[0], known.peaks[0]
             row["tiles"] = seen
             if row["score"] >= closed_from:
                 break
         window = self.window if seen == pixels.shape[1] else steps[0]
-        row["reason"] |= reason | self._oddities(pixels[:, :seen], window)[0]
+        row["reason"] |= known.reason[0] | self._oddities(pixels[:, :seen], window)[0]
 
     @staticmethod
     def _write(rows: NDArray[np.void], places: NDArray[np.integer], scores: EventScores) -> None:
         """Write down what a scorer says of the events at some places."""
         rows["score"][places], rows["class"][places] = scores.score, scores.kind
+        rows["peaks"][places] = scores.peaks
         rows["reason"][places] |= scores.reason
 
     def _read(

@@ -6,6 +6,7 @@ weights and the same configuration give the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import asdict
@@ -24,8 +25,8 @@ from sfxreduce.scorers.cnn.model import Model, ModelConfig
 
 __all__ = ["SCHEMA", "check_model_path", "default_model", "read_model", "write_model"]
 
-SCHEMA = 3
-"""Version of the configuration's layout."""
+SCHEMA = 4
+"""Version of the configuration's layout. Version 3 knew no search on squares of pixels."""
 
 MOST_WEIGHT_BYTES = 1 << 30
 MOST_HEADER_BYTES = 1 << 20
@@ -167,11 +168,15 @@ def _document(folder: Path) -> dict[str, Any]:
             f"{folder / _CONFIG}: expected JSON, found {error}; copy the model again"
         ) from error
     wanted = {"schema", "weights_sha256", "config"}
-    if not isinstance(document, dict) or set(document) != wanted or document["schema"] != SCHEMA:
+    known = isinstance(document, dict) and set(document) == wanted
+    if not known or document["schema"] not in (SCHEMA - 1, SCHEMA):
         raise ModelError(
             f"{folder / _CONFIG}: expected schema {SCHEMA} with {sorted(wanted)}, found something "
             "else; it is from another version of sfxreduce, train again or install that version"
         )
+    if document["schema"] < SCHEMA:
+        with contextlib.suppress(AttributeError, KeyError, TypeError):  # `_config` says what is odd
+            document["config"]["candidates"].setdefault("coarse", 1)
     return document
 
 

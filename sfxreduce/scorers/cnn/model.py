@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -228,6 +229,39 @@ class Model:
         """The same model, to which no event is unlike the calibrated ones."""
         kept = {name: array for name, array in self.weights.items() if name not in USUAL}
         return replace(self, weights=kept)
+
+    def of_size(self, n_tiles: int) -> Model:
+        """The same model, its calibration that of a picture of so many tiles, or of the nearest.
+
+        Parameters
+        ----------
+        n_tiles : int
+            Of the assembled picture.
+        """
+        beginning = f"{CALIBRATION}of_"
+        sizes = {
+            int(name.removeprefix(beginning).partition(".")[0])
+            for name in self.weights
+            if name.startswith(beginning)
+        }
+        most = self.config.window.most or n_tiles
+        if not sizes or n_tiles >= most:
+            return self
+        nearest = min((*sorted(sizes), most), key=lambda size: abs(math.log(size / n_tiles)))
+        if nearest == most:
+            return self
+        own = {
+            name.partition(".of_")[0] + "." + name.rpartition(".")[2]: array
+            for name, array in self.weights.items()
+            if name.startswith(f"{beginning}{nearest}.")
+        }
+        lowest, highest = own.pop(f"{CALIBRATION}level").tolist()
+        level = replace(self.config.level, lowest=lowest, highest=highest)
+        return replace(
+            self,
+            config=replace(self.config, level=level),
+            weights={**self.weights, **own},
+        )
 
     @property
     def probability(self) -> ProbabilityMap | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -19,11 +20,25 @@ from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.patches.candidates import Candidates
 from sfxreduce.scorers.cnn.patches.cpu import FusedPatchNetwork
 from sfxreduce.scorers.cnn.patches.outliers import Usual, doubts_of
-from sfxreduce.scorers.cnn.patches.pooling import class_of, event_features, joined
+from sfxreduce.scorers.cnn.patches.pooling import (
+    class_of,
+    event_features,
+    joined,
+    peaks_of_tiles,
+)
 from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
 from sfxreduce.scorers.cnn.poster.normalise import normalise
+from sfxreduce.scorers.protocol import EventScores, counted
 
-__all__ = ["NetworkOnCpu", "OpenEventOnCpu", "PatchesOnCpu", "PosterOnCpu", "network_on_cpu"]
+__all__ = [
+    "NetworkOnCpu",
+    "OpenEventOnCpu",
+    "PatchesOnCpu",
+    "PosterOnCpu",
+    "event_scores",
+    "network_on_cpu",
+    "tiles_of_picture",
+]
 
 _TILES_AT_ONCE = 16
 
@@ -36,11 +51,14 @@ class TileEvidence:
     ----------
     of_tiles : ndarray of float64
         Shape (event, tile): the network's answer for each tile.
+    peaks : ndarray of int64, optional
+        Shape (event, tile): peaks by the conventional rule, for a network that sees candidates.
     logits : ndarray of float32, optional
         Of each candidate to be a Bragg peak, shape (candidate,).
     """
 
     of_tiles: NDArray[np.float64]
+    peaks: NDArray[np.int64] | None = None
     found: Candidates | None = None
     logits: NDArray[np.float32] | None = None
 
@@ -78,6 +96,8 @@ class PosterOnCpu:
         self,
         evidence: TileEvidence,
         window: Window,  # noqa: ARG002 - where its tiles lie does not matter
+        *,
+        n_tiles: int,  # noqa: ARG002 - nor how many there are
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores of events; it tells no classes."""
         loudest = evidence.of_tiles.max(axis=1)
@@ -108,21 +128,30 @@ class PatchesOnCpu:
         config = self.model.config
         found = config.candidates(pixels, good, adu_per_photon=adu_per_photon)
         logits = self.network.logits(found)
-        evidence = config.pooling.evidence(
-            logits, found.tile, n_events=len(pixels), n_tiles=len(good)
+        shape = {"n_events": len(pixels), "n_tiles": len(good)}
+        return TileEvidence(
+            of_tiles=config.pooling.evidence(logits, found, **shape),
+            peaks=peaks_of_tiles(found, **shape),
+            found=found,
+            logits=logits,
         )
-        return TileEvidence(of_tiles=evidence, found=found, logits=logits)
 
     def scores(
-        self, evidence: TileEvidence, window: Window
+        self, evidence: TileEvidence, window: Window, *, n_tiles: int
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Scores of events seen through a window, and their classes if the model has a head."""
+        """Scores of events seen through a window, and their classes if the model has a head.
+
+        Parameters
+        ----------
+        n_tiles : int
+            Of the picture, of which the window may be a part.
+        """
         pooling, head, n_events = (
             self.model.config.pooling,
             self.model.class_head,
             len(evidence.of_tiles),
         )
-        score = pooling.probability(evidence.of_tiles.sum(axis=1))
+        score = pooling.probability(pooling.pooled(evidence.of_tiles, n_tiles=n_tiles))
         if head is None or evidence.found is None or evidence.logits is None:
             return score, np.zeros(n_events, np.uint8)
         features = event_features(evidence.logits, evidence.found, window, n_events=n_events)
@@ -152,6 +181,7 @@ class OpenEventOnCpu:
         self._network = network
         self._steps = steps
         self._detector = detector
+        self._n_tiles = tiles_of_picture(detector)
         self._seen: list[TileEvidence] = []
 
     def add(self, pixels: NDArray[np.generic]) -> None:
@@ -160,8 +190,8 @@ class OpenEventOnCpu:
         gain = self._detector.adu_per_photon
         self._seen.append(self._network.look(pixels, good, adu_per_photon=gain))
 
-    def so_far(self) -> tuple[np.float32, np.uint8, np.uint32]:
-        """Return score, class and doubts; none as long as the event was not seen whole."""
+    def so_far(self) -> EventScores:
+        """Return what is known of the event; no doubts as long as it was not seen whole."""
         steps = self._steps[: len(self._seen)]
         window = Window(
             name="seen",
@@ -169,10 +199,35 @@ class OpenEventOnCpu:
             origins=tuple(origin for step in steps for origin in step.origins),
         )
         evidence = _joined(self._seen)
-        score, kind = self._network.scores(evidence, window)
+        known = event_scores(self._network, evidence, window, n_tiles=self._n_tiles)
         if len(steps) < len(self._steps):
-            return score[0], kind[0], np.uint32(0)
-        return score[0], kind[0], self._network.doubts(evidence, window)[0]
+            return known._replace(reason=np.zeros_like(known.reason))
+        return known
+
+
+@lru_cache(maxsize=4)
+def tiles_of_picture(detector: Detector) -> int:
+    """Number of tiles of the whole assembled picture."""
+    return len(Window.tiled(detector).origins)
+
+
+def event_scores(
+    network: NetworkOnCpu, evidence: TileEvidence, window: Window, *, n_tiles: int
+) -> EventScores:
+    """What a network says of events by what was seen on some tiles of a picture.
+
+    Parameters
+    ----------
+    n_tiles : int
+        Of the picture.
+    """
+    score, kind = network.scores(evidence, window, n_tiles=n_tiles)
+    return EventScores(
+        score=score,
+        kind=kind,
+        reason=network.doubts(evidence, window),
+        peaks=counted(evidence.peaks, n_events=len(score)),
+    )
 
 
 def network_on_cpu(model: Model) -> NetworkOnCpu:
@@ -188,10 +243,16 @@ def _joined(parts: Sequence[TileEvidence]) -> TileEvidence:
     if len(parts) == 1:
         return parts[0]
     of_tiles = np.concatenate([part.of_tiles for part in parts], axis=1)
+    peaks = [part.peaks for part in parts if part.peaks is not None]
     found = [part.found for part in parts if part.found is not None]
     logits = [part.logits for part in parts if part.logits is not None]
     if not found:
         return TileEvidence(of_tiles=of_tiles)
     starts = np.cumsum([0, *(part.of_tiles.shape[1] for part in parts[:-1])], dtype=np.int32)
     placed = [(part.tile + start, part) for part, start in zip(found, starts, strict=True)]
-    return TileEvidence(of_tiles=of_tiles, found=joined(placed), logits=np.concatenate(logits))
+    return TileEvidence(
+        of_tiles=of_tiles,
+        peaks=np.concatenate(peaks, axis=1),
+        found=joined(placed),
+        logits=np.concatenate(logits),
+    )

@@ -18,8 +18,14 @@ from sfxreduce.run.window import CENTRE, FULL, TileChoice, Window
 from sfxreduce.scorers.calibration.record import Calibration, Curves, Reference
 from sfxreduce.scorers.cnn.folder import read_model
 from sfxreduce.scorers.cnn.model import Model
-from sfxreduce.scorers.cnn.on_cpu import NetworkOnCpu, OpenEventOnCpu, network_on_cpu
-from sfxreduce.scorers.protocol import EventScores
+from sfxreduce.scorers.cnn.on_cpu import (
+    NetworkOnCpu,
+    OpenEventOnCpu,
+    event_scores,
+    network_on_cpu,
+    tiles_of_picture,
+)
+from sfxreduce.scorers.protocol import EventScores, counted
 
 if TYPE_CHECKING:
     from sfxreduce.scorers.cnn.patches.gpu import PatchesOnDevice
@@ -153,7 +159,7 @@ class CnnScorer:
             return _unseen(len(pixels))
         network = _on_cpu(self.model, _stamp(self.model), self._is_own)
         evidence = network.look(pixels, good, adu_per_photon=detector.adu_per_photon)
-        return EventScores(*network.scores(evidence, window), network.doubts(evidence, window))
+        return event_scores(network, evidence, window, n_tiles=tiles_of_picture(detector))
 
     def stream(
         self,
@@ -196,11 +202,12 @@ class CnnScorer:
             good=window.good(detector),
             adu_per_photon=detector.adu_per_photon,
             window=window,
+            picture_tiles=tiles_of_picture(detector),
         )
         found = _on_device(self.model, _stamp(self.model), self.device, self._is_own).score(feed)
         if not _enough(window, detector):
             return _unseen(n_events)
-        return EventScores(found.score, found.kind, found.reason)
+        return EventScores(found.score, found.kind, found.reason, found.peaks)
 
     def steps(self, detector: Detector) -> tuple[Window, ...]:
         """Cut the window in two: the tiles nearest to the middle first, where most peaks are."""
@@ -319,6 +326,7 @@ def _unseen(n_events: int) -> EventScores:
         score=np.full(n_events, np.nan, np.float32),
         kind=np.zeros(n_events, np.uint8),
         reason=np.zeros(n_events, np.uint32),
+        peaks=counted(None, n_events=n_events),
     )
 
 

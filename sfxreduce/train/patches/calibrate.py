@@ -20,7 +20,7 @@ from sfxreduce.scorers.cnn.model import CALIBRATION, Model, ModelConfig, Provena
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork
 from sfxreduce.scorers.cnn.patches.pooling import Pooling
 from sfxreduce.simulate.truth import HIT_PEAKS
-from sfxreduce.train.patches.simulated import SEED, Material
+from sfxreduce.train.patches.simulated import FINDER, SEED, Material
 from sfxreduce.train.patches.train import PATCHES
 
 __all__ = ["HIT", "calibrated"]
@@ -72,6 +72,7 @@ def calibrated(
     config = ModelConfig(
         architecture="patches",
         window=window,
+        candidates=FINDER,
         threshold=max(chosen.value, 0.0),
         hit=HIT,
         pooling=pooling,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -22,6 +22,8 @@ __all__ = ["PatchSet", "read_patches", "snr_near", "varied"]
 
 # A candidate's highest pixel may lie beside the centre of a faint peak.
 _NEAR_PX = 2.0
+# And by more than the peak's own width where that is larger. Chosen, not measured.
+_NEAR_WIDTHS = 1.5
 _EVENTS_AT_ONCE = 4
 
 
@@ -43,11 +45,28 @@ class PatchSet:
     n_events: int
     n_tiles: int
 
+    @classmethod
+    def joined(cls, sets: Sequence[PatchSet]) -> PatchSet:
+        """Events of several sets of one detector, one set after the other."""
+        first = np.cumsum([0, *(one.n_events for one in sets)])
+        n_tiles = sets[0].n_tiles
+        return cls(
+            found=joined(
+                [
+                    (one.found.tile + start * n_tiles, one.found)
+                    for start, one in zip(first, sets, strict=False)
+                ]
+            ),
+            snr=np.concatenate([one.snr for one in sets]),
+            n_events=int(first[-1]),
+            n_tiles=n_tiles,
+        )
+
     def evidence(self, network: PatchNetwork, pooling: Pooling) -> NDArray[np.float64]:
-        """Expected number of peaks in every tile of the events, shape (event, tile)."""
+        """Expected number of peaks of every tile of the events, shape (event, tile)."""
         return pooling.evidence(
             patch_logits(network, self.found),
-            self.found.tile,
+            self.found,
             n_events=self.n_events,
             n_tiles=self.n_tiles,
         )
@@ -66,9 +85,8 @@ class PatchSet:
         tile = event * len(columns) + place[own]
         rows = np.flatnonzero(place[own] >= 0)
         rows = rows[np.argsort(tile[rows], kind="stable")]
-        columns_of = {f.name: getattr(self.found, f.name)[rows] for f in fields(Candidates)}
         return PatchSet(
-            found=Candidates(**columns_of | {"tile": tile[rows].astype(np.int32)}),
+            found=replace(self.found.take(rows), tile=tile[rows].astype(np.int32)),
             snr=self.snr[rows],
             n_events=self.n_events,
             n_tiles=len(columns),
@@ -81,6 +99,7 @@ def read_patches(
     finder: CandidateFinder,
     events: Sequence[int] | None = None,
     vary_seed: int | None = None,
+    width_px: float = 0.0,
 ) -> PatchSet:
     """Find the candidates of a simulated run on the whole picture.
 
@@ -92,6 +111,8 @@ def read_patches(
         All of the run if not given.
     vary_seed : int, optional
         Show the events through another detector, in more background: see `varied`.
+    width_px : float
+        Standard deviation of the broadest peaks.
 
     Raises
     ------
@@ -117,7 +138,8 @@ def read_patches(
                 seen, gain = varied(seen, gain, rng=rng)
             found = finder(seen, good, adu_per_photon=gain)
             source = index[found.tile, found.y, found.x]
-            snr.append(_true_snr(source, event, run.truth, run.detector))
+            near = np.maximum(_NEAR_PX, found.scale) + _NEAR_WIDTHS * max(width_px - 1.0, 0.0)
+            snr.append(_true_snr(source, event, run.truth, run.detector, near_px=near))
             parts.append((number * len(good) + found.tile, found))
     return PatchSet(
         found=joined(parts),
@@ -160,12 +182,17 @@ def varied(
 
 
 def _true_snr(
-    source: NDArray[np.int64], event: int, truth: xr.Dataset, detector: Detector
+    source: NDArray[np.int64],
+    event: int,
+    truth: xr.Dataset,
+    detector: Detector,
+    *,
+    near_px: NDArray[np.floating],
 ) -> NDArray[np.float32]:
     """Signal to noise of the strongest true peak at every candidate."""
     of_event = truth.peak_event.values == event
     panel, y, x, snr = (truth[f"peak_{n}"].values[of_event] for n in ("panel", "y", "x", "snr"))
-    return snr_near(source, detector, panel=panel, y=y, x=x, snr=snr)
+    return snr_near(source, detector, panel=panel, y=y, x=x, snr=snr, near_px=near_px)
 
 
 def snr_near(
@@ -176,19 +203,26 @@ def snr_near(
     y: NDArray[np.floating],
     x: NDArray[np.floating],
     snr: NDArray[np.floating],
+    near_px: NDArray[np.floating] | float = _NEAR_PX,
 ) -> NDArray[np.float32]:
     """Signal to noise of the strongest peak at every candidate, 0 where there is none.
+
+    NaN where a square of pixels has its middle beside the panels: nothing can be said of it.
 
     Parameters
     ----------
     source : ndarray of int64
-        Flat index of each candidate in its frame, shape (candidate,).
+        Flat index of each candidate in its frame, shape (candidate,); -1 beside the panels.
     panel, y, x, snr : ndarray
         Of the peaks, shape (peak,).
+    near_px : ndarray or float
+        So far from a candidate a peak may be, shape (candidate,).
     """
     shape = (len(detector.panels), *detector.panel_shape)
-    own = [part[:, np.newaxis] for part in np.unravel_index(source, shape)]
+    beside = source < 0
+    places = np.unravel_index(np.where(beside, 0, source), shape)
+    own = [part[:, np.newaxis] for part in places]
     distance = np.maximum(np.abs(own[1] - y), np.abs(own[2] - x))
-    at = (distance <= _NEAR_PX) & (own[0] == panel)
+    at = (distance <= np.reshape(near_px, (-1, 1))) & (own[0] == panel)
     found: NDArray[np.float32] = np.where(at, snr, 0).max(axis=1, initial=0)
-    return found.astype(np.float32)
+    return np.where(beside, np.float32(np.nan), found.astype(np.float32))

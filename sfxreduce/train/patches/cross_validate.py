@@ -8,7 +8,7 @@ count what is lost of the one left out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ from sfxreduce.train.patches.classes import (
 from sfxreduce.train.patches.left_out import LeftOut, judge_left_out, reduced_scores, table_of
 from sfxreduce.train.patches.outliers import fit_usual, table_of_unlike, with_usual
 from sfxreduce.train.patches.simulated import SEED, Material
+from sfxreduce.train.patches.sizes import OfSize, judge_sizes, table_of_sizes, with_sizes
 from sfxreduce.train.patches.train import train_patches
 from sfxreduce.train.windows import CHOICES
 
@@ -57,6 +58,8 @@ class Across:
         What fewer tiles would lose, the fewest first; the last one has all of them.
     confusions : tuple of ndarray
         What the class head says of each experiment, by a model that has not seen it.
+    sizes : tuple of OfSize
+        How small pictures fared, by models that have not seen their experiments.
     traits : mapping of str to ndarray
         What `patches.outliers.event_traits` says of each experiment's judged events.
     shipped : Model
@@ -67,6 +70,7 @@ class Across:
     judged: tuple[LeftOut, ...]
     windows: tuple[WindowLoss, ...]
     confusions: tuple[NDArray[np.int64], ...]
+    sizes: tuple[OfSize, ...]
     traits: Mapping[str, NDArray[np.float64]]
     shipped: Model
 
@@ -75,7 +79,13 @@ class Across:
         """What was measured, in Markdown."""
         names = [one.experiment for one in self.judged]
         classes = table_of_confusions(names, self.confusions)
-        return f"{table_of(self.judged)}\n\n{classes}\n\n{table_of_unlike(self.traits)}"
+        parts = (
+            table_of(self.judged),
+            table_of_sizes(self.sizes),
+            classes,
+            table_of_unlike(self.traits),
+        )
+        return "\n\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the numbers of the networks."""
@@ -86,6 +96,7 @@ class Across:
             "least_specificity": min(one.specificity for one in self.judged),
             "window": self.shipped.config.window.name,
             "windows": [one.to_json() for one in self.windows],
+            "sizes": [asdict(one) for one in self.sizes],
             "class_confusion": [table.tolist() for table in self.confusions],
             "threshold": self.shipped.config.threshold,
             "model_sha256": self.shipped.sha256,
@@ -106,7 +117,8 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
         networks[one.name] = _trained([other for other in material if other is not one])
     everything = _trained(material)
     progress("leave out", len(material) + 1, len(material) + 1)
-    evidence = _evidence(networks, material)
+    of_tiles = {one.name: one.judged.evidence(networks[one.name], Pooling()) for one in material}
+    evidence = _evidence(of_tiles, material)
     tried = {w: _left_out(networks, material, of, w) for w, of in evidence.items()}
     curve = tuple(
         _window_loss(window, judged, _weak_loss(models, material, evidence[window]))
@@ -115,6 +127,7 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
     window = smallest_window(curve)
     models, judged = tried[window]
     shipped = calibrated(everything, material, evidence[window], window=window)
+    shipped = with_sizes(shipped, material, of_tiles)
     parts = {one.name: _Described.of(one, window) for one in material}
     heads = {
         one.name: _head(networks[one.name], [parts[m.name] for m in material if m is not one])
@@ -145,6 +158,7 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
             )
             for one in material
         ),
+        sizes=judge_sizes(models, material, of_tiles),
         traits=traits,
         shipped=with_usual(
             with_head(shipped, _head(everything, list(parts.values()))),
@@ -154,13 +168,15 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
 
 
 def _evidence(
-    networks: Mapping[str, PatchNetwork], material: Sequence[Material]
+    of_tiles: Mapping[str, NDArray[np.float64]], material: Sequence[Material]
 ) -> dict[TileChoice, dict[str, NDArray[np.float64]]]:
     """Evidence of every experiment's events, shape (event,), through each window."""
-    of_tiles = {one.name: one.judged.evidence(networks[one.name], Pooling()) for one in material}
     return {
         window: {
-            one.name: of_tiles[one.name][:, window.columns(one.detector)].sum(axis=1)
+            one.name: Pooling().pooled(
+                of_tiles[one.name][:, window.columns(one.detector)],
+                n_tiles=of_tiles[one.name].shape[1],
+            )
             for one in material
         }
         for window in CHOICES

@@ -84,7 +84,9 @@ class Tried:
         share: float = 0.0,
     ) -> Tried:
         """Score what was seen, less the level of the run."""
-        evidence = seen.patches.evidence(network, pooling).sum(axis=1)
+        evidence = pooling.pooled(
+            seen.patches.evidence(network, pooling), n_tiles=seen.picture_tiles
+        )
         score = start.config.level.levelled(pooling.probability(evidence))
         return cls(network=network, pooling=pooling, share=share, evidence=evidence, score=score)
 

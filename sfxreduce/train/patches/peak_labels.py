@@ -30,7 +30,14 @@ from sfxreduce.scorers.cnn.patches.pooling import Pooling, joined
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
 from sfxreduce.train.patches.candidates import PatchSet, snr_near
 
-__all__ = ["HIT_AT_LEAST", "MISS_AT_MOST", "SeenEvents", "see_events"]
+__all__ = [
+    "HIT_AT_LEAST",
+    "MISS_AT_MOST",
+    "SeenEvents",
+    "flat_pixels",
+    "see_events",
+    "tile_of_pixels",
+]
 
 HIT_AT_LEAST = 10
 """Fewest peaks of a hit, a tile counting for `Pooling.most_per_tile` at most."""
@@ -53,12 +60,15 @@ class SeenEvents:
         See `sfxreduce.quality.frame_statistics.frame_statistics`, shape (event, quantity).
     worker_seconds : float
         CPU time it took in other processes.
+    picture_tiles : int
+        Tiles of the whole picture, of which the candidates may be of a part.
     """
 
     patches: PatchSet
     label: NDArray[np.int8]
     statistics: NDArray[np.float64]
     worker_seconds: float
+    picture_tiles: int
 
     @property
     def event_of_candidate(self) -> NDArray[np.int64]:
@@ -113,6 +123,7 @@ def see_events(
         label=np.concatenate([part.label for part in ordered]),
         statistics=np.concatenate([part.statistics for part in ordered]),
         worker_seconds=sum(part.worker_seconds for part in ordered),
+        picture_tiles=n_tiles,
     )
 
 
@@ -129,7 +140,7 @@ def _see(
     detector, finder = source.detector, PeakFinder()
     window = Window.tiled(detector)
     index, good, gain = window.gather(detector), window.good(detector), detector.adu_per_photon
-    tile_of = _tile_of_pixel(index, detector.mask.size)
+    tile_of = tile_of_pixels(index, detector.mask.size)
     reading = source.read(events)
     frames = reading.pixels[reading.reasons == 0]
     tiles = [window.take(frame, detector) for frame in frames]
@@ -142,7 +153,7 @@ def _see(
     label = np.zeros(len(frames), np.int8)
     for number, frame in enumerate(frames):
         peaks = finder.find(frame, detector.good(), detector.radius(), adu_per_photon=gain)
-        at = _flat(peaks.panel, peaks.y, peaks.x, detector)
+        at = flat_pixels(peaks.panel, peaks.y, peaks.x, detector)
         label[number] = _label(tile_of[at], most)
         own = event == number
         near = snr_near(
@@ -159,6 +170,7 @@ def _see(
             saturation_adu=detector.saturation_adu,
         ),
         worker_seconds=time.process_time() - started if os.getpid() != caller else 0.0,
+        picture_tiles=len(good),
     )
 
 
@@ -180,7 +192,7 @@ def _taught(near: NDArray[np.float32], label: Label, *, streaky: bool) -> NDArra
     return np.full(near.shape, np.nan, np.float32)
 
 
-def _tile_of_pixel(index: NDArray[np.int64], n_pixels: int) -> NDArray[np.int32]:
+def tile_of_pixels(index: NDArray[np.int64], n_pixels: int) -> NDArray[np.int32]:
     """Tile of every pixel of a frame; -1 where none shows it."""
     tile = np.full(n_pixels, -1, np.int32)
     for number, pixels in enumerate(index):
@@ -188,7 +200,7 @@ def _tile_of_pixel(index: NDArray[np.int64], n_pixels: int) -> NDArray[np.int32]
     return tile
 
 
-def _flat(
+def flat_pixels(
     panel: NDArray[np.integer],
     y: NDArray[np.floating],
     x: NDArray[np.floating],

@@ -23,10 +23,13 @@ from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder, Candidates
 from sfxreduce.simulate.run import simulate_run
-from sfxreduce.simulate.truth import HIT_PEAKS
+from sfxreduce.run.window import Window
+from sfxreduce.simulate.truth import COUNTED_SNR, HIT_PEAKS
 from sfxreduce.train.patches.candidates import PatchSet, read_patches
+from sfxreduce.train.patches.peak_labels import flat_pixels, tile_of_pixels
 
 __all__ = [
+    "FINDER",
     "SEED",
     "Material",
     "as_seen",
@@ -36,15 +39,31 @@ __all__ = [
     "stored_material",
 ]
 
+FINDER = CandidateFinder(coarse=4)
+"""The search of the shipped model."""
+
 SEED = 20
 """Of the simulated runs that are learned from; those that are judged have the next ones."""
 
-LEARNED, DRAWN, LOOKED_AT = 140, 700, 64
-JUDGED_HITS, JUDGED_WEAK, JUDGED_BLANKS = 80, 40, 80
+LEARNED, DRAWN, LOOKED_AT = 140, 2000, 64
+JUDGED_HITS, JUDGED_WEAK, JUDGED_BLANKS = 640, 120, 240
+BLURS_PX = (1.5, 2.5, 4.0)
+"""Spread of a point on the detector, in pixels, of events with broad peaks."""
+_BROAD_SHARE = 0.25
+"""Of the events that are learned from or judged, so many have broad peaks, a third of each blur."""
 WEAK_PEAKS = 5
 """Fewest true peaks of the weak hits that are counted apart."""
 _FEWEST = 4
-_ARRAYS = ("n_peaks", "is_blank", "learned_kind", "judged_kind", "statistics")
+_SETS = 3
+_ARRAYS = (
+    "n_peaks",
+    "peaks_of_tiles",
+    "is_blank",
+    "blur_px",
+    "learned_kind",
+    "judged_kind",
+    "statistics",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,15 +75,20 @@ class Material:
     name : str
         Of the experiment.
     learned : tuple of PatchSet
-        The same events as they are, and through another detector in more background.
+        The same events as they are, and through another detector in more background; and others
+        with broad peaks.
     judged : PatchSet
         Events that are never learned from.
     n_peaks : ndarray of int32
         True peaks of signal to noise 5 of each judged event.
+    peaks_of_tiles : ndarray of int16
+        The same for every tile of the picture, shape (event, tile).
+    blur_px : ndarray of float64
+        Of each judged event; 0 for the camera's own.
     is_blank : ndarray of bool
         Judged events without a crystal.
     learned_kind, judged_kind : ndarray of uint8
-        `sfxreduce.simulate.truth.Kind` of the events.
+        `sfxreduce.simulate.truth.Kind` of the events, of the first set that is learned from.
     statistics : ndarray
         Shape (frame, quantity): see `sfxreduce.quality.frame_statistics.frame_statistics`.
     """
@@ -73,6 +97,8 @@ class Material:
     learned: tuple[PatchSet, ...]
     judged: PatchSet
     n_peaks: NDArray[np.int32]
+    peaks_of_tiles: NDArray[np.int16]
+    blur_px: NDArray[np.float64]
     is_blank: NDArray[np.bool_]
     learned_kind: NDArray[np.uint8]
     judged_kind: NDArray[np.uint8]
@@ -131,19 +157,19 @@ def material_of(name: str, *, scale: float = 1.0) -> Material:
     scale : float
         Share of the usual number of events.
     """
-    finder = CandidateFinder()
     run = as_seen(_simulated(name, scale * LEARNED, hit_rate=0.6, seed=SEED))
-    learned = (read_patches(run, finder=finder), read_patches(run, finder=finder, vary_seed=SEED))
-    drawn, events = _drawn(name, scale)
-    truth = cast("xr.Dataset", drawn.truth)
+    learned = (read_patches(run, finder=FINDER), read_patches(run, finder=FINDER, vary_seed=SEED))
+    drawn = _drawn(name, scale)
     return Material(
         name=name,
-        learned=learned,
-        judged=read_patches(drawn, finder=finder, events=events.tolist()),
-        n_peaks=truth.n_peaks.values[events],
-        is_blank=truth.n_crystals.values[events] == 0,
+        learned=(*learned, _broad(name, scale)),
+        judged=PatchSet.joined([one.patches for one in drawn]),
+        n_peaks=np.concatenate([one.truth.n_peaks.values[one.events] for one in drawn]),
+        peaks_of_tiles=np.concatenate([one.peaks_of_tiles for one in drawn]),
+        blur_px=np.repeat([one.blur_px for one in drawn], [one.events.size for one in drawn]),
+        is_blank=np.concatenate([one.truth.n_crystals.values[one.events] == 0 for one in drawn]),
         learned_kind=cast("xr.Dataset", run.truth).kind.values,
-        judged_kind=truth.kind.values[events],
+        judged_kind=np.concatenate([one.truth.kind.values[one.events] for one in drawn]),
         statistics=statistics_of(
             as_seen(_simulated(name, scale * LOOKED_AT, hit_rate=0.5, seed=SEED + 2))
         ),
@@ -158,21 +184,78 @@ def judged_of(name: str, *, scale: float = 1.0) -> PatchSet:
     scale : float
         Share of the usual number of events.
     """
-    drawn, events = _drawn(name, scale)
-    return read_patches(drawn, finder=CandidateFinder(), events=events.tolist())
+    return PatchSet.joined([one.patches for one in _drawn(name, scale)])
 
 
-def _drawn(name: str, scale: float) -> tuple[Run, NDArray[np.int64]]:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Drawn:
     """A run that nothing is learned from, and those of its events that are judged."""
-    drawn = as_seen(_simulated(name, scale * DRAWN, hit_rate=0.75, seed=SEED + 1))
-    truth = cast("xr.Dataset", drawn.truth)  # simulated runs have one
+
+    run: Run
+    events: NDArray[np.int64]
+    blur_px: float
+
+    @property
+    def truth(self) -> xr.Dataset:
+        """Of the run."""
+        return cast("xr.Dataset", self.run.truth)  # simulated runs have one
+
+    @property
+    def patches(self) -> PatchSet:
+        """Candidates of the judged events."""
+        return read_patches(
+            self.run, finder=FINDER, events=self.events.tolist(), width_px=self.blur_px
+        )
+
+    @property
+    def peaks_of_tiles(self) -> NDArray[np.int16]:
+        """True peaks of signal to noise 5 on every tile, shape (event, tile)."""
+        detector, truth = self.run.detector, self.truth
+        index = Window.tiled(detector).gather(detector)
+        tile_of = tile_of_pixels(index, detector.mask.size)
+        counted = truth.peak_snr.values >= COUNTED_SNR
+        panel, y, x, event = (
+            truth[f"peak_{name}"].values[counted] for name in ("panel", "y", "x", "event")
+        )
+        tile = tile_of[flat_pixels(panel, y, x, detector)]
+        counts = np.zeros((self.run.n_events, len(index)), np.int16)
+        np.add.at(counts, (event[tile >= 0], tile[tile >= 0]), 1)
+        return counts[self.events]
+
+
+def _drawn(name: str, scale: float) -> list[_Drawn]:
+    """Events to judge: most as the camera shows them, some with broad peaks."""
+    shares = [(0.0, 1.0 - _BROAD_SHARE), *((b, _BROAD_SHARE / len(BLURS_PX)) for b in BLURS_PX)]
+    return [_chosen(name, scale * share, blur_px=blur) for blur, share in shares]
+
+
+def _chosen(name: str, scale: float, *, blur_px: float) -> _Drawn:
+    run = as_seen(
+        _simulated(name, scale * DRAWN, hit_rate=0.75, seed=SEED + 1, blur_px=blur_px or None)
+    )
+    truth = cast("xr.Dataset", run.truth)
     crystal, peaks = truth.n_crystals.values > 0, truth.n_peaks.values
     hits = np.flatnonzero(crystal & (peaks >= HIT_PEAKS))
     weak = np.flatnonzero(crystal & (peaks >= 2) & (peaks < HIT_PEAKS))
     blanks = np.flatnonzero(~crystal)
     wanted = ((hits, JUDGED_HITS), (weak, JUDGED_WEAK), (blanks, JUDGED_BLANKS))
     kinds = [kind[: max(round(scale * n), _FEWEST)] for kind, n in wanted]
-    return drawn, np.sort(np.concatenate(kinds))
+    return _Drawn(run=run, events=np.sort(np.concatenate(kinds)), blur_px=blur_px)
+
+
+def _broad(name: str, scale: float) -> PatchSet:
+    """Events with broad peaks to learn from."""
+    share = scale * _BROAD_SHARE * LEARNED
+    return PatchSet.joined(
+        [
+            read_patches(
+                as_seen(_simulated(name, share, hit_rate=0.6, seed=SEED + 4, blur_px=blur)),
+                finder=FINDER,
+                width_px=blur,
+            )
+            for blur in BLURS_PX
+        ]
+    )
 
 
 def as_seen(run: Run) -> Run:
@@ -181,8 +264,16 @@ def as_seen(run: Run) -> Run:
     return replace(run, source=Conditioned(source=run.source, found=found))
 
 
-def _simulated(name: str, n_events: float, *, hit_rate: float, seed: int) -> Run:
-    return simulate_run(name, n_events=max(round(n_events), _FEWEST), hit_rate=hit_rate, seed=seed)
+def _simulated(
+    name: str, n_events: float, *, hit_rate: float, seed: int, blur_px: float | None = None
+) -> Run:
+    return simulate_run(
+        name,
+        n_events=max(round(n_events), _FEWEST),
+        hit_rate=hit_rate,
+        seed=seed,
+        blur_px=blur_px,
+    )
 
 
 def statistics_of(run: Run) -> NDArray[np.float64]:
@@ -214,7 +305,7 @@ def _read(path: Path, name: str) -> Material:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return Material(
             name=name,
-            learned=(_patch_set(arrays, "learned0"), _patch_set(arrays, "learned1")),
+            learned=tuple(_patch_set(arrays, f"learned{number}") for number in range(_SETS)),
             judged=_patch_set(arrays, "judged"),
             **{name: arrays[name] for name in _ARRAYS},
         )

@@ -76,6 +76,8 @@ class Feed:
         Gain in ADU; NaN if unknown.
     window : Window, optional
         Where the tiles lie; only the classes of the patch network depend on it.
+    picture_tiles : int
+        Tiles of the whole picture; 0 if these are all.
 
     Examples
     --------
@@ -91,6 +93,7 @@ class Feed:
     good: NDArray[np.bool_]
     adu_per_photon: float = math.nan
     window: Window | None = None
+    picture_tiles: int = 0
 
     @classmethod
     def of(
@@ -145,6 +148,8 @@ class DeviceScores:
         `EventClass` of every event; 0 where the model cannot tell.
     reason : ndarray of uint32
         `Reason` bits not to trust the score of each.
+    peaks : ndarray of int16
+        See `sfxreduce.scorers.protocol.EventScores`.
     halvings : int
         How often a batch was halved because the device's memory was full.
     on_cpu : int
@@ -155,6 +160,7 @@ class DeviceScores:
     score: NDArray[np.float32]
     kind: NDArray[np.uint8]
     reason: NDArray[np.uint32]
+    peaks: NDArray[np.int16]
     halvings: int
     on_cpu: int
 

@@ -42,6 +42,7 @@ class Rules(NamedTuple):
 
     least_prominence: float
     most_per_tile: int
+    coarse: int
     radius: int
     floor: float
     lowest: float
@@ -91,7 +92,7 @@ class _Desk(NamedTuple):
 def candidates_of_tiles(
     tiles: NDArray[np.generic], good: NDArray[np.bool_], first: int, whole: bool, rules: Rules
 ) -> tuple[_Places, _Places, _Floats, _Floats]:
-    """Find the candidates of some tiles, each for itself.
+    """Find the candidates of some tiles, each for itself, on its pixels and then on its bins.
 
     Parameters
     ----------
@@ -107,28 +108,39 @@ def candidates_of_tiles(
     Returns
     -------
     counts : ndarray of int64
-        Candidates of each tile.
+        Shape (tile, 2): candidates on the pixels of each tile, and on its bins.
     places : ndarray of int64
-        Shape (candidate, 2), y and x.
+        Shape (candidate, 2), y and x in pixels of the tile.
     figures : ndarray of float32
         Shape (candidate, 2), prominence and sigma.
     patches : ndarray of float32
         Shape (candidate, 9, 9).
     """
     n_tiles, n_y, n_x = tiles.shape
-    desk = _laid_out(n_y, n_x)
-    most = n_tiles * min(rules.most_per_tile, len(desk.places))
+    desk, side = _laid_out(n_y, n_x), rules.coarse
+    bins = _laid_out(n_y // side, n_x // side)
+    most = n_tiles * (
+        min(rules.most_per_tile, len(desk.places)) + min(rules.most_per_tile, len(bins.places))
+    )
     found = _Found(
         np.empty((most, 2), np.int64),
         np.empty((most, 2), np.float32),
         np.empty((most, PATCH, PATCH), np.float32),
     )
-    counts = np.empty(n_tiles, np.int64)
+    counts = np.zeros((n_tiles, 2), np.int64)
     n = 0
     for i in range(n_tiles):
         _copy(tiles[i], good[(first + i) % len(good)], desk.sheet)
-        counts[i] = _search(desk, whole, rules, found, n)
-        n += counts[i]
+        counts[i, 0] = _search(desk, whole, rules, found, n)
+        n += counts[i, 0]
+        if side > 1:
+            _bin(desk.sheet, side, n_y // side, n_x // side, bins.sheet)
+            counts[i, 1] = _search(bins, whole, rules, found, n)
+            for k in range(n, n + counts[i, 1]):
+                for axis in range(2):
+                    bin_ = found.places[k, axis] - _MARGIN
+                    found.places[k, axis] = _MARGIN + bin_ * side + side // 2
+            n += counts[i, 1]
     return counts, found.places[:n] - _MARGIN, found.figures[:n], found.patches[:n]
 
 
@@ -160,6 +172,43 @@ def _copy(tile: NDArray[np.generic], good: NDArray[np.bool_], sheet: _Floats) ->
         for x in range(n_x):
             value = np.float32(tile[y, x])
             row[x] = value if good[y, x] & (value == value) else _NOTHING
+
+
+@compiled
+def _bin(sheet: _Floats, side: int, n_y: int, n_x: int, out: _Floats) -> None:
+    """Add up squares of pixels of a sheet; of one with bad pixels, what it would have without.
+
+    A square that is bad for the most part stays bad.
+    """
+    rows = np.empty(n_x * side, np.float32)
+    for y in range(n_y):
+        top = _MARGIN + y * side
+        rows[:] = sheet[top, _MARGIN : _MARGIN + n_x * side]
+        for v in range(1, side):
+            row = sheet[top + v, _MARGIN : _MARGIN + n_x * side]
+            for x in range(rows.size):
+                rows[x] += row[x]
+        for x in range(n_x):
+            total = rows[x * side]
+            for u in range(1, side):
+                total += rows[x * side + u]
+            if not math.isfinite(total):
+                total = _sum_of_good(sheet, top, _MARGIN + x * side, side)
+            out[_MARGIN + y, _MARGIN + x] = total
+
+
+@compiled
+def _sum_of_good(sheet: _Floats, top: int, left: int, side: int) -> np.float32:
+    """Sum of a square if all of it were as its good pixels are, to a whole number."""
+    total, n = 0.0, 0
+    for y in range(top, top + side):
+        for x in range(left, left + side):
+            if math.isfinite(sheet[y, x]):
+                total += sheet[y, x]
+                n += 1
+    if 2 * n < side * side:
+        return _NOTHING
+    return np.float32(np.rint(total * side * side / n))
 
 
 @compiled

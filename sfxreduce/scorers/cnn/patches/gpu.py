@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,13 @@ from sfxreduce.scorers.cnn.gpu.overlap import overlap
 from sfxreduce.scorers.cnn.patches.candidates import PATCH, CandidateFinder, Candidates
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
 from sfxreduce.scorers.cnn.patches.outliers import Usual, doubts_of
-from sfxreduce.scorers.cnn.patches.pooling import Pooling, class_of, event_features
+from sfxreduce.scorers.cnn.patches.pooling import (
+    Pooling,
+    class_of,
+    event_features,
+    peaks_of_tiles,
+)
+from sfxreduce.scorers.protocol import counted
 
 __all__ = ["PatchesOnDevice"]
 
@@ -87,7 +93,7 @@ class PatchesOnDevice:
             If pixels do not fit the mask.
         """
         parts = sub_batches(feed, self.settings.tiles)
-        room = max(map(len, parts), default=0) * len(feed.good) * self.finder.most_per_tile
+        room = max(map(len, parts), default=0) * len(feed.good) * self.finder.most_of_tile
         n_bytes = room * (_PATCH_BYTES + _NOISE_BYTES)
         with (
             torch.inference_mode(),
@@ -102,6 +108,7 @@ class PatchesOnDevice:
             score=work.score,
             kind=work.kind,
             reason=work.reason,
+            peaks=work.peaks,
             halvings=batches.halvings,
             on_cpu=batches.on_cpu,
         )
@@ -137,8 +144,10 @@ class _PatchWork:
     score: NDArray[np.float32] = field(init=False)
     kind: NDArray[np.uint8] = field(init=False)
     reason: NDArray[np.uint32] = field(init=False)
+    peaks: NDArray[np.int16] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.peaks = counted(None, n_events=self.feed.n_events)
         self.score = np.empty(self.feed.n_events, np.float32)
         self.kind = np.zeros(self.feed.n_events, np.uint8)
         self.reason = np.zeros(self.feed.n_events, np.uint32)
@@ -148,6 +157,8 @@ class _PatchWork:
         feed = self.feed
         pixels = feed.pixels(events)
         found = self.scorer.finder(pixels, feed.good, adu_per_photon=feed.adu_per_photon)
+        of_tiles = peaks_of_tiles(found, n_events=len(events), n_tiles=len(feed.good))
+        self.peaks[events.start : events.stop] = counted(of_tiles, n_events=len(events))
         if feed.window is not None:
             self.reason[events.start : events.stop] = doubts_of(
                 self.scorer.usual, found, feed.window, n_events=len(events)
@@ -180,7 +191,7 @@ class _PatchWork:
             len(staged),
             on_device=on_device,
             on_cpu=lambda start, stop: patch_logits(
-                self.scorer.on_cpu, _part_of(staged, slice(start, stop))
+                self.scorer.on_cpu, staged.take(slice(start, stop))
             ),
         )
         # The patches are the bulk of it, and nobody looks at them again.
@@ -192,15 +203,10 @@ class _PatchWork:
         logits = assembled(pieces, len(found))
         n_events, at = len(events), slice(events.start, events.stop)
         pooling, head, window = self.scorer.pooling, self.scorer.class_head, self.feed.window
-        evidence = pooling.evidence(
-            logits, found.tile, n_events=n_events, n_tiles=len(self.feed.good)
-        )
-        self.score[at] = pooling.probability(evidence.sum(axis=1))
+        n_tiles = len(self.feed.good)
+        of_tiles = pooling.evidence(logits, found, n_events=n_events, n_tiles=n_tiles)
+        of_picture = self.feed.picture_tiles or n_tiles
+        self.score[at] = pooling.probability(pooling.pooled(of_tiles, n_tiles=of_picture))
         if head is not None and window is not None:
             features = event_features(logits, found, window, n_events=n_events)
             self.kind[at] = class_of(features, *head)
-
-
-def _part_of(found: Candidates, part: slice) -> Candidates:
-    """Some of the candidates."""
-    return Candidates(**{f.name: getattr(found, f.name)[part] for f in fields(found)})

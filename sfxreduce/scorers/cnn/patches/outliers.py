@@ -187,13 +187,14 @@ def doubts_of(
     Parameters
     ----------
     found : Candidates
-        With their patches.
+        With their patches; those found on single pixels count.
     window : Window
         That they were found in.
     """
     if usual is None:
         return np.zeros(n_events, np.uint32)
-    unlike = usual.is_unlike(event_traits(found, window, n_events=n_events))
+    traits = event_traits(found.take(found.sharp), window, n_events=n_events)
+    unlike = usual.is_unlike(traits)
     return np.where(unlike, np.uint32(Reason.OOD), np.uint32(0))
 
 

@@ -35,6 +35,7 @@ from sfxreduce.scorers.cnn.poster._space_to_depth import in_squares
 from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
 from sfxreduce.scorers.cnn.poster.network import TILE_SHAPE, HitNetwork
 from sfxreduce.scorers.cnn.poster.normalise import Normalisation, normalise
+from sfxreduce.scorers.protocol import counted
 
 __all__ = ["TOLERANCE", "DeviceScores", "DeviceSettings", "Feed", "PosterOnDevice"]
 
@@ -122,6 +123,7 @@ class PosterOnDevice:
             score=work.score,
             kind=np.zeros(feed.n_events, np.uint8),
             reason=np.zeros(feed.n_events, np.uint32),
+            peaks=counted(None, n_events=feed.n_events),
             halvings=batches.halvings,
             on_cpu=batches.on_cpu,
         )
