@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.errors import SchemaError
-from sfxreduce.run.reasons import EventClass, Reason
+from sfxreduce.run.reasons import EventClass, Reason, reason_named
 
 __all__ = ["ledger_root", "ledger_table", "read_ledger"]
 
@@ -125,7 +126,8 @@ def read_ledger(table: xr.Dataset, *, where: str) -> Decisions:
     Raises
     ------
     SchemaError
-        If a column is missing, or not every source event is there exactly once and in order.
+        If a column is missing, if not every source event is there exactly once and in order, or if
+        the ledger gives the name of one reason to the bit of another.
     """
     missing = {"source_index", "score", "decision", "reason"} - set(map(str, table))
     if missing:
@@ -136,6 +138,7 @@ def read_ledger(table: xr.Dataset, *, where: str) -> Decisions:
             f"{where}/ledger: expected every source event once and in order, found "
             f"{index.size} rows that are not; the ledger is damaged, filter the run again"
         )
+    _check_names(table["reason"].attrs, where=where)
     return Decisions(
         decision=table["decision"].values.astype(np.uint8),
         reason=table["reason"].values.astype(np.uint32),
@@ -144,6 +147,20 @@ def read_ledger(table: xr.Dataset, *, where: str) -> Decisions:
         tiles=table["tiles"].values.astype(np.uint16) if "tiles" in table else None,
         payload=table["payload"].values.astype(np.uint64) if "payload" in table else None,
     )
+
+
+def _check_names(attributes: Mapping[str, Any], *, where: str) -> None:
+    """Refuse a ledger that means another reason by a bit; a name that is new to us means itself."""
+    bits, names = attributes.get("flag_masks"), attributes.get("flag_meanings")
+    if not isinstance(bits, list) or not isinstance(names, str):
+        return  # The column says nothing of its bits, which keep their meaning between versions.
+    for bit, name in zip(bits, names.split(), strict=False):
+        reason = reason_named(name)
+        if reason is not None and reason != bit:
+            raise SchemaError(
+                f"{where}/ledger: expected bit {reason.value} for the reason '{name}', found "
+                f"{bit}; the ledger is damaged, filter the run again"
+            )
 
 
 def ledger_root(decisions: Decisions) -> str:

@@ -85,8 +85,8 @@ def inspect_pixels(
     # There is a good pixel, or nothing would have been counted.
     n_good = int(np.count_nonzero(use))
     many = n_bad / n_good >= MANY_NONFINITE
-    reasons |= _where(many, Reason.NONFINITE_MANY)
-    reasons |= _where((n_bad > 0) & ~many, Reason.NONFINITE_FEW)
+    reasons |= _where(many, Reason.MANY_NONFINITE)
+    reasons |= _where((n_bad > 0) & ~many, Reason.FEW_NONFINITE)
     reasons |= _where(n_full > MANY_SATURATED * (n_good - n_bad), Reason.SATURATED)
     return reasons
 
@@ -212,13 +212,13 @@ def check_events(columns: xr.Dataset, detector: Detector) -> NDArray[np.uint32]:
     >>> columns = event_columns(3, event_id=["a", "b", "a"], photon_energy_ev=[9e3, np.nan, 9e3])
     >>> detector = Detector.centred("camera", (4, 4), distance_m=0.1)
     >>> [Reason(int(r)).name for r in check_events(columns, detector)]
-    ['DUP_ID', 'META_MISSING', 'DUP_ID']
+    ['DUPLICATE_ID', 'METADATA_MISSING', 'DUPLICATE_ID']
     """
     found = np.zeros(columns.sizes["event"], np.uint32)
     for reason, flags in (
-        (Reason.DUP_ID, _duplicates(columns)),
-        (Reason.TS_ORDER, _out_of_order(columns["timestamp_ns"].values)),
-        (Reason.META_MISSING, _without_metadata(columns, detector)),
+        (Reason.DUPLICATE_ID, _duplicates(columns)),
+        (Reason.TIMESTAMP_ORDER, _out_of_order(columns["timestamp_ns"].values)),
+        (Reason.METADATA_MISSING, _without_metadata(columns, detector)),
         (Reason.DARK, _marked(columns, "dark")),
         (Reason.NO_IMAGE, _marked(columns, "no_image")),
     ):

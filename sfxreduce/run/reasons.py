@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-__all__ = ["HARMLESS", "UNSAFE", "EventClass", "Reason"]
+__all__ = ["FORMER_NAMES", "HARMLESS", "UNSAFE", "EventClass", "Reason", "reason_named"]
 
 
 class EventClass(IntEnum):
@@ -24,26 +24,54 @@ class Reason(IntFlag):
     DATA_HOLE = 1 << 2
     NO_IMAGE = 1 << 3
     PANELS_MISSING = 1 << 4
-    NONFINITE_FEW = 1 << 5
-    NONFINITE_MANY = 1 << 6
+    FEW_NONFINITE = 1 << 5
+    MANY_NONFINITE = 1 << 6
     CONSTANT = 1 << 7
     DARK = 1 << 8
     SATURATED = 1 << 9
-    SCHEMA = 1 << 10
+    UNEXPECTED_FORMAT = 1 << 10
     SCORE_INVALID = 1 << 11
     WORKER_LOST = 1 << 12
-    DUP_ID = 1 << 13
-    TS_ORDER = 1 << 14
-    META_MISSING = 1 << 15
+    DUPLICATE_ID = 1 << 13
+    TIMESTAMP_ORDER = 1 << 14
+    METADATA_MISSING = 1 << 15
     AUDIT_SAMPLE = 1 << 16
-    DRIFT = 1 << 17
+    UNLIKE_CALIBRATION = 1 << 17
     PANEL_HOT = 1 << 18
-    NO_CALIB = 1 << 19
+    GAIN_UNKNOWN = 1 << 19
     UNSTABLE_READ = 1 << 20
-    OOD = 1 << 21
+    OUT_OF_DISTRIBUTION = 1 << 21
+    PEAK_COUNT = 1 << 22
 
 
-HARMLESS = Reason.NONFINITE_FEW | Reason.AUDIT_SAMPLE | Reason.TS_ORDER | Reason.META_MISSING
+FORMER_NAMES = {
+    "nonfinite_few": Reason.FEW_NONFINITE,
+    "nonfinite_many": Reason.MANY_NONFINITE,
+    "schema": Reason.UNEXPECTED_FORMAT,
+    "dup_id": Reason.DUPLICATE_ID,
+    "ts_order": Reason.TIMESTAMP_ORDER,
+    "meta_missing": Reason.METADATA_MISSING,
+    "drift": Reason.UNLIKE_CALIBRATION,
+    "no_calib": Reason.GAIN_UNKNOWN,
+    "ood": Reason.OUT_OF_DISTRIBUTION,
+}
+"""Names that ledgers of earlier versions give to reasons. They are read, and no longer written."""
+
+
+def reason_named(name: str) -> Reason | None:
+    """Reason that a ledger of this or an earlier version calls by a name; None if there is none.
+
+    Examples
+    --------
+    >>> reason_named("out_of_distribution") is reason_named("ood") is Reason.OUT_OF_DISTRIBUTION
+    True
+    """
+    return Reason.__members__.get(name.upper(), FORMER_NAMES.get(name))
+
+
+HARMLESS = (
+    Reason.FEW_NONFINITE | Reason.AUDIT_SAMPLE | Reason.TIMESTAMP_ORDER | Reason.METADATA_MISSING
+)
 """Reasons that say nothing against a score."""
 
 UNSAFE = ~HARMLESS

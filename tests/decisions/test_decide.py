@@ -44,7 +44,7 @@ def test_every_event_without_a_finite_score_is_undecided_with_a_reason(
 
 
 def test_a_few_bad_pixels_do_not_save_an_event_from_its_score() -> None:
-    reason = np.full(2, Reason.NONFINITE_FEW, np.uint32)
+    reason = np.full(2, Reason.FEW_NONFINITE, np.uint32)
     made = decide(np.float32([0.1, 0.9]), reason, threshold=0.5)
     assert made.decision.tolist() == [Decision.REJECT, Decision.HIT]
 
@@ -56,21 +56,22 @@ def test_reason_bits_never_change_their_meaning() -> None:
         "DATA_HOLE": 4,
         "NO_IMAGE": 8,
         "PANELS_MISSING": 16,
-        "NONFINITE_FEW": 32,
-        "NONFINITE_MANY": 64,
+        "FEW_NONFINITE": 32,
+        "MANY_NONFINITE": 64,
         "CONSTANT": 128,
         "DARK": 256,
         "SATURATED": 512,
-        "SCHEMA": 1024,
+        "UNEXPECTED_FORMAT": 1024,
         "SCORE_INVALID": 2048,
         "WORKER_LOST": 4096,
-        "DUP_ID": 8192,
-        "TS_ORDER": 16384,
-        "META_MISSING": 32768,
+        "DUPLICATE_ID": 8192,
+        "TIMESTAMP_ORDER": 16384,
+        "METADATA_MISSING": 32768,
         "AUDIT_SAMPLE": 65536,
-        "DRIFT": 131072,
+        "UNLIKE_CALIBRATION": 131072,
         "PANEL_HOT": 262144,
-        "NO_CALIB": 524288,
+        "GAIN_UNKNOWN": 524288,
         "UNSTABLE_READ": 1048576,
-        "OOD": 2097152,
+        "OUT_OF_DISTRIBUTION": 2097152,
+        "PEAK_COUNT": 4194304,
     }

@@ -191,7 +191,7 @@ def test_on_alarm_what_the_peak_finder_sees_is_kept_and_nothing_is_promised(seri
     np.testing.assert_array_equal(changed, missed)
     assert (alone.decisions.decision[missed] == Decision.REJECT).all()
     assert (both.decisions.decision[missed] == Decision.UNDECIDED).all()
-    assert (both.decisions.reason[missed] == Reason.DRIFT).all()
+    assert (both.decisions.reason[missed] == Reason.UNLIKE_CALIBRATION).all()
     assert both.decisions.count(Decision.REJECT) > 0
     assert set(missed) <= set(both.reduction.kept)
 
@@ -210,7 +210,7 @@ def test_an_event_whose_whole_frame_cannot_be_read_is_kept_on_alarm(serial: Pool
     holed = replace(run, source=Holed(frames=source.frames, detector=source.detector))
     made = plan_filter(holed, FilterSettings(scorer=Calibrated()), pool=serial).decisions
     assert made.decision[5] == Decision.UNDECIDED
-    assert made.reason[5] == Reason.DRIFT | Reason.DATA_HOLE
+    assert made.reason[5] == Reason.UNLIKE_CALIBRATION | Reason.DATA_HOLE
 
 
 @pytest.mark.parametrize("n_events", [12, 500])
@@ -231,10 +231,13 @@ def test_events_unlike_all_others_count_for_the_shape_of_the_scores(serial: Pool
     plan = plan_filter(run, FilterSettings(scorer=scorer, audit_share=0.0), pool=serial)
     assert plan.method.drift.shape is not None
     shapes = {}
-    for why in (Reason.OOD, Reason.PANELS_MISSING):
+    for why in (Reason.OUT_OF_DISTRIBUTION, Reason.PANELS_MISSING):
         odd = replace(plan.decisions, reason=plan.decisions.reason | np.uint32(why))
         shapes[why] = check_drift(run, scorer, odd, pool=serial).shape
-    assert shapes == {Reason.OOD: plan.method.drift.shape, Reason.PANELS_MISSING: None}
+    assert shapes == {
+        Reason.OUT_OF_DISTRIBUTION: plan.method.drift.shape,
+        Reason.PANELS_MISSING: None,
+    }
 
 
 def test_switched_off_it_reads_nothing_and_nothing_is_promised(serial: Pool) -> None:

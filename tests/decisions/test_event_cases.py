@@ -103,7 +103,7 @@ class Scoring(BrightestPixel):
 
     def classify(self, pixels: np.ndarray, detector: Any) -> EventScores:
         unlike = (pixels.reshape(len(pixels), -1) == 55.0).any(axis=1)
-        reason = np.where(unlike, np.uint32(Reason.OOD), np.uint32(0))
+        reason = np.where(unlike, np.uint32(Reason.OUT_OF_DISTRIBUTION), np.uint32(0))
         return EventScores(self(pixels, detector), np.zeros(len(pixels), np.uint8), reason)
 
 
@@ -161,19 +161,19 @@ CASES: dict[str, tuple[Case, Reason]] = {
     "chunk missing": (reads_as(Reason.DATA_HOLE), Reason.DATA_HOLE),
     "no image": (marked("no_image"), Reason.NO_IMAGE),
     "panel missing": (panel_gone, Reason.PANELS_MISSING),
-    "few pixels not finite": (fills(np.nan, 0.005), Reason.NONFINITE_FEW),
-    "many pixels not finite": (fills(np.nan, 0.05), Reason.NONFINITE_MANY),
+    "few pixels not finite": (fills(np.nan, 0.005), Reason.FEW_NONFINITE),
+    "many pixels not finite": (fills(np.nan, 0.05), Reason.MANY_NONFINITE),
     "all zero": (fills(0.0), Reason.CONSTANT),
     "constant": (fills(50.0), Reason.CONSTANT),
     "dark": (marked("dark"), Reason.DARK),
     "saturated": (fills(FULL_SCALE, 0.05), Reason.SATURATED),
-    "wrong shape or type": (reads_as(Reason.SCHEMA), Reason.SCHEMA),
+    "wrong shape or type": (reads_as(Reason.UNEXPECTED_FORMAT), Reason.UNEXPECTED_FORMAT),
     "score is no number": (holds(77.0), Reason.SCORE_INVALID),
-    "unlike all calibrated events": (holds(55.0), Reason.OOD),
-    "time stamp missing": (without("timestamp_ns", MISSING_TIME), Reason.TS_ORDER),
-    "time stamp out of order": (early, Reason.TS_ORDER),
-    "no photon energy": (without("photon_energy_ev", np.nan), Reason.META_MISSING),
-    "no pulse energy": (without("pulse_energy_mj", np.nan), Reason.META_MISSING),
+    "unlike all calibrated events": (holds(55.0), Reason.OUT_OF_DISTRIBUTION),
+    "time stamp missing": (without("timestamp_ns", MISSING_TIME), Reason.TIMESTAMP_ORDER),
+    "time stamp out of order": (early, Reason.TIMESTAMP_ORDER),
+    "no photon energy": (without("photon_energy_ev", np.nan), Reason.METADATA_MISSING),
+    "no pulse energy": (without("pulse_energy_mj", np.nan), Reason.METADATA_MISSING),
 }
 ALLOWED = HARMLESS & ~Reason.AUDIT_SAMPLE
 
@@ -209,21 +209,21 @@ def test_an_event_that_is_unlike_and_scores_high_is_a_hit_with_its_reason() -> N
     holds(55.0)(bad, 4)
     found = decided(bad.run())
     assert found.decision[4] == Decision.HIT
-    assert found.reason[4] == Reason.OOD
+    assert found.reason[4] == Reason.OUT_OF_DISTRIBUTION
 
 
 def test_events_of_one_name_and_of_one_pulse() -> None:
     bad = Bad.good()
     bad.columns["event_id"][[2, 7]] = "twice"
     found = decided(bad.run())
-    assert np.flatnonzero(found.reason & Reason.DUP_ID).tolist() == [2, 7]
+    assert np.flatnonzero(found.reason & Reason.DUPLICATE_ID).tolist() == [2, 7]
     assert np.flatnonzero(found.decision != Decision.REJECT).tolist() == [2, 7]
 
 
 def test_stamps_of_whole_seconds_tell_no_pulses_apart() -> None:
     bad = Bad.good()
     bad.columns["timestamp_ns"] = bad.columns["timestamp_ns"] // 10**9 * 10**9
-    assert not (decided(bad.run()).reason & Reason.DUP_ID).any()
+    assert not (decided(bad.run()).reason & Reason.DUPLICATE_ID).any()
 
 
 def test_an_unknown_gain_keeps_everything() -> None:
@@ -235,9 +235,9 @@ def test_an_unknown_gain_keeps_everything() -> None:
     assert isinstance(run.source, Unsteady)
     of_pixels = np.zeros(N_EVENTS, np.uint32)
     blind = replace(run, source=replace(run.source, detector=panelled_detector(3)))
-    assert not (event_reasons(run, Adapting(), of_pixels) & Reason.NO_CALIB).any()
+    assert not (event_reasons(run, Adapting(), of_pixels) & Reason.GAIN_UNKNOWN).any()
     found = event_reasons(blind, Adapting(), of_pixels)
-    assert (found & Reason.NO_CALIB).all()
+    assert (found & Reason.GAIN_UNKNOWN).all()
     made = decide(np.zeros(N_EVENTS, np.float32), found, threshold=1.0)
     assert made.count(Decision.UNDECIDED) == N_EVENTS
 

@@ -539,7 +539,7 @@ def test_a_file_that_vanishes_or_changes_flags_its_events(tmp_path: Path) -> Non
     path = write(tmp_path / "run.cxi", frames_of())
     source = open_cxi(path).source
     write(path, frames_of(4, (6, 6)))
-    assert (source.read([0, 1]).reasons == Reason.SCHEMA).all()
+    assert (source.read([0, 1]).reasons == Reason.UNEXPECTED_FORMAT).all()
     path.unlink()
     assert (source.read([0, 1]).reasons == Reason.FILE_UNREADABLE).all()
 

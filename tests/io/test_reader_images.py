@@ -242,7 +242,11 @@ def test_files_that_change_after_opening_are_flagged(tmp_path: Path) -> None:
     source = open_images(paths).source
     write_cbf(paths[0], image_of(0)[:5].copy())
     paths[1].unlink()
-    assert source.read(range(3)).reasons.tolist() == [Reason.SCHEMA, Reason.FILE_UNREADABLE, 0]
+    assert source.read(range(3)).reasons.tolist() == [
+        Reason.UNEXPECTED_FORMAT,
+        Reason.FILE_UNREADABLE,
+        0,
+    ]
 
 
 def test_a_stack_in_one_file_is_an_error(tmp_path: Path) -> None:

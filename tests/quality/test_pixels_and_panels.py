@@ -32,7 +32,7 @@ def _plain_condition(event: np.ndarray, good: np.ndarray, saturation_adu: float)
         n_bad = values.size - int(np.count_nonzero(finite))
         if n_bad:
             many = n_bad / values.size >= MANY_NONFINITE
-            found |= Reason.NONFINITE_MANY if many else Reason.NONFINITE_FEW
+            found |= Reason.MANY_NONFINITE if many else Reason.FEW_NONFINITE
             values = values[finite]
     if values.size == 0 or np.all(values == values[0]):
         found |= Reason.CONSTANT
@@ -127,11 +127,11 @@ def test_the_condition_is_that_of_the_plain_rule(
 @pytest.mark.parametrize(
     ("dtype", "n_bad", "n_full", "saturation_adu", "expected"),
     [
-        ("f4", 3, 0, 300.0, Reason.NONFINITE_FEW),
-        ("f4", 4, 0, 300.0, Reason.NONFINITE_MANY),
-        ("f4", 100, 3, 300.0, Reason.NONFINITE_MANY),
-        ("f4", 100, 4, 300.0, Reason.NONFINITE_MANY | Reason.SATURATED),  # of 300 pixels
-        ("f4", 400, 0, 300.0, Reason.NONFINITE_MANY | Reason.CONSTANT),
+        ("f4", 3, 0, 300.0, Reason.FEW_NONFINITE),
+        ("f4", 4, 0, 300.0, Reason.MANY_NONFINITE),
+        ("f4", 100, 3, 300.0, Reason.MANY_NONFINITE),
+        ("f4", 100, 4, 300.0, Reason.MANY_NONFINITE | Reason.SATURATED),  # of 300 pixels
+        ("f4", 400, 0, 300.0, Reason.MANY_NONFINITE | Reason.CONSTANT),
         ("i2", 0, 4, 32767.0, Reason(0)),
         ("i2", 0, 5, 32767.0, Reason.SATURATED),
         ("i2", 0, 5, 32766.5, Reason.SATURATED),

@@ -250,7 +250,7 @@ def test_odd_events_are_undecided_and_usual_ones_are_not_flagged(
         FilterSettings(scorer=CnnScorer(default_model()), drift=False, audit_share=0.0),
         pool=SerialPool(),
     )
-    unlike = np.flatnonzero(plan.decisions.reason & Reason.OOD).tolist()
+    unlike = np.flatnonzero(plan.decisions.reason & Reason.OUT_OF_DISTRIBUTION).tolist()
     assert unlike == sorted(places[spoil.__name__] for spoil in UNLIKE)
     assert not (plan.decisions.decision[unlike] == Decision.REJECT).any()
     assert plan.decisions.decision[places["dark"]] == Decision.REJECT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,8 @@ def test_what_is_usual_can_be_fitted_anew_and_comes_out_the_same(found: Across) 
     assert again.encoded == shipped.encoded
     assert again.card == shipped.card
     assert again.card.count(UNLIKE_HEAD) == 1
+    older = replace(shipped, card=shipped.card.replace("`out_of_distribution`", "`ood`"))
+    assert refit_usual(older, scale=0.05, pool=SerialPool()).card == shipped.card
     for name, model in found.models.items():
         others = fit_usual([of for other, of in found.traits.items() if other != name])
         assert model.usual is not None

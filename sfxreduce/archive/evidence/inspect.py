@@ -76,7 +76,7 @@ def store_facts(hits: Path, *, n_events: int, certificate: Certificate | None = 
         undecided_share=undecided.size / max(n_events, 1),
         sampled_share=sampled.size / n_rejected if n_rejected else 1.0,
         audited_kept=bool(np.isin(audited_events(made, certificate), sampled).all()),
-        drift_alarm=bool(np.any(made.reason & np.uint32(Reason.DRIFT))),
+        drift_alarm=bool(np.any(made.reason & np.uint32(Reason.UNLIKE_CALIBRATION))),
     )
 
 

@@ -70,7 +70,7 @@ def event_reasons(run: Run, scorer: Scorer, of_pixels: NDArray[np.uint32]) -> ND
     gain = run.detector.adu_per_photon
     reasons = check_events(run.columns, run.detector)
     if calibration_of(scorer).needs_conditions and not (math.isfinite(gain) and gain > 0):
-        reasons |= np.uint32(Reason.NO_CALIB)
+        reasons |= np.uint32(Reason.GAIN_UNKNOWN)
     # Of an event without an image there is nothing that could be a hole.
     holes = np.where(reasons & Reason.NO_IMAGE, np.uint32(Reason.DATA_HOLE), np.uint32(0))
     return (of_pixels & ~holes) | reasons

@@ -104,7 +104,7 @@ def check_drift(
     )
     move = known.level.move(decisions.score)
     # An event that is unlike the calibrated ones has a score all the same, and is what to look for.
-    judgeable = (decisions.reason & ~np.uint32(Reason.OOD)) == 0
+    judgeable = (decisions.reason & ~np.uint32(Reason.OUT_OF_DISTRIBUTION)) == 0
     judged = known.level.reduced(decisions.score[judgeable], move)
     tiles = decisions.tiles
     if tiles is not None and closed_early(tiles, scorer, run.detector).any():
@@ -135,14 +135,14 @@ def fall_back(
     Returns
     -------
     Decisions
-        With `Reason.DRIFT` on every event that is kept for this.
+        With `Reason.UNLIKE_CALIBRATION` on every event that is kept for this.
     """
     events = np.flatnonzero(decisions.decision == Decision.REJECT)
     seen = _look(run, events.tolist(), pool=pool, notes=notes, progress=progress)
     doubted = seen["is_hit"] | (seen["reason"] != 0)
     decision, reason = decisions.decision.copy(), decisions.reason.copy()
     decision[events[doubted]] = Decision.UNDECIDED
-    reason[events[doubted]] |= seen["reason"][doubted] | np.uint32(Reason.DRIFT)
+    reason[events[doubted]] |= seen["reason"][doubted] | np.uint32(Reason.UNLIKE_CALIBRATION)
     return replace(decisions, decision=decision, reason=reason)
 
 

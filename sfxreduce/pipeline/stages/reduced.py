@@ -33,17 +33,17 @@ __all__ = ["SEEN_ON_PIXELS", "Reduced", "read_reduced"]
 
 SEEN_ON_PIXELS = (
     Reason.PANELS_MISSING
-    | Reason.NONFINITE_FEW
-    | Reason.NONFINITE_MANY
+    | Reason.FEW_NONFINITE
+    | Reason.MANY_NONFINITE
     | Reason.CONSTANT
     | Reason.SATURATED
     | Reason.PANEL_HOT
-    | Reason.OOD
+    | Reason.OUT_OF_DISTRIBUTION
 )
 """Reasons that a scored event can have from being scored. Any other one lies in the run's columns,
 or came later: when the event was copied, drawn, or doubted by the run-similarity check."""
 
-_CAME_LATER = Reason.AUDIT_SAMPLE | Reason.DRIFT | Reason.UNSTABLE_READ
+_CAME_LATER = Reason.AUDIT_SAMPLE | Reason.UNLIKE_CALIBRATION | Reason.UNSTABLE_READ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -158,7 +158,7 @@ class PatchesOnCpu:
         return score, class_of(features, *head)
 
     def doubts(self, evidence: TileEvidence, window: Window) -> NDArray[np.uint32]:
-        """`Reason.OOD` for events, seen through the whole window, unlike the calibrated ones."""
+        """`Reason.OUT_OF_DISTRIBUTION` for events, seen whole, unlike the calibrated ones."""
         if evidence.found is None:
             return np.zeros(len(evidence.of_tiles), np.uint32)
         return doubts_of(self.usual, evidence.found, window, n_events=len(evidence.of_tiles))

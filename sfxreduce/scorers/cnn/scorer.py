@@ -136,8 +136,8 @@ class CnnScorer:
         Returns
         -------
         EventScores
-            The class is unknown where the model cannot tell; `Reason.OOD` is told only for the
-            window that the model was calibrated on.
+            The class is unknown where the model cannot tell; `Reason.OUT_OF_DISTRIBUTION` is told
+            only for the window that the model was calibrated on.
         """
         good = self.window(detector).good(detector)
         if pixels.ndim != 4 or pixels.shape[1:] != good.shape:

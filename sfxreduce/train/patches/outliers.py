@@ -40,7 +40,7 @@ __all__ = [
 
 MOST_UNLIKE = 1e-3
 """Share of the calibrated events that may lie beyond the limit."""
-UNLIKE_HEAD = "Events unlike all that was calibrated (reason `ood`)"
+UNLIKE_HEAD = "Events unlike all that was calibrated"
 """How the table begins."""
 
 
@@ -139,7 +139,7 @@ def table_of_unlike(traits: Mapping[str, NDArray[np.float64]]) -> str:
         By experiment; each is compared with a limit, too, that rests on the others alone.
     """
     lines = [
-        f"{UNLIKE_HEAD}, of experiments left out of the",
+        f"{UNLIKE_HEAD} (reason `out_of_distribution`), of experiments left out of the",
         "statistics and of the limit. They are kept as undecided unless they are hits:",
         "",
         "| experiment left out | events | unlike |",

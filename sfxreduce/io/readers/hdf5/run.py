@@ -127,7 +127,7 @@ class CxiFrames:
         try:
             facts = self._facts()
             if not facts.give(self):
-                reasons[:] = Reason.SCHEMA
+                reasons[:] = Reason.UNEXPECTED_FORMAT
                 return Reading(pixels=pixels, reasons=reasons)
             places = (
                 None

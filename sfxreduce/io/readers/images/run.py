@@ -128,7 +128,7 @@ class ImageFrames:
             if image is None:
                 reasons[i] = Reason.FILE_UNREADABLE
             elif not self.fits(image):
-                reasons[i] = Reason.SCHEMA
+                reasons[i] = Reason.UNEXPECTED_FORMAT
             elif window is None:
                 pixels[i] = image
             else:

@@ -182,7 +182,7 @@ class Usual:
 def doubts_of(
     usual: Usual | None, found: Candidates, window: Window, *, n_events: int
 ) -> NDArray[np.uint32]:
-    """`Reason.OOD` for events that are unlike the calibrated ones; none if these are not known.
+    """`Reason.OUT_OF_DISTRIBUTION` for events unlike the calibrated ones, if these are known.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def doubts_of(
         return np.zeros(n_events, np.uint32)
     traits = event_traits(found.take(found.sharp), window, n_events=n_events)
     unlike = usual.is_unlike(traits)
-    return np.where(unlike, np.uint32(Reason.OOD), np.uint32(0))
+    return np.where(unlike, np.uint32(Reason.OUT_OF_DISTRIBUTION), np.uint32(0))
 
 
 def _lack(noise_photons: NDArray[np.floating], n_tiles: int) -> float:
