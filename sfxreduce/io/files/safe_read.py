@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from sfxreduce.errors import SourceError
+from sfxreduce.io.files.durable import sha256_file
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 __all__ = [
     "MOST_JSON_BYTES",
+    "content_pin",
     "open_file",
     "open_regular",
     "parse_as",
@@ -228,6 +230,38 @@ def source_pin(paths: Iterable[Path]) -> str:
                 f"{error.filename or path}: cannot be looked at ({error.strerror or error}); was "
                 "the source moved while it was read?"
             ) from error
+    return digest.hexdigest()
+
+
+def content_pin(path: Path, *, suffix: str = "") -> str:
+    """Hash the bytes of a file, or of all files below a folder with their names.
+
+    Parameters
+    ----------
+    suffix : str
+        Take files with this ending only.
+
+    Returns
+    -------
+    str
+        In hexadecimal.
+
+    Raises
+    ------
+    SourceError
+        If one of them cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for name, _ in _files(path):
+            if name.endswith(suffix):
+                held = sha256_file(Path(name))
+                digest.update(f"{os.path.relpath(name, path)}\0{held}\n".encode())
+    except OSError as error:
+        raise SourceError(
+            f"{error.filename or path}: cannot be read ({error.strerror or error}); check the path "
+            "and the right to read it"
+        ) from error
     return digest.hexdigest()
 
 

@@ -126,12 +126,18 @@ class Unfinished:
             If it was written before and held something else.
         """
         before = self._shards.get(shard.path)
-        if before and before.digest != shard.digest:
+        same_events = before is not None and before.event_list == shard.event_list
+        if before and same_events and before.digest != shard.digest:
             raise VerificationError(
                 f"{self.shards_folder}: {shard.path} came out differently than before; nothing was "
                 "published, check this machine's memory and the source's disk"
             )
         self._wait({"shard": asdict(shard)}, n_bytes=500)
+
+    def discard(self, shard: ShardWritten) -> None:
+        """Remove a shard that holds other events than are wanted now."""
+        with output_errors(self.store):
+            remove(self.shards_folder / shard.written)
 
     def acknowledge(self) -> None:
         """Bring to the disk what was taken down so far."""
@@ -357,12 +363,12 @@ def _check_pins(
     store: Path, folder: Path, begun: Mapping[str, Any], pins: Mapping[str, Any]
 ) -> None:
     before = begun.get("begin", {})
-    changed = [name for name in pins if before.get(name) != pins[name]]
+    changed = [name for name in {**pins, **before} if before.get(name) != pins.get(name)]
     if changed:
-        name = changed[0]
+        name, now = changed[0], pins.get(changed[0])
         raise RefusedError(
             f"{store}: an unfinished output is there, but its {', '.join(changed)} changed "
-            f"(expected {name} {before.get(name)}, found {pins[name]}); give it as before to go "
+            f"(expected {name} {before.get(name)}, found {now}); give it as before to go "
             f"on, pass --overwrite to begin anew, or remove {folder}"
         )
 

@@ -82,6 +82,11 @@ class ShardJob:
         folder = f"{self.group}/frames" if self.group else "frames"
         return f"{folder}/{self.layout.shard_key(self.shard)}"
 
+    @property
+    def event_list(self) -> str:
+        """Hash of the events it is made of, XXH3 of 128 bits in hexadecimal."""
+        return xxhash.xxh3_128_hexdigest(np.array(self.events, "<i8").tobytes())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardWritten:
@@ -101,6 +106,8 @@ class ShardWritten:
         Source positions of the events of which not every pixel could be read.
     payloads : tuple of str
         For each event, in order, `payload_hash` of its tiles.
+    event_list : str
+        `ShardJob.event_list`: a shard of the same place may hold other events.
     unstable : tuple of int
         Source positions of the events that came out differently when they were read again.
     """
@@ -109,6 +116,7 @@ class ShardWritten:
     written: str
     digest: str
     size: int
+    event_list: str
     holes: tuple[int, ...]
     payloads: tuple[str, ...]
     unstable: tuple[int, ...] = ()
@@ -217,6 +225,7 @@ def _write(
         written=_put(job, digest.hexdigest(), parts),
         digest=digest.hexdigest(),
         size=sum(map(len, parts)),
+        event_list=job.event_list,
         holes=tuple(
             position
             for position, event in zip(job.events, events, strict=True)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from dask.base import tokenize
 
 from sfxreduce.audit.sample import AUDIT_SHARE, check_share
 from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import UsageError
 from sfxreduce.io.files.durable import disk_bytes
+from sfxreduce.io.files.safe_read import content_pin
 from sfxreduce.io.writers.publish import check_cxi_filter, check_outputs
 from sfxreduce.io.writers.resume import Unfinished, appearing, sweep_finished
 from sfxreduce.report.report import Storage
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.protocol import Scorer
 
-__all__ = ["FilterSettings", "Outputs", "crystfel_paths", "storage_of"]
+__all__ = ["FilterSettings", "Outputs", "crystfel_paths", "pinned", "storage_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,39 @@ class FilterSettings:
         given = self.threshold
         if given is not None and not abs(given) <= float(np.finfo(np.float32).max):
             raise UsageError(f"expected --threshold to be a finite number, found {given}")
+
+
+def pinned(value: object, name: str = "", *, by_content: bool) -> dict[str, Any]:
+    """Every field of a value, and of the values in it, as plain JSON by its dotted name.
+
+    What is no plain number or text stands there as a hash. A value that no other process would hash
+    alike never equals itself: what depends on it is done again.
+
+    Parameters
+    ----------
+    name : str
+        Of the value itself.
+    by_content : bool
+        Whether a path stands for the bytes of the files there, or for itself.
+
+    Examples
+    --------
+    >>> from sfxreduce.decisions.threshold import Promise
+    >>> pinned(Promise(max_loss=0.02), "promise", by_content=True)
+    {'promise': 'Promise', 'promise.max-loss': 0.02, 'promise.confidence': 0.95}
+    """
+    if is_dataclass(value):
+        pins: dict[str, Any] = {name: type(value).__qualname__} if name else {}
+        for part in fields(value):
+            dotted = f"{name}.{part.name}".lstrip(".").replace("_", "-")
+            pins |= pinned(getattr(value, part.name), dotted, by_content=by_content)
+        return pins
+    if isinstance(value, Path):
+        return {name: content_pin(value) if by_content and value.exists() else str(value)}
+    plain = value is None or isinstance(value, str | bool | int | float)
+    if plain and not (isinstance(value, float) and not math.isfinite(value)):
+        return {name: value}
+    return {name: tokenize(value)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

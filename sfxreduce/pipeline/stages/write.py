@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from importlib.resources import files
+from inspect import getsourcefile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 from numpy.typing import NDArray
 
 from sfxreduce.cluster import Pool
@@ -21,7 +24,7 @@ from sfxreduce.decisions.ledger import ledger_table, read_ledger
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.files.durable import PublishJob, publish_file
-from sfxreduce.io.files.safe_read import source_pin
+from sfxreduce.io.files.safe_read import content_pin, source_pin
 from sfxreduce.io.readers.zarr.run import open_table
 from sfxreduce.io.store.manifest import Manifest
 from sfxreduce.io.store.metadata import AUDIT_GROUP, CONDITIONS_GROUP, LEDGER_GROUP
@@ -36,13 +39,13 @@ from sfxreduce.io.writers.shards import (
 from sfxreduce.io.writers.zarr import create_store, write_manifest, write_table
 from sfxreduce.pipeline.stages.plan import FilterPlan
 from sfxreduce.pipeline.stages.reduced import Reduced
-from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs, pinned
 from sfxreduce.quality.conditions import conditions_table
 from sfxreduce.run.columns import plain_text, select_events
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Reading, Run, WrappedFrames
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.protocol import calibration_of, needs_gpu
+from sfxreduce.scorers.protocol import Scorer
 
 __all__ = ["audit_columns", "kept_columns", "published_at_once", "shard_rescue", "write_reduced"]
 
@@ -128,6 +131,10 @@ def _write_shards(
     plan: FilterPlan, work: Unfinished, *, pool: Pool, progress: Progress
 ) -> list[ShardWritten]:
     """Write those shards that are not there yet; all of them, in order of the plan."""
+    there = work.shards
+    for job in plan.jobs(work.shards_folder):
+        if job.path in there and there[job.path].event_list != job.event_list:
+            work.discard(there[job.path])
     there = work.shards
     left = (job for job in plan.jobs(work.shards_folder) if job.path not in there)
     write = copy_shard if plan.reduction.copies_tiles else encode_shard
@@ -296,7 +303,7 @@ def published_at_once(
     OutputError
         If an output cannot be written.
     """
-    pins = _pins(run, settings)
+    pins = _pins(run, settings, cxi_filter=outputs.cxi_filter)
     if known is not None:
         pins["taken over from"] = known.stamp
     with unfinished(
@@ -306,23 +313,27 @@ def published_at_once(
         _check_unchanged(run, work)
 
 
-def _pins(run: Run, settings: FilterSettings) -> dict[str, Any]:
+def _pins(run: Run, settings: FilterSettings, *, cxi_filter: str) -> dict[str, Any]:
     """Everything that the bytes of an output depend on, by the name people know it by."""
-    scorer = settings.scorer
     return {
         "version": version("sfxreduce"),
+        "code": _code(settings.scorer),
         "source": plain_text(run.path),
         "source files": source_pin(run.source.inputs),
-        "scorer": scorer.name,
-        "model": calibration_of(scorer).model_sha256,
-        "settings": scorer.settings,
-        "device": "GPU" if needs_gpu(scorer) else "CPU",
-        "threshold": settings.threshold,
-        "max-loss": settings.promise.max_loss,
-        "confidence": settings.promise.confidence,
-        "drift": settings.drift,
-        "audit-share": settings.audit_share,
+        **pinned(run.source, "reader", by_content=False),
+        "columns": tokenize(run.columns, run.truth),
+        **pinned(settings, by_content=True),
+        "cxi-filter": cxi_filter,
     }
+
+
+def _code(scorer: Scorer) -> str:
+    """Hash of the package's code, and of the file of a scorer from elsewhere."""
+    package = content_pin(Path(str(files("sfxreduce"))), suffix=".py")
+    with suppress(TypeError, OSError):  # one that was typed into a prompt lies in no file
+        if file := getsourcefile(type(scorer)):
+            return tokenize(package, content_pin(Path(file)))
+    return package
 
 
 def _check_unchanged(run: Run, work: Unfinished) -> None:
