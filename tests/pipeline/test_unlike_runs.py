@@ -1,0 +1,134 @@
+"""What the promise is worth on runs that are unlike the simulated ones; see ``benchmarks/wall.py``.
+
+A run is rendered, filtered and deleted when a test first asks for it. The small wall is for every
+change; the whole one is slow.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from photon_by_photon import Rendering
+from unlike_runs import Judged, judge, most_lost
+from wall import WALL, WallRun
+
+from sfxreduce.decisions.threshold import Promise
+
+SURE_OF_BLANKS = 0.95
+"""Share of the blanks from which the peak finder is worth comparing with."""
+
+
+@cache
+def judged(name: str) -> Judged:
+    run = next(run for run in WALL if run.name == name)
+    with TemporaryDirectory() as folder:
+        return judge(run, Path(folder))
+
+
+EACH_RUN = pytest.mark.parametrize(
+    "run",
+    [pytest.param(run, id=run.name, marks=() if run.small else pytest.mark.slow) for run in WALL],
+)
+
+
+@EACH_RUN
+def test_a_promised_run_loses_no_more_than_chance_allows(run: WallRun) -> None:
+    found = judged(run.name)
+    if found.promised:
+        assert found.lost["default"]["10+"] <= most_lost(found.hits["10+"], found.max_loss)
+    else:
+        assert found.reasons
+
+
+@EACH_RUN
+def test_nothing_is_lost_that_the_peak_finder_keeps(run: WallRun) -> None:
+    found = judged(run.name)
+    if found.specificity("peaks") >= SURE_OF_BLANKS:
+        assert found.lost_alone == 0
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(run, id=run.name, marks=() if run.small else pytest.mark.slow)
+        for run in WALL
+        if run.inside
+    ],
+)
+def test_the_promise_is_given_for_ordinary_runs(run: WallRun) -> None:
+    found = judged(run.name)
+    assert found.promised, found.reasons
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(run, id=run.name, marks=() if run.small else pytest.mark.slow)
+        for run in WALL
+        if run.least_rejected is not None
+    ],
+)
+def test_runs_that_once_lost_hits_lose_none_and_their_blanks_go(run: WallRun) -> None:
+    found = judged(run.name)
+    assert run.least_rejected is not None
+    assert found.hits["10+"]
+    assert found.lost["default"]["10+"] == 0
+    assert found.specificity("default") >= run.least_rejected
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        pytest.param([run for run in WALL if run.small], id="small wall"),
+        pytest.param(list(WALL), id="wall", marks=pytest.mark.slow),
+    ],
+)
+def test_all_promised_runs_together_keep_the_promise(runs: list[WallRun]) -> None:
+    promised = [found for found in (judged(run.name) for run in runs) if found.promised]
+    hits = sum(found.hits["10+"] for found in promised)
+    assert hits
+    assert sum(found.lost["default"]["10+"] for found in promised) <= Promise().max_loss * hits
+
+
+def test_the_wall_is_as_wide_as_it_says() -> None:
+    small = [run for run in WALL if run.small]
+    assert len(small) >= 12
+    assert all(run.plan.n_events >= 300 for run in WALL)
+    assert 3 * sum(run.inside for run in WALL) >= len(WALL)
+    assert {run.n_tiles for run in WALL} >= {1, 4, 9, 25, 64}
+    for run in WALL:
+        if run.inside:
+            assert run.n_tiles >= 4
+            assert run.plan.camera.has_metadata
+            assert 0.5 <= run.plan.crystals.sigma_px <= 2
+            assert 0.02 <= run.plan.hit_rate <= 0.5
+
+
+def test_more_than_one_hit_may_go_only_where_there_are_a_hundred() -> None:
+    assert [most_lost(hits, 0.01) for hits in (0, 30, 99, 100, 300, 1000)] == [0, 1, 1, 4, 8, 18]
+
+
+def test_a_rendered_event_depends_on_its_plan_alone() -> None:
+    plan = next(run.plan for run in WALL if run.name == "one tile, jets")
+    one, other = Rendering(plan), Rendering(plan)
+    one.event(3)
+    frames = [rendering.event(7) for rendering in (one, other)]
+    assert np.array_equal(frames[0][0], frames[1][0])
+    assert frames[0][1] == frames[1][1]
+
+
+def test_a_photon_counter_renders_photons_of_the_expected_number_and_spread() -> None:
+    plan = next(run.plan for run in WALL if run.name == "one tile, counter")
+    rendering = Rendering(plan)
+    blanks = np.flatnonzero(~rendering.has_crystal)[:60].tolist()
+    frames = np.stack([rendering.event(event)[0] for event in blanks]).astype(float)
+    # The strength of the background differs from event to event: compare within an event.
+    far = rendering.radius > 150
+    mean = frames[:, far].mean(axis=1)
+    expected = float(rendering.near[far].mean())
+    assert abs(mean.mean() / expected - 1) < 0.15
+    assert abs(frames[:, far].var(axis=1).mean() / mean.mean() - 1) < 0.1
