@@ -94,6 +94,24 @@ class JudgingOptions:
             rich_help_panel=SCORER,
         ),
     ] = OnOff.ON
+    keep_from_peaks: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Keep events with so many peaks, and clearly more than the run's blanks, whatever "
+            "they score; 0 keeps none, and nothing is promised.",
+            rich_help_panel=SCORER,
+        ),
+    ] = 8
+    max_blanks_kept: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of blanks to keep at most for a threshold in the run's own gap.",
+            rich_help_panel=SCORER,
+        ),
+    ] = 0.02
     audit_share: Annotated[
         float,
         typer.Option(help="Share of the rejected events to keep, drawn at random, for an audit."),
@@ -106,6 +124,8 @@ class JudgingOptions:
             threshold=self.threshold,
             promise=sfxreduce.Promise(max_loss=self.max_loss, confidence=self.confidence),
             drift=self.drift is OnOff.ON,
+            keep_from_peaks=self.keep_from_peaks,
+            max_blanks_kept=self.max_blanks_kept,
             audit_share=self.audit_share,
         )
 

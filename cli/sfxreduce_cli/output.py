@@ -160,7 +160,8 @@ def print_filter_plan(plan: FilterPlan, *, as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
-        facts |= {"drift": _drifted(plan.method.claims["drift"])}
+        gap = facts["gap"] or facts.pop("gap_reason")
+        facts |= {"assurance": plan.method.assurance.sentence, "gap": gap}
         print_table("Nothing was written; this is the plan", facts)
 
 
@@ -212,11 +213,11 @@ def print_filter(report: Report, *, as_json: bool) -> None:
         f"Kept {report.kept:,} of {report.events:,} events: {in_} became {out}",
         {
             "hits": f"{report.hits:,}",
-            "undecided, kept": f"{report.undecided:,}",
+            "undecided, kept": f"{report.undecided:,}, {report.kept_for_peaks:,} of them for "
+            "their number of peaks",
             "rejected": f"{report.rejected:,}, {report.audit_sample:,} of them kept to audit",
             "scorer": f"{report.scorer}, threshold {report.threshold:.4g}",
-            "hit loss": _promised(report),
-            "drift": _drifted(report.drift),
+            "promise": report.assurance["sentence"],
             "saved": f"{decimal(report.bytes_saved)}, {report.reduction_factor:.3g} x smaller",
             "time": f"{report.wall_seconds:.1f} s",
             "output": report.out,
@@ -224,28 +225,6 @@ def print_filter(report: Report, *, as_json: bool) -> None:
         | ({"CXI file": report.cxi} if report.cxi else {})
         | ({"report": report.report} if report.report else {}),
     )
-
-
-def _promised(report: Report) -> str:
-    """What the threshold promises, in a few words."""
-    if report.loss_upper95 is None:
-        return "unknown: the threshold does not rest on labelled hits"
-    bound = (
-        f"below {report.loss_upper95:.2%} with 95 % confidence, assuming your hits resemble the "
-        "simulated ones"
-    )
-    return bound if report.certified else f"{bound}; not certified"
-
-
-def _drifted(drift: Mapping[str, Any]) -> str:
-    """What the run-similarity check found, in a few words."""
-    if not drift["checked"]:
-        return "not checked"
-    if drift["alarms"]:
-        return "run differs from the calibration data; rejects with peaks are kept: " + "; ".join(
-            drift["alarms"]
-        )
-    return f"none on {drift['frames']} frames"
 
 
 def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
@@ -38,6 +38,10 @@ class Decisions:
         `EventClass` of each event, where the scorer tells one. No decision rests on it.
     tiles : ndarray of uint16, optional
         Tiles of the window that each score rests on; 0 for scores of whole source frames.
+    peaks : ndarray of int16
+        Peaks on these tiles by the conventional rule; -1 where they were not counted.
+    peak_width_px : ndarray of float32
+        Their median width, a standard deviation; NaN where there are none.
     payload : ndarray of uint64, optional
         Shape (event, 2): high and low half of the XXH3 (128 bits) of each kept event's encoded
         tiles; zero for events of which nothing was kept.
@@ -48,7 +52,17 @@ class Decisions:
     score: NDArray[np.float32]
     event_class: NDArray[np.uint8] | None = None
     tiles: NDArray[np.uint16] | None = None
+    peaks: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
+    peak_width_px: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     payload: NDArray[np.uint64] | None = None
+
+    def __post_init__(self) -> None:
+        # Scorers that count no peaks, and ledgers of earlier versions.
+        if self.peaks.size != self.score.size:
+            object.__setattr__(self, "peaks", np.full(self.score.size, -1, np.int16))
+        if self.peak_width_px.size != self.score.size:
+            unknown = np.full(self.score.size, np.nan, np.float32)
+            object.__setattr__(self, "peak_width_px", unknown)
 
     @property
     def tiles_per_event(self) -> float | None:

@@ -1,119 +1,73 @@
-"""Whether a run is like the runs a model was calibrated on. The answer can only veto.
+"""A run against what its scorer was calibrated on.
 
-Three tests, each blind to something. None of them sees a few weak hits among many blanks: only an
-audit of the rejects does.
-
-- Shape of the scores: the hit rate differs from run to run and costs nothing, so that it is taken
-  out first. What remains is how far the run's scores are from *any* mixture of the calibrated hits
-  and blanks (`shape_distance`). Tests on raw scores alarm where only the hit rate changed [1]_.
-- Physics of the frames: light, noise, saturation, usable pixels, bright pixels, against the range
-  they had in calibration (`sfxreduce.quality.frame_statistics.envelope_of`).
-- A second opinion: frames on which the peak finder sees a hit and the model does not.
-
-References
-----------
-.. [1] S. Rabanser, S. Günnemann, Z. C. Lipton, Failing loudly (2019). doi:10.48550/arXiv.1810.11953
+The promise of a threshold is about hits like the calibrated ones. No statistic sees a few weak hits
+among many blanks, so that no check can prove a loss to be small: each can only withhold a promise,
+and one that had too little to judge by withholds it too. `sfxreduce.decisions.assurance` sums up.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 
+from sfxreduce.decisions.assurance import Check
 from sfxreduce.quality.bad_pixels import FEWEST_FRAMES_FOR_HOT
 from sfxreduce.quality.frame_statistics import QUANTITIES
 from sfxreduce.scorers.calibration.record import Reference
 
 __all__ = [
     "MOST_FRAMES",
-    "Drift",
-    "Sample",
-    "judge_drift",
+    "conditions_check",
+    "opinion_check",
+    "range_check",
     "sampled_events",
+    "shape_check",
     "shape_distance",
     "shape_limit",
     "usual_shape",
+    "window_check",
 ]
 
 MOST_FRAMES = 32
-"""Most frames that are looked at, whatever the run's length. Chosen, not measured."""
+"""Most frames that are measured, whatever the run's length. Chosen, not measured."""
 
-# The next four were chosen, not measured.
 LEAST_EFFECT = 0.02
-"""Distance of two distributions of scores that is of no consequence, however surely it is there."""
-
-MOST_DISAGREEING, MOST_DISAGREEING_SHARE = 2, 0.1
-"""Frames of a sample, and their share, on which the peak finder may see a hit that the model
-rejects, whichever is more: it errs too, on ice and salt."""
+"""Distance of two distributions of scores that is of no consequence, however surely it is there.
+Chosen, not measured."""
 
 MOST_OUTSIDE = 0.25
-"""Share of the frames that may lie outside the envelope: a jet flickers, a beam fails."""
+"""Share of the frames, or of the events with peaks, that may lie outside the calibrated range: a
+jet flickers, a beam fails. Chosen, not measured."""
 
-FEWEST_SCORES = 8
-"""With fewer, scores have no shape."""
+FEWEST_SCORES = 30
+"""With fewer, chance alone moves the distance by 0.3 and more in one run of a hundred, by the same
+inequality as `_CHANCE`: a check that could hardly fail has not passed."""
+
+FEWEST_FRAMES = 16
+"""With fewer frames, a quarter of them outside is too often chance: half of a run that is outside
+would show 4 or fewer of 15 in one sample of 17, and of 16 in one of 26."""
+
+FEWEST_SHOWING = 3
+"""Events with peaks by which their widths and numbers are told. Chosen, not measured."""
+
+FEWEST_PEAKS = 4
+"""Peaks of an event whose peaks are compared with the calibrated ones."""
+
+LEAST_MARGIN = 2.0
+"""By so much, in odds, the highest score that a picture allows has to clear the threshold: few
+crystals fill every tile. Chosen, not measured."""
 
 # A deviation that chance exceeds in one run of a hundred, by the Dvoretzky-Kiefer-Wolfowitz
 # inequality with Massart's constant: doi:10.1214/aop/1176990746
 _CHANCE = math.sqrt(math.log(2 / 0.01) / 2)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sample:
-    """What was seen on some frames of a run.
-
-    Parameters
-    ----------
-    statistics : ndarray of float64
-        Shape (event, quantity).
-    n_disagreeing : int
-        Frames that the model rejects and the peak finder calls hits.
-    adu_per_photon : float
-        Gain, known or measured; NaN if neither.
-    """
-
-    statistics: NDArray[np.float64]
-    n_disagreeing: int
-    adu_per_photon: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
-    """What was found.
-
-    Parameters
-    ----------
-    checked : bool
-        False if it was switched off, or there is no model that could drift.
-    alarms : tuple of str
-        In words, why the run is unlike the calibrated ones.
-    frames : int
-        Frames looked at.
-    shape : float or None
-        Distance of the scores from calibrated ones; None if not compared.
-    disagreement : int or None
-        Sampled frames that the peak finder calls hits and the model rejects; None if not compared.
-    """
-
-    checked: bool = False
-    alarms: tuple[str, ...] = ()
-    frames: int = 0
-    shape: float | None = None
-    disagreement: int | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether it was checked and no alarm was raised."""
-        return self.checked and not self.alarms
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the same as a JSON object."""
-        return asdict(self) | {"alarms": list(self.alarms)}
+_LOOK = "look at rejected events with 'sfxreduce audit draw'"
+_TEACH = "teach the model this run with 'sfxreduce train --from default'"
+_PEAKS = "filter with '--scorer peaks'"
 
 
 def sampled_events(n_events: int, *, most: int = MOST_FRAMES) -> list[int]:
@@ -204,73 +158,193 @@ def usual_shape(
     return max(distances)
 
 
-def judge_drift(reference: Reference, scores: ArrayLike, sample: Sample) -> Drift:
-    """Compare a run with what a model was calibrated on.
+def shape_check(reference: Reference, scores: ArrayLike, *, n_hits: int, n_rejected: int) -> Check:
+    """Compare the scores of a run with the nearest mixture of calibrated hits and blanks.
 
     Parameters
     ----------
     scores : array_like
         Of the run's events that could be judged, shape (event,).
+    n_hits, n_rejected : int
+        What was made of the run's events: without either there is no mixture.
     """
-    n_frames = len(sample.statistics)
-    shape, alarms = _shape(reference, _finite(scores))
-    if reference.envelope.size:
-        alarms += _not_measured(n_frames, sample.adu_per_photon)
-        alarms += _outside(reference.envelope, sample.statistics)
-    if sample.n_disagreeing > max(MOST_DISAGREEING, MOST_DISAGREEING_SHARE * n_frames):
-        alarms.append(
-            f"the peak finder sees a hit on {sample.n_disagreeing} of {n_frames} sampled frames "
-            "that the network rejects"
+    known, hits, blanks = _finite(scores), reference.hit_scores, reference.blank_scores
+    if not (hits.size and blanks.size):
+        return Check(alarms=("the model stores no scores of calibrated blanks to compare with",))
+    if known.size < FEWEST_SCORES:
+        return Check(
+            n=known.size,
+            alarms=(
+                f"only {known.size} events could be judged, {FEWEST_SCORES} are needed to compare "
+                f"their scores with the calibrated ones: filter a longer run, or {_PEAKS}",
+            ),
         )
-    return Drift(
-        checked=True,
-        alarms=tuple(alarms),
-        frames=n_frames,
-        shape=shape,
-        disagreement=sample.n_disagreeing,
+    if not (n_hits and n_rejected):
+        seen = "no event was rejected" if n_hits else "no event is a hit"
+        return Check(
+            n=known.size, alarms=(f"{seen}: there is nothing to tell hits from",), saves=False
+        )
+    distance = shape_distance(known, hits, blanks)
+    limit = shape_limit(known.size, hits.size, blanks.size, usual=reference.usual_shape)
+    alarms = (
+        ()
+        if distance <= limit
+        else (
+            "the scores are distributed unlike those of calibrated hits and blanks at any hit rate "
+            f"(distance {distance:.3f}, at most {limit:.3f}): {_LOOK}, or {_TEACH}",
+        )
     )
+    return Check(ran=True, n=known.size, value=distance, limit=limit, alarms=alarms)
 
 
-def _shape(reference: Reference, scores: NDArray[np.float64]) -> tuple[float | None, list[str]]:
-    """Distance of the scores from calibrated ones, and what is to be said of it."""
-    hits, blanks = reference.hit_scores, reference.blank_scores
-    if not (hits.size and blanks.size and scores.size >= FEWEST_SCORES):
-        return None, []
-    shape = shape_distance(scores, hits, blanks)
-    limit = shape_limit(scores.size, hits.size, blanks.size, usual=reference.usual_shape)
-    if shape <= limit:
-        return shape, []
-    return shape, [
-        "this run's score distribution does not match the calibration data "
-        f"(distance {shape:.3f}, limit {limit:.3f})"
-    ]
+def conditions_check(
+    reference: Reference, statistics: NDArray[np.float64], *, adu_per_photon: float
+) -> Check:
+    """Compare light, noise and saturation of some frames with those of calibrated runs.
 
-
-def _not_measured(n_frames: int, adu_per_photon: float) -> list[str]:
-    """Say what was known of every calibrated run and is not known of this one."""
-    found = []
-    if n_frames < FEWEST_FRAMES_FOR_HOT:
-        found.append(
-            f"{n_frames} readable frames are too few to tell hot pixels from Bragg peaks: "
-            f"calibrated runs had {FEWEST_FRAMES_FOR_HOT} or more"
+    Parameters
+    ----------
+    statistics : ndarray of float64
+        Of the frames that could be read, shape (event, quantity).
+    adu_per_photon : float
+        Gain, known or measured; NaN if neither.
+    """
+    n = len(statistics)
+    if not reference.envelope.size:
+        return Check(n=n, alarms=("the model stores no range of calibrated frames",))
+    alarms = []
+    if n < FEWEST_FRAMES_FOR_HOT:
+        alarms.append(
+            f"{n} readable frames, {FEWEST_FRAMES_FOR_HOT} are needed to tell hot pixels from "
+            f"Bragg peaks: filter a longer run, or give a mask and {_PEAKS}"
         )
     if not (math.isfinite(adu_per_photon) and adu_per_photon > 0):
-        found.append("the gain is neither known nor could it be measured, as it was in calibration")
-    return found
-
-
-def _outside(envelope: NDArray[np.float64], statistics: NDArray[np.float64]) -> list[str]:
-    """Say which quantities lie outside the envelope on too many frames."""
-    found = []
-    for quantity, (low, high), values in zip(QUANTITIES, envelope, statistics.T, strict=True):
+        alarms.append("the gain is neither given nor could it be measured: give '--adu-per-photon'")
+    worst = 0.0
+    for quantity, (low, high), values in zip(
+        QUANTITIES, reference.envelope, statistics.T, strict=True
+    ):
         known = values[np.isfinite(values)]
         outside = np.count_nonzero((known < low) | (known > high))
+        worst = max(worst, outside / max(known.size, 1))
         if outside > MOST_OUTSIDE * known.size:
-            found.append(
-                f"{quantity.name} {np.median(known):.3g} {quantity.unit}: calibrated from "
-                f"{max(low, 0):.3g} to {high:.3g}"
+            alarms.append(
+                f"{quantity.name} {np.median(known):.3g} {quantity.unit}, calibrated from "
+                f"{max(low, 0):.3g} to {high:.3g}: {_LOOK}, or {_TEACH}"
             )
-    return found
+    return Check(ran=n >= FEWEST_FRAMES, n=n, value=worst, limit=MOST_OUTSIDE, alarms=tuple(alarms))
+
+
+def opinion_check(
+    *, n_looked: int, n_rejected: int, n_called: int, implied_loss: float, max_loss: float
+) -> Check:
+    """Judge what the peak finder said of rejected events.
+
+    Parameters
+    ----------
+    n_looked : int
+        Rejects that were looked at.
+    n_rejected : int
+        All of them.
+    n_called : int
+        Those looked at with clearly more peaks than the run's blanks: they are kept.
+    implied_loss : float
+        Share of the hits that the calls stand for.
+    max_loss : float
+        Share that may be lost.
+    """
+    enough = n_looked >= min(MOST_FRAMES, n_rejected)
+    alarms: tuple[str, ...] = ()
+    if not enough:
+        alarms = (
+            f"only {n_looked} of {n_rejected} rejected events could be read for a second opinion, "
+            f"{MOST_FRAMES} are needed: see 'sfxreduce verify'",
+        )
+    elif implied_loss > max_loss:
+        alarms = (
+            f"{n_called} of {n_looked} rejected events that were looked at have clearly more peaks "
+            f"than the run's blanks, a loss of {implied_loss:.1%} where {max_loss:.1%} may be "
+            f"lost: {_PEAKS}, or {_TEACH}",
+        )
+    return Check(ran=enough, n=n_looked, value=implied_loss, limit=max_loss, alarms=alarms)
+
+
+def window_check(
+    *, n_tiles: int, is_calibrated: bool, highest: float | None, threshold: float
+) -> Check:
+    """Judge whether hits can be told on the tiles that a picture has.
+
+    Parameters
+    ----------
+    n_tiles : int
+        That are scored; 0 for whole frames.
+    is_calibrated : bool
+        Whether so many, and these, were calibrated.
+    highest : float or None
+        Score of an event that shows as many peaks on each tile as count; None without a limit.
+    threshold : float
+        Smallest score of a hit on this run.
+    """
+    if not is_calibrated:
+        return Check(
+            n=n_tiles,
+            alarms=(
+                f"the window of {n_tiles} tiles is not the calibrated one: leave out '--window'",
+            ),
+        )
+    if highest is None:
+        return Check(ran=True, n=n_tiles)
+    odds = highest / max(1.0 - highest, 1e-12) / LEAST_MARGIN
+    limit = odds / (1.0 + odds)
+    alarms = (
+        ()
+        if threshold <= limit
+        else (
+            f"{n_tiles} tile{'s' if n_tiles > 1 else ''} can score {highest:.3g} at most, not "
+            f"clearly above the threshold {threshold:.3g}: {_PEAKS}",
+        )
+    )
+    return Check(ran=True, n=n_tiles, value=threshold, limit=limit, alarms=alarms)
+
+
+def range_check(
+    reference: Reference, *, peaks: NDArray[np.integer], width_px: NDArray[np.floating]
+) -> Check:
+    """Compare the peaks of all events that show some with those of calibrated hits.
+
+    Parameters
+    ----------
+    peaks : ndarray of int
+        By the conventional rule, of kept and rejected events, shape (event,).
+    width_px : ndarray
+        Their median width, a standard deviation, shape (event,).
+    """
+    showing = (peaks >= FEWEST_PEAKS) & np.isfinite(width_px)
+    n = int(np.count_nonzero(showing))
+    if not reference.peaks.size:
+        return Check(n=n, alarms=("the model stores no range of calibrated peaks",))
+    if n < FEWEST_SHOWING:
+        return Check(
+            n=n,
+            alarms=(
+                f"{n} events show {FEWEST_PEAKS} or more peaks, {FEWEST_SHOWING} are needed to "
+                "compare them with calibrated hits: filter a longer run",
+            ),
+            saves=False,
+        )
+    alarms, worst = [], 0.0
+    for name, unit, values, (low, high) in (
+        ("width of the peaks", "pixels", width_px[showing], reference.peaks[0]),
+        ("number of peaks", "an event", peaks[showing], reference.peaks[1]),
+    ):
+        outside = float(np.mean((values < low) | (values > high)))
+        worst = max(worst, outside)
+        if outside > MOST_OUTSIDE:
+            alarms.append(
+                f"{name} {np.median(values):.3g} {unit}, calibrated from {low:.3g} to {high:.3g}: "
+                f"{_LOOK}, or {_TEACH}"
+            )
+    return Check(ran=True, n=n, value=worst, limit=MOST_OUTSIDE, alarms=tuple(alarms))
 
 
 def _finite(scores: ArrayLike) -> NDArray[np.float64]:

@@ -39,6 +39,14 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
         "flag_values": [int(kind) for kind in EventClass],
         "flag_meanings": " ".join(kind.name.lower() for kind in EventClass),
     },
+    "peaks": {
+        "long_name": "peaks on these tiles by the conventional rule; -1 where not counted",
+        "units": "1",
+    },
+    "peak_width_px": {
+        "long_name": "median standard deviation of these peaks",
+        "units": "pixel",
+    },
     "payload": {
         "long_name": "XXH3 (128 bits, high word first) of the event's encoded tiles in "
         "grid order as they are stored; zero where nothing was kept",
@@ -61,9 +69,9 @@ def ledger_table(decisions: Decisions, columns: xr.Dataset | None = None) -> xr.
     Dataset
         On dimension ``source``: ``source_index`` (int64), ``score`` (float32), ``decision`` (uint8,
         with flag_values and flag_meanings), ``reason`` (uint32, with flag_masks), ``tiles``
-        (uint16), ``class`` (uint8, with flag_values and flag_meanings), ``payload`` (uint64, on
-        dimensions ``source`` and ``word``); with `columns` also ``source_file`` (text) and
-        ``source_event`` (int64).
+        (uint16), ``class`` (uint8, with flag_values and flag_meanings), ``peaks`` (int16),
+        ``peak_width_px`` (float32), ``payload`` (uint64, on dimensions ``source`` and ``word``);
+        with `columns` also ``source_file`` (text) and ``source_event`` (int64).
 
     Raises
     ------
@@ -97,6 +105,8 @@ def ledger_table(decisions: Decisions, columns: xr.Dataset | None = None) -> xr.
         "class": (
             np.zeros(n_events, np.uint8) if decisions.event_class is None else decisions.event_class
         ),
+        "peaks": decisions.peaks,
+        "peak_width_px": decisions.peak_width_px,
     }
     return xr.Dataset(
         {
@@ -145,6 +155,7 @@ def read_ledger(table: xr.Dataset, *, where: str) -> Decisions:
         score=table["score"].values.astype(np.float32),
         event_class=table["class"].values.astype(np.uint8) if "class" in table else None,
         tiles=table["tiles"].values.astype(np.uint16) if "tiles" in table else None,
+        **_peaks_of(table),
         payload=table["payload"].values.astype(np.uint64) if "payload" in table else None,
     )
 
@@ -161,6 +172,14 @@ def _check_names(attributes: Mapping[str, Any], *, where: str) -> None:
                 f"{where}/ledger: expected bit {reason.value} for the reason '{name}', found "
                 f"{bit}; the ledger is damaged, filter the run again"
             )
+
+
+def _peaks_of(table: xr.Dataset) -> dict[str, NDArray[Any]]:
+    """Columns on peaks; earlier versions counted none."""
+    dtypes = {"peaks": np.int16, "peak_width_px": np.float32}
+    return {
+        name: table[name].values.astype(dtype) for name, dtype in dtypes.items() if name in table
+    }
 
 
 def ledger_root(decisions: Decisions) -> str:

@@ -9,21 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.decisions.drift import Drift
+from sfxreduce.decisions.assurance import Assurance
+from sfxreduce.decisions.blanks import Gap, find_gap
 from sfxreduce.decisions.threshold import (
     Promise,
     Threshold,
     binomial_threshold,
     given_threshold,
-    share_upper,
 )
 from sfxreduce.quality.conditions import Conditioned
+from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.calibration.record import Calibration, Curves
 from sfxreduce.scorers.protocol import Scorer, calibration_of, own_threshold
 
-__all__ = ["Method", "ThresholdRule", "method_for", "threshold_rule"]
+__all__ = ["MAX_BLANKS_KEPT", "Method", "ThresholdRule", "method_for", "threshold_rule"]
+
+MAX_BLANKS_KEPT = 0.02
+"""Share of the blanks that may be kept to lose no hit that scores below the promised threshold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,6 +61,29 @@ class ThresholdRule:
         level = self.calibration.level
         return level.threshold(self.value, level.most)
 
+    def gap(self, scores: NDArray[np.float32], move: float, *, max_blanks: float) -> Gap | str:
+        """Find the run's own gap below the threshold, or say why none counts.
+
+        Parameters
+        ----------
+        scores : ndarray of float32
+            Of all events of the run, shape (event,).
+        move : float
+            How much higher its blanks score, in logits.
+        max_blanks : float
+            Largest share of the blanks that may be kept for it.
+        """
+        if self.claim is None or not self.claim.certified:
+            return "nothing is promised that a lower threshold could keep"
+        known, reference = self.calibration, self.calibration.reference
+        blanks = np.zeros(0) if reference is None else reference.blank_scores
+        return find_gap(
+            scores,
+            promised=known.level.threshold(self.value, move),
+            blank_scores=known.level.reduced(blanks, -move),
+            max_blanks=max_blanks,
+        )
+
     def at_level(self, move: float) -> tuple[float, Threshold | None]:
         """Return threshold and claim for a run whose blanks score this much higher, in logits."""
         level, hits = self.calibration.level, self.calibration.hit_scores
@@ -71,12 +98,18 @@ class ThresholdRule:
 
 
 def threshold_rule(
-    scorer: Scorer, *, threshold: float | None = None, promise: Promise
+    scorer: Scorer,
+    *,
+    threshold: float | None = None,
+    promise: Promise,
+    detector: Detector | None = None,
 ) -> ThresholdRule:
     """Set the rule by the threshold given, or by one that keeps the promise.
 
     Parameters
     ----------
+    detector : Detector, optional
+        Of the run; one with a picture of the usual size if not given.
     threshold : float, optional
         It voids the promise.
 
@@ -85,7 +118,7 @@ def threshold_rule(
     UsageError
         If none is given and the scorer brings none along.
     """
-    known = calibration_of(scorer)
+    known = calibration_of(scorer, detector)
     if threshold is not None:
         return ThresholdRule(
             calibration=known, value=float(threshold), promise=promise, is_given=True
@@ -99,7 +132,12 @@ def threshold_rule(
 
 
 def method_for(
-    run: Run, scorer: Scorer, rule: ThresholdRule, *, scores: NDArray[np.float32]
+    run: Run,
+    scorer: Scorer,
+    rule: ThresholdRule,
+    *,
+    scores: NDArray[np.float32],
+    max_blanks: float = MAX_BLANKS_KEPT,
 ) -> Method:
     """Say how the events of a run are judged.
 
@@ -109,10 +147,16 @@ def method_for(
         With its conditions, if the scorer needs them.
     scores : ndarray of float32
         Of all events of the run, shape (event,).
+    max_blanks : float
+        Largest share of the blanks that may be kept for a lower threshold than the promised one.
     """
     known = rule.calibration
     move = known.level.move(scores)
     value, claim = rule.at_level(move)
+    gap = rule.gap(scores, move, max_blanks=max_blanks)
+    if isinstance(gap, Gap):
+        value = gap.threshold
+        claim = claim and replace(claim, value=value)
     window = scorer.window(run.detector)
     reduced = known.level.reduced(scores, move)
     return Method(
@@ -122,6 +166,8 @@ def method_for(
         threshold=value,
         model_sha256=known.model_sha256,
         claim=claim,
+        gap=gap,
+        assurance=Assurance(promise=rule.promise),
         hit=known.hit,
         curves=known.curves,
         rejected_showing=_rejected_showing(known.curves, reduced, scores < value),
@@ -171,9 +217,10 @@ class Method:
         What counts as a hit in it.
     window_tiles, tiles_total : int or None
         Tiles scored, and all there are; None for whole source frames.
-    drift : Drift
-        Whether the run is like those the scorer was calibrated on. Without that, nothing is
-        promised.
+    gap : Gap or str
+        The run's own gap below the promised threshold, or why there is none.
+    assurance : Assurance
+        What is promised for the run, after it was checked.
     curves : Curves
         What reports show of the scorer beside its threshold.
     rejected_showing : float or None
@@ -189,7 +236,8 @@ class Method:
     hit: str = "what the labels call one"
     window_tiles: int | None = None
     tiles_total: int | None = None
-    drift: Drift = field(default_factory=Drift)
+    gap: Gap | str = "nobody looked for one"
+    assurance: Assurance = field(default_factory=Assurance)
     curves: Curves = field(default_factory=Curves)
     rejected_showing: float | None = None
 
@@ -201,16 +249,14 @@ class Method:
     @property
     def claims(self) -> dict[str, Any]:
         """What is promised and what was looked at, by the names of `Report`."""
-        promise = self.claim.promise if self.claim else Promise()
-        known = self.claim if self.claim and self.claim.n_hits else None
+        gap, why = (self.gap.to_json(), None) if isinstance(self.gap, Gap) else (None, self.gap)
         return {
-            "max_loss": promise.max_loss,
-            "confidence": promise.confidence,
-            "certified": bool(known and known.certified and self.drift.passed),
-            "loss_upper95": share_upper(known.n_lost, known.n_hits, confidence=0.95)
-            if known
-            else None,
+            "max_loss": self.assurance.promise.max_loss,
+            "confidence": self.assurance.promise.confidence,
+            "certified": self.assurance.promised,
+            "assurance": self.assurance.to_json(),
+            "gap": gap,
+            "gap_reason": why,
             "window_tiles": self.window_tiles,
             "tiles_total": self.tiles_total,
-            "drift": self.drift.to_json(),
         }

@@ -119,6 +119,18 @@ class Threshold:
         """Whether a promise stands behind it. A threshold given by hand has none."""
         return self.rule is not Rule.GIVEN and self.value > -math.inf
 
+    @property
+    def shortage(self) -> str:
+        """Why nothing can be promised by these hits, in words."""
+        if self.rule is Rule.GIVEN:
+            return "the threshold was given"
+        hits = f"{self.n_hits} labelled hits"
+        base = hits if self.n_runs is None else f"{self.n_runs} runs with labelled hits"
+        return (
+            f"{base} are too few to promise, with {100 * self.promise.confidence:.4g} % "
+            f"confidence, that at most {at_most(self.promise.max_loss)} of the hits are lost"
+        )
+
     def sentence(self, *, hit: str) -> str:
         """Say what is promised, and what it rests on.
 
@@ -135,11 +147,7 @@ class Threshold:
         if self.rule is Rule.GIVEN:
             text = f"The threshold {self.value:.6g} was given, nothing is promised; {lost}"
         elif not self.certified:
-            base = hits if self.n_runs is None else f"{self.n_runs} runs with labelled hits"
-            text = (
-                f"Every event is kept: {base} are too few to promise, {sure}, that at most "
-                f"{at_most(self.promise.max_loss)} of the hits are lost"
-            )
+            text = f"Every event is kept: {self.shortage}"
         else:
             whose = "of one more such run" if self.rule is Rule.WORST_RUN else "like the labelled"
             text = (

@@ -8,10 +8,12 @@ from dataclasses import replace
 from sfxreduce.audit.sample import draw_sample
 from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import NO_NOTES, Notes, Progress, silent
+from sfxreduce.decisions.assurance import Check, assure
+from sfxreduce.decisions.blanks import keep_by_peaks
 from sfxreduce.decisions.decide import decide
 from sfxreduce.decisions.method import method_for, threshold_rule
 from sfxreduce.pipeline.stages.conditions import event_reasons, measured_conditions, with_conditions
-from sfxreduce.pipeline.stages.drift import check_similarity
+from sfxreduce.pipeline.stages.drift import check_run
 from sfxreduce.pipeline.stages.export import export_crystfel
 from sfxreduce.pipeline.stages.overlay import take_over
 from sfxreduce.pipeline.stages.plan import FilterPlan, plan_output
@@ -21,6 +23,7 @@ from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs, storage_
 from sfxreduce.pipeline.stages.write import kept_columns, published_at_once, write_reduced
 from sfxreduce.report.report import Report, summarize, write_page
 from sfxreduce.run.run import Run
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS
 
 __all__ = ["carry_out", "filter_run", "plan_filter"]
 
@@ -146,7 +149,9 @@ def _plan(
     progress: Progress,
 ) -> FilterPlan:
     scorer = settings.scorer
-    rule = threshold_rule(scorer, threshold=settings.threshold, promise=settings.promise)
+    rule = threshold_rule(
+        scorer, threshold=settings.threshold, promise=settings.promise, detector=run.detector
+    )
     measured = with_conditions(
         run, scorer, pool=pool, stored=None if known is None else known.conditions()
     )
@@ -159,7 +164,9 @@ def _plan(
         notes=notes,
         progress=progress,
     )
-    method = method_for(measured, scorer, rule, scores=rows["score"])
+    method = method_for(
+        measured, scorer, rule, scores=rows["score"], max_blanks=settings.max_blanks_kept
+    )
     decisions = decide(
         rows["score"],
         event_reasons(measured, scorer, rows["reason"]),
@@ -167,17 +174,26 @@ def _plan(
         event_class=rows["class"],
         tiles=rows["tiles"],
     )
+    decisions = replace(decisions, peaks=rows["peaks"], peak_width_px=rows["width_px"])
+    decisions = keep_by_peaks(decisions, rows["peaks"], fewest=settings.keep_from_peaks)
+    checks: dict[str, Check] = {}
     if settings.drift:
-        drift, decisions = check_similarity(
+        checks, decisions = check_run(
             measured,
             scorer,
             decisions,
+            method,
             closed_from=rule.closed_from,
+            fewest_peaks=settings.keep_from_peaks or MIN_PEAKS,
+            max_loss=settings.promise.max_loss,
             pool=pool,
             notes=notes,
             progress=progress,
         )
-        method = replace(method, drift=drift)
+    assurance = assure(
+        method.claim, checks, promise=settings.promise, against=settings.against_promise
+    )
+    method = replace(method, assurance=assurance)
     sample = draw_sample(decisions, share=settings.audit_share, judge=method.judge)
     plan = plan_output(
         run, decisions, sample, method=method, conditions=measured_conditions(measured)

@@ -11,8 +11,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
+from sfxreduce.decisions.assurance import Assurance
 from sfxreduce.decisions.decide import Decision, Decisions
-from sfxreduce.decisions.drift import Drift
 from sfxreduce.decisions.method import Method
 from sfxreduce.io.files.durable import output_errors, write_file
 from sfxreduce.report.figures import (
@@ -67,18 +67,21 @@ class Report:
     max_loss, confidence : float
         What was asked of the threshold.
     certified : bool
-        Whether the threshold keeps that promise for hits like those the scorer was calibrated on.
-    loss_upper95 : float or None
-        Bound on the share of such hits below the threshold, with 95 % confidence; None if none
-        are known.
+        Whether that is promised for hits like those the scorer was calibrated on.
+    assurance : mapping
+        The promise, or what withholds it: a `sfxreduce.decisions.assurance.Assurance`.
+    gap : mapping or None
+        The run's own gap below the promised threshold, a `sfxreduce.decisions.blanks.Gap`.
+    gap_reason : str or None
+        Why there is none.
+    kept_for_peaks : int
+        Undecided events that are kept for their number of peaks.
     window_tiles, tiles_total : int or None
         Tiles of the assembled picture that were looked at, and all there are; None for a scorer
         that looks at source frames.
     tiles_per_event : float or None
         Tiles that were read for scoring, on average over the events that could be read: hits that
         are sure after a few tiles are not looked at any further. None for whole source frames.
-    drift : mapping
-        Whether the run is like those calibrated on: a `sfxreduce.decisions.drift.Drift`.
     audit_sample : int
         Rejected events that are kept for an audit, beside the others and not counted as kept.
     """
@@ -102,11 +105,13 @@ class Report:
     max_loss: float = 0.01
     confidence: float = 0.95
     certified: bool = False
-    loss_upper95: float | None = None
+    assurance: Mapping[str, Any] = field(default_factory=lambda: Assurance().to_json())
+    gap: Mapping[str, Any] | None = None
+    gap_reason: str | None = None
+    kept_for_peaks: int = 0
     window_tiles: int | None = None
     tiles_total: int | None = None
     tiles_per_event: float | None = None
-    drift: Mapping[str, Any] = field(default_factory=lambda: Drift().to_json())
     audit_sample: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -156,6 +161,7 @@ def summarize(
         report=str(storage.report) if storage.report else None,
         audit_sample=decisions.sample.size,
         tiles_per_event=decisions.tiles_per_event,
+        kept_for_peaks=int(np.count_nonzero(decisions.reason & np.uint32(Reason.PEAK_COUNT))),
         **method.claims,
     )
 

@@ -17,13 +17,14 @@ __all__ = [
     "NOT_COUNTED",
     "Classifier",
     "EventScores",
+    "Fitting",
     "OpenEvent",
     "Scorer",
     "Stepwise",
     "Streamer",
     "calibration_of",
-    "counted",
     "needs_gpu",
+    "not_counted",
     "own_threshold",
 ]
 
@@ -45,12 +46,25 @@ class EventScores(NamedTuple):
         `sfxreduce.run.reasons.Reason` bits not to trust the score, shape (event,).
     peaks : ndarray of int16
         Peaks by the conventional rule, shape (event,); `NOT_COUNTED` where nobody looked.
+    width_px : ndarray of float32
+        Their median width, a standard deviation in pixels, shape (event,); NaN without peaks.
     """
 
     score: NDArray[np.float32]
     kind: NDArray[np.uint8]
     reason: NDArray[np.uint32]
     peaks: NDArray[np.int16]
+    width_px: NDArray[np.float32]
+
+    def of_events(self, events: NDArray[np.integer]) -> EventScores:
+        """Return those of some events, by position."""
+        return EventScores(
+            score=self.score[events],
+            kind=self.kind[events],
+            reason=self.reason[events],
+            peaks=self.peaks[events],
+            width_px=self.width_px[events],
+        )
 
 
 class Scorer(Protocol):
@@ -158,17 +172,9 @@ class Streamer(Protocol):
         ...
 
 
-def counted(of_tiles: NDArray[np.integer] | None, *, n_events: int) -> NDArray[np.int16]:
-    """Peaks of events as `EventScores` has them.
-
-    Parameters
-    ----------
-    of_tiles : ndarray of int, optional
-        Shape (event, tile); none where they were not counted.
-    """
-    if of_tiles is None:
-        return np.full(n_events, NOT_COUNTED, np.int16)
-    return np.minimum(of_tiles.sum(axis=1), np.iinfo(np.int16).max).astype(np.int16)
+def not_counted(n_events: int) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """Peaks and their width of events whose peaks nobody counted, as `EventScores` has them."""
+    return np.full(n_events, NOT_COUNTED, np.int16), np.full(n_events, np.nan, np.float32)
 
 
 def needs_gpu(scorer: Scorer) -> bool:
@@ -176,8 +182,25 @@ def needs_gpu(scorer: Scorer) -> bool:
     return isinstance(scorer, Streamer) and scorer.device != "cpu"
 
 
-def calibration_of(scorer: Scorer) -> Calibration:
-    """Calibration of a scorer; one that knows nothing where it brings none along."""
+@runtime_checkable
+class Fitting(Protocol):
+    """A scorer whose calibration depends on the picture."""
+
+    def calibrated_for(self, detector: Detector) -> Calibration:
+        """Return what is known of it on pictures of a detector."""
+        ...
+
+
+def calibration_of(scorer: Scorer, detector: Detector | None = None) -> Calibration:
+    """Calibration of a scorer; one that knows nothing where it brings none along.
+
+    Parameters
+    ----------
+    detector : Detector, optional
+        On whose pictures it is asked; on those of the usual size if not given.
+    """
+    if detector is not None and isinstance(scorer, Fitting):
+        return scorer.calibrated_for(detector)
     return scorer.calibration or Calibration()
 
 

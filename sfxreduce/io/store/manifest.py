@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sfxreduce.errors import VerificationError
@@ -41,6 +41,9 @@ class Manifest:
         Of the model's weights; None for a scorer without.
     hits, undecided, rejected : int
         Numbers of source events.
+    assurance : mapping
+        What is promised for the run, as `filter --json` tells it; empty in outputs of earlier
+        versions.
     files : tuple of FileRecord
         All files of the output but the manifest's own, sorted by path.
 
@@ -62,6 +65,7 @@ class Manifest:
     undecided: int
     rejected: int
     files: tuple[FileRecord, ...]
+    assurance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         counted = self.hits + self.undecided + self.rejected
@@ -99,7 +103,7 @@ def manifest_from_json(facts: Mapping[str, Any], *, where: str) -> Manifest:
             raise VerificationError(f"{where}: the manifest is of another version of sfxreduce")
         if _digest({"manifest_version": MANIFEST_VERSION, **body}) != facts["sha256"]:
             raise VerificationError(f"{where}: the manifest does not match its own sha256")
-        return parse_as(Manifest, body)
+        return parse_as(Manifest, {"assurance": {}, **body})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise VerificationError(
             f"{where}: the manifest is damaged ({error}); the output does not count as written"

@@ -35,11 +35,18 @@ from sfxreduce.scorers.protocol import (
 __all__ = ["SCORE_DTYPE", "SOURCE_LOST", "closed_early", "rechecked", "reopened", "score_events"]
 
 SCORE_DTYPE = np.dtype(
-    [("score", "<f4"), ("reason", "<u4"), ("tiles", "<u2"), ("class", "u1"), ("peaks", "<i2")]
+    [
+        ("score", "<f4"),
+        ("reason", "<u4"),
+        ("tiles", "<u2"),
+        ("class", "u1"),
+        ("peaks", "<i2"),
+        ("width_px", "<f4"),
+    ]
 )
 """One row per event: the scorer's value, `Reason` bits, how many tiles of the window the value
 rests on (0 for whole source frames), the class if the scorer tells one, and the peaks on these
-tiles if it counts them."""
+tiles and their median width if it counts them."""
 
 SOURCE_LOST = (RunNotFound, SchemaError, SourceError)
 """What a source raises that was there when the run was opened and can no longer be read."""
@@ -67,7 +74,8 @@ def score_events(
         Shape (event,), dtype `SCORE_DTYPE`. The score is NaN where an event could not be read.
     """
     rows = np.zeros(len(events), SCORE_DTYPE)
-    rows["score"], rows["peaks"] = np.nan, NOT_COUNTED
+    rows["score"] = rows["width_px"] = np.nan
+    rows["peaks"] = NOT_COUNTED
     # The run was whole when it was opened. A source that is gone now costs the scores of its
     # events, not the run: they are kept as undecided.
     rows["reason"] = Reason.FILE_UNREADABLE
@@ -141,11 +149,7 @@ class _BatchReader:
 
         scores = scorer.stream(read, n_events=len(rows), dtype=dtype, detector=self.detector)
         places = np.flatnonzero(readable)
-        self._write(
-            rows,
-            places,
-            EventScores(*(column[places] for column in scores)),
-        )
+        self._write(rows, places, scores.of_events(places))
 
     def in_steps(
         self,
@@ -166,13 +170,14 @@ class _BatchReader:
             except SOURCE_LOST:
                 row["reason"] = Reason.FILE_UNREADABLE
             if row["reason"]:
-                row["score"], row["tiles"], row["class"] = np.nan, 0, 0
-                row["peaks"] = NOT_COUNTED
+                row["score"] = row["width_px"] = np.nan
+                row["tiles"], row["class"], row["peaks"] = 0, 0, NOT_COUNTED
                 return
             open_event.add(part)
             seen += len(step.origins)
             known = open_event.so_far()
-            row["score"], row["class"], row["peaks"] = known.score[0], known.kind[0], known.peaks[0]
+            row["score"], row["class"] = known.score[0], known.kind[0]
+            row["peaks"], row["width_px"] = known.peaks[0], known.width_px[0]
             row["tiles"] = seen
             if row["score"] >= closed_from:
                 break
@@ -183,7 +188,7 @@ class _BatchReader:
     def _write(rows: NDArray[np.void], places: NDArray[np.integer], scores: EventScores) -> None:
         """Write down what a scorer says of the events at some places."""
         rows["score"][places], rows["class"][places] = scores.score, scores.kind
-        rows["peaks"][places] = scores.peaks
+        rows["peaks"][places], rows["width_px"][places] = scores.peaks, scores.width_px
         rows["reason"][places] |= scores.reason
 
     def _read(

@@ -1,6 +1,6 @@
-"""Similarity of a run to the calibration data, and the peak finder's second opinion on alarm.
+"""What the frames of a run say of its decisions: the checks, and a second opinion on rejects.
 
-The check can only veto: it turns rejects into undecided events, which are kept, and never the other
+All of it can only veto: it turns rejects into undecided events, which are kept, and never the other
 way round. `sfxreduce.decisions.drift` says what is an alarm.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +24,35 @@ from sfxreduce.cluster.pool import (
     silent,
     tracked,
 )
+from sfxreduce.decisions.assurance import Check
+from sfxreduce.decisions.blanks import blank_peaks
 from sfxreduce.decisions.decide import Decision, Decisions
-from sfxreduce.decisions.drift import Drift, Sample, judge_drift, sampled_events
+from sfxreduce.decisions.drift import (
+    MOST_FRAMES,
+    conditions_check,
+    opinion_check,
+    range_check,
+    sampled_events,
+    shape_check,
+    window_check,
+)
+from sfxreduce.decisions.method import Method
 from sfxreduce.pipeline.stages.batch import SOURCE_LOST, closed_early
 from sfxreduce.quality.frame_statistics import QUANTITIES, frame_statistics
-from sfxreduce.run.reasons import Reason
+from sfxreduce.run.reasons import UNSAFE, Reason
 from sfxreduce.run.run import FrameSource, Run
+from sfxreduce.scorers.calibration.record import Calibration
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS
 from sfxreduce.scorers.peaks.scorer import PeakScorer
 from sfxreduce.scorers.protocol import Scorer, calibration_of
 
-__all__ = ["check_drift", "check_similarity", "fall_back"]
+__all__ = ["check_run", "fall_back"]
+
+MOST_REJECTS = 256
+"""Best-scoring rejects that are looked at, at most."""
 
 _FRAMES_PER_TASK = 4
+_SEED = 20  # of the rejects that are drawn at random
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,71 +63,151 @@ class _WholeFrames:
     events: tuple[int, ...]
 
 
-_SEEN = np.dtype([("reason", "<u4"), ("is_hit", "?"), ("statistics", "<f8", len(QUANTITIES))])
+_SEEN = np.dtype([("reason", "<u4"), ("n_peaks", "<i4"), ("statistics", "<f8", len(QUANTITIES))])
 """What was seen of a frame; the rest means nothing where there is a reason."""
 
 
-def check_similarity(
+def check_run(
     run: Run,
     scorer: Scorer,
     decisions: Decisions,
+    method: Method,
     *,
-    closed_from: float,
+    closed_from: float = math.inf,
+    fewest_peaks: int = MIN_PEAKS,
+    max_loss: float,
     pool: Pool,
     notes: Notes = NO_NOTES,
     progress: Progress = silent,
-) -> tuple[Drift, Decisions]:
-    """Compare a run with the calibration data; on alarm, reject only what `fall_back` lets go.
+) -> tuple[dict[str, Check], Decisions]:
+    """Compare a run with what its scorer was calibrated on, and ask the peak finder about rejects.
 
-    See `check_drift` for the parameters.
-    """
-    drift = check_drift(run, scorer, decisions, closed_from=closed_from, pool=pool)
-    if drift.alarms:
-        decisions = fall_back(run, decisions, pool=pool, notes=notes, progress=progress)
-    return drift, decisions
-
-
-def check_drift(
-    run: Run, scorer: Scorer, decisions: Decisions, *, closed_from: float = math.inf, pool: Pool
-) -> Drift:
-    """Compare a run with what its scorer was calibrated on; at most 32 frames are read, once.
+    Rejects with clearly more peaks than the run's blanks are kept; where a check does not pass, so
+    is every reject with as many peaks as a hit has by the peak finder's rule.
 
     Parameters
     ----------
     run : Run
         With its conditions, if the scorer needs them.
     decisions : Decisions
-        Of the scorer alone.
+        Of the scorer, and of the peaks that it counted.
+    method : Method
+        By which they were made.
     closed_from : float
         Scores from there on say no more than that: their events were not looked at any further.
+    fewest_peaks : int
+        Peaks of a reject that is kept for them.
+    max_loss : float
+        Share of the hits that may be lost.
+    notes : Notes
+        What was seen already where every reject is looked at, and where to note more.
 
     Returns
     -------
-    Drift
-        Not checked where the scorer has nothing that could drift.
+    tuple of dict and Decisions
+        The checks by the names of `sfxreduce.decisions.assurance.CHECKS`; none for a scorer with
+        nothing that could differ, and for a run without events.
     """
-    known = calibration_of(scorer)
-    reference = known.reference
-    if reference is None or not run.n_events:
-        return Drift()
-    events = sampled_events(run.n_events)
-    seen = _look(run, events, pool=pool)
-    read = seen["reason"] == 0
-    rejected = decisions.decision[events] == Decision.REJECT
-    sample = Sample(
-        statistics=seen["statistics"][read],
-        n_disagreeing=int(np.count_nonzero(read & seen["is_hit"] & rejected)),
-        adu_per_photon=run.detector.adu_per_photon,
+    known = calibration_of(scorer, run.detector)
+    if known.reference is None or not run.n_events:
+        return {}, decisions
+    frames = _Frames(run=run, pool=pool)
+    measured = frames.look(sampled_events(run.n_events))
+    readable = measured[measured["reason"] == 0]
+    opinion, decisions = _second_opinion(
+        frames, decisions, fewest_peaks=fewest_peaks, max_loss=max_loss
     )
+    checks = {
+        "shape": _shape(run, scorer, decisions, known, closed_from=closed_from),
+        "conditions": conditions_check(
+            known.reference,
+            readable["statistics"],
+            adu_per_photon=run.detector.adu_per_photon,
+        ),
+        "second_opinion": opinion,
+        "window": window_check(
+            n_tiles=method.window_tiles or 0,
+            is_calibrated=known.fits_window,
+            highest=known.highest,
+            threshold=method.threshold,
+        ),
+        "range": range_check(
+            known.reference, peaks=decisions.peaks, width_px=decisions.peak_width_px
+        ),
+    }
+    if any(check.saves and not check.passed for check in checks.values()):
+        decisions = fall_back(run, decisions, pool=pool, notes=notes, progress=progress)
+    return checks, decisions
+
+
+def _shape(
+    run: Run, scorer: Scorer, decisions: Decisions, known: Calibration, *, closed_from: float
+) -> Check:
+    """Compare the scores of events that could be judged with the calibrated ones."""
+    reference = known.reference
+    if reference is None:
+        return Check()
     move = known.level.move(decisions.score)
     # An event that is unlike the calibrated ones has a score all the same, and is what to look for.
-    judgeable = (decisions.reason & ~np.uint32(Reason.OUT_OF_DISTRIBUTION)) == 0
+    doubts = np.uint32(UNSAFE & ~(Reason.OUT_OF_DISTRIBUTION | Reason.PEAK_COUNT))
+    judgeable = (decisions.reason & doubts) == 0
     judged = known.level.reduced(decisions.score[judgeable], move)
     tiles = decisions.tiles
     if tiles is not None and closed_early(tiles, scorer, run.detector).any():
         highest = float(known.level.reduced([closed_from], move)[0])
         reference, judged = reference.up_to(highest), np.minimum(judged, highest)
-    return judge_drift(reference, judged, sample)
+    return shape_check(
+        reference,
+        judged,
+        n_hits=decisions.count(Decision.HIT),
+        n_rejected=decisions.count(Decision.REJECT),
+    )
+
+
+def _second_opinion(
+    frames: _Frames, decisions: Decisions, *, fewest_peaks: int, max_loss: float
+) -> tuple[Check, Decisions]:
+    """Let the peak finder look at rejects: some at random, and the best as long as it objects."""
+    rejects = np.flatnonzero(decisions.decision == Decision.REJECT)
+    drawn = np.random.default_rng(_SEED).permutation(rejects)[:MOST_FRAMES]
+    at_random = frames.look(np.sort(drawn).tolist())
+    read = at_random[at_random["reason"] == 0]
+    most = blank_peaks(read["n_peaks"])
+
+    def is_call(seen: NDArray[np.void]) -> NDArray[np.bool_]:
+        calls: NDArray[np.bool_] = (
+            (seen["reason"] == 0) & (seen["n_peaks"] >= fewest_peaks) & (seen["n_peaks"] > most)
+        )
+        return calls
+
+    order = rejects[np.argsort(-decisions.score[rejects], kind="stable")][:MOST_REJECTS]
+    called = [drawn[:0], np.sort(drawn)[is_call(at_random)]]
+    n_looked, capped = 0, False
+    for start in range(0, order.size, MOST_FRAMES):
+        batch = order[start : start + MOST_FRAMES]
+        seen = frames.look(batch.tolist())
+        n_looked += int(np.count_nonzero(seen["reason"] == 0))
+        calls = batch[is_call(seen)]
+        called.append(calls)
+        capped = calls.size > 0 and start + MOST_FRAMES >= MOST_REJECTS
+        if not calls.size:
+            break
+    events = np.unique(np.concatenate(called))
+    kept = decisions.count(Decision.HIT) + int(
+        np.count_nonzero(decisions.reason & np.uint32(Reason.PEAK_COUNT))
+    )
+    n_missed = float(events.size)
+    n_random = called[1].size
+    if capped or n_random:
+        n_missed = max(n_missed, n_random / max(read.size, 1) * rejects.size)
+    check = opinion_check(
+        n_looked=max(n_looked, read.size),
+        n_rejected=rejects.size,
+        n_called=events.size,
+        implied_loss=n_missed / max(n_missed + kept, 1.0),
+        max_loss=max_loss,
+    )
+    return check, _kept(decisions, events, np.uint32(Reason.PEAK_COUNT))
 
 
 def fall_back(
@@ -139,11 +236,34 @@ def fall_back(
     """
     events = np.flatnonzero(decisions.decision == Decision.REJECT)
     seen = _look(run, events.tolist(), pool=pool, notes=notes, progress=progress)
-    doubted = seen["is_hit"] | (seen["reason"] != 0)
+    doubted = (seen["n_peaks"] >= MIN_PEAKS) | (seen["reason"] != 0)
+    reasons = seen["reason"][doubted] | np.uint32(Reason.UNLIKE_CALIBRATION)
+    return _kept(decisions, events[doubted], reasons)
+
+
+def _kept(
+    decisions: Decisions, events: NDArray[np.int64], reasons: NDArray[np.uint32] | np.uint32
+) -> Decisions:
+    """Keep rejects as undecided, for these reasons."""
     decision, reason = decisions.decision.copy(), decisions.reason.copy()
-    decision[events[doubted]] = Decision.UNDECIDED
-    reason[events[doubted]] |= seen["reason"][doubted] | np.uint32(Reason.UNLIKE_CALIBRATION)
+    decision[events] = Decision.UNDECIDED
+    reason[events] |= reasons
     return replace(decisions, decision=decision, reason=reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Frames:
+    """Whole frames of a run, each looked at once."""
+
+    run: Run
+    pool: Pool
+    known: dict[int, np.void] = field(default_factory=dict)
+
+    def look(self, events: list[int]) -> NDArray[np.void]:
+        """What is seen on some frames, in the order of the events."""
+        new = [event for event in events if event not in self.known]
+        self.known.update(zip(new, _look(self.run, new, pool=self.pool), strict=True))
+        return np.array([self.known[event] for event in events], _SEEN)
 
 
 def _look(
@@ -180,7 +300,7 @@ def _look_at(look: _WholeFrames) -> NDArray[np.void]:
         return seen
     seen["reason"], read = reading.reasons, reading.reasons == 0
     frames, finder = reading.pixels[read], PeakScorer()
-    seen["is_hit"][read] = finder(frames, detector) >= finder.min_peaks
+    seen["n_peaks"][read] = finder(frames, detector)
     seen["statistics"][read] = frame_statistics(
         frames,
         detector.good(),

@@ -43,7 +43,9 @@ SEEN_ON_PIXELS = (
 """Reasons that a scored event can have from being scored. Any other one lies in the run's columns,
 or came later: when the event was copied, drawn, or doubted by the run-similarity check."""
 
-_CAME_LATER = Reason.AUDIT_SAMPLE | Reason.UNLIKE_CALIBRATION | Reason.UNSTABLE_READ
+_CAME_LATER = (
+    Reason.AUDIT_SAMPLE | Reason.UNLIKE_CALIBRATION | Reason.UNSTABLE_READ | Reason.PEAK_COUNT
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,6 +92,7 @@ class Reduced:
         )
         rows["tiles"] = 0 if known.tiles is None else known.tiles
         rows["class"] = 0 if known.event_class is None else known.event_class
+        rows["peaks"], rows["width_px"] = known.peaks, known.peak_width_px
         return rows
 
     def conditions(self) -> Conditions | None:

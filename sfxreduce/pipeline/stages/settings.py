@@ -11,6 +11,7 @@ import numpy as np
 from dask.base import tokenize
 
 from sfxreduce.audit.sample import AUDIT_SHARE, check_share
+from sfxreduce.decisions.method import MAX_BLANKS_KEPT
 from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import UsageError
 from sfxreduce.io.files.durable import disk_bytes
@@ -19,6 +20,7 @@ from sfxreduce.io.writers.publish import check_cxi_filter, check_outputs
 from sfxreduce.io.writers.resume import Unfinished, appearing, sweep_finished
 from sfxreduce.report.report import Storage
 from sfxreduce.run.run import Run
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS
 from sfxreduce.scorers.protocol import Scorer
 
 __all__ = ["FilterSettings", "Outputs", "crystfel_paths", "pinned", "storage_of"]
@@ -38,13 +40,19 @@ class FilterSettings:
         What share of the hits may be lost, with what confidence.
     drift : bool
         Whether to compare the run with what the scorer was calibrated on; the promise needs it.
+    keep_from_peaks : int
+        Peaks of an event that is kept whatever it scores, if the run's blanks have clearly fewer;
+        0 keeps none, and voids the promise.
+    max_blanks_kept : float
+        Share of the blanks that may be kept for a lower threshold than the promised one, where the
+        run's own scores show a gap.
     audit_share : float
         Share of the rejected events that is kept beside the hits, drawn at random.
 
     Raises
     ------
     UsageError
-        If the threshold is not finite, or the share not one of 0 to 1.
+        If the threshold is not finite, a share not one of 0 to 1, or the peaks are negative.
 
     Examples
     --------
@@ -57,6 +65,8 @@ class FilterSettings:
     threshold: float | None = None
     promise: Promise = field(default_factory=Promise)
     drift: bool = True
+    keep_from_peaks: int = MIN_PEAKS
+    max_blanks_kept: float = MAX_BLANKS_KEPT
     audit_share: float = AUDIT_SHARE
 
     def __post_init__(self) -> None:
@@ -64,6 +74,24 @@ class FilterSettings:
         given = self.threshold
         if given is not None and not abs(given) <= float(np.finfo(np.float32).max):
             raise UsageError(f"expected --threshold to be a finite number, found {given}")
+        if self.keep_from_peaks < 0:
+            raise UsageError(f"--keep-from-peaks: expected 0 or more, found {self.keep_from_peaks}")
+        if not 0.0 <= self.max_blanks_kept <= 1.0:
+            raise UsageError(
+                f"--max-blanks-kept: expected a share from 0 to 1, found {self.max_blanks_kept}"
+            )
+
+    @property
+    def against_promise(self) -> tuple[str, ...]:
+        """What was chosen that withholds the promise, in words."""
+        chosen = {
+            "the threshold was given: leave out '--threshold'": self.threshold is not None,
+            "the run was not checked: leave out '--drift off'": not self.drift,
+            "events with many peaks are not kept: leave out '--keep-from-peaks 0'": (
+                self.keep_from_peaks == 0
+            ),
+        }
+        return tuple(reason for reason, is_so in chosen.items() if is_so)
 
 
 def pinned(value: object, name: str = "", *, by_content: bool) -> dict[str, Any]:

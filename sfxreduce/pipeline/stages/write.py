@@ -198,6 +198,7 @@ def _manifest(
         undecided=decisions.count(Decision.UNDECIDED),
         rejected=decisions.count(Decision.REJECT),
         files=tuple(sorted(records, key=lambda record: record.path)),
+        assurance=plan.method.assurance.to_json(),
     )
 
 

@@ -154,12 +154,16 @@ class Reference:
         Shape (quantity, 2): lowest and highest of `QUANTITIES`.
     usual_shape : float
         Shape distance between calibrated experiments, see `usual_shape`.
+    peaks : ndarray of float64
+        Of calibrated hits the least and most width of peaks, in pixels, and number of peaks, shape
+        (2, 2).
     """
 
     hit_scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     blank_scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     envelope: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
     usual_shape: float = 0.0
+    peaks: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
 
     def up_to(self, highest: float) -> Reference:
         """Return the same with every higher score taken for this one."""
@@ -219,6 +223,10 @@ class Calibration:
         What reports show of it.
     needs_conditions : bool
         Whether the run's gain and bad pixels have to be measured before it scores.
+    fits_window : bool
+        Whether all this was measured through the window that it looks through.
+    highest : float, optional
+        Highest score that the picture's tiles can give; none where scores have no such limit.
     """
 
     threshold: float | None = None
@@ -230,3 +238,5 @@ class Calibration:
     level: LevelRule = field(default_factory=LevelRule)
     curves: Curves = field(default_factory=Curves)
     needs_conditions: bool = False
+    fits_window: bool = True
+    highest: float | None = None

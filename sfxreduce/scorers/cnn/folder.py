@@ -168,8 +168,8 @@ def _document(folder: Path) -> dict[str, Any]:
             f"{folder / _CONFIG}: expected JSON, found {error}; copy the model again"
         ) from error
     wanted = {"schema", "weights_sha256", "config"}
-    known = isinstance(document, dict) and set(document) == wanted
-    if not known or document["schema"] not in (SCHEMA - 1, SCHEMA):
+    is_known = isinstance(document, dict) and set(document) == wanted
+    if not is_known or document["schema"] not in (SCHEMA - 1, SCHEMA):
         raise ModelError(
             f"{folder / _CONFIG}: expected schema {SCHEMA} with {sorted(wanted)}, found something "
             "else; it is from another version of sfxreduce, train again or install that version"
@@ -177,7 +177,8 @@ def _document(folder: Path) -> dict[str, Any]:
     if document["schema"] < SCHEMA:
         with contextlib.suppress(AttributeError, KeyError, TypeError):  # `_config` says what is odd
             document["config"]["candidates"].setdefault("coarse", 1)
-    return document
+    known: dict[str, Any] = document
+    return known
 
 
 def _config(values: Any, folder: Path) -> ModelConfig:

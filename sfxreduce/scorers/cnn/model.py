@@ -285,4 +285,5 @@ class Model:
             blank_scores=stored("blank_scores", (0,)),
             envelope=stored("envelope", (0, 2)).astype(np.float64),
             usual_shape=float(stored("usual_shape", (1,))[0]),
+            peaks=stored("peaks", (0, 2)).astype(np.float64),
         )

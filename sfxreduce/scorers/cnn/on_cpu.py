@@ -22,13 +22,13 @@ from sfxreduce.scorers.cnn.patches.cpu import FusedPatchNetwork
 from sfxreduce.scorers.cnn.patches.outliers import Usual, doubts_of
 from sfxreduce.scorers.cnn.patches.pooling import (
     class_of,
+    count_peaks,
     event_features,
     joined,
-    peaks_of_tiles,
 )
 from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
 from sfxreduce.scorers.cnn.poster.normalise import normalise
-from sfxreduce.scorers.protocol import EventScores, counted
+from sfxreduce.scorers.protocol import EventScores, not_counted
 
 __all__ = [
     "NetworkOnCpu",
@@ -51,14 +51,11 @@ class TileEvidence:
     ----------
     of_tiles : ndarray of float64
         Shape (event, tile): the network's answer for each tile.
-    peaks : ndarray of int64, optional
-        Shape (event, tile): peaks by the conventional rule, for a network that sees candidates.
     logits : ndarray of float32, optional
         Of each candidate to be a Bragg peak, shape (candidate,).
     """
 
     of_tiles: NDArray[np.float64]
-    peaks: NDArray[np.int64] | None = None
     found: Candidates | None = None
     logits: NDArray[np.float32] | None = None
 
@@ -128,13 +125,8 @@ class PatchesOnCpu:
         config = self.model.config
         found = config.candidates(pixels, good, adu_per_photon=adu_per_photon)
         logits = self.network.logits(found)
-        shape = {"n_events": len(pixels), "n_tiles": len(good)}
-        return TileEvidence(
-            of_tiles=config.pooling.evidence(logits, found, **shape),
-            peaks=peaks_of_tiles(found, **shape),
-            found=found,
-            logits=logits,
-        )
+        evidence = config.pooling.evidence(logits, found, n_events=len(pixels), n_tiles=len(good))
+        return TileEvidence(of_tiles=evidence, found=found, logits=logits)
 
     def scores(
         self, evidence: TileEvidence, window: Window, *, n_tiles: int
@@ -222,12 +214,11 @@ def event_scores(
         Of the picture.
     """
     score, kind = network.scores(evidence, window, n_tiles=n_tiles)
-    return EventScores(
-        score=score,
-        kind=kind,
-        reason=network.doubts(evidence, window),
-        peaks=counted(evidence.peaks, n_events=len(score)),
-    )
+    seen = not_counted(len(score))
+    if evidence.found is not None:
+        shape = evidence.of_tiles.shape
+        seen = count_peaks(evidence.found, n_events=shape[0], n_tiles=shape[1])
+    return EventScores(score, kind, network.doubts(evidence, window), *seen)
 
 
 def network_on_cpu(model: Model) -> NetworkOnCpu:
@@ -243,16 +234,10 @@ def _joined(parts: Sequence[TileEvidence]) -> TileEvidence:
     if len(parts) == 1:
         return parts[0]
     of_tiles = np.concatenate([part.of_tiles for part in parts], axis=1)
-    peaks = [part.peaks for part in parts if part.peaks is not None]
     found = [part.found for part in parts if part.found is not None]
     logits = [part.logits for part in parts if part.logits is not None]
     if not found:
         return TileEvidence(of_tiles=of_tiles)
     starts = np.cumsum([0, *(part.of_tiles.shape[1] for part in parts[:-1])], dtype=np.int32)
     placed = [(part.tile + start, part) for part, start in zip(found, starts, strict=True)]
-    return TileEvidence(
-        of_tiles=of_tiles,
-        peaks=np.concatenate(peaks, axis=1),
-        found=joined(placed),
-        logits=np.concatenate(logits),
-    )
+    return TileEvidence(of_tiles=of_tiles, found=joined(placed), logits=np.concatenate(logits))

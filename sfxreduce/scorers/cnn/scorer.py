@@ -25,7 +25,7 @@ from sfxreduce.scorers.cnn.on_cpu import (
     network_on_cpu,
     tiles_of_picture,
 )
-from sfxreduce.scorers.protocol import EventScores, counted
+from sfxreduce.scorers.protocol import EventScores, not_counted
 
 if TYPE_CHECKING:
     from sfxreduce.scorers.cnn.patches.gpu import PatchesOnDevice
@@ -97,7 +97,12 @@ class CnnScorer:
     @property
     def calibration(self) -> Calibration:
         """What is stored with the model; of scores only what holds for the model's own window."""
-        return _calibration(self.model, _stamp(self.model), self._choice)
+        return _calibration(self.model, _stamp(self.model), self._choice, 0)
+
+    def calibrated_for(self, detector: Detector) -> Calibration:
+        """Return the same for pictures of a detector: a small one has its own calibration."""
+        n_tiles = tiles_of_picture(detector)
+        return _calibration(self.model, _stamp(self.model), self._choice, n_tiles)
 
     def window(self, detector: Detector) -> Window:
         """Pixels the model looks at, in tiles of the assembled picture."""
@@ -207,7 +212,7 @@ class CnnScorer:
         found = _on_device(self.model, _stamp(self.model), self.device, self._is_own).score(feed)
         if not _enough(window, detector):
             return _unseen(n_events)
-        return EventScores(found.score, found.kind, found.reason, found.peaks)
+        return EventScores(found.score, found.kind, found.reason, found.peaks, found.width_px)
 
     def steps(self, detector: Detector) -> tuple[Window, ...]:
         """Cut the window in two: the tiles nearest to the middle first, where most peaks are."""
@@ -260,14 +265,18 @@ def _model(folder: Path | str, stamp: Any) -> Model:  # noqa: ARG001 - the stamp
 
 
 @lru_cache(maxsize=8)
-def _calibration(folder: Path | str, stamp: Any, choice: TileChoice) -> Calibration:
-    """Calibration of a model that reads this window, once per process.
+def _calibration(folder: Path | str, stamp: Any, choice: TileChoice, n_tiles: int) -> Calibration:
+    """Calibration of a model that reads this window of pictures, once per process.
 
     Through a window that the model was not calibrated on, the threshold is zero, so that every
     event is kept: fewer tiles show fewer peaks, and hits would be lost by the dozen.
     """
     model = _model(folder, stamp)
+    if n_tiles:
+        model = model.of_size(n_tiles)
     config = model.config
+    limited = config.architecture == "patches" and n_tiles > 0
+    scored = min(choice.most or n_tiles, n_tiles)
     basis = Calibration(
         threshold=config.threshold,
         hit=config.hit,
@@ -275,6 +284,8 @@ def _calibration(folder: Path | str, stamp: Any, choice: TileChoice) -> Calibrat
         reference=Reference(envelope=model.reference.envelope),
         curves=Curves(window=choice, loss=config.curve, shows=config.shows),
         needs_conditions=config.architecture == "patches",
+        fits_window=choice == config.window,
+        highest=config.pooling.highest(scored, n_tiles=n_tiles) if limited else None,
     )
     if not model.hit_scores.size:
         return basis
@@ -323,10 +334,10 @@ def _in_two(window: Window) -> tuple[Window, Window]:
 def _unseen(n_events: int) -> EventScores:
     """No score and no class: what was not seen must not be rejected."""
     return EventScores(
-        score=np.full(n_events, np.nan, np.float32),
-        kind=np.zeros(n_events, np.uint8),
-        reason=np.zeros(n_events, np.uint32),
-        peaks=counted(None, n_events=n_events),
+        np.full(n_events, np.nan, np.float32),
+        np.zeros(n_events, np.uint8),
+        np.zeros(n_events, np.uint32),
+        *not_counted(n_events),
     )
 
 

@@ -21,9 +21,9 @@ from sfxreduce.quality.conditions import Conditioned, conditions_of_run
 from sfxreduce.quality.frame_statistics import frame_statistics
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Run
+from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder, Candidates
 from sfxreduce.simulate.run import simulate_run
-from sfxreduce.run.window import Window
 from sfxreduce.simulate.truth import COUNTED_SNR, HIT_PEAKS
 from sfxreduce.train.patches.candidates import PatchSet, read_patches
 from sfxreduce.train.patches.peak_labels import flat_pixels, tile_of_pixels

@@ -68,11 +68,9 @@ def with_sizes(
         parts = [_pictures(model, one, evidence[one.name], size) for one in material]
         rule = level_rule([part.raw for part in parts])
         moves = [rule.move(part.raw) for part in parts]
-        hits, blanks = (
-            [rule.reduced(scores, move) for scores, move in zip(of_kind, moves, strict=True)]
-            for of_kind in ([part.hits for part in parts], [part.blanks for part in parts])
-        )
-        stored = {
+        hits = [rule.reduced(part.hits, by) for part, by in zip(parts, moves, strict=True)]
+        blanks = [rule.reduced(part.blanks, by) for part, by in zip(parts, moves, strict=True)]
+        stored: dict[str, NDArray[Any]] = {
             "hit_scores": np.concatenate(hits),
             "hit_groups": np.repeat(np.arange(len(hits), dtype=np.int32), [h.size for h in hits]),
             "blank_scores": np.concatenate(blanks),
@@ -109,8 +107,8 @@ def judge_sizes(
                 model.hit_scores, promise=Promise(), groups=model.hit_groups
             )
             value = rule.threshold(max(chosen.value, 0.0), rule.move(own.raw))
-            low = [np.count_nonzero(scores < value) for scores in (own.hits, own.blanks)]
-            counts += [own.hits.size, low[0], own.blanks.size, low[1]]
+            low = [int(np.sum(scores < value)) for scores in (own.hits, own.blanks)]
+            counts += np.array([own.hits.size, low[0], own.blanks.size, low[1]], np.int64)
         hits, lost, blanks, rejected = counts.tolist()
         judged.append(OfSize(tiles=size, hits=hits, lost=lost, blanks=blanks, rejected=rejected))
     return tuple(judged)

@@ -148,7 +148,7 @@ class DeviceScores:
         `EventClass` of every event; 0 where the model cannot tell.
     reason : ndarray of uint32
         `Reason` bits not to trust the score of each.
-    peaks : ndarray of int16
+    peaks, width_px : ndarray
         See `sfxreduce.scorers.protocol.EventScores`.
     halvings : int
         How often a batch was halved because the device's memory was full.
@@ -161,6 +161,7 @@ class DeviceScores:
     kind: NDArray[np.uint8]
     reason: NDArray[np.uint32]
     peaks: NDArray[np.int16]
+    width_px: NDArray[np.float32]
     halvings: int
     on_cpu: int
 

@@ -148,7 +148,9 @@ class CandidateFinder:
             tile=np.repeat(np.arange(len(tiles), dtype=np.int32), counts.sum(axis=1)),
             y=places[:, 0].astype(np.int16),
             x=places[:, 1].astype(np.int16),
-            scale=np.repeat(np.tile(np.uint8([1, self.coarse]), len(tiles)), counts.ravel()),
+            scale=np.repeat(
+                np.tile(np.array([1, self.coarse], np.uint8), len(tiles)), counts.ravel()
+            ),
             prominence=figures[:, 0],
             noise_photons=(figures[:, 1] / gain).astype(np.float32),
             patch=patches,

@@ -25,10 +25,10 @@ from sfxreduce.scorers.cnn.patches.outliers import Usual, doubts_of
 from sfxreduce.scorers.cnn.patches.pooling import (
     Pooling,
     class_of,
+    count_peaks,
     event_features,
-    peaks_of_tiles,
 )
-from sfxreduce.scorers.protocol import counted
+from sfxreduce.scorers.protocol import not_counted
 
 __all__ = ["PatchesOnDevice"]
 
@@ -109,6 +109,7 @@ class PatchesOnDevice:
             kind=work.kind,
             reason=work.reason,
             peaks=work.peaks,
+            width_px=work.width_px,
             halvings=batches.halvings,
             on_cpu=batches.on_cpu,
         )
@@ -145,9 +146,10 @@ class _PatchWork:
     kind: NDArray[np.uint8] = field(init=False)
     reason: NDArray[np.uint32] = field(init=False)
     peaks: NDArray[np.int16] = field(init=False)
+    width_px: NDArray[np.float32] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.peaks = counted(None, n_events=self.feed.n_events)
+        self.peaks, self.width_px = not_counted(self.feed.n_events)
         self.score = np.empty(self.feed.n_events, np.float32)
         self.kind = np.zeros(self.feed.n_events, np.uint8)
         self.reason = np.zeros(self.feed.n_events, np.uint32)
@@ -157,10 +159,11 @@ class _PatchWork:
         feed = self.feed
         pixels = feed.pixels(events)
         found = self.scorer.finder(pixels, feed.good, adu_per_photon=feed.adu_per_photon)
-        of_tiles = peaks_of_tiles(found, n_events=len(events), n_tiles=len(feed.good))
-        self.peaks[events.start : events.stop] = counted(of_tiles, n_events=len(events))
+        own = slice(events.start, events.stop)
+        counts = count_peaks(found, n_events=len(events), n_tiles=len(feed.good))
+        self.peaks[own], self.width_px[own] = counts
         if feed.window is not None:
-            self.reason[events.start : events.stop] = doubts_of(
+            self.reason[own] = doubts_of(
                 self.scorer.usual, found, feed.window, n_events=len(events)
             )
         return found

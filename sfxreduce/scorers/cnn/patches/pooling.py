@@ -1,4 +1,4 @@
-"""From single candidates to what is said of the event: a probability, a class, a number of peaks."""
+"""From single candidates to what is said of an event: its probability, class and peaks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,15 @@ from sfxreduce.run.reasons import EventClass
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.patches.candidates import PATCH, Candidates
 
-__all__ = ["FEATURES", "Pooling", "class_of", "event_features", "joined", "peaks_of_tiles"]
+__all__ = [
+    "FEATURES",
+    "PeakCounts",
+    "Pooling",
+    "class_of",
+    "count_peaks",
+    "event_features",
+    "joined",
+]
 
 # Evidence of an event without any candidate, in peaks: the logarithm of nothing is not a number.
 # Chosen, not measured.
@@ -23,6 +32,8 @@ _LEAST_EVIDENCE = 0.01
 # Of the window that the shipped model was calibrated on.
 _ALL_TILES = 25
 _MIN_SNR = 5.5  # of `PeakFinder`, by default
+# Area of a Gaussian above half of its height, in squares of its standard deviation.
+_HALF_AREA = 2.0 * math.pi * math.log(2.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +104,9 @@ class Pooling:
         pooled: NDArray[np.float64] = np.minimum(of_tiles, self.cap(n_tiles)).sum(axis=1)
         return pooled
 
-    def highest(self, n_tiles: int) -> float:
-        """Hit probability of an event with as many peaks on each of its tiles as count."""
-        return float(self.probability(np.array([n_tiles * self.cap(n_tiles)]))[0])
+    def highest(self, n_scored: int, *, n_tiles: int) -> float:
+        """Hit probability of an event with as many peaks on each scored tile as count."""
+        return float(self.probability(np.array([n_scored * self.cap(n_tiles)]))[0])
 
     def probability(self, evidence: NDArray[np.floating]) -> NDArray[np.float32]:
         """Hit probability of events of some evidence, in peaks."""
@@ -104,21 +115,53 @@ class Pooling:
         return probability
 
 
-def peaks_of_tiles(found: Candidates, *, n_events: int, n_tiles: int) -> NDArray[np.int64]:
-    """Count candidates that the conventional peak finder would call peaks, shape (event, tile).
+class PeakCounts(NamedTuple):
+    """Peaks of events by the conventional rule.
+
+    Parameters
+    ----------
+    number : ndarray of int16
+        Shape (event,).
+    width_px : ndarray of float32
+        Median standard deviation of a peak, shape (event,); NaN where there is none.
+    """
+
+    number: NDArray[np.int16]
+    width_px: NDArray[np.float32]
+
+
+def count_peaks(found: Candidates, *, n_events: int, n_tiles: int) -> PeakCounts:
+    """Count candidates that the conventional peak finder would call peaks.
 
     Its rule on what is known of a candidate: the pixel stands out of the noise around it by
     `_MIN_SNR` times its standard deviation upwards. That is taken as that of photons, whose longer
     tail adds 0.89 photons [1]_, so that noise of the detector counts for more than it is.
 
+    Parameters
+    ----------
+    n_tiles : int
+        Of an event; candidates are numbered by them.
+
     References
     ----------
     .. [1] The Cornish-Fisher term of `sfxreduce.scorers.peaks.finder`, (s^2 - 1) / 6 s.
     """
-    middle = PATCH // 2
+    top = found.patch[:, PATCH // 2, PATCH // 2]
     upwards = 1.0 + (_MIN_SNR - 1.0 / _MIN_SNR) / 6.0 / found.noise_photons
-    is_peak = found.patch[:, middle, middle] >= _MIN_SNR * upwards
-    return _of_the_better_scale(is_peak, found, n_events=n_events, n_tiles=n_tiles).astype(np.int64)
+    is_peak = top >= _MIN_SNR * upwards
+    of_tiles = _of_the_better_scale(is_peak, found, n_events=n_events, n_tiles=n_tiles)
+    counted = np.flatnonzero(is_peak)
+    event = found.tile[counted] // n_tiles
+    half = found.patch[counted] >= top[counted, np.newaxis, np.newaxis] / 2
+    width = found.scale[counted] * np.sqrt(half.sum(axis=(1, 2)) / _HALF_AREA)
+    sharp = found.sharp[counted]
+    on_pixels, on_squares = (np.bincount(event[of], minlength=n_events) for of in (sharp, ~sharp))
+    own = sharp == (on_pixels >= on_squares)[event]
+    median = np.full(n_events, np.nan, np.float32)
+    for number in np.unique(event[own]):
+        median[number] = np.median(width[own & (event == number)])
+    number = np.minimum(of_tiles.sum(axis=1), np.iinfo(np.int16).max).astype(np.int16)
+    return PeakCounts(number=number, width_px=median)
 
 
 def _of_the_better_scale(
