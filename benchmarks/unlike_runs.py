@@ -163,7 +163,7 @@ def _promise(claims: Mapping[str, Any]) -> tuple[bool, tuple[str, ...]]:
     """Whether something is promised, and why not."""
     assurance = claims.get("assurance")
     if assurance is None:
-        return claims["certified"], tuple(claims["drift"]["alarms"])
+        return claims["certified"], tuple(claims["assurance"]["reasons"])
     return assurance["state"] == "promised", tuple(assurance["reasons"])
 
 

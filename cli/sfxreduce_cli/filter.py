@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 __all__ = ["filter_"]
 
 PEAK_OPTIONS = ("min_peaks", "min_snr", "min_pixels")
-CNN_OPTIONS = ("model", "max_loss", "confidence", "window", "drift")
+CNN_OPTIONS = (
+    "model",
+    "max_loss",
+    "confidence",
+    "window",
+    "drift",
+    "keep_from_peaks",
+    "max_blanks_kept",
+)
 
 
 class ScorerName(StrEnum):

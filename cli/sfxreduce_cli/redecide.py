@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["redecide"]
 
-PROMISE_OPTIONS = ("model", "max_loss", "confidence", "drift")
+PROMISE_OPTIONS = (
+    "model",
+    "max_loss",
+    "confidence",
+    "drift",
+    "keep_from_peaks",
+    "max_blanks_kept",
+)
 
 
 @spread_options

@@ -20,6 +20,7 @@ from sfxreduce.quality.frame_statistics import QUANTITIES
 from sfxreduce.scorers.calibration.record import Reference
 
 __all__ = [
+    "FEWEST_PEAKS",
     "MOST_FRAMES",
     "conditions_check",
     "opinion_check",

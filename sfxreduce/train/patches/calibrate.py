@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.decisions.drift import usual_shape
+from sfxreduce.decisions.drift import FEWEST_PEAKS, usual_shape
 from sfxreduce.decisions.threshold import Promise, binomial_threshold
 from sfxreduce.quality.frame_statistics import envelope_of
 from sfxreduce.run.window import TileChoice
@@ -18,12 +18,14 @@ from sfxreduce.scorers.calibration.probability import calibrate_probability
 from sfxreduce.scorers.calibration.record import level_rule
 from sfxreduce.scorers.cnn.model import CALIBRATION, Model, ModelConfig, Provenance, TrainingRun
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork
-from sfxreduce.scorers.cnn.patches.pooling import Pooling
+from sfxreduce.scorers.cnn.patches.pooling import Pooling, count_peaks
 from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.patches.simulated import FINDER, SEED, Material
 from sfxreduce.train.patches.train import PATCHES
 
 __all__ = ["HIT", "calibrated"]
+
+_WIDER = 1.25  # chosen, not measured
 
 HIT = f"a crystal with {HIT_PEAKS} or more true peaks of signal to noise 5 on the frame"
 
@@ -66,6 +68,7 @@ def calibrated(
         "usual_shape": np.array([usual_shape(hit_scores, blank_scores)], np.float32),
         "envelope": envelope.astype(np.float32),
         "probability": np.array(knots, np.float32),
+        "peaks": _range_of_peaks(material, window),
     }
     chosen = binomial_threshold(stored["hit_scores"], promise=Promise(), groups=groups)
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
@@ -83,6 +86,22 @@ def calibrated(
         config=config,
         weights=weights | {f"{CALIBRATION}{name}": value for name, value in stored.items()},
     )
+
+
+def _range_of_peaks(material: Sequence[Material], window: TileChoice) -> NDArray[np.float32]:
+    """Width and number of the peaks of hits, by the conventional rule, from least to most.
+
+    A little wider than they were: what lies just outside is no other kind of run.
+    """
+    widths, numbers = [], []
+    for one in material:
+        seen = one.judged.within(window.columns(one.detector))
+        counts = count_peaks(seen.found, n_events=seen.n_events, n_tiles=seen.n_tiles)
+        showing = one.is_hit & (counts.number >= FEWEST_PEAKS)
+        widths.append(counts.width_px[showing])
+        numbers.append(counts.number[showing])
+    ends = [(np.min(of), np.max(of)) for of in map(np.concatenate, (widths, numbers))]
+    return np.array([(low / _WIDER, high * _WIDER) for low, high in ends], np.float32)
 
 
 def _provenance(material: Sequence[Material], threshold: str) -> Provenance:
