@@ -100,8 +100,8 @@ def _range_of_peaks(material: Sequence[Material], window: TileChoice) -> NDArray
         showing = one.is_hit & (counts.number >= FEWEST_PEAKS)
         widths.append(counts.width_px[showing])
         numbers.append(counts.number[showing])
-    ends = [(np.min(of), np.max(of)) for of in map(np.concatenate, (widths, numbers))]
-    return np.array([(low / _WIDER, high * _WIDER) for low, high in ends], np.float32)
+    ends = np.array([(of.min(), of.max()) for of in (np.hstack(widths), np.hstack(numbers))])
+    return (ends * [1.0 / _WIDER, _WIDER]).astype(np.float32)
 
 
 def _provenance(material: Sequence[Material], threshold: str) -> Provenance:
