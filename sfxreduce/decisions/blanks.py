@@ -41,7 +41,8 @@ class Gap:
     Parameters
     ----------
     low, high : float
-        Highest score of the blanks, lowest one of the hits.
+        Highest score of the blanks; lowest one of the hits, or the promised threshold if that is
+        lower.
     threshold : float
         Between them.
     promised : float
@@ -86,7 +87,7 @@ def find_gap(
     --------
     >>> blanks, hits = np.linspace(1e-4, 5e-3, 90), np.full(6, 0.07)
     >>> gap = find_gap(
-    ...     np.r_[blanks, hits], promised=0.1, blank_scores=blanks, max_blanks=0.02
+    ...     np.r_[blanks, hits, 0.9], promised=0.1, blank_scores=blanks, max_blanks=0.02
     ... )
     >>> gap.moved, gap.low < gap.threshold < gap.high
     (6, True)
@@ -103,6 +104,8 @@ def find_gap(
     top = float(logit(promised))
     if np.count_nonzero(values < top) < FEWEST_LOW:
         return f"fewer than {FEWEST_LOW} events score below the promised threshold"
+    if values.max() < top:
+        return "no event scores above the promised threshold"
     low, high = _widest(values, top)
     if high - low < LEAST_GAP:
         return "no gap between blanks and hits"
@@ -112,8 +115,6 @@ def find_gap(
     if most - least > high - low:
         return "the gap between blanks and hits depends on single events"
     threshold = float(expit(low + _MARGIN * (high - low)))
-    if threshold >= promised:
-        return "the gap lies above the promised threshold"
     return Gap(
         low=float(expit(low)),
         high=float(expit(high)),
@@ -124,15 +125,12 @@ def find_gap(
 
 
 def _widest(values: NDArray[np.float64], top: float) -> tuple[float, float]:
-    """Widest interval without a value that begins below `top` and above enough values."""
-    ascending = np.sort(values)
-    starts = ascending[FEWEST_LOW - 1 : -1]
-    ends = ascending[FEWEST_LOW:]
-    below = starts < top
-    if not below.any():
+    """Widest interval below `top` without a value, and above enough values."""
+    ascending = np.append(np.sort(values[values < top]), top)
+    starts, ends = ascending[FEWEST_LOW - 1 : -1], ascending[FEWEST_LOW:]
+    if not starts.size:
         return top, top
-    widths = np.where(below, ends - starts, -np.inf)
-    widest = int(np.argmax(widths))
+    widest = int(np.argmax(ends - starts))
     return float(starts[widest]), float(ends[widest])
 
 
