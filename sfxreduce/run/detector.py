@@ -19,13 +19,17 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import SchemaError
 
-__all__ = ["Detector", "Panel", "PixelFlag"]
+__all__ = ["LEAST_USABLE", "Detector", "Panel", "PixelFlag"]
 
 MOST_FRAME_PIXELS = 2**26
 """Pixels of the largest frame: four times the largest camera; its mask takes 256 MiB."""
 
 MOST_PICTURE_PIXELS = 100
 """Pixels of the largest assembled picture, for each pixel of a frame."""
+
+LEAST_USABLE = 0.5
+"""Share of the pixels that must be usable for a score: what was not seen must not be rejected.
+Chosen, not measured; of any camera, a mask that is the other way round leaves less."""
 
 
 class PixelFlag(IntFlag):
@@ -204,6 +208,15 @@ class Detector:
     def good(self) -> NDArray[np.bool_]:
         """Pixels that can be trusted, in the shape of a frame."""
         return np.equal(self.mask, 0)
+
+    def usable_share(self) -> float:
+        """Share of the pixels that can be trusted, gaps between the panels aside."""
+        n_pixels = int(np.count_nonzero(self.mask != PixelFlag.GAP))
+        return int(np.count_nonzero(self.mask == 0)) / (n_pixels or 1)
+
+    def is_usable(self) -> bool:
+        """Whether enough pixels can be trusted to score whole frames: at least `LEAST_USABLE`."""
+        return self.usable_share() >= LEAST_USABLE
 
     def positions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Centres of all pixels, (x, y) in pixels from the beam, each in the shape of a frame."""

@@ -63,6 +63,23 @@ def test_the_mask_of_the_detector_is_heeded() -> None:
     assert scores.tolist() == [0]
 
 
+@pytest.mark.parametrize("flag", [PixelFlag.BAD, PixelFlag.GAP])
+def test_frames_that_show_too_little_have_no_count(flag: PixelFlag) -> None:
+    """A mask the other way round left a few pixels without a peak, and every event was rejected."""
+    detector = two_panels()
+    frames = frames_with([0, 7], detector.frame_shape)
+    mask = np.full(detector.frame_shape, flag, np.uint32)
+    assert np.isnan(PeakScorer()(frames, detector.with_mask(mask))).all()
+    mask = mask.copy()
+    mask[0] = 0
+    assert PeakScorer()(frames, detector.with_mask(mask)).tolist() == [0, 7]
+    mask = mask.copy()
+    mask[0, 50:] = PixelFlag.BAD
+    scores = PeakScorer()(frames, detector.with_mask(mask))
+    # Gaps were never there to be seen; bad pixels were.
+    assert scores.tolist() == [0, 7] if flag is PixelFlag.GAP else np.isnan(scores).all()
+
+
 def test_the_gain_of_the_detector_is_heeded() -> None:
     rng = np.random.default_rng(2)
     frames = np.rint(20 * rng.poisson(0.003, (1, 200, 200)) + rng.normal(0, 2, (1, 200, 200)))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.errors import ModelError, UsageError
-from sfxreduce.run.detector import Detector
+from sfxreduce.run.detector import LEAST_USABLE, Detector
 from sfxreduce.run.window import CENTRE, FULL, TileChoice, Window
 from sfxreduce.scorers.calibration.record import Calibration, Curves, Reference
 from sfxreduce.scorers.cnn.folder import read_model
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CnnScorer", "cuda_available"]
 
-_LEAST_GOOD_SHARE = 0.5
 _CHOICES = {"centre": CENTRE, "full": FULL}
 # Of the hits of simulated experiments, 95 % are hits by these tiles already.
 _FIRST_TILES = 5
@@ -352,4 +351,4 @@ def _enough(window: Window, detector: Detector) -> bool:
     """Whether half of the window's pixels can be trusted; of several tiles, of those that exist."""
     exists = window.gather(detector) >= 0
     base = exists.size if len(window.origins) == 1 else np.count_nonzero(exists)
-    return bool(window.good(detector).sum() >= _LEAST_GOOD_SHARE * base)
+    return bool(window.good(detector).sum() >= LEAST_USABLE * base)

@@ -78,7 +78,8 @@ class PeakScorer:
         Returns
         -------
         ndarray of float32
-            Number of peaks, shape (event,).
+            Number of peaks, shape (event,). NaN if fewer than half of the pixels can be trusted,
+            gaps aside: what was not seen must not be rejected.
 
         Raises
         ------
@@ -89,7 +90,7 @@ class PeakScorer:
         counts = self.finder.count(
             pixels, detector.good(), radius, adu_per_photon=detector.adu_per_photon
         )
-        return counts.astype(np.float32)
+        return np.where(detector.is_usable(), counts, np.nan).astype(np.float32)
 
 
 @lru_cache(maxsize=4)
