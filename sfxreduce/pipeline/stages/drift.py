@@ -300,7 +300,10 @@ def _look_at(look: _WholeFrames) -> NDArray[np.void]:
         return seen
     seen["reason"], read = reading.reasons, reading.reasons == 0
     frames, finder = reading.pixels[read], PeakScorer()
-    seen["n_peaks"][read] = finder(frames, detector)
+    counts = finder(frames, detector)
+    # A frame that shows too little to count on is not for a machine to reject.
+    uncounted = np.where(np.isnan(counts), np.uint32(Reason.SCORE_INVALID), np.uint32(0))
+    seen["reason"][read], seen["n_peaks"][read] = uncounted, np.nan_to_num(counts)
     seen["statistics"][read] = frame_statistics(
         frames,
         detector.good(),
