@@ -24,7 +24,7 @@ from sfxreduce.scorers.cnn.folder import write_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.simulate.run import simulate_run
 from sfxreduce.train.evaluate import AXES, Evaluation, Figures, evaluate_model
-from sfxreduce.train.labelling import PeakLabelling
+from sfxreduce.train.labelling import QuartileLabelling
 from sfxreduce.train.poster.train import train
 from sfxreduce.train.recipe import MODERN, POSTER, Recipe
 
@@ -74,7 +74,7 @@ class LabelOnce:
     """Quartile labels, worked out once per run for both recipes."""
 
     def __init__(self) -> None:
-        self._rule = PeakLabelling()
+        self._rule = QuartileLabelling()
         self._known: dict[str, Labels] = {}
 
     @property

@@ -47,7 +47,7 @@ def evaluate(
 
     Example: sfxreduce evaluate --model model/ --in run3.zarr
     """
-    runs = [sfxreduce.open_run(path, **inputs.reading) for path in in_]
+    runs = [inputs.opened(path) for path in in_]
     with where.opened() as work:
         evaluation = sfxreduce.evaluate_model(
             sfxreduce.CnnScorer(model or sfxreduce.default_model(), looks_at=window.value),

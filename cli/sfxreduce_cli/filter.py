@@ -79,7 +79,7 @@ def filter_(
     refuse_given(ctx, foreign, by=f"--scorer {scorer.value}; drop one")
     if by_network:
         judging.check_probability()
-    run = sfxreduce.open_run(in_, **inputs.reading)
+    run = inputs.opened(in_)
     with where.opened(gpu=by_network and judging.wants_gpu(where)) as work:
         network = _network(judging, work["pool"], window) if by_network else None
         settings = judging.settings(network or peaks.scorer)

@@ -12,20 +12,21 @@ import sfxreduce
 from sfxreduce.errors import UsageError
 from sfxreduce_cli.options import (
     AsJson,
-    HitAtLeast,
+    HitFrom,
     InputOptions,
     InRun,
     MissAtMost,
     Out,
     Overwrite,
     PoolOptions,
+    peak_labelling,
     spread_options,
 )
 from sfxreduce_cli.output import print_facts
 
 if TYPE_CHECKING:
     from sfxreduce.run.run import Run
-    from sfxreduce.train.labelling import Labelling
+    from sfxreduce.train.labelling import Labelling, PeakLabelling
 
 __all__ = ["label"]
 
@@ -34,6 +35,7 @@ class LabelSource(StrEnum):
     """Where labels are from."""
 
     PEAKS = "peaks"
+    QUARTILES = "quartiles"
     TRUTH = "truth"
     STREAM = "stream"
     CSV = "csv"
@@ -54,7 +56,7 @@ def label(
         Path | None, typer.Option(help="Table with event or event_id, and label.")
     ] = None,
     miss_at_most: MissAtMost = None,
-    hit_at_least: HitAtLeast = None,
+    min_peaks: HitFrom = None,
     hit_min_peaks: Annotated[
         int, typer.Option(min=0, help="Fewest true peaks of a hit, with --from truth.")
     ] = 10,
@@ -71,19 +73,28 @@ def label(
     Example: sfxreduce label --in run.zarr --out labels.csv --from stream --stream indexed.stream
     """
     _check_files(from_, stream, csv)
-    run = sfxreduce.open_run(in_, **inputs.reading)
-    rule: Labelling
-    if from_ is LabelSource.PEAKS:
-        rule = sfxreduce.train.PeakLabelling(miss_at_most=miss_at_most, hit_at_least=hit_at_least)
-    elif from_ is LabelSource.TRUTH:
+    by_peaks = _by_peaks(from_, peak_labelling(miss_at_most, min_peaks))
+    run = inputs.opened(in_)
+    rule: Labelling | None = by_peaks
+    if from_ is LabelSource.TRUTH:
         rule = sfxreduce.train.TruthLabelling(least_peaks=hit_min_peaks)
-    else:
-        rule = _from_file(run, stream, csv, unindexed_is_miss=unindexed_is_miss)
+    rule = rule or _from_file(run, stream, csv, unindexed_is_miss=unindexed_is_miss)
     with where.opened() as work:
         labelled = sfxreduce.label_run(
             run, rule, source=from_.value, out=out, overwrite=overwrite, **work
         )
     print_facts(f"{out}: labelled", {"out": str(out), **labelled.to_json()}, as_json=as_json)
+
+
+def _by_peaks(from_: LabelSource, given: PeakLabelling | None) -> Labelling | None:
+    """Rule that counts peaks; None if labels are from elsewhere."""
+    if given is not None and from_ is not LabelSource.PEAKS:
+        raise UsageError(
+            f"--from {from_.value}: --min-peaks and --miss-at-most go with --from peaks; drop them"
+        )
+    if from_ is LabelSource.QUARTILES:
+        return sfxreduce.train.QuartileLabelling()
+    return (given or sfxreduce.train.PeakLabelling()) if from_ is LabelSource.PEAKS else None
 
 
 def _from_file(

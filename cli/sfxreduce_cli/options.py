@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from sfxreduce.cluster.pool import Progress
     from sfxreduce.run.run import Run
     from sfxreduce.scorers.peaks.scorer import PeakScorer
-    from sfxreduce.train.labelling import Labelling
+    from sfxreduce.train.labelling import Labelling, PeakLabelling
 
 __all__ = [
+    "QUARTILES",
     "SCORER",
     "AsJson",
     "DataPath",
     "Device",
-    "HitAtLeast",
+    "HitFrom",
     "InRun",
     "InRuns",
     "InputOptions",
@@ -44,6 +45,7 @@ __all__ = [
     "Reading",
     "WindowName",
     "command_group",
+    "peak_labelling",
     "spread_options",
 ]
 
@@ -83,15 +85,13 @@ DataPath = Annotated[
     ),
 ]
 MissAtMost = Annotated[
-    float | None,
-    typer.Option("--miss-at-most", help="Most peaks of a miss; default: the run's lower quartile."),
+    int | None, typer.Option("--miss-at-most", min=0, help="Most peaks of a miss; default: 2.")
 ]
-HitAtLeast = Annotated[
-    float | None,
-    typer.Option(
-        "--hit-at-least", help="Fewest peaks of a hit; default: the run's upper quartile."
-    ),
+HitFrom = Annotated[
+    int | None,
+    typer.Option("--min-peaks", "--hit-at-least", min=1, help="Fewest peaks of a hit; default: 8."),
 ]
+QUARTILES = "quartiles"
 
 
 class Work(TypedDict):
@@ -202,6 +202,18 @@ class InputOptions:
             "untrusted": self.untrusted,
         }
 
+    def opened(self, path: Path) -> Run:
+        """Open a run; warn of a mask that leaves too little of its frames to score them."""
+        run = sfxreduce.open_run(path, **self.reading)
+        detector = run.detector
+        if not detector.is_usable():
+            say(
+                f"sfxreduce: warning: {path}: its mask leaves {detector.usable_share():.2g} of the "
+                "pixels usable, where a score needs half; events without a score are undecided and "
+                "kept. A good pixel is zero in a mask: turn the mask if it is the other way round"
+            )
+        return run
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeakOptions:
@@ -232,25 +244,29 @@ class LabelOptions:
 
     labels: Annotated[
         list[Path] | None,
-        typer.Option(help="CSV of 'sfxreduce label', one for each run, in the order of --in."),
+        typer.Option(
+            help="CSV of 'sfxreduce label', one for each run, in the order of --in, or "
+            "'quartiles', the poster's rule; default: by --min-peaks and --miss-at-most."
+        ),
     ] = None
     miss_at_most: MissAtMost = None
-    hit_at_least: HitAtLeast = None
+    min_peaks: HitFrom = None
 
     def labelling(self, runs: Sequence[Run]) -> Labelling | None:
         """Labels from files or by peak counts; None if the options say nothing."""
-        by_peaks = self.miss_at_most is not None or self.hit_at_least is not None
+        by_peaks = peak_labelling(self.miss_at_most, self.min_peaks)
         if self.labels and by_peaks:
-            raise UsageError(
-                "--labels: the files hold all labels; drop --miss-at-most and --hit-at-least"
-            )
-        if self.labels:
-            return sfxreduce.train.FileLabelling.of(runs, self.labels)
-        if by_peaks:
-            return sfxreduce.train.PeakLabelling(
-                miss_at_most=self.miss_at_most, hit_at_least=self.hit_at_least
-            )
-        return None
+            raise UsageError("--labels: they say it all; drop --miss-at-most and --min-peaks")
+        if self.labels == [Path(QUARTILES)]:
+            return sfxreduce.train.QuartileLabelling()
+        return sfxreduce.train.FileLabelling.of(runs, self.labels) if self.labels else by_peaks
+
+
+def peak_labelling(miss_at_most: int | None, min_peaks: int | None) -> PeakLabelling | None:
+    """Labels by these peak counts; None if neither is given."""
+    given = {"miss_at_most": miss_at_most, "min_peaks": min_peaks}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return sfxreduce.train.PeakLabelling(**chosen) if chosen else None
 
 
 def command_group(purpose: str) -> typer.Typer:

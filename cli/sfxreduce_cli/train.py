@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +19,10 @@ from sfxreduce_cli.options import (
     WindowName,
     spread_options,
 )
-from sfxreduce_cli.output import print_trained
+from sfxreduce_cli.output import print_trained, say
+
+if TYPE_CHECKING:
+    from sfxreduce.run.run import Run
 
 __all__ = ["train"]
 
@@ -62,13 +66,14 @@ def train(
 ) -> None:
     """Train a network on labelled runs, or continue training a model on a run of your own.
 
-    Without --labels, the peak count of each event decides whether it is a hit or a miss.
+    Without --labels, hits have --min-peaks peaks or more and misses --miss-at-most or fewer; with
+    --from, the peak finder labels a sample of the run by a stricter rule.
 
     Example: sfxreduce train --in run1.zarr run2.zarr --out model/
 
     Example: sfxreduce train --from default --in run.zarr --out model/
     """
-    runs = [sfxreduce.open_run(path) for path in in_]
+    runs = _opened(in_, from_, sample)
     with where.opened() as work:
         trained = sfxreduce.train_model(
             runs,
@@ -83,3 +88,11 @@ def train(
             **work,
         )
     print_trained(trained, out, as_json=as_json)
+
+
+def _opened(paths: Sequence[Path], from_: str, sample: int | None) -> list[Run]:
+    """Open runs; say what the one needs on which a model is to go on learning."""
+    runs = [sfxreduce.open_run(path) for path in paths]
+    if from_ and len(runs) == 1:
+        say(f"train --from {from_}: {sfxreduce.train.needs(runs[0], sample=sample)}")
+    return runs

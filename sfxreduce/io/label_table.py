@@ -37,7 +37,7 @@ def write_labels(
     label : ndarray of int8
         Shape (event,): `Label` of each event.
     source : str
-        Where the labels are from: "peaks", "truth", "stream" or "csv".
+        Where the labels are from: "peaks", "quartiles", "truth", "stream" or "csv".
 
     Raises
     ------

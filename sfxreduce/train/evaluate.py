@@ -145,7 +145,7 @@ def evaluate_model(
     hit_min_peaks : int
         Fewest true peaks of a hit, where the truth lists them.
     labelling : Labelling, optional
-        The quartiles of the peak counts if not given.
+        The peak finder's rule if not given: `sfxreduce.train.labelling.PeakLabelling`.
     pool : Pool, optional
         Where events are scored; in this process if not given.
 

@@ -14,22 +14,28 @@ from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.errors import LabelError
 from sfxreduce.io.label_table import write_labels
 from sfxreduce.pipeline.stages.score import safe_scores
-from sfxreduce.run.labels import Label, Labels
+from sfxreduce.run.labels import Label, Labels, label_counts
 from sfxreduce.run.run import Run
-from sfxreduce.scorers.peaks.finder import PeakFinder
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
 from sfxreduce.scorers.peaks.scorer import PeakScorer
 from sfxreduce.train.quartiles import quartile_labels
 
 __all__ = [
+    "MISS_AT_MOST",
     "LabelledRun",
     "Labelling",
     "PeakLabelling",
+    "QuartileLabelling",
     "TruthLabelling",
     "label_run",
     "true_hits",
     "true_kinds",
     "true_peaks",
 ]
+
+MISS_AT_MOST = 2
+"""Most peaks of a miss. Noise puts 0.3 false peaks on a frame of 16 million pixels
+(docs/explanation/peak-finder.md), so that 4 in 1,000 blanks have more."""
 
 _HIT_KINDS = ("hit", "weak", "multi")
 
@@ -49,29 +55,60 @@ class Labelling(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeakLabelling:
-    """The poster's rule: the quarter of a run with most peaks are hits, that with fewest misses.
+    """The peak finder's own rule: many peaks make a hit, as for `PeakScorer`, and few a miss.
 
     Peaks are counted on whole frames, whatever the model looks at: a hit stays a hit where the
     model's window does not show it.
 
     Parameters
     ----------
-    miss_at_most, hit_at_least : float, optional
-        Thresholds in peaks that replace the run's quartiles.
+    miss_at_most : int
+        Most peaks of a miss.
+    min_peaks : int
+        Fewest peaks of a hit.
+
+    Raises
+    ------
+    UsageError
+        If an event could be both.
     """
 
     finder: PeakFinder = field(default_factory=PeakFinder)
-    miss_at_most: float | None = None
-    hit_at_least: float | None = None
+    miss_at_most: int = MISS_AT_MOST
+    min_peaks: int = MIN_PEAKS
+
+    def __post_init__(self) -> None:
+        label_counts([], miss_at_most=self.miss_at_most, hit_at_least=self.min_peaks)
 
     @property
     def sentence(self) -> str:
         """The rule in one sentence."""
-        low, high = self.miss_at_most, self.hit_at_least
         return (
-            f"misses have at most {'the lower quartile of' if low is None else f'{low:g}'} peaks, "
-            f"hits at least {'the upper quartile' if high is None else f'{high:g}'}, counted by "
-            f"{self.finder} on whole frames of each run; the middle is left out"
+            f"misses have at most {self.miss_at_most} peaks, hits at least {self.min_peaks}, "
+            f"counted by {self.finder} on whole frames of each run; what lies between is left out"
+        )
+
+    def __call__(self, run: Run, *, pool: Pool, progress: Progress) -> Labels:
+        """Label every event of a run; one that cannot be read or trusted is left open."""
+        counts = _counts(run, self.finder, pool=pool, progress=progress)
+        return label_counts(counts, miss_at_most=self.miss_at_most, hit_at_least=self.min_peaks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuartileLabelling:
+    """The poster's rule: the quarter of a run with most peaks are hits, that with fewest misses.
+
+    It is for runs of which at least a quarter are hits.
+    """
+
+    finder: PeakFinder = field(default_factory=PeakFinder)
+
+    @property
+    def sentence(self) -> str:
+        """The rule in one sentence."""
+        return (
+            "misses have at most the lower quartile of peaks, hits at least the upper quartile, "
+            f"counted by {self.finder} on whole frames of each run; the middle is left out"
         )
 
     def __call__(self, run: Run, *, pool: Pool, progress: Progress) -> Labels:
@@ -82,13 +119,17 @@ class PeakLabelling:
         LabelError
             If the counts do not tell hits from misses.
         """
-        counts = safe_scores(
-            run, PeakScorer(self.finder), pool=pool, progress=progress, stage="count peaks"
-        )
+        counts = _counts(run, self.finder, pool=pool, progress=progress)
         try:
-            return quartile_labels(counts, lower=self.miss_at_most, upper=self.hit_at_least)
+            return quartile_labels(counts)
         except LabelError as error:
             raise LabelError(f"{run.path}: {error}") from error
+
+
+def _counts(run: Run, finder: PeakFinder, *, pool: Pool, progress: Progress) -> NDArray[np.float32]:
+    """Peaks of every event on the whole frame; NaN where an event cannot be trusted."""
+    scorer = PeakScorer(finder)
+    return safe_scores(run, scorer, pool=pool, progress=progress, stage="count peaks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +214,7 @@ def label_run(
     Parameters
     ----------
     source : str
-        Where the labels are from: "peaks", "truth", "stream" or "csv".
+        Where the labels are from: "peaks", "quartiles", "truth", "stream" or "csv".
     out : Path, optional
         CSV file to write.
 

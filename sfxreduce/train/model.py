@@ -72,7 +72,7 @@ def train_model(
     window : {"auto", "centre", "full"}
         Tiles it learns from; see `sfxreduce.train.poster.train.train`.
     labelling : Labelling, optional
-        The quartiles of the peak counts if not given.
+        The peak finder's rule if not given: `sfxreduce.train.labelling.PeakLabelling`.
     out : Path, optional
         Model folder to write.
 
@@ -96,7 +96,7 @@ def train_model(
             raise UsageError(
                 "--from: expected one run, which the peak finder labels, found "
                 f"{len(runs)} and other labels or a recipe; leave --recipe, --labels, "
-                "--miss-at-most and --hit-at-least"
+                "--miss-at-most and --min-peaks"
             )
         folder = default_model() if start == "default" else Path(start)
         trained = _adapted(runs[0], folder, sample, window, seed, pool, progress)

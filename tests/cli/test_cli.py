@@ -14,6 +14,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,14 @@ import numpy as np
 import pytest
 import typer
 from commands import run
+from planted import ArrayFrames
 
 import sfxreduce
+from sfxreduce.cluster import SerialPool
+from sfxreduce.pipeline.ingest import ingest_run
+from sfxreduce.run.detector import PixelFlag
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
+from sfxreduce.simulate.run import simulate_run
 from sfxreduce_cli.inputs import spread_inputs
 from sfxreduce_cli.main import app, main
 
@@ -325,6 +331,50 @@ def test_a_full_disk_is_one_line_and_no_output(small_run: Path, tmp_path: Path) 
             assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_mask_the_other_way_round_is_told_and_rejects_nothing(tmp_path: Path) -> None:
+    """It rejected every event, with a line that did not say why."""
+    seen = simulate_run("photosystem-i-8kev", n_events=6, frame_shape=(350, 350))
+    turned = np.where(seen.detector.good(), np.uint32(PixelFlag.BAD), np.uint32(0))
+    detector = seen.detector.with_mask(turned)
+    source = ArrayFrames(frames=seen.source.read(range(6)).pixels, detector=detector)
+    path = tmp_path / "run.zarr"
+    ingest_run(replace(seen, source=source), out=path, pool=SerialPool())
+    for scorer in ("peaks", "cnn"):
+        done = process(
+            "filter", "--in", path, "--out", tmp_path / f"{scorer}.zarr", "--scorer", scorer,
+            "--serial", "--json",
+        )  # fmt: skip
+        facts = json.loads(done.stdout)
+        assert (facts["undecided"], facts["rejected"]) == (6, 0)
+        [line] = [one for one in done.stderr.splitlines() if "warning" in one]
+        assert "its mask leaves" in line
+        assert "turn the mask if it is the other way round" in line
+
+
+def test_labels_by_peaks_take_thresholds_by_either_name_and_others_take_none(
+    small_run: Path, tmp_path: Path
+) -> None:
+    base = ["label", "--in", small_run, "--out", tmp_path / "l.csv", "--overwrite", "--serial"]
+    default, named, former = (
+        json.loads(run(*base, *options, "--json").stdout)
+        for options in ((), ("--min-peaks", 8, "--miss-at-most", 2), ("--hit-at-least", 8))
+    )
+    assert default == named == former
+    assert default["source"] == "peaks"
+    assert json.loads(run(*base, "--min-peaks", 30, "--json").stdout)["hits"] < default["hits"]
+    assert json.loads(run(*base, "--from", "quartiles", "--json").stdout)["hits"] >= 10
+    for source in ("quartiles", "truth"):
+        refused = run(*base, "--from", source, "--min-peaks", 9)
+        assert "go with --from peaks; drop them" in str(refused.exception)
+    assert "found 9 and 8" in str(run(*base, "--miss-at-most", 9).exception)
+    judged = run(
+        "evaluate", "--in", small_run, "--labels", "quartiles", "--hit-at-least", 9, "--serial"
+    )
+    assert "--labels: they say it all" in str(judged.exception)
+    judged = run("evaluate", "--in", small_run, "--labels", "quartiles", "--serial", "--json")
+    assert "upper quartile" in json.loads(judged.stdout)["labels"]
 
 
 def test_options_that_contradict_each_other_are_wrong_usage(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archived import Call
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -41,6 +42,29 @@ def test_commands_and_examples_of_a_page_run(page: Path, tmp_path: Path) -> None
     run_shell("\n".join(blocks(page, "sh")), tmp_path)
     for example in blocks(page, "python"):
         run_shell(f"{shlex.quote(sys.executable)} -c {shlex.quote(example)}", tmp_path)
+
+
+def test_label_train_and_evaluate_work_on_the_run_of_the_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """As typed there; at its hit rate they once refused it."""
+    monkeypatch.setattr("sfxreduce.train.patches.adapt._REHEARSED", 2)
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text()
+    found = {}
+    for command in ("simulate", "label", "train --from default", "evaluate"):
+        [line] = re.findall(rf"^sfxreduce ({command} .*)$", text, re.MULTILINE)
+        status, found[command], errors = call(*line.split(), "--serial")
+        assert status == 0, errors
+    labels = found["label"]
+    assert (labels["events"], labels["source"]) == (100, "peaks")
+    assert labels["hits"] >= 12
+    assert labels["misses"] >= 12
+    assert found["evaluate"]["labelled"] == labels["hits"] + labels["misses"]
+    assert found["evaluate"]["fn"] == 0
+    trained = found["train --from default"]
+    assert trained["events_labelled"] >= 24
+    assert trained["after"]["lost"] == 0
 
 
 def test_commands_on_the_independent_data_keep_what_they_should(

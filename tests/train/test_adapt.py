@@ -10,21 +10,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from planted import ArrayFrames
 from typer.testing import CliRunner
 
 from sfxreduce.cluster import SerialPool
-from sfxreduce.errors import LabelError, ModelError
+from sfxreduce.errors import LabelError, ModelError, SchemaError
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.pipeline.ingest import ingest_run
+from sfxreduce.run.columns import event_columns
+from sfxreduce.run.detector import Detector
 from sfxreduce.run.labels import Label
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.cnn.folder import default_model, read_model
 from sfxreduce.scorers.cnn.model import USUAL, Model, ModelConfig
 from sfxreduce.scorers.cnn.on_torch import load_network
+from sfxreduce.scorers.peaks.scorer import PeakScorer
 from sfxreduce.simulate.run import simulate_run
 from sfxreduce.train.patches import adapt as adapting
-from sfxreduce.train.patches.adapt import Adapted, adapt
-from sfxreduce.train.patches.peak_labels import SeenEvents, see_events
+from sfxreduce.train.patches.adapt import Adapted, adapt, needs
+from sfxreduce.train.patches.peak_labels import HIT_AT_LEAST, MISS_AT_MOST, SeenEvents, see_events
 from sfxreduce_cli.main import app
 
 N_EVENTS = 60
@@ -158,8 +162,61 @@ def test_what_is_usual_stays_as_it_does_not_depend_on_the_network(
 
 def test_a_run_without_hits_is_refused(start: Model) -> None:
     blank = simulate_run("pyp-cspad", n_events=24, hit_rate=0.0, seed=3)
-    with pytest.raises(LabelError, match="at least 20 clear hits and as many misses"):
+    with pytest.raises(LabelError, match=r"found \d+ and \d+ in 24 of 24 events; give another"):
         adapt(blank, start=start, pool=SerialPool())
+
+
+def test_too_few_hits_in_the_sample_name_the_sample_that_would_do(start: Model) -> None:
+    rare = simulate_run("pyp-cspad", n_events=400, hit_rate=0.3, seed=3)
+    with pytest.raises(LabelError, match=r"in 24 of 400 events; pass --sample \d+") as refused:
+        adapt(rare, start=start, sample=24, pool=SerialPool())
+    assert 24 < int(str(refused.value).split("--sample ")[1].split(",")[0]) <= 400
+
+
+def test_what_is_needed_is_said_and_refused_before_a_frame_is_read(
+    run: Run, start: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = needs(run)
+    for words in (
+        "12 clear hits (10 peaks or more)",
+        "12 clear misses (4 or fewer)",
+        "among 60 of 60 whole frames",
+        "ADU per photon",
+    ):
+        assert words in text
+    assert "among 30 of 60 whole frames" in needs(run, sample=30)
+    monkeypatch.setattr(type(run.source), "read", None)
+    with pytest.raises(LabelError, match="found 23 events; pass a larger --sample"):
+        adapt(run, start=start, sample=23, pool=SerialPool())
+
+
+def test_a_run_of_unknown_gain_is_refused_before_peaks_are_counted(start: Model) -> None:
+    frames = np.full((30, 350, 350), 7, np.int16)  # nothing to measure it by
+    detector = Detector.centred("camera", (350, 350))
+    source = ArrayFrames(frames=frames, detector=detector)
+    blank = Run(source=source, columns=event_columns(30), experiment="test", name="blank")
+    assert "to be measured on frames" in needs(blank)
+    with pytest.raises(SchemaError, match="expected the gain in ADU per photon"):
+        adapt(blank, start=start, pool=SerialPool())
+
+
+def test_a_frame_of_a_single_tile_can_be_a_hit(start: Model) -> None:
+    """A tile counted for 3 peaks, and so no frame of fewer than four tiles could have 10."""
+    small = simulate_run(
+        "photosystem-i-8kev", n_events=24, hit_rate=0.5, seed=1, frame_shape=(350, 350)
+    )
+    config = start.config
+    found = see_events(
+        small,
+        range(24),
+        candidates=config.candidates,
+        pooling=config.pooling,
+        pool=SerialPool(),
+    )
+    counts = PeakScorer()(small.source.read(range(24)).pixels, small.detector)
+    assert (counts >= HIT_AT_LEAST).sum() > 3
+    np.testing.assert_array_equal(found.label == Label.HIT, counts >= HIT_AT_LEAST)
+    np.testing.assert_array_equal(found.label == Label.MISS, counts <= MISS_AT_MOST)
 
 
 def test_a_model_without_calibrated_hits_is_refused(run: Run, start: Model) -> None:
@@ -179,6 +236,7 @@ def test_the_command_writes_a_model_that_scores(run: Run, tmp_path: Path) -> Non
         f"train --from default --in {stored} --out {tmp_path / 'model'} --serial --json".split(),
     )
     assert made.exit_code == 0, made.output
+    assert "train --from default: needs 12 clear hits" in made.stderr
     facts = json.loads(made.stdout)
     assert {"adapted", "before", "after", "events_labelled", "cpu_seconds"} <= set(facts)
     assert {"loss", "specificity", "threshold", "hits", "blanks"} <= set(facts["before"])

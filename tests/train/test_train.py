@@ -20,6 +20,8 @@ from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.decisions.decide import Decision, decide
 from sfxreduce.errors import LabelError, UsageError
+from sfxreduce.pipeline.filter import plan_filter
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.labels import Label, Labels
@@ -32,9 +34,18 @@ from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.on_torch import hit_probability, load_network
 from sfxreduce.scorers.cnn.poster.normalise import Normalisation, normalise
 from sfxreduce.scorers.cnn.scorer import CnnScorer
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS
+from sfxreduce.scorers.peaks.scorer import PeakScorer
 from sfxreduce.train.card import model_card
 from sfxreduce.train.evaluate import Evaluation, evaluate_model
-from sfxreduce.train.labelling import PeakLabelling, TruthLabelling, true_hits, true_kinds
+from sfxreduce.train.labelling import (
+    MISS_AT_MOST,
+    PeakLabelling,
+    QuartileLabelling,
+    TruthLabelling,
+    true_hits,
+    true_kinds,
+)
 from sfxreduce.train.metrics import Confusion
 from sfxreduce.train.poster.augment import vary
 from sfxreduce.train.poster.dataset import EventSet, read_labelled, split_events
@@ -42,7 +53,7 @@ from sfxreduce.train.poster.train import train
 from sfxreduce.train.recipe import MODERN, POSTER, RECIPES, Recipe
 from sfxreduce.train.windows import window_curve
 
-QUICK = Recipe(name="quick", optimiser="adamw", learning_rate=0.001, batch=4, epochs=6)
+QUICK = Recipe(name="quick", optimiser="adamw", learning_rate=0.001, batch=4, epochs=12)
 CAREFUL = replace(QUICK, epochs=3, patience=2, augment=True, balance=True, hit_loss=0.1)
 FLAGS = {"flag_values": [0, 1, 4], "flag_meanings": "blank hit artefact"}
 
@@ -368,12 +379,55 @@ def test_judging_needs_a_run() -> None:
         evaluate_model(BrightestPixel(), [])
 
 
-def test_peak_labels_name_the_run_they_fail_on() -> None:
-    rule = PeakLabelling()
-    with pytest.raises(LabelError, match=r"memory: labels: .*--hit-at-least"):
-        rule(planted_run(n_events=8), pool=SerialPool(), progress=silent)
-    assert "lower quartile" in rule.sentence
-    assert "hits at least 5" in PeakLabelling(hit_at_least=5).sentence
+def _rare_hits(n_events: int = 24) -> Run:
+    """One event in 12 shows 30 peaks, one 5 to 7, the others 0 to 2: an ordinary hit rate."""
+    run = _crystal_run(4, n_events=n_events)
+    assert isinstance(run.source, ArrayFrames)
+    frames = run.source.frames.copy()
+    blank = frames[::2]
+    frames[1::2] = np.roll(blank, 3, axis=2)
+    frames[7::12] = run.source.frames[7::12]
+    frames[3::12] = blank[0]
+    frames[3::12, 20::70, 30] = 2000
+    return replace(run, source=replace(run.source, frames=frames))
+
+
+def test_peak_labels_are_those_of_the_peak_finder_at_any_hit_rate() -> None:
+    """They were quartiles, which refuse a run of which fewer than a quarter are hits."""
+    run = _rare_hits()
+    labels = PeakLabelling()(run, pool=SerialPool(), progress=silent)
+    plan = plan_filter(run, FilterSettings(scorer=PeakScorer(), audit_share=0), pool=SerialPool())
+    hits = np.flatnonzero(plan.decisions.decision == Decision.HIT)
+    assert np.flatnonzero(labels.label == Label.HIT).tolist() == hits.tolist() == [7, 19]
+    assert np.flatnonzero(labels.label == Label.MAYBE).tolist() == [3, 15]
+    assert labels.count(Label.MISS) == 20
+    assert (labels.miss_at_most, labels.hit_at_least) == (MISS_AT_MOST, MIN_PEAKS)
+    found = evaluate_model(PeakScorer(), [run])
+    assert (found.labelled.counts.tp, found.labelled.counts.tn, found.n_unlabelled) == (2, 20, 2)
+    lower = PeakLabelling(min_peaks=4)(run, pool=SerialPool(), progress=silent)
+    assert lower.count(Label.HIT) == 4
+
+
+def test_rules_by_peaks_say_what_they_are() -> None:
+    assert "at most 2 peaks, hits at least 8," in PeakLabelling().sentence
+    assert "hits at least 5" in PeakLabelling(min_peaks=5).sentence
+    assert "lower quartile" in QuartileLabelling().sentence
+    with pytest.raises(UsageError, match="--miss-at-most below --min-peaks, found 8 and 8"):
+        PeakLabelling(miss_at_most=8)
+
+
+def test_quartiles_name_the_run_they_fail_on() -> None:
+    with pytest.raises(LabelError, match=r"memory: labels: .* leave 'quartiles' out"):
+        QuartileLabelling()(planted_run(n_events=8), pool=SerialPool(), progress=silent)
+    labels = QuartileLabelling()(_crystal_run(1), pool=SerialPool(), progress=silent)
+    assert labels.count(Label.HIT) == 12
+
+
+def test_held_out_events_without_a_hit_are_refused_before_anything_is_learned() -> None:
+    told: list[str] = []
+    with pytest.raises(LabelError, match=r"hits among the \d+ events held out"):
+        train([_rare_hits()], recipe=CAREFUL, progress=lambda stage, *_: told.append(stage))
+    assert "train" not in told
 
 
 def test_truth_labels_leave_crystals_without_peaks_open() -> None:

@@ -10,6 +10,7 @@ calibrated on.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.decisions.threshold import Promise, binomial_threshold
-from sfxreduce.errors import LabelError, ModelError
+from sfxreduce.errors import LabelError, ModelError, SchemaError
 from sfxreduce.quality.frame_statistics import envelope_of
 from sfxreduce.run.labels import Label
 from sfxreduce.run.run import Run
@@ -39,12 +40,16 @@ from sfxreduce.train.patches.peak_labels import HIT_AT_LEAST, MISS_AT_MOST, Seen
 from sfxreduce.train.patches.simulated import SEED, as_seen
 from sfxreduce.train.patches.train import ADAPT, train_patches
 
-__all__ = ["SAMPLE", "Adapted", "adapt"]
+__all__ = ["SAMPLE", "Adapted", "adapt", "needs"]
 
 SAMPLE = 400
 """Events of the run that are looked at, unless the user says otherwise."""
 
-_FEWEST = 5
+_FEWEST = 3
+"""Fewest hits, and misses, to choose by and to judge by; twice as many are learned from. So a run
+of 100 events at a hit rate of 15 % has enough of both."""
+FEWEST_CLEAR = 4 * _FEWEST
+"""Fewest clear hits in the sample, and fewest clear misses."""
 _REHEARSED = 24
 # A peak of the peak finder is not learned if the old network gives it less than this logit.
 _UNLIKELY = -2.0
@@ -85,6 +90,32 @@ class Adapted:
         }
 
 
+def needs(run: Run, *, sample: int | None = None) -> str:
+    """What `adapt` needs of a run, in one sentence to be read before it starts.
+
+    Raises
+    ------
+    LabelError
+        If the run or the sample is too small to have it.
+    """
+    n_seen = min(sample or SAMPLE, run.n_events)
+    wanted = (
+        f"{FEWEST_CLEAR} clear hits ({HIT_AT_LEAST} peaks or more) and {FEWEST_CLEAR} clear misses "
+        f"({MISS_AT_MOST} or fewer) by the peak finder"
+    )
+    if n_seen < 2 * FEWEST_CLEAR:
+        raise LabelError(
+            f"{run.path}: expected {wanted}, found {n_seen} events; pass a larger --sample, or "
+            "another run"
+        )
+    gain = run.detector.adu_per_photon
+    return (
+        f"needs {wanted} among {n_seen:,} of {run.n_events:,} whole frames, and the gain, "
+        f"{f'{gain:g} ADU per photon' if _is_gain(gain) else 'to be measured on frames'}; refuses "
+        "before it trains if they are not there"
+    )
+
+
 def adapt(
     run: Run,
     *,
@@ -111,8 +142,11 @@ def adapt(
         If the model has another network.
     LabelError
         If the sample has too few clear hits or misses.
+    SchemaError
+        If the gain is neither known nor can be measured.
     """
     _check(start)
+    needs(run, sample=sample)
     started = time.process_time()
     seen = _sampled(run, start, sample or SAMPLE, pool=pool, progress=progress)
     parts = _parts(seen, run)
@@ -153,6 +187,11 @@ def _check(start: Model) -> None:
 def _sampled(run: Run, start: Model, sample: int, *, pool: Pool, progress: Progress) -> SeenEvents:
     """Candidates of events spread evenly over a run, through the window of a model."""
     own = as_seen(run)
+    if not _is_gain(own.detector.adu_per_photon):
+        raise SchemaError(
+            f"{run.path}: expected the gain in ADU per photon, found none in the run, nor single "
+            "photons to measure it by; store it with the run (in CXI: detector_1/adu_per_photon)"
+        )
     events = np.unique(np.linspace(0, run.n_events - 1, min(sample, run.n_events)).astype(int))
     seen = see_events(
         own,
@@ -170,17 +209,31 @@ def _parts(seen: SeenEvents, run: Run) -> dict[str, NDArray[np.int64]]:
     parts: dict[str, list[NDArray[np.int64]]] = {"learn": [], "choose": [], "judge": []}
     for label in Label:
         own = np.flatnonzero(seen.label == label)
-        if label is not Label.MAYBE and own.size < 4 * _FEWEST:
+        if label is not Label.MAYBE and own.size < FEWEST_CLEAR:
             raise LabelError(
-                f"{run.path}: expected at least {4 * _FEWEST} clear hits and as many misses by the "
-                f"peak finder, found {own.size} of {label.name.lower()} in {seen.label.size} "
-                "events; pass a larger --sample, or another run"
+                f"{run.path}: expected at least {FEWEST_CLEAR} clear hits and as many misses by "
+                f"the peak finder, found {np.count_nonzero(seen.label == Label.HIT)} and "
+                f"{np.count_nonzero(seen.label == Label.MISS)} in {seen.label.size:,} of "
+                f"{run.n_events:,} events; {_way_out(own.size, seen.label.size, run.n_events)}"
             )
         turn = np.arange(own.size) % 4
         parts["learn"].append(own[turn % 2 == 0])
         parts["choose"].append(own[turn == 1])
         parts["judge"].append(own[turn == 3])
     return {name: np.concatenate(of_label) for name, of_label in parts.items()}
+
+
+def _way_out(n_clear: int, n_seen: int, n_events: int) -> str:
+    """What to do about too few events with a label: how many to look at, if the run has so many."""
+    # Twice as many as should do: at 24 expected the number varies by 5, and 12 are enough.
+    wanted = -(-2 * FEWEST_CLEAR * n_seen // n_clear) if n_clear else math.inf
+    if wanted <= n_events:
+        return f"pass --sample {wanted}"
+    return f"pass --sample {n_events}, or another run" if n_seen < n_events else "give another run"
+
+
+def _is_gain(adu_per_photon: float) -> bool:
+    return math.isfinite(adu_per_photon) and adu_per_photon > 0
 
 
 def _agreed(old: Tried, seen: SeenEvents, threshold: float) -> SeenEvents:

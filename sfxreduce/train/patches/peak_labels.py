@@ -22,7 +22,7 @@ from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.quality.frame_statistics import frame_statistics
 from sfxreduce.run.detector import Detector
-from sfxreduce.run.labels import Label
+from sfxreduce.run.labels import Label, label_counts
 from sfxreduce.run.run import FrameSource, Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
@@ -40,9 +40,12 @@ __all__ = [
 ]
 
 HIT_AT_LEAST = 10
-"""Fewest peaks of a hit, a tile counting for `Pooling.most_per_tile` at most."""
-MISS_AT_MOST = MIN_PEAKS // 2
-"""Most peaks of a miss, counted in the same way."""
+"""Fewest peaks of a hit, a tile counting for `Pooling.most_per_tile` (3) at most: one more than a
+streak through three tiles can show."""
+MISS_AT_MOST = 4
+"""Most peaks of a miss, counted in the same way: a streak in one tile and a false peak elsewhere.
+Frames with more peaks than a miss of `sfxreduce.train.labelling.PeakLabelling` are wanted here, as
+they teach what not to fall for."""
 _EVENTS_PER_TASK = 8
 
 
@@ -92,20 +95,21 @@ def see_events(
     run : Run
         As it is scored, its hot pixels masked.
     pooling : Pooling
-        Its cap on the peaks of a tile is used.
+        Its cap on the peaks of a tile is used, unless no event could then have enough for a hit:
+        a frame of one to three tiles.
     """
+    n_tiles = len(Window.tiled(run.detector).origins)
     groups = [events[i : i + _EVENTS_PER_TASK] for i in range(0, len(events), _EVENTS_PER_TASK)]
     see = partial(
         _see,
         source=run.source,
         candidates=candidates,
-        most=pooling.most_per_tile,
+        most=max(pooling.most_per_tile, HIT_AT_LEAST / n_tiles),
         caller=os.getpid(),
     )
     work = pool.map("see", see, groups)
     parts = dict(tracked(work, stage="look", total=len(groups), progress=progress))
     ordered = [parts[number] for number in sorted(parts)]
-    n_tiles = len(Window.tiled(run.detector).origins)
     first = np.cumsum([0, *(part.patches.n_events for part in ordered)])
     found = joined(
         [
@@ -177,9 +181,8 @@ def _see(
 def _label(tile: NDArray[np.integer], most: float) -> Label:
     """Label of an event by the tile of each of its peaks."""
     counted = np.minimum(np.bincount(tile[tile >= 0], minlength=1), most).sum()
-    if counted >= HIT_AT_LEAST:
-        return Label.HIT
-    return Label.MISS if counted <= MISS_AT_MOST else Label.MAYBE
+    labels = label_counts([counted], miss_at_most=MISS_AT_MOST, hit_at_least=HIT_AT_LEAST)
+    return Label(labels.label[0])
 
 
 def _taught(near: NDArray[np.float32], label: Label, *, streaky: bool) -> NDArray[np.float32]:

@@ -97,7 +97,7 @@ def read_labelled(
         n_hits = int(is_hit.sum())
         raise LabelError(
             f"{run.path}: expected hits and misses, found {n_hits} and {is_hit.size - n_hits} that "
-            "can be read; pass --miss-at-most and --hit-at-least, or leave this run out"
+            "can be read; pass --miss-at-most and --min-peaks, or leave this run out"
         )
     return EventSet(seen=seen, is_hit=is_hit)
 

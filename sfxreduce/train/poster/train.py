@@ -68,7 +68,7 @@ def train(
         Tiles it learns from and looks at: the one in the middle, or all. "auto" learns from all and
         then takes the fewest that keep the held-out hits; without held-out events, the middle one.
     labelling : Labelling, optional
-        The quartiles of the peak counts if not given.
+        The peak finder's rule if not given: `sfxreduce.train.labelling.PeakLabelling`.
     pool : Pool, optional
         Where peaks are counted; in this process if not given. Training itself takes one core.
 
@@ -138,20 +138,9 @@ class _Learner:
             self._network.load_state_dict(best)
 
     def settle(self, held: Sequence[EventSet], detector: Detector, *, choose: bool) -> None:
-        """Take the fewest tiles that do, if there is a choice, and a threshold for them.
-
-        Raises
-        ------
-        LabelError
-            If there is no hit among the held-out events.
-        """
+        """Take the fewest tiles that do, if there is a choice, and a threshold for them."""
         of_tiles = np.concatenate([self._of_tiles(events) for events in held])
         is_hit = np.concatenate([events.is_hit for events in held])
-        if not is_hit.any():
-            raise LabelError(
-                f"train: expected hits among the {is_hit.size} events held out to choose the "
-                "threshold by, found none; add runs, or a longer one"
-            )
         if choose and of_tiles.shape[1] > 1:
             self._curve = window_curve(of_tiles, is_hit, detector)
             self._window = smallest_window(self._curve)
@@ -236,7 +225,13 @@ def _tiles_to_read(window: str, recipe: Recipe) -> TileChoice:
 def _learn(
     learner: _Learner, readers: Sequence[Callable[[], EventSet]], recipe: Recipe, *, n_held: int
 ) -> list[EventSet]:
-    """Learn from all runs but those held out; return the events that told when to stop."""
+    """Learn from all runs but those held out; return the events that told when to stop.
+
+    Raises
+    ------
+    LabelError
+        If there is no hit among the held-out events; before anything is learned.
+    """
     n_learned = len(readers) - n_held
     if recipe.run_after_run:
         for read in readers[:n_learned]:  # one run in memory at a time
@@ -246,6 +241,12 @@ def _learn(
     rest, held = sets[:n_learned], sets[n_learned:]
     if recipe.patience and not n_held:
         rest, held = ([part] for part in split_events(sets[0], every=_HELD_OUT_SHARE))
+    if held and not any(events.n_hits for events in held):
+        n_held_events = sum(map(len, held))
+        raise LabelError(
+            f"train: expected hits among the {n_held_events} events held out to choose the "
+            "threshold by, found none; add runs, or a longer one"
+        )
     learner.learn(rest, held)
     return held
 
