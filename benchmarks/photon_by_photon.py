@@ -254,7 +254,7 @@ class Rendering:
         expected = np.float32(strengths[0]) * self.near
         expected += np.float32(strengths[1]) * self.ring
         others = self._add_artefacts(expected, rng) if not empty else []
-        photons = rng.poisson(expected).astype(np.float32)
+        photons = _arrived(expected, rng)
         n_peaks = 0
         if self.has_crystal[number] and not empty:
             spots = self._crystal(rng)
@@ -428,6 +428,26 @@ def _scattering(
     ring *= 0.7 * (1 + 0.25 * np.cos(2 * angle + 0.7))
     open_ = radius > _BEAMSTOP_PX
     return (level * near * open_).astype(np.float32), (level * ring * open_).astype(np.float32)
+
+
+def _arrived(expected: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw Poisson numbers of photons.
+
+    Of less than about a photon a pixel it is faster to let them arrive one after the other: the
+    waiting times are exponential, and a pixel counts until its time is over.
+    """
+    if expected.mean() > 1:
+        return rng.poisson(expected).astype(np.float32)
+    photons = np.zeros(expected.size, np.float32)
+    left = expected.ravel() - rng.standard_exponential(expected.size, np.float32)
+    at = np.flatnonzero(left > 0)
+    left = left[at]
+    while at.size:
+        photons[at] += 1
+        left -= rng.standard_exponential(at.size, np.float32)
+        more = left > 0
+        at, left = at[more], left[more]
+    return photons.reshape(expected.shape)
 
 
 def write_run(plan: RunPlan, path: Path) -> Truth:

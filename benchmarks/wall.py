@@ -78,7 +78,7 @@ _BARE = {"has_metadata": False}
 _COUNTER = {"gain": 1.0, "readout": 0.0, "dtype": "uint16", "full_scale": 65534.0}
 _CALIBRATED = {"gain": 8.0, "readout": 0.3, "dtype": "float32", "full_scale": 1e5}
 _FEW = {"spots": (10, 15), "sigma_px": 0.2, "photons": 90.0, "even": 0.7, "weak": 0.1}
-_BLURRED = {"spots": (71, 98), "photons": 400.0, "even": 0.3, "weak": 0.0}
+_BLURRED = {"spots": (71, 98), "photons": 800.0, "even": 0.3, "weak": 0.0}
 _NEAR = {"within_px": 180.0}
 
 WALL: tuple[WallRun, ...] = (
@@ -113,13 +113,14 @@ WALL: tuple[WallRun, ...] = (
         "one tile, bare", 1, 0.057, camera=_BARE, crystals={"weak": 0.6}, small=True,
         least_rejected=0.95,
     ),
-    _run("near the beam, bare", 9, 0.055, camera=_BARE, crystals=_NEAR, small=True,
-         least_rejected=0.95),
+    _run("near the beam, bare", 9, 0.055, camera=_BARE, crystals=_NEAR | {"photons": 150.0},
+         small=True, least_rejected=0.95),
     _run("25 tiles, sigma 2.5", 25, 0.07, crystals=_BLURRED | {"sigma_px": 2.5},
          least_rejected=0.95),
     _run("25 tiles, sigma 3", 25, 0.12, crystals=_BLURRED | {"sigma_px": 3.0},
          least_rejected=0.95),
-    _run("25 tiles, near the beam", 25, 0.07, crystals=_NEAR, least_rejected=0.95),
+    _run("25 tiles, near the beam", 25, 0.07, crystals=_NEAR | {"photons": 150.0},
+         least_rejected=0.95),
     _run("few peaks, first", 9, 0.48, crystals=_FEW, small=True, least_rejected=0.95),
     _run("few peaks, second", 9, 0.48, crystals=_FEW, seed=2, least_rejected=0.95),
     _run("rings", 9, 0.15, artefacts={"rings": 0.6}, small=True, least_rejected=0.9),
@@ -136,7 +137,7 @@ WALL: tuple[WallRun, ...] = (
     _run("9 tiles, sigma 0.3", 9, 0.1, crystals={"sigma_px": 0.3}),
     _run("4 tiles, sigma 2.5", 4, 0.1, crystals=_BLURRED | {"sigma_px": 2.5}, small=True),
     _run("9 tiles, sigma 3", 9, 0.1, crystals=_BLURRED | {"sigma_px": 3.0}),
-    _run("9 tiles, sigma 4", 9, 0.1, crystals=_BLURRED | {"sigma_px": 4.0, "photons": 600.0}),
+    _run("9 tiles, sigma 4", 9, 0.1, crystals=_BLURRED | {"sigma_px": 4.0, "photons": 1500.0}),
     _run("9 tiles, streaks of 13 px", 9, 0.1, crystals={"streak_px": 13.0, "photons": 200.0}),
     _run("4 tiles, Laue", 4, 0.1,
          crystals={"spots": (80, 200), "bandwidth": 0.012, "photons": 150.0}, small=True),

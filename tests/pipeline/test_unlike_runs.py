@@ -84,7 +84,7 @@ def test_runs_that_once_lost_hits_lose_none_and_their_blanks_go(run: WallRun) ->
     "runs",
     [
         pytest.param([run for run in WALL if run.small], id="small wall"),
-        pytest.param(list(WALL), id="wall", marks=pytest.mark.slow),
+        pytest.param(list(WALL), id="wall", marks=[pytest.mark.slow, pytest.mark.timeout(14_400)]),
     ],
 )
 def test_all_promised_runs_together_keep_the_promise(runs: list[WallRun]) -> None:
