@@ -208,7 +208,7 @@ class Rendering:
         self.plan = plan
         camera, side = plan.camera, plan.camera.side
         rng = np.random.default_rng([plan.seed, 0])
-        self.has_crystal = _chosen(plan, rng)
+        self.has_crystal = _with_crystal(plan, rng)
         self.middle = (side - 1) / 2
         y, x = np.indices((side, side), np.float32) - np.float32(self.middle)
         self.radius = np.hypot(y, x)
@@ -245,11 +245,11 @@ class Rendering:
         tuple of (ndarray, int)
             The frame as it is stored, in ADU, and its true peaks.
         """
-        plan, shown = self.plan, self.plan.artefacts
+        plan = self.plan
         rng = np.random.Generator(np.random.SFC64([plan.seed, 1, number]))
         later = number >= plan.n_events // 2
         level = plan.later_background if later else 1.0
-        empty = rng.random() < shown.empty
+        empty = rng.random() < plan.artefacts.empty
         strengths = rng.lognormal(0.0, 0.15, 2) * level * (not empty)
         expected = np.float32(strengths[0]) * self.near
         expected += np.float32(strengths[1]) * self.ring
@@ -332,11 +332,11 @@ class Rendering:
         self, expected: NDArray[np.float32], rng: np.random.Generator
     ) -> list[_Spots]:
         """Add streaks and smooth rings to the expected photons; return grains and salt."""
-        shown, spots = self.plan.artefacts, []
+        artefacts, spots = self.plan.artefacts, []
         half = self.plan.camera.side / 2
-        if rng.random() < shown.jets:
+        if rng.random() < artefacts.jets:
             self._add_jet(expected, rng)
-        if rng.random() < shown.rings:
+        if rng.random() < artefacts.rings:
             radii = rng.uniform(0.1 * half, 0.95 * half, rng.integers(1, 5))
             profile = np.zeros(int(self.radius.max()) + 2, np.float32)
             at = np.arange(profile.size)
@@ -345,9 +345,9 @@ class Rendering:
             expected += profile[self.radius.astype(np.int32)]
             if rng.random() < 0.5:
                 spots += [self._grains(radius, rng, photons=40) for radius in radii]
-        if rng.random() < shown.ice:
+        if rng.random() < artefacts.ice:
             spots += [self._grains(at * half, rng, photons=150) for at in (0.61, 0.65, 0.69)]
-        if rng.random() < shown.salt:
+        if rng.random() < artefacts.salt:
             radius = rng.uniform(0.2 * half, 0.95 * half, rng.integers(2, 6))
             bright = rng.uniform(500, 5000, radius.size)
             spots.append(self._at(radius, bright, np.full(radius.size, 1.2), rng, across=1.2))
@@ -383,7 +383,7 @@ class Rendering:
         self, photons: NDArray[np.float32], rng: np.random.Generator
     ) -> NDArray[np.generic]:
         """Turn photons into a frame in ADU."""
-        camera, shown = self.plan.camera, self.plan.artefacts
+        camera, artefacts = self.plan.camera, self.plan.artefacts
         photons *= self.gain
         photons += self.offset
         if camera.readout:
@@ -392,13 +392,13 @@ class Rendering:
             photons += noise * self.noise
             rows = 0.1 * rng.standard_normal((camera.side, 1)) + 0.2 * rng.standard_normal()
             photons += (camera.readout * rows).astype(np.float32)
-        if shown.hot_pixels:
+        if artefacts.hot_pixels:
             bright = rng.random(self.glow.size) < 0.8
             photons[tuple(self.hot)] += self.glow * bright * rng.uniform(0.5, 1.5, self.glow.size)
-        if shown.hot_columns:
+        if artefacts.hot_columns:
             flicker = rng.uniform(0.5, 1.5, self.columns.size) * self.column_glow
             photons[:, self.columns] += rng.exponential(flicker, (camera.side, self.columns.size))
-        if shown.off:
+        if artefacts.off:
             photons[~self.working] = 0
         photons *= camera.gain
         dtype = np.dtype(camera.dtype)
@@ -409,14 +409,14 @@ class Rendering:
         return adu.astype(dtype).reshape(camera.frame_shape)
 
 
-def _chosen(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.bool_]:
+def _with_crystal(plan: RunPlan, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Events with a crystal: exactly as many as the hit rates ask for, in each half of the run."""
     later = plan.hit_rate if plan.later_hit_rate is None else plan.later_hit_rate
     cut = plan.n_events // 2
-    chosen = []
+    halves = []
     for rate, size in ((plan.hit_rate, cut), (later, plan.n_events - cut)):
-        chosen.append(rng.permutation(size) < round(rate * size))
-    return np.concatenate(chosen)
+        halves.append(rng.permutation(size) < round(rate * size))
+    return np.concatenate(halves)
 
 
 def _scattering(

@@ -1,9 +1,9 @@
 """Hits lost and blanks kept on runs that are unlike the simulated ones, and what was promised.
 
-Every run of `wall.WALL` is rendered by `photon_by_photon`, written into a CXI file and filtered
-twice at the defaults: as `sfxreduce filter` does it, and with `--scorer peaks`. The table also has
-the network alone, that is every event below the promised threshold. Hits are told apart by their
-true peaks, blanks have no crystal.
+Every run of `wall.WALL` is rendered by `photon_by_photon`, written into a CXI file of up to 5 GB
+and filtered twice at the defaults: as `sfxreduce filter` does it, and with `--scorer peaks`. The
+table also has the network alone, which rejects every event below the promised threshold. Hits are
+counted by their true peaks; a blank is an event without a crystal.
 
     python benchmarks/unlike_runs.py --out docs/results/unlike_runs
     python benchmarks/unlike_runs.py --small
@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +175,9 @@ def _count(events: NDArray[np.bool_]) -> int:
     return int(np.count_nonzero(events))
 
 
-def page(judged: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
-    """Make the table from the figures of `Judged.to_json`."""
-    rows = list(judged)
+def page(figures: Mapping[str, Any]) -> str:
+    """Make the table from the machine and the rows of `Judged.to_json`."""
+    facts, rows = figures["machine"], figures["runs"]
     lines = [
         "<!-- made by benchmarks/unlike_runs.py; do not edit -->",
         f"{len(rows)} runs, {sum(row['inside'] for row in rows)} of them inside (marked *), on "
@@ -243,22 +242,28 @@ def main() -> None:
         if unknown:
             raise SystemExit(f"no run {unknown}; known are {sorted(run.name for run in chosen)}")
         chosen = [run for run in chosen if run.name in options.only]
-    judged: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(options.jobs) as pool:
         # The largest first, so that no process is left alone with one at the end.
         order = sorted(chosen, key=lambda run: -run.n_tiles)
-        tasks = [pool.submit(partial(judge, run, Path(folder))) for run in order]
-        for task in as_completed(tasks):
+        for task in as_completed([pool.submit(judge, run, Path(folder)) for run in order]):
             row = task.result().to_json()
-            judged[row["name"]] = row
+            rows[row["name"]] = row
             print(_line(row), flush=True)
-    found = {"machine": machine(), "runs": [judged[run.name] for run in chosen]}
-    table = page(found["runs"], found["machine"])
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(table)
-    print(table)
+            figures = {
+                "machine": machine(),
+                "runs": [rows[run.name] for run in chosen if run.name in rows],
+            }
+            if options.out:
+                write(figures, options.out)
+    print(page(figures))
+
+
+def write(figures: Mapping[str, Any], out: Path) -> None:
+    """Write figures and table; after every run, for a wall takes an hour."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+    out.with_suffix(".md").write_text(page(figures))
 
 
 if __name__ == "__main__":

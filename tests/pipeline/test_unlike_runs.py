@@ -6,6 +6,7 @@ change; the whole one is slow.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,55 +30,43 @@ def judged(name: str) -> Judged:
         return judge(run, Path(folder))
 
 
-EACH_RUN = pytest.mark.parametrize(
-    "run",
-    [pytest.param(run, id=run.name, marks=() if run.small else pytest.mark.slow) for run in WALL],
-)
+def each(runs: Iterable[WallRun]) -> pytest.MarkDecorator:
+    """One test for each run; those beyond the small wall are slow."""
+    params = [
+        pytest.param(run, id=run.name, marks=() if run.small else pytest.mark.slow) for run in runs
+    ]
+    return pytest.mark.parametrize("run", params)
 
 
-@EACH_RUN
+@each(WALL)
 def test_a_promised_run_loses_no_more_than_chance_allows(run: WallRun) -> None:
-    found = judged(run.name)
-    if found.promised:
-        assert found.lost["default"]["10+"] <= most_lost(found.hits["10+"], found.max_loss)
+    outcome = judged(run.name)
+    if outcome.promised:
+        assert outcome.lost["default"]["10+"] <= most_lost(outcome.hits["10+"], outcome.max_loss)
     else:
-        assert found.reasons
+        assert outcome.reasons
 
 
-@EACH_RUN
+@each(WALL)
 def test_nothing_is_lost_that_the_peak_finder_keeps(run: WallRun) -> None:
-    found = judged(run.name)
-    if found.specificity("peaks") >= SURE_OF_BLANKS:
-        assert found.lost_alone == 0
+    outcome = judged(run.name)
+    if outcome.specificity("peaks") >= SURE_OF_BLANKS:
+        assert outcome.lost_alone == 0
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
-        pytest.param(run, id=run.name, marks=() if run.small else pytest.mark.slow)
-        for run in WALL
-        if run.inside
-    ],
-)
+@each(run for run in WALL if run.inside)
 def test_the_promise_is_given_for_ordinary_runs(run: WallRun) -> None:
-    found = judged(run.name)
-    assert found.promised, found.reasons
+    outcome = judged(run.name)
+    assert outcome.promised, outcome.reasons
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
-        pytest.param(run, id=run.name, marks=() if run.small else pytest.mark.slow)
-        for run in WALL
-        if run.least_rejected is not None
-    ],
-)
+@each(run for run in WALL if run.least_rejected is not None)
 def test_runs_that_once_lost_hits_lose_none_and_their_blanks_go(run: WallRun) -> None:
-    found = judged(run.name)
+    outcome = judged(run.name)
     assert run.least_rejected is not None
-    assert found.hits["10+"]
-    assert found.lost["default"]["10+"] == 0
-    assert found.specificity("default") >= run.least_rejected
+    assert outcome.hits["10+"]
+    assert outcome.lost["default"]["10+"] == 0
+    assert outcome.specificity("default") >= run.least_rejected
 
 
 @pytest.mark.parametrize(
@@ -88,10 +77,11 @@ def test_runs_that_once_lost_hits_lose_none_and_their_blanks_go(run: WallRun) ->
     ],
 )
 def test_all_promised_runs_together_keep_the_promise(runs: list[WallRun]) -> None:
-    promised = [found for found in (judged(run.name) for run in runs) if found.promised]
-    hits = sum(found.hits["10+"] for found in promised)
+    promised = [outcome for outcome in (judged(run.name) for run in runs) if outcome.promised]
+    hits = sum(outcome.hits["10+"] for outcome in promised)
     assert hits
-    assert sum(found.lost["default"]["10+"] for found in promised) <= Promise().max_loss * hits
+    lost = sum(outcome.lost["default"]["10+"] for outcome in promised)
+    assert lost <= Promise().max_loss * hits
 
 
 def test_the_wall_is_as_wide_as_it_says() -> None:
