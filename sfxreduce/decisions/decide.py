@@ -1,17 +1,25 @@
-"""Keep, reject or leave undecided: one decision for every event, and why."""
+"""Keep, reject or leave undecided: one decision for every event, and why.
+
+A low score alone rejects no event with clearly more peaks than the run's blanks: what those look
+like, the run tells itself.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sfxreduce.run.reasons import UNSAFE, Reason
 
-__all__ = ["Decision", "Decisions", "decide"]
+__all__ = ["Decision", "Decisions", "blank_peaks", "decide", "keep_by_peaks"]
+
+FEWEST_BLANKS = 8
+"""Events by which the peaks of a run's blanks are told. Chosen, not measured."""
 
 
 class Decision(IntEnum):
@@ -180,3 +188,58 @@ def decide(
     return Decisions(
         decision=decision, reason=reason, score=score, event_class=event_class, tiles=tiles
     )
+
+
+def blank_peaks(counts: ArrayLike) -> float:
+    """Most peaks that are nothing unusual on the blanks of a run.
+
+    Parameters
+    ----------
+    counts : array_like
+        Peaks of rejected events, most of them blanks, shape (event,).
+
+    Returns
+    -------
+    float
+        Five robust deviations above the lower quartile, no less than counting gives: up to three
+        of four rejects may be hits. 0 if there are fewer than eight events, so that any number of
+        peaks is unusual.
+
+    Examples
+    --------
+    >>> blank_peaks([0] * 20 + [90]), blank_peaks([60, 70, 80] * 5) > 90
+    (5.0, True)
+    """
+    known = np.asarray(counts, np.float64)
+    if known.size < FEWEST_BLANKS:
+        return 0.0
+    low, quarter = np.quantile(known, (0.05, 0.25))
+    # Of a normal distribution the two quantiles are 0.97 standard deviations apart.
+    deviation = float(quarter - low) / 0.97
+    return float(quarter) + 5.0 * max(deviation, math.sqrt(max(float(quarter), 1.0)))
+
+
+def keep_by_peaks(decisions: Decisions, peaks: NDArray[np.integer], *, fewest: int) -> Decisions:
+    """Keep rejects that have many peaks, and clearly more than the run's blanks, as undecided.
+
+    Parameters
+    ----------
+    peaks : ndarray of int
+        By the conventional rule, shape (event,); negative where they were not counted.
+    fewest : int
+        Peaks of such an event; 0 keeps none.
+
+    Returns
+    -------
+    Decisions
+        With `Reason.PEAK_COUNT` on every event that is kept for this.
+    """
+    rejected = decisions.decision == Decision.REJECT
+    if not fewest or not rejected.any():
+        return decisions
+    most = blank_peaks(peaks[rejected & (peaks >= 0)])
+    doubted = rejected & (peaks >= fewest) & (peaks > most)
+    decision, reason = decisions.decision.copy(), decisions.reason.copy()
+    decision[doubted] = Decision.UNDECIDED
+    reason[doubted] |= np.uint32(Reason.PEAK_COUNT)
+    return replace(decisions, decision=decision, reason=reason)

@@ -9,8 +9,7 @@ from sfxreduce.audit.sample import draw_sample
 from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import NO_NOTES, Notes, Progress, silent
 from sfxreduce.decisions.assurance import Check, assure
-from sfxreduce.decisions.blanks import keep_by_peaks
-from sfxreduce.decisions.decide import decide
+from sfxreduce.decisions.decide import decide, keep_by_peaks
 from sfxreduce.decisions.method import method_for, threshold_rule
 from sfxreduce.pipeline.stages.conditions import event_reasons, measured_conditions, with_conditions
 from sfxreduce.pipeline.stages.drift import check_run

@@ -71,7 +71,7 @@ class Report:
     assurance : mapping
         The promise, or what withholds it: a `sfxreduce.decisions.assurance.Assurance`.
     gap : mapping or None
-        The run's own gap below the promised threshold, a `sfxreduce.decisions.blanks.Gap`.
+        The run's own gap below the promised threshold, a `sfxreduce.decisions.method.Gap`.
     gap_reason : str or None
         Why there is none.
     kept_for_peaks : int

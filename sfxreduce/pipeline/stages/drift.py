@@ -25,8 +25,7 @@ from sfxreduce.cluster.pool import (
     tracked,
 )
 from sfxreduce.decisions.assurance import Check
-from sfxreduce.decisions.blanks import blank_peaks
-from sfxreduce.decisions.decide import Decision, Decisions
+from sfxreduce.decisions.decide import Decision, Decisions, blank_peaks
 from sfxreduce.decisions.drift import (
     MOST_FRAMES,
     conditions_check,
