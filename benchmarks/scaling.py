@@ -38,7 +38,7 @@ from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import PeakScorer
 
 __all__ = ["measure", "tables"]
 

@@ -29,7 +29,7 @@ from .scorers.cnn.folder import default_model as default_model
 from .scorers.cnn.scorer import CnnScorer as CnnScorer
 from .scorers.cnn.scorer import cuda_available as cuda_available
 from .scorers.peaks.finder import PeakFinder as PeakFinder
-from .scorers.peaks.scorer import PeakScorer as PeakScorer
+from .scorers.peaks.finder import PeakScorer as PeakScorer
 from .scorers.protocol import Scorer as Scorer
 from .simulate.run import simulate_run as simulate_run
 from .train.evaluate import evaluate_model as evaluate_model

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
     from sfxreduce.cluster.pool import Progress
     from sfxreduce.run.run import Run
-    from sfxreduce.scorers.peaks.scorer import PeakScorer
+    from sfxreduce.scorers.peaks.finder import PeakScorer
     from sfxreduce.train.labelling import Labelling, PeakLabelling
 
 __all__ = [

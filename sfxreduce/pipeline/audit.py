@@ -29,7 +29,7 @@ from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.pipeline.stages.score import safe_scores
 from sfxreduce.run.run import Run
 from sfxreduce.run.select import select_run
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import PeakScorer
 
 __all__ = [
     "audit_certify",

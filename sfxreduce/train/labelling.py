@@ -16,8 +16,7 @@ from sfxreduce.io.label_table import write_labels
 from sfxreduce.pipeline.stages.score import safe_scores
 from sfxreduce.run.labels import Label, Labels, label_counts
 from sfxreduce.run.run import Run
-from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder, PeakScorer
 from sfxreduce.train.quartiles import quartile_labels
 
 __all__ = [

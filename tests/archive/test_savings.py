@@ -47,7 +47,7 @@ from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 from sfxreduce.run.run import Run
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import PeakScorer
 from sfxreduce_cli.main import main
 
 ODD = (4, 7)

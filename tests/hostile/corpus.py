@@ -36,7 +36,7 @@ from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.scorers.cnn.folder import default_model
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import PeakScorer
 
 __all__ = ["CANARY", "CASES", "SECRET", "SECRET_WORDS", "Case", "make_good_run"]
 

@@ -31,7 +31,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import Outputs, filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.settings import FilterSettings
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import PeakScorer
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES = np.arange(4 * 12 * 10, dtype="i2").reshape(4, 12, 10)

@@ -28,7 +28,7 @@ from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import PeakScorer
 
 N_EVENTS = 6
 

@@ -27,7 +27,7 @@ from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.folder import default_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import PeakScorer
 from sfxreduce.scorers.protocol import Scorer
 from sfxreduce.simulate import EXPERIMENTS
 from sfxreduce.simulate.run import simulate_run

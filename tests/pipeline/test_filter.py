@@ -30,7 +30,7 @@ from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.run.reasons import UNSAFE, Reason
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import PeakScorer
 from sfxreduce.simulate.run import simulate_run
 from sfxreduce_cli.main import app
 

@@ -25,7 +25,7 @@ from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 from sfxreduce.scorers.cnn.folder import default_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import PeakScorer
 from sfxreduce.scorers.protocol import Scorer
 
 MANIFEST = "sfxreduce.pipeline.stages.write.write_manifest"

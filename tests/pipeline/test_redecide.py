@@ -48,7 +48,7 @@ from sfxreduce.scorers.cnn.folder import default_model, write_model
 from sfxreduce.scorers.cnn.model import Model, ModelConfig
 from sfxreduce.scorers.cnn.poster.network import HitNetwork
 from sfxreduce.scorers.cnn.scorer import CnnScorer
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import PeakScorer
 from sfxreduce.scorers.protocol import EventScores, OpenEvent, Scorer
 from sfxreduce.simulate.run import simulate_run
 from sfxreduce_cli.main import app

@@ -10,8 +10,7 @@ import pytest
 
 from sfxreduce.errors import SchemaError, UsageError
 from sfxreduce.run.detector import Detector, Panel, PixelFlag
-from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder, PeakScorer
 from sfxreduce.scorers.protocol import needs_gpu
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from sfxreduce.run.run import Run
 from sfxreduce.scorers.cnn.folder import default_model, read_model
 from sfxreduce.scorers.cnn.model import USUAL, Model, ModelConfig
 from sfxreduce.scorers.cnn.on_torch import load_network
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import PeakScorer
 from sfxreduce.simulate.run import simulate_run
 from sfxreduce.train.patches import adapt as adapting
 from sfxreduce.train.patches.adapt import Adapted, adapt, needs

@@ -34,8 +34,7 @@ from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.on_torch import hit_probability, load_network
 from sfxreduce.scorers.cnn.poster.normalise import Normalisation, normalise
 from sfxreduce.scorers.cnn.scorer import CnnScorer
-from sfxreduce.scorers.peaks.finder import MIN_PEAKS
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakScorer
 from sfxreduce.train.card import model_card
 from sfxreduce.train.evaluate import Evaluation, evaluate_model
 from sfxreduce.train.labelling import (

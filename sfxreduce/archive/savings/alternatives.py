@@ -18,7 +18,7 @@ from sfxreduce.io.chunks.blosc import Packing
 from sfxreduce.io.chunks.shards import TileCodec
 from sfxreduce.io.open import open_run
 from sfxreduce.run.run import Run
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import PeakScorer
 
 __all__ = ["MOST_RUNS", "SAMPLE_EVENTS", "measure_alternatives"]
 

@@ -41,8 +41,7 @@ from sfxreduce.quality.frame_statistics import QUANTITIES, frame_statistics
 from sfxreduce.run.reasons import UNSAFE, Reason
 from sfxreduce.run.run import FrameSource, Run
 from sfxreduce.scorers.calibration.record import Calibration
-from sfxreduce.scorers.peaks.finder import MIN_PEAKS
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakScorer
 from sfxreduce.scorers.protocol import Scorer, calibration_of
 
 __all__ = ["check_run", "fall_back"]

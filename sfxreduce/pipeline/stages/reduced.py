@@ -25,8 +25,7 @@ from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.cnn.folder import default_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer
-from sfxreduce.scorers.peaks.finder import PeakFinder
-from sfxreduce.scorers.peaks.scorer import PeakScorer
+from sfxreduce.scorers.peaks.finder import PeakFinder, PeakScorer
 from sfxreduce.scorers.protocol import Scorer, calibration_of
 
 __all__ = ["SEEN_ON_PIXELS", "Reduced", "read_reduced"]

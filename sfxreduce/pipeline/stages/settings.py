@@ -56,7 +56,7 @@ class FilterSettings:
 
     Examples
     --------
-    >>> from sfxreduce.scorers.peaks.scorer import PeakScorer
+    >>> from sfxreduce.scorers.peaks.finder import PeakScorer
     >>> FilterSettings(scorer=PeakScorer(min_peaks=10)).promise.max_loss
     0.01
     """
