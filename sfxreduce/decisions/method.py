@@ -43,38 +43,37 @@ MAX_BLANKS_KEPT = 0.02
 
 
 FEWEST_LOW = 20
-"""Scores below a gap, by which its edge is told."""
+"""Scores below the promised threshold, by which the edge of a run's blanks is told."""
 
-LEAST_GAP = 0.7
-"""Width of a gap in logits: twice the odds. Chosen, not measured."""
-
-_MARGIN = 0.25  # of the gap, above its lower edge; chosen, not measured
+_SPREAD = 0.16  # quantile one standard deviation below the median of a normal distribution
+_MARGIN = 0.25  # of the gap, above the edge; chosen, not measured
 _DRAWS, _SEED = 200, 20
 _INTERVAL = (0.025, 0.975)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """Scores that no event of a run has, between its blanks and its hits.
+    """What lies between the blanks of a run and the threshold that labelled hits allow.
 
     Parameters
     ----------
-    low, high : float
-        Highest score of the blanks; lowest one of the hits, or the promised threshold if that is
-        lower.
+    edge : float
+        Score that hardly any blank of the run reaches.
     threshold : float
-        Between them.
+        Above the edge, and below the promised threshold.
     promised : float
-        The threshold that the labelled hits allow; it is higher.
+        The threshold that the labelled hits allow.
     moved : int
         Events that score between the two: they are kept for this.
+    blanks_kept : float
+        Share of calibrated blanks that score above the threshold, at the level of the run.
     """
 
-    low: float
-    high: float
+    edge: float
     threshold: float
     promised: float
     moved: int
+    blanks_kept: float
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
@@ -84,7 +83,10 @@ class Gap:
 def find_gap(
     scores: ArrayLike, *, promised: float, blank_scores: ArrayLike, max_blanks: float
 ) -> Gap | str:
-    """Look for a gap below the promised threshold.
+    """Look for a gap between a run's own blanks and the promised threshold.
+
+    The blanks are the events below that threshold. Their median and the spread of their lower half,
+    which no hit among them touches, place the calibrated blanks' upper quantile in the run.
 
     Parameters
     ----------
@@ -95,62 +97,65 @@ def find_gap(
     blank_scores : array_like
         Of calibrated blanks, at the level of the run, shape (blank,).
     max_blanks : float
-        Largest share of these that may score above the new threshold.
+        Largest share of these that may score above the edge.
 
     Returns
     -------
     Gap or str
-        Why there is none, or none that matters.
+        Why there is none.
 
     Examples
     --------
-    >>> blanks, hits = np.linspace(1e-4, 5e-3, 90), np.full(6, 0.07)
-    >>> gap = find_gap(
-    ...     np.r_[blanks, hits, 0.9], promised=0.1, blank_scores=blanks, max_blanks=0.02
-    ... )
-    >>> gap.moved, gap.low < gap.threshold < gap.high
+    >>> blanks, hits = np.geomspace(1e-4, 5e-3, 90), np.full(6, 0.07)
+    >>> gap = find_gap(np.r_[blanks, hits], promised=0.1, blank_scores=blanks, max_blanks=0.02)
+    >>> gap.moved, gap.edge < gap.threshold < 0.07
     (6, True)
     """
     seen, known = (np.asarray(of, np.float64) for of in (scores, blank_scores))
-    seen = seen[np.isfinite(seen)]
+    low, known = seen[np.isfinite(seen) & (seen < promised)], known[np.isfinite(known)]
     if not known.size or not 0.0 < promised < 1.0:
         return "no calibrated blanks to compare with"
-    # Below, more calibrated blanks would be kept than may be.
-    floor = float(np.quantile(known, 1.0 - max_blanks, method="higher"))
-    if floor >= promised:
-        return "a lower threshold would keep too many blanks"
-    values = logit(np.clip(seen, floor, 1.0 - 1e-7))
-    top = float(logit(promised))
-    if np.count_nonzero(values < top) < FEWEST_LOW:
+    if low.size < FEWEST_LOW:
         return f"fewer than {FEWEST_LOW} events score below the promised threshold"
-    if values.max() < top:
-        return "no event scores above the promised threshold"
-    low, high = _widest(values, top)
-    if high - low < LEAST_GAP:
-        return "no gap between blanks and hits"
+    values, calibrated, top = (_finite_logit(of) for of in (low, known, np.array([promised])))
+    least = float(np.quantile(calibrated, 1.0 - max_blanks))
+    reach = _reach(calibrated, least)
+    edge = max(_edge(values, reach), least)
+    gap = float(top[0]) - edge
+    if gap <= 0.0:
+        return "the blanks of the run score up to the promised threshold"
     rng = np.random.default_rng(_SEED)
-    edges = [_widest(rng.choice(values, values.size), top)[0] for _ in range(_DRAWS)]
-    least, most = np.quantile(edges, _INTERVAL)
-    if most - least > high - low:
-        return "the gap between blanks and hits depends on single events"
-    threshold = float(expit(low + _MARGIN * (high - low)))
+    edges = [_edge(rng.choice(values, values.size), reach) for _ in range(_DRAWS)]
+    lowest, highest = np.quantile(edges, _INTERVAL)
+    if highest - lowest > gap:
+        return "where the blanks of the run end depends on single events"
+    threshold = float(expit(edge + _MARGIN * gap))
     return Gap(
-        low=float(expit(low)),
-        high=float(expit(high)),
+        edge=float(expit(edge)),
         threshold=threshold,
         promised=promised,
-        moved=int(np.count_nonzero((seen >= threshold) & (seen < promised))),
+        moved=int(np.count_nonzero(low >= threshold)),
+        blanks_kept=float(np.mean(known >= threshold)),
     )
 
 
-def _widest(values: NDArray[np.float64], top: float) -> tuple[float, float]:
-    """Widest interval below `top` without a value, and above enough values."""
-    ascending = np.append(np.sort(values[values < top]), top)
-    starts, ends = ascending[FEWEST_LOW - 1 : -1], ascending[FEWEST_LOW:]
-    if not starts.size:
-        return top, top
-    widest = int(np.argmax(ends - starts))
-    return float(starts[widest]), float(ends[widest])
+def _finite_logit(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logits of scores; those of 0 and 1 are finite as well."""
+    finite: NDArray[np.float64] = logit(np.clip(scores, 1e-9, 1.0 - 1e-9))
+    return finite
+
+
+def _reach(values: NDArray[np.float64], end: float) -> float:
+    """How far an upper end lies above the median, in spreads of the lower half."""
+    middle = float(np.median(values))
+    spread = middle - float(np.quantile(values, _SPREAD))
+    return max(end - middle, 0.0) / spread if spread > 0 else 0.0
+
+
+def _edge(values: NDArray[np.float64], reach: float) -> float:
+    """Upper end of values of which the median and the spread of the lower half are known."""
+    middle = float(np.median(values))
+    return middle + reach * (middle - float(np.quantile(values, _SPREAD)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

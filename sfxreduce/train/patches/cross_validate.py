@@ -21,7 +21,7 @@ from sfxreduce.scorers.calibration.windows import WindowLoss, smallest_window
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
 from sfxreduce.scorers.cnn.patches.outliers import event_traits
-from sfxreduce.scorers.cnn.patches.pooling import Pooling, event_features
+from sfxreduce.scorers.cnn.patches.pooling import Pooling, count_peaks, event_features
 from sfxreduce.train.patches.calibrate import calibrated
 from sfxreduce.train.patches.candidates import PatchSet
 from sfxreduce.train.patches.classes import (
@@ -129,6 +129,12 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
     shipped = calibrated(everything, material, evidence[window], window=window)
     shipped = with_sizes(shipped, material, of_tiles)
     parts = {one.name: _Described.of(one, window) for one in material}
+    judged = tuple(
+        judge_left_out(
+            models[one.name], one, evidence[window][one.name], peaks=parts[one.name].peaks
+        )
+        for one in material
+    )
     heads = {
         one.name: _head(networks[one.name], [parts[m.name] for m in material if m is not one])
         for one in material
@@ -260,9 +266,16 @@ class _Described(NamedTuple):
         )
 
     @property
+    def peaks(self) -> NDArray[np.int16]:
+        """Peaks of the judged events by the conventional rule, shape (event,)."""
+        seen = self.judged
+        return count_peaks(seen.found, n_events=seen.n_events, n_tiles=seen.n_tiles).number
+
+    @property
     def traits(self) -> NDArray[np.float64]:
         """Of the judged events, shape (event, trait)."""
-        return event_traits(self.judged.found, self.window, n_events=self.judged.n_events)
+        found = self.judged.found
+        return event_traits(found.take(found.sharp), self.window, n_events=self.judged.n_events)
 
 
 def _others(traits: Mapping[str, NDArray[np.float64]], name: str) -> list[NDArray[np.float64]]:

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxreduce.decisions.decide import Decision, decide, keep_by_peaks
+from sfxreduce.decisions.method import MAX_BLANKS_KEPT, Gap, find_gap
 from sfxreduce.decisions.threshold import share_upper
 from sfxreduce.scorers.cnn.model import Model
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS
 from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.patches.simulated import Material
 
-__all__ = ["LeftOut", "judge_left_out", "reduced_scores", "table_of"]
+__all__ = ["LeftOut", "judge_left_out", "reduced_scores", "table_of", "threshold_of_run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +27,17 @@ class LeftOut:
     Parameters
     ----------
     hits, lost : int
-        Events with 10 or more true peaks, and those of them below the threshold.
+        Events with 10 or more true peaks, and those of them that are rejected.
     loss_upper95 : float
         One-sided upper bound on the share lost.
     weak, weak_lost : int
         The same of events with 5 to 9 true peaks.
     blanks, rejected : int
-        Events without a crystal, and those of them below the threshold.
+        Events without a crystal, and those of them that are rejected.
+    rescued : int
+        Hits below the threshold that are kept for their number of peaks; they are not lost.
+    blanks_rescued : int
+        Events without a crystal that are kept for it.
     """
 
     experiment: str
@@ -41,6 +48,8 @@ class LeftOut:
     weak_lost: int
     blanks: int
     rejected: int
+    rescued: int
+    blanks_rescued: int
 
     @property
     def loss(self) -> float:
@@ -57,15 +66,29 @@ class LeftOut:
         return asdict(self) | {"loss": self.loss, "specificity": self.specificity}
 
 
-def judge_left_out(model: Model, one: Material, evidence: NDArray[np.float64]) -> LeftOut:
-    """Count what a model loses of an experiment it has not seen.
+def judge_left_out(
+    model: Model,
+    one: Material,
+    evidence: NDArray[np.float64],
+    *,
+    peaks: NDArray[np.integer] | None = None,
+) -> LeftOut:
+    """Count what a model loses of an experiment it has not seen, as a run would be decided on.
 
     Parameters
     ----------
     evidence : ndarray
         Of the model's network, shape (event,).
+    peaks : ndarray of int, optional
+        By the conventional rule, shape (event,); nothing is kept for them if not given.
     """
-    low = reduced_scores(model, evidence) < model.config.threshold
+    scores = model.config.pooling.probability(evidence)
+    threshold = threshold_of_run(model, scores, promised=model.config.threshold)
+    made = decide(scores, np.zeros(scores.size, np.uint32), threshold=threshold)
+    by_score = made.decision == Decision.REJECT
+    if peaks is not None:
+        made = keep_by_peaks(made, peaks, fewest=MIN_PEAKS)
+    low = made.decision == Decision.REJECT
     weak = one.is_weak
     lost, hits = int(np.count_nonzero(low & one.is_hit)), int(one.is_hit.sum())
     return LeftOut(
@@ -77,7 +100,31 @@ def judge_left_out(model: Model, one: Material, evidence: NDArray[np.float64]) -
         weak_lost=int(np.count_nonzero(low & weak)),
         blanks=int(one.is_blank.sum()),
         rejected=int(np.count_nonzero(low & one.is_blank)),
+        rescued=int(np.count_nonzero(by_score & ~low & one.is_hit)),
+        blanks_rescued=int(np.count_nonzero(by_score & ~low & one.is_blank)),
     )
+
+
+def threshold_of_run(model: Model, scores: NDArray[np.float32], *, promised: float) -> float:
+    """Threshold of a run, by the level of its scores and its own gap.
+
+    Parameters
+    ----------
+    scores : ndarray of float32
+        Of all events of the run, shape (event,).
+    promised : float
+        Threshold that labelled hits allow in a run of the lowest level.
+    """
+    level = model.config.level
+    move = level.move(scores)
+    value = level.threshold(promised, move)
+    gap = find_gap(
+        scores,
+        promised=value,
+        blank_scores=level.reduced(model.reference.blank_scores, -move),
+        max_blanks=MAX_BLANKS_KEPT,
+    )
+    return gap.threshold if isinstance(gap, Gap) else value
 
 
 def reduced_scores(model: Model, evidence: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -106,7 +153,8 @@ def table_of(judged: Sequence[LeftOut]) -> str:
     rows = [
         f"| {one.experiment} | {one.hits} | {one.lost} | {one.loss_upper95:.2%}"
         f"{', proven 1 %' if one.loss_upper95 < _PROVEN else ''} | "
-        f"{one.weak_lost} of {one.weak} | {one.blanks} | {one.specificity:.3f} |"
+        f"{one.rescued} | {one.weak_lost} of {one.weak} | {one.blanks} | {one.specificity:.3f} | "
+        f"{one.blanks_rescued} |"
         for one in judged
     ]
     head = (
@@ -114,7 +162,8 @@ def table_of(judged: Sequence[LeftOut]) -> str:
         f"{HIT_PEAKS} or more true peaks of signal to noise 5; the bound on their loss is "
         "one-sided, 95 %, and tells of this experiment alone: seven experiments are seven draws\n"
         "of those that a network may meet.\n\n"
-        "| experiment left out | hits | lost | loss below | lost of 5 to 9 peaks | blanks | "
-        "specificity |\n|---|---|---|---|---|---|---|\n"
+        "| experiment left out | hits | lost | loss below | kept for their peaks alone "
+        "| lost of 5 to 9 peaks | blanks | specificity | kept for their peaks |\n"
+        "|---|---|---|---|---|---|---|---|---|\n"
     )
     return head + "\n".join(rows)

@@ -56,7 +56,8 @@ def _traits_of(name: str, *, choice: TileChoice, scale: float) -> NDArray[np.flo
     """Traits of the judged events of an experiment, as its material has them."""
     detector = simulate_run(name, n_events=1).detector
     judged = judged_of(name, scale=scale).within(choice.columns(detector))
-    return event_traits(judged.found, choice.window(detector), n_events=judged.n_events)
+    found = judged.found.take(judged.found.sharp)
+    return event_traits(found, choice.window(detector), n_events=judged.n_events)
 
 
 def _card(card: str, table: str) -> str:

@@ -14,6 +14,7 @@ from sfxreduce.decisions.threshold import Promise, binomial_threshold, share_upp
 from sfxreduce.scorers.calibration.record import level_rule
 from sfxreduce.scorers.cnn.model import CALIBRATION, Model
 from sfxreduce.simulate.truth import HIT_PEAKS
+from sfxreduce.train.patches.left_out import threshold_of_run
 from sfxreduce.train.patches.simulated import Material
 
 __all__ = ["SIZES", "OfSize", "judge_sizes", "table_of_sizes", "with_sizes"]
@@ -102,11 +103,10 @@ def judge_sizes(
             others = [other for other in material if other is not one]
             model = with_sizes(models[one.name], others, evidence).of_size(size)
             own = _pictures(model, one, evidence[one.name], size)
-            rule = model.config.level
             chosen = binomial_threshold(
                 model.hit_scores, promise=Promise(), groups=model.hit_groups
             )
-            value = rule.threshold(max(chosen.value, 0.0), rule.move(own.raw))
+            value = threshold_of_run(model, own.raw, promised=max(chosen.value, 0.0))
             low = [int(np.sum(scores < value)) for scores in (own.hits, own.blanks)]
             counts += np.array([own.hits.size, low[0], own.blanks.size, low[1]], np.int64)
         hits, lost, blanks, rejected = counts.tolist()
