@@ -297,6 +297,7 @@ def method_for(
         gap=gap,
         assurance=Assurance(promise=rule.promise),
         hit=known.hit,
+        covers=known.covers,
         curves=known.curves,
         rejected_showing=_rejected_showing(known.curves, reduced, scores < value),
         window_tiles=None if window is None else len(window.origins),
@@ -343,6 +344,8 @@ class Method:
         What the threshold promises.
     hit : str
         What counts as a hit in it.
+    covers : tuple of str
+        What the calibrated runs were like, a range in each.
     window_tiles, tiles_total : int or None
         Tiles scored, and all there are; None for whole source frames.
     gap : Gap or str
@@ -362,6 +365,7 @@ class Method:
     model_sha256: str | None
     claim: Threshold | None = None
     hit: str = "what the labels call one"
+    covers: tuple[str, ...] = ()
     window_tiles: int | None = None
     tiles_total: int | None = None
     gap: Gap | str = "nobody looked for one"

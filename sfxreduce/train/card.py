@@ -57,6 +57,8 @@ def model_card(
     )
     settings = ", ".join(f"{name} {value}" for name, value in made.recipe.items())
     whole = config.architecture == "patches"
+    listed = "".join(f"- {what}\n" for what in config.covers)
+    covered = f"## What the promise covers\n\n{listed}\n" if listed else ""
     centre = _CENTRE_ONLY if config.window == CENTRE else ()
     limits = "\n".join(f"- {x}" for x in (*centre, *(_LIMITS_OF_PATCHES if whole else _LIMITS)))
     seen = config.candidates if whole else config.normalisation
@@ -75,7 +77,7 @@ An event is a hit from {config.threshold:.6g} on{follows}.
 {measured or _results(evaluations or {})}
 {windows}
 
-## Where it fails
+{covered}## Where it fails
 
 {limits}
 

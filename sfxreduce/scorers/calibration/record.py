@@ -221,6 +221,8 @@ class Calibration:
         How its threshold follows the level of a run's own scores.
     curves : Curves
         What reports show of it.
+    covers : tuple of str
+        What the calibrated runs were like, a range in each.
     needs_conditions : bool
         Whether the run's gain and bad pixels have to be measured before it scores.
     fits_window : bool
@@ -237,6 +239,7 @@ class Calibration:
     reference: Reference | None = None
     level: LevelRule = field(default_factory=LevelRule)
     curves: Curves = field(default_factory=Curves)
+    covers: tuple[str, ...] = ()
     needs_conditions: bool = False
     fits_window: bool = True
     highest: float | None = None

@@ -177,6 +177,7 @@ def _document(folder: Path) -> dict[str, Any]:
     if document["schema"] < SCHEMA:
         with contextlib.suppress(AttributeError, KeyError, TypeError):  # `_config` says what is odd
             document["config"]["candidates"].setdefault("coarse", 1)
+            document["config"].setdefault("covers", [])
     known: dict[str, Any] = document
     return known
 

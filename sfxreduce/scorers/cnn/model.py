@@ -119,6 +119,8 @@ class ModelConfig:
         Smallest hit probability of a hit, in a run of the lowest level.
     hit : str
         What was a hit when the threshold was chosen: "an event with ...".
+    covers : tuple of str
+        What the calibrated runs were like, a range in each: the promise is about such runs.
     shows : str
         What shows diffraction, in the words of the calibrated probability.
     reliability : tuple of ReliabilityBin
@@ -137,6 +139,7 @@ class ModelConfig:
     tile_shape: tuple[int, int] = CENTRE_TILE
     threshold: float = 0.5
     hit: str = "what the labels call one"
+    covers: tuple[str, ...] = ()
     shows: str = ""
     reliability: tuple[ReliabilityBin, ...] = ()
     normalisation: Normalisation = field(default_factory=Normalisation)

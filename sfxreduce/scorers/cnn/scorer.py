@@ -283,6 +283,7 @@ def _calibration(folder: Path | str, stamp: Any, choice: TileChoice, n_tiles: in
         reference=Reference(envelope=model.reference.envelope),
         curves=Curves(window=choice, loss=config.curve, shows=config.shows),
         needs_conditions=config.architecture == "patches",
+        covers=config.covers,
         fits_window=choice == config.window,
         highest=config.pooling.highest(scored, n_tiles=n_tiles) if limited else None,
     )

@@ -19,11 +19,15 @@ from sfxreduce.scorers.calibration.record import level_rule
 from sfxreduce.scorers.cnn.model import CALIBRATION, Model, ModelConfig, Provenance, TrainingRun
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork
 from sfxreduce.scorers.cnn.patches.pooling import Pooling, count_peaks
+from sfxreduce.simulate.experiments import EXPERIMENTS
 from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.patches.simulated import FINDER, SEED, Material
 from sfxreduce.train.patches.train import PATCHES
 
-__all__ = ["HIT", "calibrated"]
+__all__ = ["HIT", "SIZES", "calibrated"]
+
+SIZES = (1, 2, 4, 6, 9, 16)
+"""Tiles of the pictures that are calibrated beside the window itself; others take the nearest."""
 
 _WIDER = 1.25  # chosen, not measured
 
@@ -80,11 +84,35 @@ def calibrated(
         hit=HIT,
         pooling=pooling,
         level=rule,
+        covers=_covered(material, stored["peaks"], envelope),
         provenance=_provenance(material, chosen.sentence(hit=HIT)),
     )
     return Model(
         config=config,
         weights=weights | {f"{CALIBRATION}{name}": value for name, value in stored.items()},
+    )
+
+
+def _covered(
+    material: Sequence[Material], peaks: NDArray[np.float32], envelope: NDArray[np.float64]
+) -> tuple[str, ...]:
+    """What the experiments are like, a range in each."""
+    known = [EXPERIMENTS[one.name] for one in material]
+    gains = [one.camera.adu_per_photon for one in known]
+    distances = [1e3 * one.distance_m for one in known]
+    energies = [1e-3 * one.beam.photon_energy_ev for one in known]
+    sizes = ", ".join(map(str, SIZES))
+    (narrow, broad), (few, many) = peaks.tolist()
+    light, noise = envelope[:2].clip(0.0).tolist()
+    return (
+        f"peaks with a standard deviation of {narrow:.2g} to {broad:.2g} pixels",
+        f"{few:.0f} to {many:.0f} peaks on the tiles that are scored",
+        f"pictures of {sizes} tiles of 350 x 350 pixels, of 25 and of more",
+        f"gains of {min(gains):g} to {max(gains):g} ADU a photon",
+        f"backgrounds of {light[0]:.2g} to {light[1]:.2g} photons a pixel, with a noise of "
+        f"{noise[0]:.2g} to {noise[1]:.2g} photons",
+        f"detectors {min(distances):.0f} to {max(distances):.0f} mm away, at "
+        f"{min(energies):.2g} to {max(energies):.2g} keV",
     )
 
 

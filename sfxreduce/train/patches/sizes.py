@@ -14,13 +14,11 @@ from sfxreduce.decisions.threshold import Promise, binomial_threshold, share_upp
 from sfxreduce.scorers.calibration.record import level_rule
 from sfxreduce.scorers.cnn.model import CALIBRATION, Model
 from sfxreduce.simulate.truth import HIT_PEAKS
+from sfxreduce.train.patches.calibrate import SIZES
 from sfxreduce.train.patches.left_out import threshold_of_run
 from sfxreduce.train.patches.simulated import Material
 
-__all__ = ["SIZES", "OfSize", "judge_sizes", "table_of_sizes", "with_sizes"]
-
-SIZES = (1, 2, 4, 6, 9, 16)
-"""Tiles of the pictures that are calibrated beside the window itself; others take the nearest."""
+__all__ = ["OfSize", "judge_sizes", "table_of_sizes", "with_sizes"]
 
 _MOST_TILES = 25
 """Of a frame, the tiles nearest to the middle are cut into pictures: no more show enough peaks."""
