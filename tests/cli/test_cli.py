@@ -30,6 +30,7 @@ from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.run.detector import PixelFlag
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
 from sfxreduce.simulate.run import simulate_run
+from sfxreduce.train.labelling import MISS_AT_MOST
 from sfxreduce_cli.inputs import spread_inputs
 from sfxreduce_cli.main import app, main
 
@@ -487,6 +488,10 @@ def test_defaults_of_the_command_line_are_those_of_the_library() -> None:
         assert again[name] == shown[name]
     assert (shown["max_loss"], shown["confidence"]) == (Promise().max_loss, Promise().confidence)
     assert shown["audit_share"] == AUDIT_SHARE
+    for name in ("label", "train", "evaluate"):
+        told = {p.name: str(p.help) for p in commands_by_name()[name].params}
+        assert told["min_peaks"].endswith(f"default: {MIN_PEAKS}.")
+        assert told["miss_at_most"].endswith(f"default: {MISS_AT_MOST}.")
 
 
 def test_main_turns_errors_into_a_line_and_a_status(
