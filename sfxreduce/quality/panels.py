@@ -95,7 +95,11 @@ def parts_of(detector: Detector, window: Window | None) -> Parts:
 
 
 def inspect_parts(
-    pixels: NDArray[np.generic], parts: Parts, *, saturation_adu: float = math.nan
+    pixels: NDArray[np.generic],
+    parts: Parts,
+    *,
+    saturation_adu: float = math.nan,
+    adu_per_photon: float = math.nan,
 ) -> NDArray[np.uint32]:
     """Reasons not to trust a score because of a part of the event.
 
@@ -107,6 +111,8 @@ def inspect_parts(
         Of the pixels of one event.
     saturation_adu : float
         Full scale; NaN if unknown.
+    adu_per_photon : float
+        Gain; NaN if unknown. Parts that differ by single photons are alike.
 
     Returns
     -------
@@ -135,7 +141,10 @@ def inspect_parts(
             f"{pixels.shape[1:]}; were they read through another window?"
         )
     missing, middle = _look(flat, parts.members, parts.starts, parts.sample)
-    hot = _any_hot(middle, parts.families, float(_NEARLY_FULL * saturation_adu))
+    # Below a photon a pixel a part's middle value is no photon, or one.
+    photon = adu_per_photon if math.isfinite(adu_per_photon) else 1.0
+    nearly_full = float(_NEARLY_FULL * saturation_adu)
+    hot = _any_hot(middle, parts.families, nearly_full, max(photon, 1.0))
     reasons = np.where(missing, np.uint32(Reason.PANELS_MISSING), np.uint32(0))
     reasons |= np.where(hot, np.uint32(Reason.PANEL_HOT), np.uint32(0))
     return reasons
@@ -232,7 +241,7 @@ def _next_above(values: NDArray[np.float64], value: float) -> float:
 
 @compiled
 def _any_hot(
-    middle: NDArray[np.float64], families: NDArray[np.int64], nearly_full: float
+    middle: NDArray[np.float64], families: NDArray[np.int64], nearly_full: float, photon: float
 ) -> NDArray[np.bool_]:
     """Whether a part of each event is far brighter than most others, or close to full scale."""
     hot = np.zeros(len(middle), np.bool_)
@@ -246,6 +255,6 @@ def _any_hot(
             usual = (own[(own.size - 1) // 2] + own[own.size // 2]) / 2
             # The value below or at the upper quartile.
             spread = own[3 * (own.size - 1) // 4] - usual
-            least = max(_LEAST_SPREAD * abs(usual), 1.0)
+            least = max(_LEAST_SPREAD * abs(usual), photon)
             hot[event] |= own[-1] > usual + _FAR_ABOVE * max(spread, least)
     return hot

@@ -220,7 +220,12 @@ class _BatchReader:
         saturation = detector.saturation_adu
         found: NDArray[np.uint32] = inspect_pixels(
             pixels, good, saturation_adu=saturation
-        ) | inspect_parts(pixels, parts_of(detector, window), saturation_adu=saturation)
+        ) | inspect_parts(
+            pixels,
+            parts_of(detector, window),
+            saturation_adu=saturation,
+            adu_per_photon=detector.adu_per_photon,
+        )
         return found
 
 
