@@ -160,9 +160,7 @@ def _counted(run: WallRun, truth: Truth, plans: Mapping[str, FilterPlan]) -> Jud
 
 def _promise(claims: Mapping[str, Any]) -> tuple[bool, tuple[str, ...]]:
     """Whether something is promised, and why not."""
-    assurance = claims.get("assurance")
-    if assurance is None:
-        return claims["certified"], tuple(claims["assurance"]["reasons"])
+    assurance = claims["assurance"]
     return assurance["state"] == "promised", tuple(assurance["reasons"])
 
 
