@@ -22,8 +22,6 @@ __all__ = ["PatchSet", "read_patches", "snr_near", "varied"]
 
 # A candidate's highest pixel may lie beside the centre of a faint peak.
 _NEAR_PX = 2.0
-# And by more than the peak's own width where that is larger. Chosen, not measured.
-_NEAR_WIDTHS = 1.5
 _EVENTS_AT_ONCE = 4
 
 
@@ -99,7 +97,6 @@ def read_patches(
     finder: CandidateFinder,
     events: Sequence[int] | None = None,
     vary_seed: int | None = None,
-    width_px: float = 0.0,
 ) -> PatchSet:
     """Find the candidates of a simulated run on the whole picture.
 
@@ -111,8 +108,6 @@ def read_patches(
         All of the run if not given.
     vary_seed : int, optional
         Show the events through another detector, in more background: see `varied`.
-    width_px : float
-        Standard deviation of the broadest peaks.
 
     Raises
     ------
@@ -138,7 +133,7 @@ def read_patches(
                 seen, gain = varied(seen, gain, rng=rng)
             found = finder(seen, good, adu_per_photon=gain)
             source = index[found.tile, found.y, found.x]
-            near = np.maximum(_NEAR_PX, found.scale) + _NEAR_WIDTHS * max(width_px - 1.0, 0.0)
+            near = np.maximum(_NEAR_PX, found.scale)
             snr.append(_true_snr(source, event, run.truth, run.detector, near_px=near))
             parts.append((number * len(good) + found.tile, found))
     return PatchSet(

@@ -50,11 +50,10 @@ JUDGED_HITS, JUDGED_WEAK, JUDGED_BLANKS = 640, 120, 240
 BLURS_PX = (1.5, 2.5, 4.0)
 """Spread of a point on the detector, in pixels, of events with broad peaks."""
 _BROAD_SHARE = 0.25
-"""Of the events that are learned from or judged, so many have broad peaks, a third of each blur."""
+"""Of the judged events so many have broad peaks, a third of each blur."""
 WEAK_PEAKS = 5
 """Fewest true peaks of the weak hits that are counted apart."""
 _FEWEST = 4
-_SETS = 3
 _ARRAYS = (
     "n_peaks",
     "peaks_of_tiles",
@@ -75,8 +74,7 @@ class Material:
     name : str
         Of the experiment.
     learned : tuple of PatchSet
-        The same events as they are, and through another detector in more background; and others
-        with broad peaks.
+        The same events as they are, and through another detector in more background.
     judged : PatchSet
         Events that are never learned from.
     n_peaks : ndarray of int32
@@ -162,7 +160,7 @@ def material_of(name: str, *, scale: float = 1.0) -> Material:
     drawn = _drawn(name, scale)
     return Material(
         name=name,
-        learned=(*learned, _broad(name, scale)),
+        learned=learned,
         judged=PatchSet.joined([one.patches for one in drawn]),
         n_peaks=np.concatenate([one.truth.n_peaks.values[one.events] for one in drawn]),
         peaks_of_tiles=np.concatenate([one.peaks_of_tiles for one in drawn]),
@@ -203,9 +201,7 @@ class _Drawn:
     @property
     def patches(self) -> PatchSet:
         """Candidates of the judged events."""
-        return read_patches(
-            self.run, finder=FINDER, events=self.events.tolist(), width_px=self.blur_px
-        )
+        return read_patches(self.run, finder=FINDER, events=self.events.tolist())
 
     @property
     def peaks_of_tiles(self) -> NDArray[np.int16]:
@@ -241,21 +237,6 @@ def _chosen(name: str, scale: float, *, blur_px: float) -> _Drawn:
     wanted = ((hits, JUDGED_HITS), (weak, JUDGED_WEAK), (blanks, JUDGED_BLANKS))
     kinds = [kind[: max(round(scale * n), _FEWEST)] for kind, n in wanted]
     return _Drawn(run=run, events=np.sort(np.concatenate(kinds)), blur_px=blur_px)
-
-
-def _broad(name: str, scale: float) -> PatchSet:
-    """Events with broad peaks to learn from."""
-    share = scale * _BROAD_SHARE * LEARNED
-    return PatchSet.joined(
-        [
-            read_patches(
-                as_seen(_simulated(name, share, hit_rate=0.6, seed=SEED + 4, blur_px=blur)),
-                finder=FINDER,
-                width_px=blur,
-            )
-            for blur in BLURS_PX
-        ]
-    )
 
 
 def as_seen(run: Run) -> Run:
@@ -305,7 +286,7 @@ def _read(path: Path, name: str) -> Material:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return Material(
             name=name,
-            learned=tuple(_patch_set(arrays, f"learned{number}") for number in range(_SETS)),
+            learned=(_patch_set(arrays, "learned0"), _patch_set(arrays, "learned1")),
             judged=_patch_set(arrays, "judged"),
             **{name: arrays[name] for name in _ARRAYS},
         )

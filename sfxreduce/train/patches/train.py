@@ -97,8 +97,11 @@ def _examples(
     noise: list[NDArray[np.float32]] = []
     is_peak: list[NDArray[np.float32]] = []
     for one in sets:
-        peaks = rng.permutation(np.flatnonzero(one.snr >= recipe.least_snr))[: recipe.most_peaks]
-        others = rng.permutation(np.flatnonzero(one.snr == 0))[: recipe.most_others]
+        # What was found on squares of pixels looks the same; its truth is less sure.
+        sharp, snr = one.found.sharp, one.snr
+        peaks = rng.permutation(np.flatnonzero(sharp & (snr >= recipe.least_snr)))
+        others = rng.permutation(np.flatnonzero(sharp & (snr == 0)))
+        peaks, others = peaks[: recipe.most_peaks], others[: recipe.most_others]
         for rows, truth in ((peaks, 1.0), (others, 0.0)):
             patch.append(one.found.patch[rows])
             noise.append(one.found.noise_photons[rows])
