@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sfxreduce.run.window import CENTRE
 from sfxreduce.scorers.calibration.windows import windows_table
@@ -57,8 +57,7 @@ def model_card(
     )
     settings = ", ".join(f"{name} {value}" for name, value in made.recipe.items())
     whole = config.architecture == "patches"
-    listed = "".join(f"- {what}\n" for what in config.covers)
-    covered = f"## What the promise covers\n\n{listed}\n" if listed else ""
+    covered = _covered(config.covers)
     centre = _CENTRE_ONLY if config.window == CENTRE else ()
     limits = "\n".join(f"- {x}" for x in (*centre, *(_LIMITS_OF_PATCHES if whole else _LIMITS)))
     seen = config.candidates if whole else config.normalisation
@@ -93,6 +92,12 @@ An event is a hit from {config.threshold:.6g} on{follows}.
 |---|---|---|---|---|---|---|
 {runs}
 """
+
+
+def _covered(ranges: Sequence[str]) -> str:
+    """What the promise is about, as a section of its own; nothing if that is not known."""
+    listed = "".join(f"- {what}\n" for what in ranges)
+    return f"## What the promise covers\n\n{listed}\n" if listed else ""
 
 
 def _results(evaluations: Mapping[str, Evaluation]) -> str:

@@ -87,10 +87,6 @@ def check_run(
     ----------
     run : Run
         With its conditions, if the scorer needs them.
-    decisions : Decisions
-        Of the scorer, and of the peaks that it counted.
-    method : Method
-        By which they were made.
     closed_from : float
         Scores from there on say no more than that: their events were not looked at any further.
     fewest_peaks : int
@@ -111,7 +107,6 @@ def check_run(
         return {}, decisions
     frames = _Frames(run=run, pool=pool)
     measured = frames.look(sampled_events(run.n_events))
-    readable = measured[measured["reason"] == 0]
     opinion, decisions = _second_opinion(
         frames, decisions, fewest_peaks=fewest_peaks, max_loss=max_loss
     )
@@ -119,16 +114,11 @@ def check_run(
         "shape": _shape(run, scorer, decisions, known, closed_from=closed_from),
         "conditions": conditions_check(
             known.reference,
-            readable["statistics"],
+            measured["statistics"][measured["reason"] == 0],
             adu_per_photon=run.detector.adu_per_photon,
         ),
         "second_opinion": opinion,
-        "window": window_check(
-            n_tiles=method.window_tiles or 0,
-            is_calibrated=known.fits_window,
-            highest=known.highest,
-            threshold=method.threshold,
-        ),
+        "window": _window(method, known),
         "range": range_check(
             known.reference, peaks=decisions.peaks, width_px=decisions.peak_width_px
         ),
@@ -136,6 +126,16 @@ def check_run(
     if any(check.saves and not check.passed for check in checks.values()):
         decisions = fall_back(run, decisions, pool=pool, notes=notes, progress=progress)
     return checks, decisions
+
+
+def _window(method: Method, known: Calibration) -> Check:
+    """Judge the tiles by which hits are told."""
+    return window_check(
+        n_tiles=method.window_tiles or 0,
+        is_calibrated=known.fits_window,
+        highest=known.highest,
+        threshold=method.threshold,
+    )
 
 
 def _shape(

@@ -111,12 +111,7 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
     material : sequence of Material
         At least three: a threshold rests on the others of those learned from.
     """
-    networks: dict[str, PatchNetwork] = {}
-    for done, one in enumerate(material):
-        progress("leave out", done, len(material) + 1)
-        networks[one.name] = _trained([other for other in material if other is not one])
-    everything = _trained(material)
-    progress("leave out", len(material) + 1, len(material) + 1)
+    networks, everything = _networks(material, progress)
     of_tiles = {one.name: one.judged.evidence(networks[one.name], Pooling()) for one in material}
     evidence = _evidence(of_tiles, material)
     tried = {w: _left_out(networks, material, of, w) for w, of in evidence.items()}
@@ -140,15 +135,9 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
         for one in material
     }
     traits = {name: part.traits for name, part in parts.items()}
-    shipped = replace(
-        shipped,
-        config=replace(
-            shipped.config,
-            curve=curve,
-            shows=SHOWS,
-            reliability=_reliability(models, material, evidence[window]),
-        ),
-    )
+    shown = _reliability(models, material, evidence[window])
+    config = replace(shipped.config, curve=curve, shows=SHOWS, reliability=shown)
+    shipped = replace(shipped, config=config)
     return Across(
         models={
             name: with_usual(with_head(model, heads[name]), fit_usual(_others(traits, name)))
@@ -171,6 +160,19 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
             fit_usual(list(traits.values())),
         ),
     )
+
+
+def _networks(
+    material: Sequence[Material], progress: Progress
+) -> tuple[dict[str, PatchNetwork], PatchNetwork]:
+    """Networks by the experiment they have not seen, and one that has seen them all."""
+    networks: dict[str, PatchNetwork] = {}
+    for done, one in enumerate(material):
+        progress("leave out", done, len(material) + 1)
+        networks[one.name] = _trained([other for other in material if other is not one])
+    everything = _trained(material)
+    progress("leave out", len(material) + 1, len(material) + 1)
+    return networks, everything
 
 
 def _evidence(
