@@ -226,6 +226,12 @@ def conditions_check(
         QUANTITIES, reference.envelope, statistics.T, strict=True
     ):
         known = values[np.isfinite(values)]
+        if known.size < FEWEST_FRAMES <= n:
+            alarms.append(
+                f"{quantity.name} could be measured on {known.size} of {n} frames, on "
+                f"{FEWEST_FRAMES} it has to be: {_LOOK}"
+            )
+            continue
         outside = np.count_nonzero((known < low) | (known > high))
         worst = max(worst, outside / max(known.size, 1))
         if outside > MOST_OUTSIDE * known.size:
