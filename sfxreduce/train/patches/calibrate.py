@@ -58,7 +58,7 @@ def calibrated(
     raw = {one.name: pooling.probability(evidence[one.name]) for one in material}
     rule = level_rule(list(raw.values()))
     seen = {name: rule.levelled(scores) for name, scores in raw.items()}
-    shown = np.concatenate([~one.is_blank for one in material])
+    shown = np.concatenate([one.has_crystal for one in material])
     known = calibrate_probability(np.concatenate(list(seen.values())), shown)
     knots = [*zip(known.score, known.probability, strict=True), (known.hit_rate, 0.0)]
     hit_scores = [seen[one.name][one.is_hit] for one in material]

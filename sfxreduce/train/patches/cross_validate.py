@@ -243,7 +243,7 @@ def _reliability(
         calibration = models[one.name].probability
         if calibration is not None:
             told.append(calibration(reduced_scores(models[one.name], evidence[one.name])))
-            truth.append(~one.is_blank)
+            truth.append(one.has_crystal)
     return tuple(
         b for b in reliability_bins(np.concatenate(told), np.concatenate(truth)) if b.n_events
     )

@@ -33,11 +33,13 @@ class LeftOut:
     weak, weak_lost : int
         The same of events with 5 to 9 true peaks.
     blanks, rejected : int
-        Events without a crystal, and those of them that are rejected.
+        Events without a crystal or an artefact, and those of them that are rejected.
+    artefacts, artefacts_rejected : int
+        The same of events with ice, salt or a streak in place of a crystal.
     rescued : int
         Hits below the threshold that are kept for their number of peaks; they are not lost.
     blanks_rescued : int
-        Events without a crystal that are kept for it.
+        Events without a crystal, artefacts among them, that are kept for it.
     """
 
     experiment: str
@@ -48,6 +50,8 @@ class LeftOut:
     weak_lost: int
     blanks: int
     rejected: int
+    artefacts: int
+    artefacts_rejected: int
     rescued: int
     blanks_rescued: int
 
@@ -58,8 +62,8 @@ class LeftOut:
 
     @property
     def specificity(self) -> float:
-        """Share of the blanks that is rejected."""
-        return self.rejected / self.blanks
+        """Share of the events without a crystal, artefacts among them, that is rejected."""
+        return (self.rejected + self.artefacts_rejected) / (self.blanks + self.artefacts)
 
     def to_json(self) -> dict[str, Any]:
         """Counts and ratios by name."""
@@ -100,8 +104,10 @@ def judge_left_out(
         weak_lost=int(np.count_nonzero(low & weak)),
         blanks=int(one.is_blank.sum()),
         rejected=int(np.count_nonzero(low & one.is_blank)),
+        artefacts=int(one.is_artefact.sum()),
+        artefacts_rejected=int(np.count_nonzero(low & one.is_artefact)),
         rescued=int(np.count_nonzero(by_score & ~low & one.is_hit)),
-        blanks_rescued=int(np.count_nonzero(by_score & ~low & one.is_blank)),
+        blanks_rescued=int(np.count_nonzero(by_score & ~low & ~one.has_crystal)),
     )
 
 
@@ -153,7 +159,8 @@ def table_of(judged: Sequence[LeftOut]) -> str:
     rows = [
         f"| {one.experiment} | {one.hits} | {one.lost} | {one.loss_upper95:.2%}"
         f"{', proven 1 %' if one.loss_upper95 < _PROVEN else ''} | "
-        f"{one.rescued} | {one.weak_lost} of {one.weak} | {one.blanks} | {one.specificity:.3f} | "
+        f"{one.rescued} | {one.weak_lost} of {one.weak} | {one.rejected} of {one.blanks} | "
+        f"{one.artefacts_rejected} of {one.artefacts} | {one.specificity:.3f} | "
         f"{one.blanks_rescued} |"
         for one in judged
     ]
@@ -163,7 +170,8 @@ def table_of(judged: Sequence[LeftOut]) -> str:
         "one-sided, 95 %, and tells of this experiment alone: seven experiments are seven draws\n"
         "of those that a network may meet.\n\n"
         "| experiment left out | hits | lost | loss below | kept for their peaks alone "
-        "| lost of 5 to 9 peaks | blanks | specificity | kept for their peaks |\n"
-        "|---|---|---|---|---|---|---|---|---|\n"
+        "| lost of 5 to 9 peaks | blanks rejected | artefacts rejected | specificity "
+        "| blanks and artefacts kept for their peaks |\n"
+        "|---|---|---|---|---|---|---|---|---|---|\n"
     )
     return head + "\n".join(rows)

@@ -24,7 +24,7 @@ from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder, Candidates
 from sfxreduce.simulate.run import simulate_run
-from sfxreduce.simulate.truth import COUNTED_SNR, HIT_PEAKS
+from sfxreduce.simulate.truth import COUNTED_SNR, HIT_PEAKS, Kind
 from sfxreduce.train.patches.candidates import PatchSet, read_patches
 from sfxreduce.train.patches.peak_labels import flat_pixels, tile_of_pixels
 
@@ -57,7 +57,6 @@ _FEWEST = 4
 _ARRAYS = (
     "n_peaks",
     "peaks_of_tiles",
-    "is_blank",
     "blur_px",
     "learned_kind",
     "judged_kind",
@@ -83,8 +82,6 @@ class Material:
         The same for every tile of the picture, shape (event, tile).
     blur_px : ndarray of float64
         Of each judged event; 0 for the camera's own.
-    is_blank : ndarray of bool
-        Judged events without a crystal.
     learned_kind, judged_kind : ndarray of uint8
         `sfxreduce.simulate.truth.Kind` of the events, of the first set that is learned from.
     statistics : ndarray
@@ -97,20 +94,34 @@ class Material:
     n_peaks: NDArray[np.int32]
     peaks_of_tiles: NDArray[np.int16]
     blur_px: NDArray[np.float64]
-    is_blank: NDArray[np.bool_]
     learned_kind: NDArray[np.uint8]
     judged_kind: NDArray[np.uint8]
     statistics: NDArray[np.float64]
 
     @property
+    def is_blank(self) -> NDArray[np.bool_]:
+        """Judged events without a crystal, and without ice, salt or a streak."""
+        return np.asarray(self.judged_kind == Kind.BLANK)
+
+    @property
+    def is_artefact(self) -> NDArray[np.bool_]:
+        """Judged events without a crystal that show ice, salt or a streak."""
+        return np.asarray(self.judged_kind == Kind.ARTEFACT)
+
+    @property
+    def has_crystal(self) -> NDArray[np.bool_]:
+        """Judged events with at least one crystal."""
+        return ~(self.is_blank | self.is_artefact)
+
+    @property
     def is_hit(self) -> NDArray[np.bool_]:
         """Judged events with a crystal and enough true peaks."""
-        return ~self.is_blank & (self.n_peaks >= HIT_PEAKS)
+        return self.has_crystal & (self.n_peaks >= HIT_PEAKS)
 
     @property
     def is_weak(self) -> NDArray[np.bool_]:
         """Judged events with a crystal and nearly enough true peaks."""
-        return ~self.is_blank & (self.n_peaks >= WEAK_PEAKS) & (self.n_peaks < HIT_PEAKS)
+        return self.has_crystal & (self.n_peaks >= WEAK_PEAKS) & (self.n_peaks < HIT_PEAKS)
 
     @property
     def detector(self) -> Detector:
@@ -165,7 +176,6 @@ def material_of(name: str, *, scale: float = 1.0) -> Material:
         n_peaks=np.concatenate([one.truth.n_peaks.values[one.events] for one in drawn]),
         peaks_of_tiles=np.concatenate([one.peaks_of_tiles for one in drawn]),
         blur_px=np.repeat([one.blur_px for one in drawn], [one.events.size for one in drawn]),
-        is_blank=np.concatenate([one.truth.n_crystals.values[one.events] == 0 for one in drawn]),
         learned_kind=cast("xr.Dataset", run.truth).kind.values,
         judged_kind=np.concatenate([one.truth.kind.values[one.events] for one in drawn]),
         statistics=statistics_of(

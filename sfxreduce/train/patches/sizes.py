@@ -138,7 +138,7 @@ def _pictures(model: Model, one: Material, evidence: NDArray[np.float64], size: 
         score = pooling.probability(pooling.pooled(evidence[:, own], n_tiles=size))
         raw.append(score)
         enough = one.peaks_of_tiles[:, own].sum(axis=1) >= HIT_PEAKS
-        hits.append(score[enough & ~one.is_blank])
+        hits.append(score[enough & one.has_crystal])
         blanks.append(score[one.is_blank])
     return _Pictures(
         hits=np.concatenate(hits), blanks=np.concatenate(blanks), raw=np.concatenate(raw)
