@@ -34,6 +34,7 @@ __all__ = [
     "RunNotFound",
     "SchemaError",
     "SfxReduceError",
+    "SfxReduceWarning",
     "SourceError",
     "UsageError",
     "VerificationError",
@@ -107,3 +108,7 @@ class VerificationError(SfxReduceError):
     """An output differs from its source or from its manifest."""
 
     exit_status = 4
+
+
+class SfxReduceWarning(UserWarning):
+    """Something that stops nothing, and that somebody should know of; one line."""

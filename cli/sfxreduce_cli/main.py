@@ -7,14 +7,16 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from importlib import metadata
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
-from sfxreduce.errors import SfxReduceError
+from sfxreduce.errors import SfxReduceError, SfxReduceWarning
 from sfxreduce_cli.archive import archive
 from sfxreduce_cli.audit import audit
+from sfxreduce_cli.clean import clean
 from sfxreduce_cli.crossval import crossval
 from sfxreduce_cli.evaluate import evaluate
 from sfxreduce_cli.filter import filter_
@@ -51,6 +53,7 @@ app.command("redecide", cls=OneInput)(redecide)
 app.command("verify", cls=OneInput)(verify)
 app.command("ledger", cls=OneInput)(ledger)
 app.command("info")(info)
+app.command("clean")(clean)
 app.command("simulate")(simulate)
 app.command("ingest", cls=ManyInputs)(ingest)
 app.command("label", cls=OneInput)(label)
@@ -83,6 +86,8 @@ def main() -> None:
     for number in INTERRUPTS:
         signal.signal(number, interrupts.note)
     sys.unraisablehook = interrupts.hide
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always", SfxReduceWarning)
     try:
         _run()
     except BaseException as error:
@@ -135,6 +140,21 @@ def _run() -> None:
     except (OSError, MemoryError, UnicodeError) as error:
         # What the system refuses in a way nobody foresaw is still one line.
         _fail(SfxReduceError(f"{type(error).__name__}: {error}"))
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line for a warning of ours; others look as Python has them."""
+    if issubclass(category, SfxReduceWarning):
+        say(f"sfxreduce: warning: {message}")
+    else:
+        say(warnings.formatwarning(message, category, filename, lineno, line).rstrip())
 
 
 def _fail(error: SfxReduceError) -> NoReturn:

@@ -17,6 +17,7 @@ import sfxreduce
 
 if TYPE_CHECKING:
     from sfxreduce.archive.savings.sums import Savings
+    from sfxreduce.pipeline.clean import Leftover
     from sfxreduce.pipeline.stages.plan import FilterPlan, Reread
     from sfxreduce.pipeline.verify.output import Verification
     from sfxreduce.report.report import Report
@@ -33,6 +34,7 @@ __all__ = [
     "print_filter",
     "print_filter_plan",
     "print_json",
+    "print_leftovers",
     "print_lines",
     "print_redecided",
     "print_runs",
@@ -152,6 +154,19 @@ def print_table(title: str, facts: Mapping[str, Any]) -> None:
     width = max((len(name) for name in facts), default=0)
     for name, value in facts.items():
         console.print(f"  {printable(name):<{width}}  {printable(str(value))}")
+
+
+def print_leftovers(left: Sequence[Leftover], *, dry_run: bool, as_json: bool) -> None:
+    """Print what killed commands left behind, and what became of it."""
+    if as_json:
+        print_json({"dry_run": dry_run, "leftovers": [each.to_json() for each in left]})
+        return
+    gone = "would be removed" if dry_run else "removed"
+    for each in left:
+        became = f"left alone: {each.kept_because}" if each.kept_because else gone
+        print_lines([f"{each.path} ({decimal(each.bytes)}): {became}"])
+    if not left:
+        say("nothing was left behind")
 
 
 def print_filter_plan(plan: FilterPlan, *, as_json: bool) -> None:

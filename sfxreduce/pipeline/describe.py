@@ -16,7 +16,8 @@ from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames, open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
 from sfxreduce.io.store.metadata import CONDITIONS_GROUP, LEDGER_GROUP
-from sfxreduce.io.writers.resume import JOURNAL, moves_under_way, unfinished_folder
+from sfxreduce.io.writers.publish import JOURNAL, moves_under_way
+from sfxreduce.io.writers.resume import unfinished_folder
 from sfxreduce.run.run import Run
 
 __all__ = ["Description", "UnfinishedFacts", "describe_run", "describe_unfinished", "info_run"]
@@ -232,7 +233,7 @@ def describe_unfinished(store: Path) -> UnfinishedFacts | None:
         If it cannot be read.
     """
     folder = unfinished_folder(store)
-    if not (folder / JOURNAL).exists():
+    if folder is None:
         return None
     scored, sizes, entries = set(), {}, read_journal(folder / JOURNAL)
     for done in (done for entry in entries for done in entry.body.get("done", ())):

@@ -28,6 +28,7 @@ import sfxreduce
 from sfxreduce.cluster import SerialPool
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.run.detector import PixelFlag
+from sfxreduce.io.files.durable import hidden_folders
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
 from sfxreduce.simulate.run import simulate_run
 from sfxreduce.train.labelling import MISS_AT_MOST
@@ -206,7 +207,7 @@ def test_an_output_inside_its_input_is_wrong_usage(small_run: Path) -> None:
 
 def begun(folder: Path) -> list[Path]:
     """What a command that is at work has written of its outputs."""
-    return [*folder.glob(".*.partial"), *folder.glob(".*.unfinished/shards/*")]
+    return [*folder.glob(".*.unfinished-*/shards/*"), *folder.glob(".*.unfinished-*/output")]
 
 
 def stop_when_staged(
@@ -244,7 +245,7 @@ def test_an_interrupted_filter_leaves_no_output_and_goes_on(
     assert returncode == 130, stderr
     assert "Traceback" not in stderr
     assert sum("interrupted" in line for line in stderr.splitlines()) == 1
-    assert [p.name for p in tmp_path.iterdir()] == [".hits.zarr.unfinished"]
+    assert [*tmp_path.iterdir()] == hidden_folders(tmp_path / "hits.zarr")
     subprocess.run(command, check=True, capture_output=True)
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["hits.cxi", "hits.geom", "hits.lst", "hits.zarr", "report.html"]
@@ -328,7 +329,8 @@ def test_a_full_disk_is_one_line_and_no_output(small_run: Path, tmp_path: Path) 
             assert not (disk / "h.zarr").exists()
             assert not (tmp_path / "h.zarr").exists()
             # What is done stays for the same command to go on with; it gives no room back.
-            shutil.rmtree(disk / ".h.zarr.unfinished", ignore_errors=True)
+            for folder in hidden_folders(disk / "h.zarr"):
+                shutil.rmtree(folder)
             assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -433,8 +435,8 @@ def commands_by_name() -> dict[str, Any]:
 def test_every_command_has_help_with_an_example() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert sorted(commands) == [
-        "archive", "audit", "crossval", "evaluate", "filter", "hold", "info", "ingest", "label",
-        "ledger", "policy", "redecide", "report", "simulate", "train", "verify",
+        "archive", "audit", "clean", "crossval", "evaluate", "filter", "hold", "info", "ingest",
+        "label", "ledger", "policy", "redecide", "report", "simulate", "train", "verify",
     ]  # fmt: skip
     for name, command in commands_by_name().items():
         assert "Example: sfxreduce" in (command.help or ""), name

@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a call as a script
 
 from faults.disks import NoDiskError, full_disks, power_cuts
+from faults.every_command import kills_of_every_command
 from faults.trials import Bench, Outcome, errors_at_calls, kills_at_calls, kills_at_random
 
 
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--errors", type=int, default=100, help="failing calls of each kind")
     parser.add_argument("--cuts", type=int, default=100, help="power cuts")
     parser.add_argument("--full", type=int, default=100, help="full disks")
+    parser.add_argument("--commands", type=int, default=300, help="kills of every command")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--table", type=Path, help="the same as a Markdown table")
@@ -62,6 +64,7 @@ def all_faults(folder: Path, asked: argparse.Namespace) -> list[dict[str, Any]]:
         work[errno.errorcode[number]] = lambda number=number: errors_at_calls(
             bench, folder, sorted(rng.sample(every, min(asked.errors, bench.calls))), number
         )
+    work["command"] = lambda: kills_of_every_command(folder, asked.commands, rng)
     work["disk full"] = lambda: full_disks(bench, folder, asked.full, rng)
     work["power cut"] = lambda: power_cuts(bench, folder, asked.cuts, rng)
     rows = []

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 SOAK = Path(__file__).with_name("soak.py")
-FEW = ("--random=30", "--calls=30", "--errors=15", "--cuts=30", "--full=15")
+FEW = ("--commands=40", "--random=30", "--calls=30", "--errors=15", "--cuts=30", "--full=15")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,15 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("kind", "trials"),
-    [("kill", 30), ("call", 30), ("EIO", 15), ("ENOSPC", 15), ("disk full", 15), ("power cut", 30)],
+    [
+        ("command", 40),
+        ("kill", 30),
+        ("call", 30),
+        ("EIO", 15),
+        ("ENOSPC", 15),
+        ("disk full", 15),
+        ("power cut", 30),
+    ],
 )
 def test_no_output_lies_and_nothing_acknowledged_is_lost(
     faults: dict[str, dict[str, Any]], kind: str, trials: int

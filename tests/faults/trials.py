@@ -27,8 +27,10 @@ from planted import BrightestPixel, planted_run
 from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import SfxReduceError
 from sfxreduce.io.chunks import layout
+from sfxreduce.io.files.durable import hidden_folders
 from sfxreduce.io.files.journal import Journal, read_journal
 from sfxreduce.io.open import open_run
+from sfxreduce.io.writers import publish
 from sfxreduce.io.writers import resume as unfinished_module
 from sfxreduce.io.writers.resume import unfinished_folder
 from sfxreduce.pipeline.filter import filter_run
@@ -36,7 +38,16 @@ from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 from sfxreduce.pipeline.verify.output import verify_run
 
-CALLS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate", "test.fsync"}
+CALLS = {
+    "os.rename",
+    "os.mkdir",
+    "os.remove",
+    "os.rmdir",
+    "os.link",
+    "os.truncate",
+    "test.fsync",
+    "test.exchange",
+}
 FAILED, CRASHED = 3, 4
 EVENTS_PER_SHARD = 16
 
@@ -167,7 +178,8 @@ def _perform(work: Callable[[], None], told: int, *, at_call: int, fails: int) -
     unfinished_module.NOTE_SECONDS = 0.0
     if at_call:
         calls.watch()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     try:
         work()
     except SfxReduceError:
@@ -208,6 +220,13 @@ class _Calls:
             fsync(descriptor)
 
         os.fsync = audited
+        swap = publish.exchange
+
+        def audited_swap(one: Path, other: Path) -> bool:
+            sys.audit("test.exchange", one, other)
+            return swap(one, other)
+
+        publish.exchange = audited_swap
         sys.addaudithook(self._note)
 
     def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -261,7 +280,7 @@ def look(bench: Bench, out: Path, child: Child, outcome: Outcome) -> int:
         outcome.expect(tree(out) == bench.reference, "what is visible differs")
         return bench.shards
     folder = unfinished_folder(out)
-    if not (folder / unfinished_module.JOURNAL).exists():
+    if folder is None:
         # A run that fails before anything is done takes its folder with it.
         outcome.expect(child.lines <= 1, f"{child.lines} lines acknowledged, no journal is there")
         return 0
@@ -273,7 +292,7 @@ def look(bench: Bench, out: Path, child: Child, outcome: Outcome) -> int:
         done["shard"] for entry in entries for done in entry.body.get("done", ()) if "shard" in done
     ]
     for shard in shards:
-        places = (folder / "shards" / shard["written"], folder / "store" / shard["path"])
+        places = (folder / "shards" / shard["written"], folder / "output" / shard["path"])
         digests = [xxhash.xxh3_128(p.read_bytes()).hexdigest() for p in places if p.exists()]
         outcome.expect(
             digests == [shard["digest"]], f"acknowledged shard {shard['path']} is lost: {digests}"
@@ -283,11 +302,12 @@ def look(bench: Bench, out: Path, child: Child, outcome: Outcome) -> int:
 
 def go_on(bench: Bench, out: Path, acknowledged: int, outcome: Outcome) -> None:
     """Give the same command again, and check that it completes without doing anything twice."""
-    was_there, folder = out.exists(), unfinished_folder(out)
-    if was_there and not folder.exists():
+    was_there, left = out.exists(), hidden_folders(out)
+    if was_there and not left:
         return
-    # One that had no more to do than remove an empty folder is told that its output is there.
-    finished = was_there and not any(folder.iterdir())
+    # One that had no more to do than remove a folder without a journal is told that its output is
+    # there.
+    finished = was_there and unfinished_folder(out) is None
     told = out.with_name("tasks")
 
     def again() -> None:

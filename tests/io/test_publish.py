@@ -12,14 +12,13 @@ import pytest
 
 from sfxreduce.errors import OutputError, OutputExists, UsageError, VerificationError
 from sfxreduce.io.files.durable import (
-    PublishJob,
     output_errors,
-    publish_file,
     sweep_partial,
     write_file,
 )
+from sfxreduce.io.store.manifest import PublishJob, publish_file
 from sfxreduce.io.store.metadata import SCHEMA
-from sfxreduce.io.writers.publish import check_outputs, staged
+from sfxreduce.io.writers.publish import check_outputs, exchange, staged
 
 
 def make_store(path: Path, content: bytes = b"old") -> Path:
@@ -72,8 +71,9 @@ def test_an_interrupted_replacement_leaves_the_old_outputs(tmp_path: Path) -> No
     assert names(tmp_path) == ["out", "page.html"]
 
 
+@pytest.mark.parametrize("swaps", [True, False])
 def test_a_rename_that_fails_takes_the_others_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    swaps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The outputs were once renamed one by one, and the first ones stayed when a later one failed.
     store, page = make_store(tmp_path / "out"), tmp_path / "page.html"
@@ -81,11 +81,19 @@ def test_a_rename_that_fails_takes_the_others_back(
     rename = Path.rename
 
     def failing(self: Path, target: Path) -> Path:
-        if self.name.endswith(".partial") and target == page:
+        if target == page and not self.name.endswith(".old"):
             raise OSError(errno.EIO, "Input/output error")
         return rename(self, target)
 
+    def failing_swap(one: Path, other: Path) -> bool:
+        if other == page:
+            raise OSError(errno.EIO, "Input/output error")
+        return exchange(one, other)
+
     monkeypatch.setattr(Path, "rename", failing)
+    monkeypatch.setattr(
+        "sfxreduce.io.writers.publish.exchange", failing_swap if swaps else lambda *_: False
+    )
     with (
         pytest.raises(OutputError, match="cannot be written"),
         staged(stores=[store], files=[page], overwrite=True) as hidden,
@@ -97,23 +105,23 @@ def test_a_rename_that_fails_takes_the_others_back(
     assert names(tmp_path) == ["out", "page.html"]
 
 
+@pytest.mark.parametrize("swaps", [True, False])
 def test_an_interrupt_while_outputs_are_renamed_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    swaps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Between two renames the old output was gone and the new one not there.
     store = make_store(tmp_path / "out")
-    rename = Path.rename
 
-    def interrupted(self: Path, target: Path) -> Path:
+    def interrupted(one: Path, other: Path) -> bool:
         os.kill(os.getpid(), signal.SIGINT)
-        return rename(self, target)
+        return swaps and exchange(one, other)
 
-    monkeypatch.setattr(Path, "rename", interrupted)
+    monkeypatch.setattr("sfxreduce.io.writers.publish.exchange", interrupted)
     with pytest.raises(KeyboardInterrupt), staged(stores=[store], overwrite=True) as hidden:
         hidden[store].mkdir()
         write_file(hidden[store] / "data", b"new")
     assert (store / "data").read_bytes() == b"new"
-    assert [n for n in names(tmp_path) if not n.endswith(".old")] == ["out"]
+    assert names(tmp_path) == ["out"]
 
 
 def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:

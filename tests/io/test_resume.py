@@ -26,9 +26,11 @@ from sfxreduce.errors import (
     VerificationError,
 )
 from sfxreduce.io.chunks.shards import payload_hash
+from sfxreduce.io.files.durable import hidden_folder, hidden_folders
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames, open_table
-from sfxreduce.io.writers.resume import JOURNAL, unfinished_folder
+from sfxreduce.io.writers.publish import JOURNAL
+from sfxreduce.io.writers.resume import unfinished_folder
 from sfxreduce.pipeline.describe import describe_unfinished
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ledger import ledger_run
@@ -73,6 +75,12 @@ def keep_hits(run: Run, out: Path, pool: Pool, **options: Any) -> None:
     )
 
 
+def folder_of(out: Path) -> Path:
+    folder = unfinished_folder(out)
+    assert folder is not None
+    return folder
+
+
 def tree(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
@@ -91,7 +99,7 @@ def test_nothing_is_done_twice_and_the_bytes_are_the_same(
     assert tree(out) == tree(tmp_path / "peace.zarr")
     for name in ("score", "reduce"):
         assert first.given.get(name, 0) + second.given.get(name, 0) == whole.given[name]
-    assert not unfinished_folder(out).exists()
+    assert not hidden_folders(out)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +122,7 @@ def test_another_command_is_refused_and_says_what_changed(
         pool=SerialPool(),
     )
     assert out.exists()
-    assert not unfinished_folder(out).exists()
+    assert not hidden_folders(out)
 
 
 def touch(stored: Path) -> None:
@@ -151,9 +159,7 @@ def test_a_shard_that_rots_before_it_is_published_is_written_anew(
     out = tmp_path / "hits.zarr"
     with pytest.raises(KeyboardInterrupt):
         keep_hits(open_run(stored), out, Stopping("publish", 0))
-    shard = next(
-        path for path in unfinished_folder(out).glob("store/frames/c/**/*") if path.is_file()
-    )
+    shard = next(path for path in folder_of(out).glob("output/frames/c/**/*") if path.is_file())
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
@@ -168,25 +174,29 @@ def test_a_journal_that_was_changed_is_not_gone_on_with(stored: Path, tmp_path: 
     out = tmp_path / "hits.zarr"
     with pytest.raises(KeyboardInterrupt):
         keep_hits(open_run(stored), out, Stopping("reduce", 0))
-    journal = unfinished_folder(out) / JOURNAL
+    journal = folder_of(out) / JOURNAL
     journal.write_bytes(journal.read_bytes().replace(b'"threshold":', b'"Threshold":', 1))
     with pytest.raises(VerificationError, match="journal"):
         keep_hits(open_run(stored), out, SerialPool())
 
 
 def test_what_was_half_written_is_swept(stored: Path, tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    torn = tmp_path / f".{unfinished_folder(page).name}.0123456789ab.partial"
-    torn.write_text("<html>")
-    outputs = Outputs(store=tmp_path / "hits.zarr", report=page)
-    filter_run(
-        open_run(stored),
-        FilterSettings(scorer=BrightestPixel()),
-        outputs=outputs,
-        pool=SerialPool(),
-    )
-    assert page.exists()
-    assert not torn.exists()
+    out, elsewhere = tmp_path / "hits.zarr", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    outputs = Outputs(store=out, report=elsewhere / "page.html")
+
+    def keep(pool: Pool) -> None:
+        settings = FilterSettings(scorer=BrightestPixel())
+        filter_run(open_run(stored), settings, outputs=outputs, pool=pool)
+
+    with pytest.raises(KeyboardInterrupt):
+        keep(Stopping("publish", 0))
+    assert list(elsewhere.iterdir()) == []
+    torn = folder_of(out) / "shards" / ".0.0123456789ab.partial"
+    torn.write_text("half")
+    keep(SerialPool())
+    assert [path.name for path in elsewhere.iterdir()] == ["page.html"]
+    assert not hidden_folders(out)
 
 
 def test_a_folder_that_was_left_empty_is_swept_and_another_is_not(
@@ -194,8 +204,7 @@ def test_a_folder_that_was_left_empty_is_swept_and_another_is_not(
 ) -> None:
     out = tmp_path / "hits.zarr"
     keep_hits(open_run(stored), out, SerialPool())
-    folder = unfinished_folder(out)
-    folder.mkdir()
+    folder = hidden_folder(out)
     (folder / "notes").touch()
     with pytest.raises(OutputExists):
         keep_hits(open_run(stored), out, SerialPool())
@@ -212,7 +221,7 @@ def cut_off_while_appearing(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("sfxreduce.io.writers.resume.complete_moves", interrupted)
+        patched.setattr("sfxreduce.io.writers.publish.complete_moves", interrupted)
         with pytest.raises(KeyboardInterrupt):
             keep_hits(run, out, SerialPool())
 
@@ -229,7 +238,7 @@ def test_an_output_that_was_appearing_is_completed(
     keep_hits(open_run(stored), tmp_path / "peace.zarr", SerialPool())
     assert tree(out) == tree(tmp_path / "peace.zarr")
     assert not pool.given
-    assert not unfinished_folder(out).exists()
+    assert not hidden_folders(out)
 
 
 def test_an_output_that_was_not_made_does_not_appear_with_the_others(

@@ -29,7 +29,7 @@ from sfxreduce.scorers.peaks.finder import PeakScorer
 from sfxreduce.scorers.protocol import Scorer
 
 MANIFEST = "sfxreduce.pipeline.stages.write.write_manifest"
-APPEARS = "sfxreduce.io.writers.resume.complete_moves"
+APPEARS = "sfxreduce.io.writers.publish.complete_moves"
 N_EVENTS = 24
 
 

@@ -28,7 +28,7 @@ from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import OutputExists, RefusedError, SchemaError, UsageError, VerificationError
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
-from sfxreduce.io.writers import resume as unfinished
+from sfxreduce.io.writers import publish
 from sfxreduce.io.writers.publish import Move
 from sfxreduce.pipeline import ingest
 from sfxreduce.pipeline.filter import filter_run, plan_filter
@@ -759,14 +759,14 @@ def test_an_output_that_was_appearing_is_completed(
             pool=SERIAL,
         )[1]
 
-    complete = unfinished.complete_moves
+    complete = publish.complete_moves
 
     def interrupted(moves: Sequence[Move], *, undo: bool) -> None:
         complete(moves, undo=undo)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(unfinished, "complete_moves", interrupted)
+        patched.setattr(publish, "complete_moves", interrupted)
         with pytest.raises(KeyboardInterrupt):
             attempt()
     assert outputs.store.exists()

@@ -21,6 +21,7 @@ from sfxreduce.archive.rules.states import State
 from sfxreduce.errors import SourceError, VerificationError
 from sfxreduce.io.files.durable import output_errors, sync_folder, write_file
 from sfxreduce.io.files.journal import Entry, Journal, open_journal, read_journal
+from sfxreduce.io.writers.publish import recover_in
 
 __all__ = ["Clock", "Contents", "EvidenceFolder", "EvidenceWriter", "evidence_path"]
 
@@ -209,6 +210,9 @@ class EvidenceFolder:
             self.path.mkdir(exist_ok=True)
         try:
             with open_journal(self.path / JOURNAL) as journal:
+                # This program alone is at work here, and one before it may have been killed.
+                with output_errors(self.path):
+                    recover_in(self.path)
                 yield EvidenceWriter(self.path, journal, clock=self.clock, by=by)
         except VerificationError as error:
             if str(self.path / JOURNAL) not in str(error):

@@ -15,7 +15,6 @@ from sfxreduce.archive.tape.recall import recall_file
 from sfxreduce.archive.tape.tars import read_member
 from sfxreduce.errors import ArchiveError, SchemaError
 from sfxreduce.io.files.durable import PARTIAL, FileRecord, output_errors
-from sfxreduce.io.writers.publish import complete_moves, planned_moves
 
 __all__ = ["Holding", "fetch_files"]
 
@@ -135,7 +134,8 @@ def _recall(holding: Holding, file: FileRecord, target: Path) -> None:
         partial = target.with_name(f".{uuid.uuid4().hex[:12]}{PARTIAL}")
         failure = recall_file(backend, pool, archived, partial)
         if failure is None:
-            complete_moves(planned_moves({target: partial}, overwrite=True), undo=True)
+            with output_errors(target):
+                partial.replace(target)
             return
         problems.append(f"{backend.name} pool {pool}: {failure.problem}")
     raise ArchiveError(

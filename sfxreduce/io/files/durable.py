@@ -1,45 +1,70 @@
-"""Single files: written whole, read back, weighed."""
+"""Files and folders of our own: written whole, hidden until they are done, swept if left behind.
+
+A hidden folder has a name that nobody can guess and is open to its owner alone. One that lies there
+is believed only if it is a folder, no link, and belongs to this user.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import signal
+import stat
 import threading
+import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import xxhash
-
-from sfxreduce.errors import OutputError, SourceError, VerificationError
+from sfxreduce.errors import OutputError, SfxReduceWarning, SourceError, VerificationError
 
 __all__ = [
     "PARTIAL",
+    "TOKEN_BYTES",
+    "UNFINISHED",
     "FileRecord",
-    "PublishJob",
+    "abandoned",
+    "blocks_of",
     "copy_file",
     "disk_bytes",
     "drop_cache",
+    "hidden_folder",
+    "hidden_folders",
     "interrupts_wait",
+    "is_token",
     "output_errors",
-    "publish_file",
     "read_blocks",
     "sha256_file",
     "sweep_partial",
     "sync_folder",
+    "warn",
     "whole_file",
+    "why_not_ours",
     "write_addressed",
     "write_file",
 ]
 
 PARTIAL = ".partial"
+
+UNFINISHED = ".unfinished-"
+TOKEN_BYTES = 8
+HEX_DIGITS = frozenset("0123456789abcdef")
+
+MOST_NAME_BYTES = 200
+"""Longest name that becomes part of a hidden one: file systems allow 255 bytes."""
+
 READ_BYTES = 1 << 20
+
+STALE_S = 24 * 3600.0
+"""Age of a half-written file that nobody is working on any more, where there are no locks."""
 
 
 @contextmanager
@@ -85,6 +110,94 @@ def interrupts_wait() -> Iterator[None]:
         signal.raise_signal(waiting[0])
 
 
+def hidden_folder(final: Path, token: str = "") -> Path:
+    """Make a folder that only this user can enter, beside an output's final name.
+
+    Parameters
+    ----------
+    token : str
+        Sixteen hexadecimal digits at the end of its name; random if not given.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be made: whatever lies there already is left alone.
+    """
+    folder = _beside(final) / f"{_hidden_prefix(final)}{token or secrets.token_hex(TOKEN_BYTES)}"
+    with output_errors(final):
+        folder.mkdir(mode=0o700)
+        sync_folder(folder.parent)
+    return folder
+
+
+def hidden_folders(final: Path) -> list[Path]:
+    """Hidden folders of an output that are ours, in no order.
+
+    Warns
+    -----
+    SfxReduceWarning
+        Of each other one with such a name; it is never touched.
+    """
+    ours = []
+    prefix = _hidden_prefix(final)
+    try:
+        beside = sorted(_beside(final).iterdir())
+    except OSError:
+        return []
+    for path in beside:
+        token = path.name.removeprefix(prefix)
+        if path.name == f"{prefix}{token}" and is_token(token):
+            if why := why_not_ours(path):
+                warn(f"{path}: {why}; it is left alone, remove it if you know whose it is")
+            else:
+                ours.append(path)
+    return ours
+
+
+def is_token(text: str) -> bool:
+    """Whether a text is what a hidden folder's name ends with."""
+    return len(text) == 2 * TOKEN_BYTES and not set(text) - HEX_DIGITS
+
+
+def why_not_ours(folder: Path) -> str:
+    """Say why a hidden folder is not to be believed; empty if it is.
+
+    It is opened without following links, and what was opened is looked at.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            return "is a link or a file, where only a folder of ours would be"
+        return f"cannot be opened ({error.strerror or error})"
+    try:
+        facts = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    if facts.st_uid != os.geteuid():
+        return f"belongs to another user (number {facts.st_uid})"
+    if facts.st_mode & 0o077:
+        return "is open to other users, which no folder of ours is"
+    return ""
+
+
+def warn(text: str) -> None:
+    """Say something that stops nothing."""
+    warnings.warn(text, SfxReduceWarning, stacklevel=2)
+
+
+def _beside(final: Path) -> Path:
+    # Workers elsewhere have working directories of their own.
+    return final.parent.resolve()
+
+
+def _hidden_prefix(final: Path) -> str:
+    name = final.name
+    if len(os.fsencode(name)) > MOST_NAME_BYTES:
+        name = f"{name[:40]}.{hashlib.sha256(os.fsencode(final.name)).hexdigest()[:16]}"
+    return f".{name}{UNFINISHED}"
+
+
 def write_file(path: Path, *data: bytes, below: Path | None = None) -> None:
     """Write a file whole and bring it to the disk; the same file may be written again.
 
@@ -125,14 +238,17 @@ def whole_file(path: Path, *, check: Callable[[Path], None] | None = None) -> It
     partial = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:12]}{PARTIAL}")
     try:
         with partial.open("xb") as file:
+            with suppress(OSError):  # where there are no locks, its age tells that it was left
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
             # One that fails is not tried again: the system may have dropped what it could not
             # write, and say next time that all is well.
             os.fsync(file.fileno())
-        if check is not None:
-            check(partial)
-        partial.replace(path)
+            if check is not None:
+                check(partial)
+            # While it is open it is locked, and no other program sweeps it.
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -185,7 +301,7 @@ def read_blocks(path: Path) -> Iterator[bytes]:
         If it cannot be read.
     """
     try:
-        yield from _blocks(path)
+        yield from blocks_of(path)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -232,71 +348,49 @@ def write_addressed(folder: Path, name: str, *data: bytes) -> None:
         sync_folder(folder.parent)
 
 
-def sweep_partial(folder: Path) -> None:
-    """Remove what workers that died left behind in a staged output."""
-    for file in folder.rglob(f".*{PARTIAL}"):
-        file.unlink()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishJob:
-    """One staged file to be read back.
+def sweep_partial(folder: Path, *, below: bool = True) -> None:
+    """Remove files of ours that a program was killed over; what is being written is left alone.
 
     Parameters
     ----------
-    store : str
-        Path of the staged output.
-    path : str
-        Of the file, relative to it.
-    digest : str
-        XXH3 of the bytes that were to be written, 128 bits; empty if a library wrote them.
+    below : bool
+        Whether folders below are swept as well.
     """
+    for file in folder.rglob(f".*{PARTIAL}") if below else folder.glob(f".*{PARTIAL}"):
+        if abandoned(file):
+            file.unlink(missing_ok=True)
 
-    store: str
-    path: str
-    digest: str = ""
 
-
-def publish_file(job: PublishJob) -> FileRecord:
-    """Read a staged file back through a fresh handle and take down what it holds.
-
-    One that does not hold what was to be written is removed: the same command makes it anew.
-
-    Raises
-    ------
-    VerificationError
-        If it does not hold what was to be written, or cannot be read.
-    """
-    file = Path(job.store) / job.path
-    # Both in one pass: what was to be written is known by the cheap one, and the manifest, which
-    # archives read, has the one that nobody can forge.
-    sha256, fast = hashlib.sha256(), xxhash.xxh3_128()
+def abandoned(file: Path) -> bool:
+    """Whether a half-written file is ours and no program is at work on it."""
     try:
-        for block in _blocks(file):
-            sha256.update(block)
-            fast.update(block)
-        size = file.stat().st_size
-    except OSError as error:
-        fault = f"cannot be read back ({error.strerror or error})"
-    else:
-        if not job.digest or fast.hexdigest() == job.digest:
-            return FileRecord(path=job.path, size=size, sha256=sha256.hexdigest())
-        fault = "what was read back differs from what was written"
-    file.unlink(missing_ok=True)
-    raise VerificationError(
-        f"{file}: {fault}; nothing was published, check the disk and start again"
-    )
+        descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        facts = os.fstat(descriptor)
+        if facts.st_uid != os.geteuid() or not stat.S_ISREG(facts.st_mode):
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return time.time() - facts.st_mtime > STALE_S
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
-    for block in _blocks(path):
+    for block in blocks_of(path):
         digest.update(block)
     return digest.hexdigest()
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
+def blocks_of(path: Path) -> Iterator[bytes]:
+    """Bytes of a file, a block at a time; errors are the system's own."""
     with path.open("rb") as file:
         while block := file.read(READ_BYTES):
             yield block

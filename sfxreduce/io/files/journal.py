@@ -22,6 +22,7 @@ from sfxreduce.io.files.durable import output_errors, sync_folder, write_file
 from sfxreduce.io.files.safe_read import read_small
 
 __all__ = [
+    "LINE_BYTES",
     "Entry",
     "Journal",
     "alone",

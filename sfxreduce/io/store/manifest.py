@@ -10,13 +10,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from sfxreduce.errors import VerificationError
-from sfxreduce.io.files.durable import FileRecord
+from sfxreduce.io.files.durable import FileRecord, blocks_of
 from sfxreduce.io.files.safe_read import parse_as
 
-__all__ = ["Manifest", "manifest_from_json", "manifest_to_json"]
+__all__ = ["Manifest", "PublishJob", "manifest_from_json", "manifest_to_json", "publish_file"]
 
 MANIFEST_VERSION = 1
 
@@ -113,3 +116,53 @@ def manifest_from_json(facts: Mapping[str, Any], *, where: str) -> Manifest:
 def _digest(body: Mapping[str, Any]) -> str:
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishJob:
+    """One staged file to be read back.
+
+    Parameters
+    ----------
+    store : str
+        Path of the staged output.
+    path : str
+        Of the file, relative to it.
+    digest : str
+        XXH3 of the bytes that were to be written, 128 bits; empty if a library wrote them.
+    """
+
+    store: str
+    path: str
+    digest: str = ""
+
+
+def publish_file(job: PublishJob) -> FileRecord:
+    """Read a staged file back through a fresh handle and take down what it holds.
+
+    One that does not hold what was to be written is removed: the same command makes it anew.
+
+    Raises
+    ------
+    VerificationError
+        If it does not hold what was to be written, or cannot be read.
+    """
+    file = Path(job.store) / job.path
+    # Both in one pass: what was to be written is known by the cheap one, and the manifest, which
+    # archives read, has the one that nobody can forge.
+    sha256, fast = hashlib.sha256(), xxhash.xxh3_128()
+    try:
+        for block in blocks_of(file):
+            sha256.update(block)
+            fast.update(block)
+        size = file.stat().st_size
+    except OSError as error:
+        fault = f"cannot be read back ({error.strerror or error})"
+    else:
+        if not job.digest or fast.hexdigest() == job.digest:
+            return FileRecord(path=job.path, size=size, sha256=sha256.hexdigest())
+        fault = "what was read back differs from what was written"
+    file.unlink(missing_ok=True)
+    raise VerificationError(
+        f"{file}: {fault}; nothing was published, check the disk and start again"
+    )

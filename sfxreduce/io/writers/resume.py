@@ -7,40 +7,42 @@ killed at any moment leaves that folder; the same command goes on from there.
 
 from __future__ import annotations
 
-import hashlib
+import os
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
-from glob import escape
 from pathlib import Path
 from typing import Any
 
 from sfxreduce.errors import OutputError, RefusedError, SfxReduceError, VerificationError
-from sfxreduce.io.files.durable import PARTIAL, output_errors, sweep_partial
-from sfxreduce.io.files.journal import Entry, Journal, open_journal, read_journal
+from sfxreduce.io.files.durable import (
+    hidden_folders,
+    output_errors,
+    sweep_partial,
+    warn,
+    why_not_ours,
+)
+from sfxreduce.io.files.journal import open_journal, read_journal
 from sfxreduce.io.writers.publish import (
-    Move,
-    check_replaceable,
-    complete_moves,
-    planned_moves,
+    JOURNAL,
+    Staging,
+    begin_staging,
+    kind_of,
+    moves_under_way,
+    one_at_a_time,
     remove,
-    sync_tree,
+    remove_hidden,
     under_final_names,
 )
 from sfxreduce.io.writers.shards import ShardWritten
 
-__all__ = [
-    "Unfinished",
-    "appearing",
-    "moves_under_way",
-    "sweep_finished",
-    "unfinished",
-    "unfinished_folder",
-]
+__all__ = ["JOURNAL", "Unfinished", "appearing", "unfinished", "unfinished_folder"]
 
-JOURNAL = "journal.jsonl"
+KIND = "filter"
+"""Of a hidden folder that can be gone on with; all others hold nothing worth it."""
+
 NOTE_SECONDS = 1.0
 """What was done in this time is acknowledged together: a line of the journal is a wait for the
 disk, and a run has tens of thousands of tasks."""
@@ -49,26 +51,20 @@ NOTE_BYTES = 256_000
 
 
 class Unfinished:
-    """What is there of an output; made by `unfinished`.
+    """What is there of an output; made by `unfinished`."""
 
-    Parameters
-    ----------
-    hidden : mapping of Path to Path
-        Where each output is made until all of them are complete.
-    """
-
-    def __init__(self, folder: Path, journal: Journal, hidden: Mapping[Path, Path]) -> None:
-        self.folder = folder
-        self.hidden = dict(hidden)
-        self.store = next(iter(self.hidden))
-        self._journal = journal
+    def __init__(self, staging: Staging) -> None:
+        self.staging = staging
+        self.folder = staging.folder
+        self.hidden = staging.hidden
+        self.store = staging.first
+        self._journal = staging.journal
         self._notes: dict[str, dict[int, bytes]] = {}
         self._shards: dict[str, ShardWritten] = {}
         self._waiting: list[dict[str, Any]] = []
         self._waiting_bytes = 0
         self._acknowledged = time.monotonic()
-        self._may_appear = False
-        for entry in journal.entries:
+        for entry in self._journal.entries:
             self._recall(entry.body)
 
     @property
@@ -85,14 +81,7 @@ class Unfinished:
     @property
     def published(self) -> bool:
         """Whether all outputs were complete before, and only their appearing was cut off."""
-        return bool(moves_under_way(self._journal.entries))
-
-    @property
-    def may_appear(self) -> bool:
-        """Whether the journal may say that the outputs are appearing: a line of it that could not
-        be brought to the disk may be there all the same.
-        """
-        return self._may_appear or self.published
+        return bool(self.staging.appearing)
 
     @property
     def begun(self) -> bool:
@@ -178,82 +167,69 @@ class Unfinished:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 (self.shards_folder / shard.written).rename(place)
 
-    def take_back(self) -> None:
-        """Make ready to go on: shards back from the store, and nothing half-written."""
+    def take_back(self, stack: ExitStack) -> None:
+        """Make ready to go on: shards back from the store, and nothing half-written.
+
+        Parameters
+        ----------
+        stack : ExitStack
+            As for `Staging.clear`.
+        """
         for path, shard in self._shards.items():
             place, home = self.hidden[self.store] / path, self.shards_folder / shard.written
             if place.is_file():
                 home.parent.mkdir(parents=True, exist_ok=True)
                 place.rename(home)
-        for hidden in self.hidden.values():
-            remove(hidden)
-            for torn in hidden.parent.glob(f".{escape(hidden.name)}.*{PARTIAL}"):
-                torn.unlink()
+        self.staging.clear(stack)
         self.shards_folder.mkdir(exist_ok=True)
         sweep_partial(self.shards_folder)
 
-    def publish(self, *, overwrite: bool) -> None:
-        """Let all outputs appear under their names.
 
-        The intent is in the journal first: if this is cut off, the same command completes it.
+def unfinished_folder(store: Path) -> Path | None:
+    """Hidden folder of an output that `filter` can go on with; None if there is none.
 
-        Raises
-        ------
-        OutputExists
-            If something appeared under a final name meanwhile.
-        OutputError
-            If one of them cannot be moved; then none is.
-        """
-        self.acknowledge()
-        for final, path in self.hidden.items():
-            with output_errors(final):
-                sync_tree(path)
-            check_replaceable(final, is_store=final == self.store, overwrite=overwrite)
-        moves = planned_moves(self.hidden, overwrite=overwrite)
-        self._may_appear = True
-        self._journal.append({"appear": [move.to_json() for move in moves]})
+    Raises
+    ------
+    VerificationError
+        If there is one, and its journal was changed.
+
+    Warns
+    -----
+    SfxReduceWarning
+        Of every older one.
+    """
+    newest, changed = None, None
+    begun = [folder for folder in hidden_folders(store) if kind_of(folder) == KIND]
+    for folder in sorted(begun, key=_written_ns, reverse=True):
+        if newest is not None:
+            warn(f"{folder}: is an older unfinished output and is left alone; 'sfxreduce clean' it")
+            continue
         try:
-            complete_moves(moves, undo=True)
-        except OutputError:
-            self._journal.append({"appear": []})
-            self._may_appear = False
-            raise
-
-    def complete(self) -> None:
-        """Go on with outputs that were appearing when a program was cut off.
-
-        Raises
-        ------
-        OutputError
-            If one of them cannot be moved, or is no longer there.
-        """
-        complete_moves(moves_under_way(self._journal.entries), undo=False)
+            read_journal(folder / JOURNAL)
+        except VerificationError as error:
+            changed = error
+        else:
+            newest = folder
+    if newest is None and changed:
+        raise changed
+    return newest
 
 
-def unfinished_folder(store: Path) -> Path:
-    """Where a store lies until it is finished."""
-    name = store.name
-    if len(name) > 80:
-        name = f"{name[:60]}.{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    # Workers elsewhere have folders of their own.
-    return store.parent.resolve() / f".{name}.unfinished"
+def _written_ns(folder: Path) -> int:
+    try:
+        return (folder / JOURNAL).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def appearing(store: Path) -> list[Path]:
     """Outputs of an unfinished run that were appearing under their names when it was cut off."""
-    journal = unfinished_folder(store) / JOURNAL
     try:
-        entries = read_journal(journal)
+        folder = unfinished_folder(store)
+        entries = [] if folder is None else read_journal(folder / JOURNAL)
     except SfxReduceError:
         return []
-    return [move.final for move in moves_under_way(entries)]
-
-
-def sweep_finished(store: Path) -> None:
-    """Remove the folder that a program left empty that was cut off right after it had finished."""
-    if store.exists():
-        with suppress(OSError):  # what is not empty stays
-            unfinished_folder(store).rmdir()
+    return [Path(os.path.normpath(store.parent.resolve() / n)) for n in moves_under_way(entries)]
 
 
 @contextmanager
@@ -285,78 +261,68 @@ def unfinished(
     VerificationError
         If its journal was changed.
     """
-    folder = unfinished_folder(store)
-    hidden = {store: folder / "store", **{file: unfinished_folder(file) for file in files}}
     with ExitStack() as stack:
-        journal = _journal(stack, store, folder, pins, overwrite=overwrite)
-        work = Unfinished(folder, journal, hidden)
+        with one_at_a_time(store):
+            staging = _begun(stack, store, files, pins, overwrite=overwrite)
+        work = Unfinished(staging)
         try:
-            if work.published:
-                _check_asked_for(work)
-            else:
+            if not work.published:
                 with output_errors(store):
-                    work.take_back()
+                    work.take_back(stack)
             yield work
-            if work.published:
-                work.complete()
-            else:
-                work.publish(overwrite=overwrite)
+            if not work.published:
+                work.acknowledge()
+                staging.appear(overwrite=overwrite)
         except BaseException as error:
             _leave(work)
             if isinstance(error, OutputError):
-                raise under_final_names(error, hidden) from error
+                raise under_final_names(error, staging.hidden) from error
             raise
         # The outputs are complete: a folder that stays does not make them less so, and the same
         # command would remove it.
         with suppress(OSError):
-            _remove_folder(folder)
-
-
-def _check_asked_for(work: Unfinished) -> None:
-    """Refuse to complete outputs together with one that was not made with them."""
-    made = appearing(work.store)
-    for final in work.hidden:
-        if final.absolute() not in made:
-            raise RefusedError(
-                f"{final}: was not asked for when {work.store} was made, which is complete and has "
-                "only to appear; give the same command as then, without this output"
-            )
+            staging.remove()
 
 
 def _leave(work: Unfinished) -> None:
     """Leave what is done for the same command to go on with; nothing else."""
     with suppress(OutputError):  # on a full disk these parts will be done again
         work.acknowledge()
-    if work.may_appear:
-        return
-    for path in list(work.hidden.values())[1:]:
-        remove(path)
-    if not work.begun:
-        _remove_folder(work.folder)
+    if not work.staging.may_appear:
+        work.staging.remove(all_of_it=not work.begun)
 
 
-def _journal(
-    stack: ExitStack, store: Path, folder: Path, pins: Mapping[str, Any], *, overwrite: bool
-) -> Journal:
-    """Open the journal of an output, begun with these pins or to be begun with them."""
-    for attempt in range(2):
-        with output_errors(store):
-            folder.mkdir(exist_ok=True)
-        try:
+def _begun(
+    stack: ExitStack,
+    store: Path,
+    files: Sequence[Path],
+    pins: Mapping[str, Any],
+    *,
+    overwrite: bool,
+) -> Staging:
+    """Open what was begun with these pins, or begin it."""
+    folder = None
+    try:
+        folder = unfinished_folder(store)
+        if folder is not None:
             with ExitStack() as opened:
                 journal = opened.enter_context(open_journal(folder / JOURNAL))
-                if not journal.entries:
-                    journal.append({"begin": dict(pins)})
+                if why := why_not_ours(folder):
+                    raise OutputError(f"{folder}: {why}; start again")
                 # Of one that did no more than begin nothing is lost.
                 overwrite = overwrite or len(journal.entries) == 1
                 _check_pins(store, folder, journal.entries[0].body, pins)
+                staging = Staging(folder, journal, (store, *files))
+                if staging.appearing:
+                    staging.complete()
                 stack.push(opened.pop_all())
-                return journal
-        except (RefusedError, VerificationError):
-            if attempt or not overwrite:
-                raise
-        _remove_folder(folder)
-    raise AssertionError  # pragma: no cover - the second attempt returns or raises
+                return staging
+    except (RefusedError, VerificationError):
+        if not overwrite:
+            raise
+        for left in [folder] if folder is not None else hidden_folders(store):
+            remove_hidden(left)
+    return begin_staging(stack, (store, *files), kind=KIND, pins=pins)
 
 
 def _check_pins(
@@ -373,14 +339,6 @@ def _check_pins(
         )
 
 
-def moves_under_way(entries: Sequence[Entry]) -> list[Move]:
-    """Moves of outputs that were appearing when the last line was written; none if none were."""
-    for entry in reversed(entries):
-        if "appear" in entry.body:
-            return [Move.from_json(facts) for facts in entry.body["appear"]]
-    return []
-
-
 def _shard_from_json(facts: Mapping[str, Any]) -> ShardWritten:
     lists = {name: tuple(facts[name]) for name in ("holes", "payloads", "unstable")}
     return ShardWritten(**{**facts, **lists})
@@ -391,12 +349,3 @@ def _has_size(path: Path, size: int) -> bool:
         return path.stat().st_size == size
     except OSError:
         return False
-
-
-def _remove_folder(folder: Path) -> None:
-    """Remove all of an unfinished output; its journal last, so that it never lacks its end."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name.startswith(JOURNAL)):
-        if not path.name.startswith(JOURNAL):
-            remove(path)
-    (folder / f"{JOURNAL}.head").unlink(missing_ok=True)
-    remove(folder)

@@ -17,7 +17,7 @@ from sfxreduce.errors import UsageError
 from sfxreduce.io.files.durable import disk_bytes
 from sfxreduce.io.files.safe_read import content_pin
 from sfxreduce.io.writers.publish import check_cxi_filter, check_outputs
-from sfxreduce.io.writers.resume import Unfinished, appearing, sweep_finished
+from sfxreduce.io.writers.resume import Unfinished, appearing
 from sfxreduce.report.report import Storage
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS
@@ -183,7 +183,6 @@ class Outputs:
         OutputError
             If a folder does not exist.
         """
-        sweep_finished(self.store)
         check_outputs(
             stores=[self.store],
             files=self.files,

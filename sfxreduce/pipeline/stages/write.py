@@ -23,10 +23,9 @@ from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import ledger_table, read_ledger
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks.layout import Layout
-from sfxreduce.io.files.durable import PublishJob, publish_file
 from sfxreduce.io.files.safe_read import content_pin, source_pin
 from sfxreduce.io.readers.zarr.run import open_table
-from sfxreduce.io.store.manifest import Manifest
+from sfxreduce.io.store.manifest import Manifest, PublishJob, publish_file
 from sfxreduce.io.store.metadata import AUDIT_GROUP, CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.io.writers.resume import Unfinished, unfinished
 from sfxreduce.io.writers.shards import (
@@ -111,7 +110,6 @@ def write_reduced(
         If a file does not read back as it was written.
     """
     if work.published:  # complete before a cut-off, which only had to let it appear
-        work.complete()
         return read_ledger(open_table(work.store, LEDGER_GROUP), where=str(work.store))
     store = work.hidden[work.store]
     shards = _write_shards(plan, work, pool=pool, progress=progress)

@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from sfxreduce.errors import ModelError, OutputExists, UsageError
-from sfxreduce.io.files.durable import PARTIAL, output_errors, sync_folder, write_file
+from sfxreduce.io.files.durable import output_errors, write_file
 from sfxreduce.io.files.safe_read import parse_as, parse_json, read_small
-from sfxreduce.io.writers.publish import complete_moves, hidden_name, planned_moves, remove
+from sfxreduce.io.writers.publish import recover, staged
 from sfxreduce.scorers.cnn.model import Model, ModelConfig
 
 __all__ = ["SCHEMA", "check_model_path", "default_model", "read_model", "write_model"]
@@ -89,7 +89,8 @@ def check_model_path(path: Path | str, *, overwrite: bool = False) -> None:
         If something lies at `path` and is not to be overwritten, or is no model.
     """
     folder = Path(path)
-    if folder.exists() and not (overwrite and (folder / _CONFIG).is_file()):
+    recover(folder)
+    if folder.exists() and not (overwrite and _is_model(folder)):
         raise OutputExists(
             f"{folder}: expected no folder, found one; pass another --out"
             + ("" if overwrite else " or --overwrite")
@@ -121,17 +122,19 @@ def write_model(path: Path | str, model: Model, *, overwrite: bool = False) -> N
         _CONFIG: (json.dumps(document, indent=2, sort_keys=True) + "\n").encode(),
         _CARD: model.card.encode(),
     }
-    hidden = hidden_name(folder, PARTIAL)
-    try:
-        with output_errors(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            hidden.mkdir()
-            for name, data in contents.items():
-                write_file(hidden / name, data)
-            sync_folder(hidden)
-        complete_moves(planned_moves({folder: hidden}, overwrite=overwrite), undo=True)
-    finally:
-        remove(hidden)
+    with output_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        staged(stores=[folder], overwrite=overwrite, is_ours=_is_model) as paths,
+        output_errors(folder),
+    ):
+        paths[folder].mkdir()
+        for name, data in contents.items():
+            write_file(paths[folder] / name, data)
+
+
+def _is_model(path: Path) -> bool:
+    return (path / _CONFIG).is_file() and not path.is_symlink()
 
 
 def _read(folder: Path, name: str, most_bytes: int) -> bytes:

@@ -13,18 +13,15 @@ from sfxreduce.archive.tape.paths import check_path
 from sfxreduce.archive.tape.receipts import Copy, Receipt
 from sfxreduce.errors import ArchiveError, OutputExists
 from sfxreduce.io.files.durable import (
-    PARTIAL,
     copy_file,
     drop_cache,
     output_errors,
     sha256_file,
+    sweep_partial,
     sync_folder,
 )
 
 __all__ = ["PosixBackend"]
-
-STALE_S = 24 * 3600
-"""Age of an unfinished copy that nobody is working on any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +92,7 @@ class PosixBackend:
                     )
             else:
                 self._make_folders(final.parent)
-                _sweep(final.parent)
+                sweep_partial(final.parent, below=False)
                 copy_file(local, final)
             sync_folder(final.parent)
         return self.query(path, pool=pool)
@@ -169,13 +166,6 @@ class PosixBackend:
                     f"{self.name}: the pools '{pool}' and '{other.name}' lie on one device; mount "
                     "each on a device of its own"
                 )
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what copies of ours that were killed left behind; younger ones may be at work."""
-    for left in folder.glob(f".*{PARTIAL}"):
-        if time.time() - left.stat().st_mtime > STALE_S:
-            left.unlink(missing_ok=True)
 
 
 def _tool() -> str:
