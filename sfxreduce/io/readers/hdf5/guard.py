@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from itertools import product
 
 import h5py
@@ -21,9 +22,18 @@ from sfxreduce.io.chunks.limits import (
     check_ratio,
 )
 
-__all__ = ["GZIP", "SHUFFLE", "check_chunks", "check_dataset", "check_whole", "filters_of"]
+__all__ = [
+    "GZIP",
+    "SHUFFLE",
+    "check_chunks",
+    "check_dataset",
+    "check_mask",
+    "check_whole",
+    "filters_of",
+]
 
 GZIP, SHUFFLE, FLETCHER32 = 1, 2, 3
+CHECKSUM_BYTES = 4
 LZF, BLOSC, LZ4, BITSHUFFLE, ZSTD, BLOSC2 = 32000, 32001, 32004, 32008, 32015, 32026
 PACKERS = (GZIP, LZF, BLOSC, LZ4, BITSHUFFLE, ZSTD, BLOSC2)
 KNOWN = (SHUFFLE, FLETCHER32, *PACKERS)
@@ -109,7 +119,7 @@ def check_whole(dataset: h5py.Dataset, where: str) -> None:
 
 
 def check_chunks(dataset: h5py.Dataset, start: int, stop: int) -> None:
-    """Refuse stored chunks that would unpack to more than their shape has.
+    """Refuse stored chunks that contradict themselves, or would unpack to more than their shape.
 
     Parameters
     ----------
@@ -121,19 +131,65 @@ def check_chunks(dataset: h5py.Dataset, start: int, stop: int) -> None:
     SourceError
         If there is one; see `sfxreduce.io.chunks.limits`.
     """
-    packer = _packer(dataset)
-    if packer == 0 or dataset.size == 0:
+    if dataset.is_virtual or dataset.chunks is None or dataset.size == 0:
         return
+    codes = [int(code) for code, *_ in filters_of(dataset)]
+    packer = next((code for code in codes if code in PACKERS), 0)
     n_bytes = _chunk_bytes(dataset)
     step = dataset.chunks[0]
     rows = range(start // step * step, stop, step)
     others = (range(0, n, c) for n, c in zip(dataset.shape[1:], dataset.chunks[1:], strict=True))
     for place in product(rows, *others):
         stored = dataset.id.get_chunk_info_by_coord(place)
-        if stored.byte_offset is not None and stored.size:
+        if stored.byte_offset is None or not stored.size:
+            continue
+        check_mask(codes, stored.filter_mask, n_stored=stored.size, n_bytes=n_bytes)
+        if packer:
             check_ratio(n_bytes, stored.size)
             if stored.size >= HARMLESS_BYTES or packer != GZIP:
                 _check_chunk(dataset, place, packer, n_bytes)
+
+
+def check_mask(codes: Sequence[int], left_out: int, *, n_stored: int, n_bytes: int) -> None:
+    """Refuse a chunk whose filter mask and size contradict each other.
+
+    The mask lies in an index without a checksum of its own. HDF5 believes it: of one flipped bit it
+    makes packed bytes pixels, or reads beyond what is stored.
+
+    Parameters
+    ----------
+    codes : sequence of int
+        Numbers of the filters, in their order.
+    left_out : int
+        Filter mask: bit n is set where the n-th filter was not applied.
+    n_stored, n_bytes : int
+        Of the chunk as it is stored, and of its pixels.
+
+    Raises
+    ------
+    SourceError
+        If nothing packed the chunk and it is not as long as its pixels, or a filter that cannot
+        fail was left out although one packed it.
+
+    Examples
+    --------
+    >>> check_mask([SHUFFLE, GZIP], 0, n_stored=90, n_bytes=200)
+    >>> check_mask([SHUFFLE, GZIP], 0b10, n_stored=200, n_bytes=200)
+    >>> check_mask([SHUFFLE, GZIP], 0b10, n_stored=90, n_bytes=200)
+    Traceback (most recent call last):
+    sfxreduce.errors.SourceError: chunk: expected 200 bytes that nothing packed, found 90
+    """
+    applied = [code for place, code in enumerate(codes) if not left_out >> place & 1]
+    plain = n_bytes + CHECKSUM_BYTES * (FLETCHER32 in applied)
+    if not any(code in PACKERS for code in applied):
+        if n_stored != plain:
+            raise SourceError(
+                f"chunk: expected {plain} bytes that nothing packed, found {n_stored}"
+            )
+    elif len(applied) != len(codes):
+        raise SourceError(
+            f"chunk: expected it to have passed the filters {list(codes)}, found {applied} only"
+        )
 
 
 def _check_chunk(dataset: h5py.Dataset, place: tuple[int, ...], packer: int, n_bytes: int) -> None:
@@ -143,7 +199,7 @@ def _check_chunk(dataset: h5py.Dataset, place: tuple[int, ...], packer: int, n_b
         return
     packed = memoryview(raw)
     # A checksum of the pixels may have been packed with them.
-    most = n_bytes + 4
+    most = n_bytes + CHECKSUM_BYTES
     if packer == ZSTD:
         check_packed(packed, packing="zstd", most_bytes=most)
     elif packer == GZIP:
@@ -153,18 +209,14 @@ def _check_chunk(dataset: h5py.Dataset, place: tuple[int, ...], packer: int, n_b
         if len(packed) < offset + struct.calcsize(form):
             return
         (claimed,) = struct.unpack_from(form, packed, offset)
-        if claimed > most and not (packer == BITSHUFFLE and _only_turns(dataset)):
+        if packer == BITSHUFFLE and _only_turns(dataset):
+            return
+        # Blosc 2 may say how long its frame is.
+        if claimed > most or (packer != BLOSC2 and claimed not in (n_bytes, most)):
             raise SourceError(
                 f"{dataset.name}: expected a chunk of {n_bytes} bytes, found one that claims "
                 f"{claimed}"
             )
-
-
-def _packer(dataset: h5py.Dataset) -> int:
-    """Number of the filter that packs the chunks of a dataset; 0 if none does."""
-    if dataset.is_virtual or dataset.chunks is None:
-        return 0
-    return next((int(code) for code, *_ in filters_of(dataset) if code in PACKERS), 0)
 
 
 def _only_turns(dataset: h5py.Dataset) -> bool:
