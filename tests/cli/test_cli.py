@@ -26,9 +26,9 @@ from planted import ArrayFrames
 
 import sfxreduce
 from sfxreduce.cluster import SerialPool
+from sfxreduce.io.files.durable import hidden_folders
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.run.detector import PixelFlag
-from sfxreduce.io.files.durable import hidden_folders
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
 from sfxreduce.simulate.run import simulate_run
 from sfxreduce.train.labelling import MISS_AT_MOST
