@@ -22,7 +22,6 @@ from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs, storage_
 from sfxreduce.pipeline.stages.write import kept_columns, published_at_once, write_reduced
 from sfxreduce.report.report import Report, summarize, write_page
 from sfxreduce.run.run import Run
-from sfxreduce.scorers.peaks.finder import MIN_PEAKS
 
 __all__ = ["carry_out", "filter_run", "plan_filter"]
 
@@ -183,7 +182,7 @@ def _plan(
             decisions,
             method,
             closed_from=rule.closed_from,
-            fewest_peaks=settings.keep_from_peaks or MIN_PEAKS,
+            fewest_peaks=settings.keep_from_peaks,
             max_loss=settings.promise.max_loss,
             pool=pool,
             notes=notes,

@@ -90,7 +90,7 @@ def check_run(
     closed_from : float
         Scores from there on say no more than that: their events were not looked at any further.
     fewest_peaks : int
-        Peaks of a reject that is kept for them.
+        Peaks of a reject that is kept for them; 0 keeps none.
     max_loss : float
         Share of the hits that may be lost.
     notes : Notes
@@ -170,11 +170,11 @@ def _second_opinion(
     drawn = np.random.default_rng(_SEED).permutation(rejects)[:MOST_FRAMES]
     at_random = frames.look(np.sort(drawn).tolist())
     read = at_random[at_random["reason"] == 0]
-    most = blank_peaks(read["n_peaks"])
+    most, fewest = blank_peaks(read["n_peaks"]), fewest_peaks or MIN_PEAKS
 
     def is_call(seen: NDArray[np.void]) -> NDArray[np.bool_]:
         calls: NDArray[np.bool_] = (
-            (seen["reason"] == 0) & (seen["n_peaks"] >= fewest_peaks) & (seen["n_peaks"] > most)
+            (seen["reason"] == 0) & (seen["n_peaks"] >= fewest) & (seen["n_peaks"] > most)
         )
         return calls
 
@@ -205,6 +205,8 @@ def _second_opinion(
         implied_loss=n_missed / max(n_missed + kept, 1.0),
         max_loss=max_loss,
     )
+    if not fewest_peaks:
+        return check, decisions
     return check, _kept(decisions, events, np.uint32(Reason.PEAK_COUNT))
 
 
