@@ -209,20 +209,23 @@ def event_features(
     window : Window
         That they were found in.
     """
-    logits, found = logits[found.sharp], found.take(found.sharp)
+    own = found.sharp
+    # Not their patches: a device has let go of those.
+    logits, tiles, prominences = logits[own], found.tile[own], found.prominence[own]
+    rows, columns = found.y[own], found.x[own]
     n_tiles = len(window.origins)
     likely = expit(logits)
     sure = np.flatnonzero(likely > _LIKELY)
-    event, tile = np.divmod(found.tile[sure].astype(np.int64), n_tiles)
+    event, tile = np.divmod(tiles[sure].astype(np.int64), n_tiles)
     middle = np.add(window.origins[0], np.array(window.tile_shape) / 2)
-    at = np.array(window.origins)[tile] + np.stack([found.y[sure], found.x[sure]], axis=1) - middle
-    conceivable = np.bincount(found.tile[likely > _CONCEIVABLE] // n_tiles, minlength=n_events)
+    at = np.array(window.origins)[tile] + np.stack([rows[sure], columns[sure]], axis=1) - middle
+    conceivable = np.bincount(tiles[likely > _CONCEIVABLE] // n_tiles, minlength=n_events)
     features = np.zeros((n_events, len(FEATURES)))
     starts = np.searchsorted(event, np.arange(n_events + 1))
     for number, (first, last) in enumerate(pairwise(starts)):
         n = last - first
         if n:
-            prominence = found.prominence[sure[first:last]].astype(np.float64)
+            prominence = prominences[sure[first:last]].astype(np.float64)
             features[number, 2:] = n / conceivable[number], np.median(np.log(prominence))
         if n >= _FEWEST_FOR_SHAPE:
             features[number, :2] = _on_one_ring(at[first:last]), _crowding(at[first:last])
