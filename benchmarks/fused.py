@@ -134,6 +134,7 @@ def patch_actions(n: int) -> dict[str, Action]:
                 tile=nowhere[i : i + size].astype(np.int32),
                 y=nowhere[i : i + size],
                 x=nowhere[i : i + size],
+                scale=np.ones(len(nowhere[i : i + size]), np.uint8),
                 prominence=noise[i : i + size],
                 noise_photons=noise[i : i + size],
                 patch=patch[i : i + size],

@@ -20,6 +20,38 @@ def plain_candidates(
     """Columns of `Candidates`, without the tile's number, of one tile."""
     # Pixels are single precision, and so are mean and sigma of a cell.
     seen = np.where(good & ~np.isnan(tile), tile, -np.inf).astype(np.float32)
+    found = on_scale(seen, 1, finder, gain)
+    if finder.coarse == 1:
+        return found
+    bins = on_scale(binned(seen, finder.coarse), finder.coarse, finder, gain)
+    return {name: np.concatenate([found[name], bins[name]]) for name in found}
+
+
+def binned(seen: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Sums of squares of pixels; what is bad counts as the mean of the rest, half of it at most."""
+    n_y, n_x = (length // side for length in seen.shape)
+    squares = seen[: n_y * side, : n_x * side].reshape(n_y, side, n_x, side)
+    total = squares[:, 0].copy()
+    with np.errstate(invalid="ignore"):  # bad pixels may be endless both ways
+        for v in range(1, side):
+            total += squares[:, v]
+        sums = total[..., 0].copy()
+        for u in range(1, side):
+            sums += total[..., u]
+    for y, x in np.argwhere(~np.isfinite(sums)):
+        own = squares[y, :, x].astype(np.float64)
+        known = own[np.isfinite(own)]
+        share = known.size / own.size
+        sums[y, x] = np.rint(known.sum() / share) if share >= 0.5 else -np.inf
+    return sums
+
+
+def on_scale(
+    seen: NDArray[np.float32], side: int, finder: CandidateFinder, gain: float
+) -> dict[str, NDArray[Any]]:
+    """Candidates of one tile on its pixels, or on squares of so many pixels a side."""
+    if not seen.size:  # a tile smaller than a square
+        seen = np.full((1, 1), -np.inf, np.float32)
     mean, sigma = cells(seen, finder.floor_photons * gain)
     rough = np.full(seen.shape, np.nan, np.float32)
     for y, x in np.argwhere(highest(seen) & (seen > mean + 1.5 * sigma.astype(float))):
@@ -32,10 +64,13 @@ def plain_candidates(
         prominent = prominence(seen, y, x, m, s)
         if prominent >= finder.least_prominence:
             patch = np.where(np.isfinite(seen), np.clip((seen - m) / s, *limits(finder)), 0)
-            rows.append((y, x, prominent, s / gain, around(patch, y, x, PATCH // 2, 0.0)))
+            place = (side * y + side // 2, side * x + side // 2)
+            cut = around(patch, y, x, PATCH // 2, 0.0)
+            rows.append((*place, side, prominent, s / gain, cut))
     rows = rows[: finder.most_per_tile]
-    names = ("y", "x", "prominence", "noise_photons", "patch")
-    return {name: np.array([row[i] for row in rows]) for i, name in enumerate(names)}
+    names = ("y", "x", "scale", "prominence", "noise_photons", "patch")
+    columns = {name: np.array([row[i] for row in rows]) for i, name in enumerate(names)}
+    return columns | {"patch": columns["patch"].reshape(-1, PATCH, PATCH)}
 
 
 def limits(finder: CandidateFinder) -> tuple[float, float]:

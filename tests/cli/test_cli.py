@@ -51,6 +51,11 @@ FILTER_KEYS = {
     "wall_seconds",
     "out",
     "report",
+    "certified",
+    "assurance",
+    "gap",
+    "gap_reason",
+    "kept_for_peaks",
 }
 
 
@@ -475,6 +480,7 @@ def imports_at_run_time(tree: ast.AST) -> Iterator[str]:
 
 def test_defaults_of_the_command_line_are_those_of_the_library() -> None:
     from sfxreduce.audit.sample import AUDIT_SHARE
+    from sfxreduce.decisions.method import MAX_BLANKS_KEPT
     from sfxreduce.decisions.threshold import Promise
     from sfxreduce_cli.filter import filter_
     from sfxreduce_cli.redecide import redecide
@@ -486,8 +492,13 @@ def test_defaults_of_the_command_line_are_those_of_the_library() -> None:
     assert shown["min_pixels"] == finder.min_pixels
     assert shown["threshold"] is None
     again = {n: p.default for n, p in inspect.signature(redecide).parameters.items()}
-    for name in ("max_loss", "confidence", "drift", "audit_share", "threshold", "cxi_filter"):
+    for name in (
+        "max_loss", "confidence", "drift", "audit_share", "threshold", "cxi_filter",
+        "keep_from_peaks", "max_blanks_kept",
+    ):  # fmt: skip
         assert again[name] == shown[name]
+    assert shown["keep_from_peaks"] == MIN_PEAKS
+    assert shown["max_blanks_kept"] == MAX_BLANKS_KEPT
     assert (shown["max_loss"], shown["confidence"]) == (Promise().max_loss, Promise().confidence)
     assert shown["audit_share"] == AUDIT_SHARE
     for name in ("label", "train", "evaluate"):

@@ -1,49 +1,49 @@
-"""The drift gate can only veto, alarms for what matters and not for the hit rate, and is cheap."""
+"""The checks of a run alarm for what matters, not for the hit rate, and what did not run failed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import ArrayFrames, BrightestPixel, planted_run
 
-from sfxreduce.cluster import Pool
-from sfxreduce.decisions.decide import Decision
+from sfxreduce.decisions.assurance import Check
 from sfxreduce.decisions.drift import (
+    FEWEST_FRAMES,
+    FEWEST_PEAKS,
+    FEWEST_SCORES,
+    FEWEST_SHOWING,
     MOST_FRAMES,
-    Drift,
-    Sample,
-    judge_drift,
+    MOST_OUTSIDE,
+    conditions_check,
+    opinion_check,
+    range_check,
     sampled_events,
+    shape_check,
     shape_distance,
     shape_limit,
     usual_shape,
+    window_check,
 )
-from sfxreduce.pipeline.filter import plan_filter
-from sfxreduce.pipeline.stages.drift import check_drift
-from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.quality.bad_pixels import FEWEST_FRAMES_FOR_HOT
 from sfxreduce.quality.frame_statistics import QUANTITIES, envelope_of, frame_statistics
-from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Reading, Run
-from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.record import Calibration, Reference
+from sfxreduce.scorers.calibration.record import Reference
 from sfxreduce.scorers.cnn.folder import read_model, write_model
 from sfxreduce.scorers.cnn.model import Model, ModelConfig
 
 RNG = np.random.default_rng(5)
 BLANKS = RNG.gamma(2.0, 1.0, 20_000).astype(np.float32)
 HITS = (8 + 3 * RNG.standard_normal(20_000)).astype(np.float32)
-KNOWN = Reference(hit_scores=HITS, blank_scores=BLANKS)
 STATISTICS = np.tile([5.0, 2.3, 0.0, 0.9, 100.0], (MOST_FRAMES, 1))
-
-
-def sample(statistics: np.ndarray = STATISTICS, *, disagreeing: int = 0) -> Sample:
-    return Sample(statistics=statistics, n_disagreeing=disagreeing, adu_per_photon=20.0)
+KNOWN = Reference(
+    hit_scores=HITS,
+    blank_scores=BLANKS,
+    envelope=envelope_of(STATISTICS),
+    peaks=np.array([[0.5, 2.5], [4.0, 150.0]]),
+)
 
 
 def scores_of(n: int, rate: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,22 +53,74 @@ def scores_of(n: int, rate: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return 8 + 3 * rng.standard_normal(int(hit.sum())), rng.gamma(2.0, 1.0, int((~hit).sum()))
 
 
-@given(rate=st.floats(0, 1), n=st.sampled_from([8, 40, 500, 5_000]), seed=st.integers(0, 2**32 - 1))
+def shape(scores: object, *, known: Reference = KNOWN, hits: int = 5, rejected: int = 9) -> Check:
+    return shape_check(known, scores, n_hits=hits, n_rejected=rejected)  # type: ignore[arg-type]
+
+
+def conditions(statistics: np.ndarray, *, gain: float = 20.0) -> Check:
+    return conditions_check(KNOWN, statistics, adu_per_photon=gain)
+
+
+# Shape of the scores
+
+
+@given(
+    rate=st.floats(0, 1),
+    n=st.sampled_from([FEWEST_SCORES, 40, 500, 5_000]),
+    seed=st.integers(0, 2**32 - 1),
+)
 @settings(deadline=None, max_examples=60)
 def test_a_change_of_the_hit_rate_alone_is_no_alarm(rate: float, n: int, seed: int) -> None:
-    run = np.concatenate(scores_of(n, rate, seed))
-    assert judge_drift(KNOWN, run, sample()).alarms == ()
+    found = shape(np.concatenate(scores_of(n, rate, seed)))
+    assert found.passed
+    assert found.n == n
+    assert found.value is not None
+    assert found.limit is not None
+    assert found.value <= found.limit
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.02, 0.1])
 def test_blanks_that_score_higher_are_an_alarm(rate: float) -> None:
     hits, blanks = scores_of(20_000, rate, seed=3)
-    found = judge_drift(KNOWN, np.concatenate([hits, 1.3 * blanks]), sample())
-    assert found.checked
-    assert len(found.alarms) == 1
-    assert "does not match the calibration data" in found.alarms[0]
-    assert found.shape is not None
-    assert found.shape > shape_limit(20_000, HITS.size, BLANKS.size)
+    found = shape(np.concatenate([hits, 1.3 * blanks]))
+    assert found.ran
+    assert not found.passed
+    assert found.value is not None
+    assert found.value > shape_limit(20_000, HITS.size, BLANKS.size)
+    (alarm,) = found.alarms
+    for word in (f"{found.value:.3f}", f"{found.limit:.3f}", "sfxreduce audit draw"):
+        assert word in alarm
+
+
+@pytest.mark.parametrize("n", [0, 1, FEWEST_SCORES - 1])
+def test_too_few_scores_have_not_passed(n: int) -> None:
+    scores = np.concatenate([*scores_of(n, 0.3, 1), np.full(100, np.nan)])
+    found = shape(scores)
+    assert (found.ran, found.passed, found.n, found.value) == (False, False, n, None)
+    assert found.saves
+    assert str(FEWEST_SCORES) in found.alarms[0]
+
+
+def test_with_so_few_scores_chance_is_as_large_as_an_effect() -> None:
+    """The least number of scores is where chance alone is 0.3: what its constant says."""
+    large = 10**9
+    assert shape_limit(FEWEST_SCORES, large, large) - 0.02 == pytest.approx(0.3, abs=0.005)
+
+
+@pytest.mark.parametrize(("hits", "rejected"), [(0, 50), (50, 0)])
+def test_without_hits_or_without_rejects_there_is_no_mixture(hits: int, rejected: int) -> None:
+    found = shape(np.concatenate(scores_of(50, 0.3, 1)), hits=hits, rejected=rejected)
+    assert not found.passed
+    assert found.alarms
+    assert not found.saves
+
+
+@pytest.mark.parametrize("name", ["hit_scores", "blank_scores"])
+def test_without_stored_scores_the_shape_has_not_passed(name: str) -> None:
+    bare = replace(KNOWN, **{name: np.zeros(0, np.float32)})  # type: ignore[arg-type]
+    found = shape(np.concatenate(scores_of(50, 0.3, 1)), known=bare)
+    assert not found.passed
+    assert found.alarms
 
 
 @given(seed=st.integers(0, 1000), n=st.integers(1, 30))
@@ -89,30 +141,45 @@ def test_experiments_that_differ_widen_what_is_usual() -> None:
     assert usual_shape([HITS], [BLANKS]) == 0
 
 
+# Conditions
+
+
 def test_frames_outside_the_envelope_are_named_and_a_few_are_no_drift() -> None:
-    reference = Reference(envelope=envelope_of(STATISTICS))
-    assert judge_drift(reference, [], sample()).passed
+    assert conditions(STATISTICS).passed
     for column, quantity in enumerate(QUANTITIES):
         odd = STATISTICS.copy()
         odd[:, column] += 10 * (odd[:, column] + quantity.slack)
-        alarms = judge_drift(reference, [], sample(odd)).alarms
-        assert [alarm.startswith(quantity.name) for alarm in alarms] == [True]
+        found = conditions(odd)
+        assert [alarm.startswith(quantity.name) for alarm in found.alarms] == [True]
+        assert quantity.unit in found.alarms[0]
+        assert (found.value, found.limit) == (1.0, MOST_OUTSIDE)
         odd[8:] = STATISTICS[8:]
-        assert judge_drift(reference, [], sample(odd)).alarms == ()
+        assert conditions(odd).passed
 
 
-def test_what_could_not_be_measured_is_named() -> None:
-    reference = Reference(envelope=envelope_of(STATISTICS))
-    few = judge_drift(reference, [], sample(STATISTICS[:10]))
-    assert "too few to tell hot pixels" in few.alarms[0]
-    unknown = replace(sample(), adu_per_photon=float("nan"))
-    assert "gain" in judge_drift(reference, [], unknown).alarms[0]
-    assert judge_drift(Reference(), [], unknown).passed
+@pytest.mark.parametrize("n", [0, 1, FEWEST_FRAMES - 1, FEWEST_FRAMES_FOR_HOT - 1])
+def test_too_few_frames_have_not_passed(n: int) -> None:
+    found = conditions(STATISTICS[:n])
+    assert not found.passed
+    assert found.n == n
+    assert found.ran == (n >= FEWEST_FRAMES)
+    assert f"{n} readable frames" in found.alarms[0]
 
 
-def test_the_peak_finder_may_err_but_not_often() -> None:
-    assert judge_drift(Reference(), [], sample(disagreeing=3)).alarms == ()
-    assert "4 of 32" in judge_drift(Reference(), [], sample(disagreeing=4)).alarms[0]
+@pytest.mark.parametrize("column", range(len(QUANTITIES)))
+def test_a_quantity_that_could_not_be_measured_has_not_passed(column: int) -> None:
+    odd = STATISTICS.copy()
+    odd[FEWEST_FRAMES:, column] = np.nan
+    assert conditions(odd).passed
+    odd[FEWEST_FRAMES - 1, column] = np.nan
+    assert [QUANTITIES[column].name in alarm for alarm in conditions(odd).alarms] == [True]
+
+
+@pytest.mark.parametrize("gain", [float("nan"), 0.0, -1.0, float("inf")])
+def test_an_unknown_gain_and_an_unknown_envelope_are_named(gain: float) -> None:
+    assert "gain" in conditions(STATISTICS, gain=gain).alarms[0]
+    bare = replace(KNOWN, envelope=np.zeros((0, 2)))
+    assert not conditions_check(bare, STATISTICS, adu_per_photon=20.0).passed
 
 
 @pytest.mark.parametrize("gain", [1.0, 20.0])
@@ -131,6 +198,12 @@ def test_statistics_of_frames_are_those_of_their_photons(gain: float) -> None:
     assert np.isnan(frame_statistics(photons, ~good & False)[:, 0]).all()
 
 
+def test_a_frame_smaller_than_a_cell_tells_nothing() -> None:
+    found = frame_statistics(np.ones((2, 10, 12), np.int16), np.ones((10, 12), np.bool_))
+    assert found.shape == (2, len(QUANTITIES))
+    assert np.isnan(found[:, :3]).all()
+
+
 def test_a_sample_is_even_and_bounded() -> None:
     for n in (0, 1, 31, 32, 33, 10**7):
         events = sampled_events(n)
@@ -138,155 +211,99 @@ def test_a_sample_is_even_and_bounded() -> None:
         assert not n or (events[0] == 0 and max(events) <= n - 1)
 
 
-@dataclass(frozen=True)
-class Calibrated(BrightestPixel):
-    """The brightest pixel of the middle, with a calibration behind it."""
+# Second opinion, window and range
 
-    tile: int = 20
-    known: Reference = field(default_factory=Reference)
 
-    @property
-    def calibration(self) -> Calibration:
-        return replace(
-            super().calibration,
-            model_sha256="0" * 64,
-            hit_scores=np.linspace(1000, 2000, 400, dtype=np.float32),
-            hit_groups=np.zeros(400, np.int32),
-            reference=self.known,
+@given(
+    n_rejected=st.integers(0, 1000),
+    n_looked=st.integers(0, 256),
+    implied=st.floats(0, 1),
+    most=st.floats(0.001, 0.5),
+)
+def test_a_second_opinion_counts_only_if_it_saw_enough(
+    n_rejected: int, n_looked: int, implied: float, most: float
+) -> None:
+    found = opinion_check(
+        n_looked=min(n_looked, n_rejected),
+        n_rejected=n_rejected,
+        n_called=int(implied > 0),
+        implied_loss=implied,
+        max_loss=most,
+    )
+    enough = n_looked >= min(MOST_FRAMES, n_rejected)
+    assert found.ran == enough
+    assert found.passed == (enough and implied <= most)
+    assert bool(found.alarms) != found.passed
+    assert (found.value, found.limit) == (implied, most)
+
+
+@pytest.mark.parametrize(
+    ("highest", "threshold", "passes"),
+    [(None, 0.99, True), (0.0744, 0.0836, False), (0.5, 0.5, False), (0.5, 0.34, False),
+     (0.5, 0.33, True), (0.9, 0.5, True), (1.0, 0.999, True)],
+)  # fmt: skip
+def test_the_highest_score_possible_has_to_clear_the_threshold(
+    highest: float | None, threshold: float, passes: bool
+) -> None:
+    def check(*, calibrated: bool) -> Check:
+        return window_check(
+            n_tiles=1, is_calibrated=calibrated, highest=highest, threshold=threshold
         )
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Counted(ArrayFrames):
-    """Frames that take note of which of them were read whole."""
-
-    whole: list[int] = field(default_factory=list)
-
-    def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
-        if window is None:
-            self.whole.extend(events)
-        return super().read(events, window)
+    found = check(calibrated=True)
+    assert (found.ran, found.passed, found.n) == (True, passes, 1)
+    assert all(f"{highest:.3g}" in alarm and "1 tile " in alarm for alarm in found.alarms)
+    assert not check(calibrated=False).passed
 
 
-def run_with_peaks_aside(*, share: float, n_events: int = 100) -> tuple[Run, list[int]]:
-    """A planted run in which so many of the blanks have peaks, but none in the middle."""
-    run = planted_run(n_events=n_events)
-    source = run.source
-    assert isinstance(source, ArrayFrames)
-    frames = source.frames.copy()
-    blanks = [event for event in range(n_events) if event % 3]
-    missed = blanks[:: round(1 / share)] if share else []
-    for event in missed:
-        frames[event, 10:30:5, 10:140:20] = 400
-    return replace(run, source=Counted(frames=frames, detector=source.detector)), missed
+def peaks_of(n: int, *, number: int = 20, width: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    return np.full(n, number, np.int16), np.full(n, width, np.float32)
 
 
-def test_on_alarm_what_the_peak_finder_sees_is_kept_and_nothing_is_promised(serial: Pool) -> None:
-    run, missed = run_with_peaks_aside(share=0.5)
-    alone = plan_filter(run, FilterSettings(scorer=Calibrated(), drift=False), pool=serial)
-    both = plan_filter(run, FilterSettings(scorer=Calibrated()), pool=serial)
-    assert "the peak finder sees a hit" in both.method.drift.alarms[0]
-    assert not both.method.claims["certified"]
-    changed = np.flatnonzero(alone.decisions.decision != both.decisions.decision)
-    np.testing.assert_array_equal(changed, missed)
-    assert (alone.decisions.decision[missed] == Decision.REJECT).all()
-    assert (both.decisions.decision[missed] == Decision.UNDECIDED).all()
-    assert (both.decisions.reason[missed] == Reason.UNLIKE_CALIBRATION).all()
-    assert both.decisions.count(Decision.REJECT) > 0
-    assert set(missed) <= set(both.reduction.kept)
+@pytest.mark.parametrize(
+    ("number", "width", "word"),
+    [(20, 4.0, "width"), (20, 0.2, "width"), (400, 1.0, "number"), (20, 1.0, "")],
+)
+def test_peaks_unlike_the_calibrated_ones_are_named(number: int, width: float, word: str) -> None:
+    usual, odd = peaks_of(12), peaks_of(5, number=number, width=width)
+    none = np.zeros(500, np.int16), np.full(500, np.nan, np.float32)
+    peaks, widths = (np.concatenate(of) for of in zip(usual, odd, none, strict=True))
+    found = range_check(KNOWN, peaks=peaks, width_px=widths)
+    assert found.n == 17
+    assert [word in alarm for alarm in found.alarms] == [True] * bool(word)
+    assert found.passed == (not word)
+    few = range_check(KNOWN, peaks=np.delete(peaks, 12), width_px=np.delete(widths, 12))
+    assert few.passed
 
 
-def test_an_event_whose_whole_frame_cannot_be_read_is_kept_on_alarm(serial: Pool) -> None:
-    run, _ = run_with_peaks_aside(share=0.5)
-
-    class Holed(Counted):
-        def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
-            reading = super().read(events, window)
-            hole = np.isin(events, [5]) & (window is None)
-            return replace(reading, reasons=np.where(hole, np.uint32(Reason.DATA_HOLE), 0))
-
-    source = run.source
-    assert isinstance(source, Counted)
-    holed = replace(run, source=Holed(frames=source.frames, detector=source.detector))
-    made = plan_filter(holed, FilterSettings(scorer=Calibrated()), pool=serial).decisions
-    assert made.decision[5] == Decision.UNDECIDED
-    assert made.reason[5] == Reason.UNLIKE_CALIBRATION | Reason.DATA_HOLE
-
-
-@pytest.mark.parametrize("n_events", [12, 500])
-def test_without_alarm_at_most_32_frames_are_read_once(n_events: int, serial: Pool) -> None:
-    run, _ = run_with_peaks_aside(share=0, n_events=n_events)
-    plan = plan_filter(run, FilterSettings(scorer=Calibrated()), pool=serial)
-    assert isinstance(run.source, Counted)
-    assert run.source.whole == sampled_events(n_events)
-    assert plan.method.drift.frames == len(run.source.whole) <= MOST_FRAMES
-    assert plan.method.drift.passed
-    assert plan.method.claims["certified"]
-
-
-def test_events_unlike_all_others_count_for_the_shape_of_the_scores(serial: Pool) -> None:
-    run, _ = run_with_peaks_aside(share=0)
-    hits, blanks = (np.linspace(*ends, 300, dtype=np.float32) for ends in ((900, 2000), (90, 200)))
-    scorer = Calibrated(known=Reference(hit_scores=hits, blank_scores=blanks))
-    plan = plan_filter(run, FilterSettings(scorer=scorer, audit_share=0.0), pool=serial)
-    assert plan.method.drift.shape is not None
-    shapes = {}
-    for why in (Reason.OUT_OF_DISTRIBUTION, Reason.PANELS_MISSING):
-        odd = replace(plan.decisions, reason=plan.decisions.reason | np.uint32(why))
-        shapes[why] = check_drift(run, scorer, odd, pool=serial).shape
-    assert shapes == {
-        Reason.OUT_OF_DISTRIBUTION: plan.method.drift.shape,
-        Reason.PANELS_MISSING: None,
-    }
-
-
-def test_switched_off_it_reads_nothing_and_nothing_is_promised(serial: Pool) -> None:
-    run, _ = run_with_peaks_aside(share=0.5)
-    plan = plan_filter(run, FilterSettings(scorer=Calibrated(), drift=False), pool=serial)
-    assert isinstance(run.source, Counted)
-    assert run.source.whole == []
-    assert not plan.method.claims["certified"]
-    unchecked = {"checked": False, "alarms": [], "frames": 0, "shape": None, "disagreement": None}
-    assert plan.method.claims["drift"] == unchecked == Drift().to_json()
-
-
-def test_a_scorer_without_a_model_cannot_drift(serial: Pool) -> None:
-    run, _ = run_with_peaks_aside(share=0.5)
-    plan = plan_filter(run, FilterSettings(scorer=BrightestPixel(tile=20)), pool=serial)
-    assert plan.method.drift == Drift()
-    assert not (plan.decisions.reason & ~Reason.AUDIT_SAMPLE).any()
-
-
-def test_serial_and_cluster_fall_back_alike(serial: Pool, cluster: Pool) -> None:
-    run, _ = run_with_peaks_aside(share=0.5)
-    one, other = (
-        plan_filter(run, FilterSettings(scorer=Calibrated()), pool=pool)
-        for pool in (serial, cluster)
-    )
-    assert one.method == other.method
-    assert one.method.drift.alarms
-    np.testing.assert_array_equal(one.decisions.decision, other.decisions.decision)
-    np.testing.assert_array_equal(one.decisions.reason, other.decisions.reason)
+@pytest.mark.parametrize("n", [0, FEWEST_SHOWING - 1])
+def test_too_few_events_with_peaks_have_not_passed(n: int) -> None:
+    uncounted = np.full(300, -1, np.int16), np.full(300, np.nan, np.float32)
+    few = peaks_of(300, number=FEWEST_PEAKS - 1)
+    for others in (uncounted, few):
+        peaks, widths = (np.concatenate(of) for of in zip(peaks_of(n), others, strict=True))
+        found = range_check(KNOWN, peaks=peaks, width_px=widths)
+        assert (found.ran, found.passed, found.n) == (False, False, n)
+        assert not found.saves
+    bare = replace(KNOWN, peaks=np.zeros((0, 2)))
+    assert not range_check(bare, peaks=peaks_of(9)[0], width_px=peaks_of(9)[1]).passed
 
 
 def test_the_reference_is_stored_with_the_model(tmp_path: Path) -> None:
     bare = Model(config=ModelConfig(), weights={"w": np.zeros(3, np.float32)})
     assert not bare.reference.envelope.size
     assert not bare.reference.blank_scores.size
+    assert not bare.reference.peaks.size
     arrays = {
         "calibration.hit_scores": HITS[:50],
         "calibration.blank_scores": BLANKS[:70],
         "calibration.usual_shape": np.float32([0.25]),
         "calibration.envelope": envelope_of(STATISTICS).astype(np.float32),
+        "calibration.peaks": np.float32([[0.5, 4], [3, 99]]),
     }
     write_model(tmp_path / "model", replace(bare, weights={**bare.weights, **arrays}))
     found = read_model(tmp_path / "model").reference
     np.testing.assert_array_equal(found.blank_scores, BLANKS[:70])
     np.testing.assert_allclose(found.envelope, envelope_of(STATISTICS), rtol=1e-6)
+    np.testing.assert_array_equal(found.peaks, [[0.5, 4], [3, 99]])
     assert (found.hit_scores.size, found.usual_shape) == (50, 0.25)
-
-
-def test_a_frame_smaller_than_a_cell_tells_nothing() -> None:
-    found = frame_statistics(np.ones((2, 10, 12), np.int16), np.ones((10, 12), np.bool_))
-    assert found.shape == (2, len(QUANTITIES))
-    assert np.isnan(found[:, :3]).all()

@@ -28,7 +28,7 @@ from sfxreduce.run.columns import MISSING_TIME, event_columns
 from sfxreduce.run.reasons import HARMLESS, Reason
 from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.protocol import EventScores
+from sfxreduce.scorers.protocol import EventScores, not_counted
 
 N_EVENTS = 12
 FULL_SCALE = 16_000.0
@@ -104,7 +104,8 @@ class Scoring(BrightestPixel):
     def classify(self, pixels: np.ndarray, detector: Any) -> EventScores:
         unlike = (pixels.reshape(len(pixels), -1) == 55.0).any(axis=1)
         reason = np.where(unlike, np.uint32(Reason.OUT_OF_DISTRIBUTION), np.uint32(0))
-        return EventScores(self(pixels, detector), np.zeros(len(pixels), np.uint8), reason)
+        n = len(pixels)
+        return EventScores(self(pixels, detector), np.zeros(n, np.uint8), reason, *not_counted(n))
 
 
 def reads_as(reason: Reason) -> Case:

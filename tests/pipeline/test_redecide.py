@@ -22,8 +22,8 @@ from planted import ArrayFrames, BrightestPixel, planted_run
 from typer.testing import CliRunner
 
 from sfxreduce.cluster import Pool, SerialPool
+from sfxreduce.decisions.assurance import Check
 from sfxreduce.decisions.decide import Decision
-from sfxreduce.decisions.drift import Drift
 from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import OutputExists, RefusedError, SchemaError, UsageError, VerificationError
 from sfxreduce.io.open import open_run
@@ -43,13 +43,13 @@ from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.record import Calibration
+from sfxreduce.scorers.calibration.record import Calibration, Reference
 from sfxreduce.scorers.cnn.folder import default_model, write_model
 from sfxreduce.scorers.cnn.model import Model, ModelConfig
 from sfxreduce.scorers.cnn.poster.network import HitNetwork
 from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.scorers.peaks.finder import PeakScorer
-from sfxreduce.scorers.protocol import EventScores, OpenEvent, Scorer
+from sfxreduce.scorers.protocol import EventScores, OpenEvent, Scorer, not_counted
 from sfxreduce.simulate.run import simulate_run
 from sfxreduce_cli.main import app
 
@@ -68,8 +68,9 @@ class TilesSeen:
     def add(self, pixels: np.ndarray) -> None:
         self.brightest = max(self.brightest, np.float32(pixels.max()))
 
-    def so_far(self) -> tuple[np.float32, np.uint8, np.uint32]:
-        return self.brightest, np.uint8(1), np.uint32(0)
+    def so_far(self) -> EventScores:
+        score = np.array([self.brightest], np.float32)
+        return EventScores(score, np.ones(1, np.uint8), np.zeros(1, np.uint32), *not_counted(1))
 
 
 class BrightestTile(BrightestPixel):
@@ -87,7 +88,8 @@ class BrightestTile(BrightestPixel):
 
     def classify(self, pixels: np.ndarray, detector: Detector) -> EventScores:
         n = len(pixels)
-        return EventScores(self(pixels, detector), np.ones(n, np.uint8), np.zeros(n, np.uint32))
+        kind, reason = np.ones(n, np.uint8), np.zeros(n, np.uint32)
+        return EventScores(self(pixels, detector), kind, reason, *not_counted(n))
 
 
 class Promising(BrightestTile):
@@ -110,10 +112,12 @@ class OtherModel(BrightestTile):
         return replace(super().calibration, model_sha256="0")
 
 
-class Lenient(BrightestPixel):
-    """In place of the peak finder: every pixel of 250 ADU is a hit."""
+class Referred(BrightestPixel):
+    """The same with something to compare a run with."""
 
-    min_peaks = 250.0
+    @property
+    def calibration(self) -> Calibration:
+        return replace(super().calibration, model_sha256="0", reference=Reference())
 
 
 @contextmanager
@@ -254,7 +258,8 @@ def test_the_same_threshold_reads_nothing(
 
 
 def same_plan(ours: FilterPlan, theirs: FilterPlan) -> None:
-    for name in ("decision", "reason", "score", "tiles", "event_class"):
+    names = ("decision", "reason", "score", "tiles", "event_class", "peaks", "peak_width_px")
+    for name in names:
         np.testing.assert_array_equal(
             getattr(ours.decisions, name), getattr(theirs.decisions, name), err_msg=name
         )
@@ -416,19 +421,24 @@ def test_a_hit_that_was_damaged_in_the_old_output_is_no_hole(
 
 
 @pytest.mark.parametrize("alarms", [((), ("odd",)), (("odd",), ()), (("odd",), ("odd",))])
-def test_what_the_drift_gate_made_of_events_is_taken_back_and_made_anew(
+def test_what_the_checks_made_of_events_is_taken_back_and_made_anew(
     alarms: tuple[tuple[str, ...], tuple[str, ...]],
     mottled: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def check(of: tuple[str, ...]) -> None:
-        found = Drift(checked=True, alarms=of)
-        monkeypatch.setattr("sfxreduce.pipeline.stages.drift.check_drift", lambda *_, **__: found)
+    stage = "sfxreduce.pipeline.stages.drift"
 
-    monkeypatch.setattr("sfxreduce.pipeline.stages.drift.PeakScorer", Lenient)
+    def check(of: tuple[str, ...]) -> None:
+        for name in ("shape", "conditions", "opinion", "window", "range"):
+            found = Check(ran=True, alarms=of if name == "shape" else ())
+            monkeypatch.setattr(f"{stage}.{name}_check", lambda *_, found=found, **__: found)
+
+    # In place of the peak finder: the brightest pixel, of which one of 250 ADU is a hit.
+    monkeypatch.setattr(f"{stage}.PeakScorer", BrightestPixel)
+    monkeypatch.setattr(f"{stage}.MIN_PEAKS", 250)
     # It sees the tile in the middle: of some events other tiles are damaged.
-    scorer = BrightestPixel(tile=TILE)
+    scorer = Referred(tile=TILE)
     check(alarms[0])
     old = filtered(mottled, tmp_path / "old.zarr", scorer, threshold=700.0)
     assert bool(np.any(old.decisions.reason & Reason.UNLIKE_CALIBRATION)) == bool(alarms[0])
@@ -677,7 +687,7 @@ def test_peaks_of_a_cxi_file_by_the_command(by_peaks: Path, tmp_path: Path) -> N
     assert found["frames_read"] > 0
     assert "<svg" in (tmp_path / "page.html").read_text()
     again = [
-        "filter", "--in", by_peaks / "run.cxi", "--scorer", "peaks", "--min-peaks", 6, "--serial",
+        "filter", "--in", by_peaks / "run.cxi", "--scorer", "peaks", "--threshold", 6, "--serial",
         "--out", tmp_path / "fresh.zarr",
     ]  # fmt: skip
     assert run(*again).exit_code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from plain_candidates import plain_candidates
 
 from sfxreduce.scorers.cnn.patches.candidates import PATCH, CandidateFinder, Candidates
-from sfxreduce.scorers.cnn.patches.pooling import Pooling
+from sfxreduce.scorers.cnn.patches.pooling import Pooling, count_peaks
 
 FIND = CandidateFinder()
 
@@ -90,6 +91,7 @@ def _frame(rng: np.random.Generator, kind: str, photons: float, gain: float) -> 
     least=st.sampled_from([4.0, 1.0]),
     most=st.sampled_from([32, 2, 0]),
     radius=st.sampled_from([10, 3, 1, 20]),
+    coarse=st.sampled_from([1, 4, 3]),
 )
 def test_compiled_and_plain_search_agree(
     seed: int,
@@ -100,15 +102,19 @@ def test_compiled_and_plain_search_agree(
     least: float,
     most: int,
     radius: int,
+    coarse: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     tile = _frame(rng, kind, photons, gain)
     good = rng.random(tile.shape) < share_good
-    finder = CandidateFinder(least_prominence=least, most_per_tile=most, radius=radius)
+    finder = CandidateFinder(
+        least_prominence=least, most_per_tile=most, radius=radius, coarse=coarse
+    )
     found = finder(tile[None, None], good[None], adu_per_photon=gain)
     plain = plain_candidates(tile, good, finder, gain)
     np.testing.assert_array_equal(found.y, plain["y"])
     np.testing.assert_array_equal(found.x, plain["x"])
+    np.testing.assert_array_equal(found.scale, plain["scale"])
     np.testing.assert_allclose(found.prominence, plain["prominence"], rtol=1e-5)
     np.testing.assert_allclose(found.noise_photons, plain["noise_photons"], rtol=1e-5)
     if len(found):
@@ -116,13 +122,14 @@ def test_compiled_and_plain_search_agree(
 
 
 def _assert_equal(some: Candidates, other: Candidates) -> None:
-    for name in ("y", "x", "prominence", "noise_photons", "patch"):
+    for name in ("y", "x", "scale", "prominence", "noise_photons", "patch"):
         np.testing.assert_array_equal(getattr(some, name), getattr(other, name))
 
 
+@pytest.mark.parametrize("coarse", [1, 4])
 @pytest.mark.parametrize("most", [32, 700])
-def test_a_tile_is_looked_at_for_itself(most: int) -> None:
-    finder = CandidateFinder(most_per_tile=most, least_prominence=2.0)
+def test_a_tile_is_looked_at_for_itself(most: int, coarse: int) -> None:
+    finder = CandidateFinder(most_per_tile=most, least_prominence=2.0, coarse=coarse)
     rng = np.random.default_rng(1)
     frames = rng.poisson(rng.choice([0.1, 5, 300], (50, 2, 1, 1)), (50, 2, 40, 50)).astype(np.int16)
     good = rng.random((2, 40, 50)) > 0.1
@@ -159,11 +166,18 @@ def test_a_broken_pixel_spoils_its_cell_no_more_where_it_comes_first(kind: str) 
     np.testing.assert_allclose(peaks[0], peaks[1], rtol=1e-5)
 
 
-def test_candidates_are_few_and_in_order() -> None:
+@pytest.mark.parametrize("coarse", [1, 4])
+def test_candidates_are_few_and_in_order(coarse: int) -> None:
     frames = np.random.default_rng(0).poisson(3.0, (3, 2, 100, 90))
-    found = FIND(frames, np.ones((2, 100, 90), bool), adu_per_photon=1.0)
+    finder = replace(FIND, coarse=coarse)
+    found = finder(frames, np.ones((2, 100, 90), bool), adu_per_photon=1.0)
     assert (np.diff(found.tile) >= 0).all()
-    assert np.bincount(found.tile, minlength=6).max() <= FIND.most_per_tile
+    assert np.bincount(found.tile, minlength=6).max() <= finder.most_of_tile
+    for tile in range(6):
+        own = found.take(found.tile == tile)
+        assert (np.diff(own.scale.astype(int)) >= 0).all()
+        assert set(own.scale) <= {1, coarse}
+        assert max(np.bincount(own.scale)) <= finder.most_per_tile
 
 
 @pytest.mark.parametrize("value", [0, 7, np.nan, np.inf, -np.inf, 16383])
@@ -172,18 +186,81 @@ def test_flat_and_broken_frames_have_no_candidates(value: float) -> None:
     assert len(FIND(frame, np.ones((1, 64, 64), bool))) == 0
 
 
+def _of_tiles(tile: list[int], scale: list[int]) -> Candidates:
+    """Candidates of which only where they are, and on what scale, matters."""
+    n = len(tile)
+    return Candidates(
+        tile=np.array(tile, np.int32),
+        y=np.zeros(n, np.int16),
+        x=np.zeros(n, np.int16),
+        scale=np.array(scale, np.uint8),
+        prominence=np.zeros(n, np.float32),
+        noise_photons=np.ones(n, np.float32),
+        patch=np.zeros((n, PATCH, PATCH), np.float16),
+    )
+
+
 @given(
     logits=st.lists(st.floats(-20, 20), min_size=0, max_size=60),
-    n_tiles=st.integers(1, 9),
+    n_tiles=st.integers(1, 30),
+    coarse=st.integers(0, 2**32 - 1),
 )
 def test_evidence_is_capped_and_never_falls_with_a_candidate(
-    logits: list[float], n_tiles: int
+    logits: list[float], n_tiles: int, coarse: int
 ) -> None:
     pooling = Pooling()
-    tile = np.arange(len(logits)) % n_tiles
-    evidence = pooling.evidence(np.array(logits), tile, n_events=1, n_tiles=n_tiles).sum()
-    more = pooling.evidence(
-        np.array([*logits, 9.0]), np.array([*tile, 0]), n_events=1, n_tiles=n_tiles
-    ).sum()
-    assert 0 <= evidence <= more <= pooling.most_per_tile * n_tiles
-    assert 0 <= pooling.probability(np.array([evidence]))[0] <= 1
+    tile = [n % n_tiles for n in range(len(logits))]
+    scale = [4 if coarse >> n % 32 & 1 else 1 for n in range(len(logits))]
+
+    def pooled(logits: list[float], tile: list[int], scale: list[int]) -> float:
+        of_tiles = pooling.evidence(
+            np.array(logits), _of_tiles(tile, scale), n_events=1, n_tiles=n_tiles
+        )
+        assert of_tiles.shape == (1, n_tiles)
+        return float(pooling.pooled(of_tiles, n_tiles=n_tiles)[0])
+
+    evidence = pooled(logits, tile, scale)
+    for more in (1, 4):
+        most = pooled([*logits, 9.0], [*tile, 0], [*scale, more])
+        assert 0 <= evidence <= most <= pooling.cap(n_tiles) * n_tiles * (1 + 1e-9)
+    score = pooling.probability(np.array([evidence]))[0]
+    assert 0 <= score <= pooling.highest(n_tiles, n_tiles=n_tiles) * (1 + 1e-6) <= 1 + 1e-6
+
+
+def test_what_both_scales_see_of_a_tile_counts_once() -> None:
+    pooling = Pooling(doubt=0.0)
+    once = pooling.evidence(np.full(3, 9.0), _of_tiles([0] * 3, [1] * 3), n_events=1, n_tiles=1)
+    both = pooling.evidence(
+        np.full(5, 9.0), _of_tiles([0] * 5, [1, 1, 1, 4, 4]), n_events=1, n_tiles=1
+    )
+    apart = pooling.evidence(
+        np.full(5, 9.0), _of_tiles([0, 0, 0, 1, 1], [1, 1, 1, 4, 4]), n_events=1, n_tiles=2
+    )
+    assert once == both
+    assert apart.sum() > once.sum()
+
+
+@pytest.mark.parametrize("photons", [0.1, 3.0, 40.0])
+@pytest.mark.parametrize("sigma", [0.6, 1.0, 2.5, 4.0])
+def test_peaks_of_any_width_are_counted_and_their_width_is_told(
+    sigma: float, photons: float
+) -> None:
+    rng = np.random.default_rng(int(10 * sigma + photons))
+    y, x = np.mgrid[:200, :200]
+    frames = rng.poisson(photons, (4, 1, 200, 200)).astype(np.float64)
+    places = [(40, 50), (40, 140), (100, 90), (160, 45), (155, 150)]
+    for event, n in enumerate((0, 1, 3, 5)):
+        for row, column in places[:n]:
+            shape = np.exp(-((y - row) ** 2 + (x - column) ** 2) / 2 / sigma**2)
+            frames[event, 0] += rng.poisson(25 * (1 + photons**0.5) * shape)
+    found = replace(FIND, coarse=4)(
+        frames.astype(np.int32), np.ones((1, 200, 200), bool), adu_per_photon=1.0
+    )
+    counts = count_peaks(found, n_events=4, n_tiles=1)
+    # A broad peak has a few highest pixels where light is scarce.
+    for number, n in zip(counts.number.tolist(), (0, 1, 3, 5), strict=True):
+        assert n <= number <= 3 * n
+    assert np.isnan(counts.width_px[0])
+    # A patch is cut off at its highest value: what is bright looks broader than it is.
+    assert (counts.width_px[1:] > sigma / 2.5).all()
+    assert (counts.width_px[1:] < sigma * 2.5).all()

@@ -32,6 +32,7 @@ def _candidates(tile: list[int], y: list[int], x: list[int]) -> Candidates:
         tile=np.array(tile, np.int32),
         y=np.array(y, np.int16),
         x=np.array(x, np.int16),
+        scale=np.ones(n, np.uint8),
         prominence=np.full(n, 9.0, np.float32),
         noise_photons=np.ones(n, np.float32),
         patch=np.zeros((n, 9, 9), np.float16),
@@ -74,7 +75,7 @@ def _at(places: NDArray[np.float64], event: int) -> Candidates:
 
 
 def _joined(parts: list[Candidates]) -> Candidates:
-    names = ("tile", "y", "x", "prominence", "noise_photons", "patch")
+    names = ("tile", "y", "x", "scale", "prominence", "noise_photons", "patch")
     return Candidates(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
 
 

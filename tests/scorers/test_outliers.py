@@ -327,6 +327,7 @@ def _candidates(*, noise: float, n: int) -> Candidates:
         tile=np.zeros(n, np.int32),
         y=places,
         x=places,
+        scale=np.ones(n, np.uint8),
         prominence=np.full(n, 5.0, np.float32),
         noise_photons=np.full(n, noise, np.float32),
         patch=np.zeros((n, 9, 9), np.float16),

@@ -32,6 +32,7 @@ def _candidates(patch: NDArray[np.floating], noise: NDArray[np.floating]) -> Can
         tile=np.zeros(n, np.int32),
         y=np.zeros(n, np.int16),
         x=np.zeros(n, np.int16),
+        scale=np.ones(n, np.uint8),
         prominence=np.zeros(n, np.float32),
         noise_photons=noise.astype(np.float32),
         patch=patch.astype(np.float16),

@@ -215,8 +215,12 @@ def test_the_threshold_keeps_the_promise_or_keeps_everything(
     scorer = CnnScorer(patches)
     kept = plan_filter(run, FilterSettings(scorer=scorer), pool=serial).method
     assert kept.threshold == pytest.approx(0.5)
-    assert kept.claims["certified"]
-    assert kept.claims["loss_upper95"] < 0.01
+    assert kept.claim is not None
+    assert kept.claim.certified
+    assert kept.claim.loss_upper < 0.01
+    # The model stores nothing that a run could be compared with.
+    assert not kept.claims["certified"]
+    assert kept.claims["assurance"]["loss_upper"] is None
     assert (kept.window_tiles, kept.tiles_total) == (1, 1)
     strict = plan_filter(
         run, FilterSettings(scorer=scorer, promise=Promise(max_loss=0.001)), pool=serial
@@ -226,4 +230,8 @@ def test_the_threshold_keeps_the_promise_or_keeps_everything(
     assert strict.reduction.kept.size == run.n_events
     given = plan_filter(run, FilterSettings(scorer=scorer, threshold=0.7), pool=serial).method
     assert not given.claims["certified"]
-    assert given.claims["loss_upper95"] > 0.4
+    assert given.claims["assurance"]["reasons"] == [
+        "the threshold was given: leave out '--threshold'"
+    ]
+    assert given.claim is not None
+    assert given.claim.loss_upper > 0.4

@@ -821,10 +821,11 @@ def _patches_by_cpu(
     n_events, n_tiles = feed.n_events, len(feed.good)
     found = scorer.finder(feed.pixels(range(n_events)), feed.good, adu_per_photon=20.0)
     logits = patch_logits(scorer.on_cpu, found)
-    evidence = scorer.pooling.evidence(logits, found.tile, n_events=n_events, n_tiles=n_tiles)
+    evidence = scorer.pooling.evidence(logits, found, n_events=n_events, n_tiles=n_tiles)
+    pooled = scorer.pooling.pooled(evidence, n_tiles=n_tiles)
     features = event_features(logits, found, WINDOW, n_events=n_events)
     assert scorer.class_head is not None
-    return scorer.pooling.probability(evidence.sum(axis=1)), class_of(features, *scorer.class_head)
+    return scorer.pooling.probability(pooled), class_of(features, *scorer.class_head)
 
 
 @pytest.mark.parametrize("tiles", [1, 7, 99])
