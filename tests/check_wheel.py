@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -32,16 +33,20 @@ def main() -> None:
         assert (SITE / "sfxreduce" / name).exists(), f"not in the wheel: {name}"
     command = [sys.executable, "-m", "sfxreduce_cli"]
     for arguments in (
-        "simulate --out run.zarr --events 12 --hit-rate 0.5 --frame-shape 350x350 --overwrite",
+        "simulate --out run.zarr --experiment photosystem-i-8kev --events 12 --hit-rate 0.5 "
+        "--frame-shape 350x350 --overwrite",
         "filter --in run.zarr --out hits.zarr --cxi hits.cxi --report report.html --overwrite",
         "filter --in run.zarr --out peaks.zarr --scorer peaks --min-peaks 3 --overwrite",
         "verify --in hits.zarr --against run.zarr",
         "info hits.zarr",
     ):
-        subprocess.run(
-            [*command, *arguments.split(), *(["--serial"] if "info" not in arguments else [])],
-            check=True,
+        name = arguments.split()[0]
+        options = {"info": [], "filter": ["--serial", "--json"]}.get(name, ["--serial"])
+        done = subprocess.run(
+            [*command, *arguments.split(), *options], check=True, stdout=subprocess.PIPE, text=True
         )
+        print(done.stdout, end="")
+        assert name != "filter" or json.loads(done.stdout)["hits"] > 0, "no hit came out"
     print("the wheel does its main job")
 
 
