@@ -25,7 +25,7 @@ from sfxreduce.quality.conditions import Conditioned
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.record import Calibration, Curves
+from sfxreduce.scorers.calibration.record import Calibration, Curves, Reference
 from sfxreduce.scorers.protocol import Scorer, calibration_of, own_threshold
 
 __all__ = [
@@ -66,7 +66,7 @@ class Gap:
     moved : int
         Events that score between the two: they are kept for this.
     blanks_kept : float
-        Share of calibrated blanks that score above the threshold, at the level of the run.
+        Share of calibrated blanks that would lie above the threshold in this run.
     """
 
     edge: float
@@ -81,12 +81,13 @@ class Gap:
 
 
 def find_gap(
-    scores: ArrayLike, *, promised: float, blank_scores: ArrayLike, max_blanks: float
+    scores: ArrayLike, *, promised: float, reference: Reference, max_blanks: float
 ) -> Gap | str:
     """Look for a gap between a run's own blanks and the promised threshold.
 
     The blanks are the events below that threshold. Their median and the spread of their lower half,
-    which no hit among them touches, place the calibrated blanks' upper quantile in the run.
+    which hits among them hardly touch, are the run's; how many such spreads above the median the
+    upper quantile lies is that of the blanks of calibrated experiments.
 
     Parameters
     ----------
@@ -94,10 +95,10 @@ def find_gap(
         Of the run's events in source order, between 0 and 1, shape (event,).
     promised : float
         Threshold that the labelled hits allow.
-    blank_scores : array_like
-        Of calibrated blanks, at the level of the run, shape (blank,).
+    reference : Reference
+        With the scores of calibrated blanks, at whatever level.
     max_blanks : float
-        Largest share of these that may score above the edge.
+        Largest share of these that may lie above the edge.
 
     Returns
     -------
@@ -107,55 +108,71 @@ def find_gap(
     Examples
     --------
     >>> blanks, hits = np.geomspace(1e-4, 5e-3, 90), np.full(6, 0.07)
-    >>> gap = find_gap(np.r_[blanks, hits], promised=0.1, blank_scores=blanks, max_blanks=0.02)
+    >>> known = Reference(blank_scores=blanks.astype(np.float32))
+    >>> gap = find_gap(np.r_[blanks, hits], promised=0.1, reference=known, max_blanks=0.02)
     >>> gap.moved, gap.edge < gap.threshold < 0.07
     (6, True)
     """
-    seen, known = (np.asarray(of, np.float64) for of in (scores, blank_scores))
-    low, known = seen[np.isfinite(seen) & (seen < promised)], known[np.isfinite(known)]
+    seen = np.asarray(scores, np.float64)
+    low = seen[np.isfinite(seen) & (seen < promised)]
+    known, narrowest = _in_spreads(reference)
     if not known.size or not 0.0 < promised < 1.0:
         return "no calibrated blanks to compare with"
     if low.size < FEWEST_LOW:
         return f"fewer than {FEWEST_LOW} events score below the promised threshold"
-    values, calibrated, top = (_finite_logit(of) for of in (low, known, np.array([promised])))
-    least = float(np.quantile(calibrated, 1.0 - max_blanks))
-    reach = _reach(calibrated, least)
-    edge = max(_edge(values, reach), least)
-    gap = float(top[0]) - edge
+    values, top = _finite_logit(low), float(logit(promised))
+    reach = float(np.quantile(known, 1.0 - max_blanks))
+    edge = _edge(values, reach, narrowest)
+    gap = top - edge
     if gap <= 0.0:
         return "the blanks of the run score up to the promised threshold"
     rng = np.random.default_rng(_SEED)
-    edges = [_edge(rng.choice(values, values.size), reach) for _ in range(_DRAWS)]
+    edges = [_edge(rng.choice(values, values.size), reach, narrowest) for _ in range(_DRAWS)]
     lowest, highest = np.quantile(edges, _INTERVAL)
     if highest - lowest > gap:
         return "where the blanks of the run end depends on single events"
-    threshold = float(expit(edge + _MARGIN * gap))
+    middle, spread = _middle_and_spread(values, narrowest)
+    value = edge + _MARGIN * gap
+    threshold = float(expit(value))
     return Gap(
         edge=float(expit(edge)),
         threshold=threshold,
         promised=promised,
         moved=int(np.count_nonzero(low >= threshold)),
-        blanks_kept=float(np.mean(known >= threshold)),
+        blanks_kept=float(np.mean(known >= (value - middle) / spread)),
     )
 
 
-def _finite_logit(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def _in_spreads(reference: Reference) -> tuple[NDArray[np.float64], float]:
+    """Calibrated blanks as spreads above the median of their experiment; the least spread."""
+    parts, spreads = [], []
+    blanks, groups = _finite_logit(reference.blank_scores), reference.blank_groups
+    groups = groups if groups.size == blanks.size else np.zeros(blanks.size, np.int32)
+    for group in np.unique(groups):
+        values = blanks[groups == group]
+        middle, spread = _middle_and_spread(values, 0.0)
+        if spread > 0.0:
+            parts.append((values - middle) / spread)
+            spreads.append(spread)
+    return np.concatenate([np.zeros(0), *parts]), min(spreads, default=0.0)
+
+
+def _finite_logit(scores: ArrayLike) -> NDArray[np.float64]:
     """Logits of scores; those of 0 and 1 are finite as well."""
-    finite: NDArray[np.float64] = logit(np.clip(scores, 1e-9, 1.0 - 1e-9))
+    finite: NDArray[np.float64] = logit(np.clip(np.asarray(scores, np.float64), 1e-9, 1.0 - 1e-9))
     return finite
 
 
-def _reach(values: NDArray[np.float64], end: float) -> float:
-    """How far an upper end lies above the median, in spreads of the lower half."""
+def _middle_and_spread(values: NDArray[np.float64], least: float) -> tuple[float, float]:
+    """Median, and the spread of the lower half."""
     middle = float(np.median(values))
-    spread = middle - float(np.quantile(values, _SPREAD))
-    return max(end - middle, 0.0) / spread if spread > 0 else 0.0
+    return middle, max(middle - float(np.quantile(values, _SPREAD)), least)
 
 
-def _edge(values: NDArray[np.float64], reach: float) -> float:
-    """Upper end of values of which the median and the spread of the lower half are known."""
-    middle = float(np.median(values))
-    return middle + reach * (middle - float(np.quantile(values, _SPREAD)))
+def _edge(values: NDArray[np.float64], reach: float, narrowest: float) -> float:
+    """Upper end of values by their median and the spread of their lower half."""
+    middle, spread = _middle_and_spread(values, narrowest)
+    return middle + max(reach, 0.0) * spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -203,12 +220,11 @@ class ThresholdRule:
         """
         if self.claim is None or not self.claim.certified:
             return "nothing is promised that a lower threshold could keep"
-        known, reference = self.calibration, self.calibration.reference
-        blanks = np.zeros(0) if reference is None else reference.blank_scores
+        known = self.calibration
         return find_gap(
             scores,
             promised=known.level.threshold(self.value, move),
-            blank_scores=known.level.reduced(blanks, -move),
+            reference=known.reference or Reference(),
             max_blanks=max_blanks,
         )
 

@@ -150,6 +150,8 @@ class Reference:
     ----------
     hit_scores, blank_scores : ndarray of float32
         Of labelled events the model has not learned from.
+    blank_groups : ndarray of int32
+        Experiment of each of these blanks, shape (blank,); empty where they are not told apart.
     envelope : ndarray of float64
         Shape (quantity, 2): lowest and highest of `QUANTITIES`.
     usual_shape : float
@@ -161,6 +163,7 @@ class Reference:
 
     hit_scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     blank_scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    blank_groups: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     envelope: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
     usual_shape: float = 0.0
     peaks: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))

@@ -286,6 +286,7 @@ class Model:
         return Reference(
             hit_scores=self.hit_scores,
             blank_scores=stored("blank_scores", (0,)),
+            blank_groups=stored("blank_groups", (0,)).astype(np.int32),
             envelope=stored("envelope", (0, 2)).astype(np.float64),
             usual_shape=float(stored("usual_shape", (1,))[0]),
             peaks=stored("peaks", (0, 2)).astype(np.float64),

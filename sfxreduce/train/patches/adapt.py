@@ -271,6 +271,12 @@ def _rehearsed(name: str, *, finder: CandidateFinder) -> tuple[PatchSet, float, 
     return found, time.process_time() - started, os.getpid()
 
 
+def _and_own(groups: NDArray[np.int32], n_known: int, n_own: int) -> NDArray[np.int32]:
+    """Experiments of known events, and those of the run as one more."""
+    known = groups if groups.size == n_known else np.zeros(n_known, np.int32)
+    return np.append(known, np.full(n_own, known.max(initial=-1) + 1, np.int32))
+
+
 def _recalibrated(
     start: Model, best: Tried, seen: SeenEvents, parts: dict[str, NDArray[np.int64]], run: Run
 ) -> Model:
@@ -292,6 +298,7 @@ def _recalibrated(
         "hit_scores": hit_scores,
         "hit_groups": groups,
         "blank_scores": np.concatenate([reference.blank_scores, misses]),
+        "blank_groups": _and_own(reference.blank_groups, reference.blank_scores.size, misses.size),
         "usual_shape": np.array([reference.usual_shape], np.float32),
         "envelope": envelope.astype(np.float32),
     }

@@ -24,7 +24,7 @@ from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.patches.simulated import FINDER, SEED, Material
 from sfxreduce.train.patches.train import PATCHES
 
-__all__ = ["HIT", "SIZES", "calibrated"]
+__all__ = ["HIT", "SIZES", "calibrated", "groups_of"]
 
 SIZES = (1, 2, 4, 6, 9, 16)
 """Tiles of the pictures that are calibrated beside the window itself; others take the nearest."""
@@ -63,12 +63,13 @@ def calibrated(
     knots = [*zip(known.score, known.probability, strict=True), (known.hit_rate, 0.0)]
     hit_scores = [seen[one.name][one.is_hit] for one in material]
     blank_scores = [seen[one.name][one.is_blank] for one in material]
-    groups = np.repeat(np.arange(len(hits), dtype=np.int32), [len(scores) for scores in hits])
+    groups = groups_of(hits)
     envelope = envelope_of(np.concatenate([one.statistics for one in material]))
     stored: dict[str, NDArray[Any]] = {
         "hit_scores": np.concatenate(hit_scores),
         "hit_groups": groups,
         "blank_scores": np.concatenate(blank_scores),
+        "blank_groups": groups_of(blank_scores),
         "usual_shape": np.array([usual_shape(hit_scores, blank_scores)], np.float32),
         "envelope": envelope.astype(np.float32),
         "probability": np.array(knots, np.float32),
@@ -91,6 +92,11 @@ def calibrated(
         config=config,
         weights=weights | {f"{CALIBRATION}{name}": value for name, value in stored.items()},
     )
+
+
+def groups_of(parts: Sequence[NDArray[np.floating]]) -> NDArray[np.int32]:
+    """Number of its part for each value, shape (value,)."""
+    return np.repeat(np.arange(len(parts), dtype=np.int32), [part.size for part in parts])
 
 
 def _covered(

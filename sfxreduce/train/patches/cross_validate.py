@@ -103,13 +103,17 @@ class Across:
         }
 
 
-def learn_across(material: Sequence[Material], *, progress: Progress = silent) -> Across:
+def learn_across(
+    material: Sequence[Material], *, window: TileChoice | None = None, progress: Progress = silent
+) -> Across:
     """Leave out each experiment in turn, then learn from all.
 
     Parameters
     ----------
     material : sequence of Material
         At least three: a threshold rests on the others of those learned from.
+    window : TileChoice, optional
+        Of `CHOICES`; the smallest that keeps the promise if not given.
     """
     networks, everything = _networks(material, progress)
     of_tiles = {one.name: one.judged.evidence(networks[one.name], Pooling()) for one in material}
@@ -119,7 +123,7 @@ def learn_across(material: Sequence[Material], *, progress: Progress = silent) -
         _window_loss(window, judged, _weak_loss(models, material, evidence[window]))
         for window, (models, judged) in tried.items()
     )
-    window = smallest_window(curve)
+    window = window or smallest_window(curve)
     models, judged = tried[window]
     shipped = calibrated(everything, material, evidence[window], window=window)
     shipped = with_sizes(shipped, material, of_tiles)
@@ -198,7 +202,7 @@ def _window_loss(window: TileChoice, judged: Sequence[LeftOut], weak_loss: float
         mean_loss=float(np.mean([one.loss for one in judged])),
         worst_loss=max(one.loss for one in judged),
         weak_loss=weak_loss,
-        least_specificity=min(one.specificity for one in judged),
+        least_specificity=min(one.rejected / one.blanks for one in judged),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.errors import UsageError
+from sfxreduce.run.window import TileChoice
 from sfxreduce.scorers.cnn.folder import write_model
 from sfxreduce.simulate.experiments import EXPERIMENTS, experiment_named
 from sfxreduce.train.card import model_card
@@ -26,6 +27,7 @@ def crossval_models(
     *,
     experiments: Sequence[str] = tuple(EXPERIMENTS),
     scale: float = 1.0,
+    window: TileChoice | None = None,
     pool: Pool,
     progress: Progress = silent,
 ) -> Across:
@@ -40,6 +42,8 @@ def crossval_models(
         At least three of `sfxreduce.simulate.EXPERIMENTS`; all of them if not given.
     scale : float
         Share of the usual number of events.
+    window : TileChoice, optional
+        That the models look through; the smallest that keeps the promise if not given.
     pool : Pool
         Where the experiments are simulated.
 
@@ -62,7 +66,7 @@ def crossval_models(
     for _ in tracked(work, stage="simulate", total=len(names), progress=progress):
         pass
     material = [stored_material(name, scale=scale, folder=folder / "material") for name in names]
-    found = learn_across(material, progress=progress)
+    found = learn_across(material, window=window, progress=progress)
     for name, model in found.models.items():
         card = model_card(model.config, title=f"Hit finder that has not seen {name}")
         write_model(folder / "without" / name, replace(model, card=card), overwrite=True)

@@ -124,12 +124,7 @@ def threshold_of_run(model: Model, scores: NDArray[np.float32], *, promised: flo
     level = model.config.level
     move = level.move(scores)
     value = level.threshold(promised, move)
-    gap = find_gap(
-        scores,
-        promised=value,
-        blank_scores=level.reduced(model.reference.blank_scores, -move),
-        max_blanks=MAX_BLANKS_KEPT,
-    )
+    gap = find_gap(scores, promised=value, reference=model.reference, max_blanks=MAX_BLANKS_KEPT)
     return gap.threshold if isinstance(gap, Gap) else value
 
 

@@ -14,7 +14,7 @@ from sfxreduce.decisions.threshold import Promise, binomial_threshold, share_upp
 from sfxreduce.scorers.calibration.record import level_rule
 from sfxreduce.scorers.cnn.model import CALIBRATION, Model
 from sfxreduce.simulate.truth import HIT_PEAKS
-from sfxreduce.train.patches.calibrate import SIZES
+from sfxreduce.train.patches.calibrate import SIZES, groups_of
 from sfxreduce.train.patches.left_out import threshold_of_run
 from sfxreduce.train.patches.simulated import Material
 
@@ -71,8 +71,9 @@ def with_sizes(
         blanks = [rule.reduced(part.blanks, by) for part, by in zip(parts, moves, strict=True)]
         stored: dict[str, NDArray[Any]] = {
             "hit_scores": np.concatenate(hits),
-            "hit_groups": np.repeat(np.arange(len(hits), dtype=np.int32), [h.size for h in hits]),
+            "hit_groups": groups_of(hits),
             "blank_scores": np.concatenate(blanks),
+            "blank_groups": groups_of(blanks),
             "usual_shape": np.array([usual_shape(hits, blanks)], np.float32),
             "level": np.array([rule.lowest, rule.highest], np.float64),
         }
