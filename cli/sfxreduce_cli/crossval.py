@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,7 +40,7 @@ def crossval(
 
     Example: sfxreduce crossval --out across/
     """
-    chosen = {"experiments": experiment} if experiment else {}
+    chosen: dict[str, Any] = {"experiments": experiment} if experiment else {}
     with where.opened() as work:
         across = sfxreduce.crossval_models(out, scale=scale, **chosen, **work)
     print_crossval(across, out, as_json=as_json)

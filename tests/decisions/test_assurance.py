@@ -264,7 +264,7 @@ def shortened(run: Run, events: set[int]) -> Run:
         {"scorer": Calibrated(known=replace(known_scores(), envelope=np.zeros((0, 2))))},
         {"scorer": Calibrated(known=replace(known_scores(), peaks=np.zeros((0, 2))))},
         {"scorer": Calibrated(fits_window=False)},
-        {"scorer": Calibrated(highest=0.55)},
+        {"scorer": Calibrated(highest=0.01)},
         {"scorer": Calibrated(counts=False)},
         {"options": {"drift": False}},
         {"options": {"keep_from_peaks": 0}},
