@@ -270,7 +270,8 @@ def opinion_check(
     elif implied_loss > max_loss:
         alarms = (
             f"{n_called} of {n_looked} rejected events that were looked at have clearly more peaks "
-            f"than the run's blanks, a loss of {implied_loss:.1%} where {max_loss:.1%} may be "
+            f"than the run's blanks, a loss of {100 * implied_loss:.3g} % where "
+            f"{100 * max_loss:.3g} % may be "
             f"lost: {_PEAKS}, or {_TEACH}",
         )
     return Check(ran=enough, n=n_looked, value=implied_loss, limit=max_loss, alarms=alarms)

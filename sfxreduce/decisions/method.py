@@ -96,7 +96,7 @@ def find_gap(
     promised : float
         Threshold that the labelled hits allow.
     reference : Reference
-        With the scores of calibrated blanks, at whatever level.
+        With the scores of calibrated blanks.
     max_blanks : float
         Largest share of these that may lie above the edge.
 
@@ -120,16 +120,14 @@ def find_gap(
         return "no calibrated blanks to compare with"
     if low.size < FEWEST_LOW:
         return f"fewer than {FEWEST_LOW} events score below the promised threshold"
-    values, top = _finite_logit(low), float(logit(promised))
-    reach = float(np.quantile(known, 1.0 - max_blanks))
+    values, reach = _finite_logit(low), float(np.quantile(known, 1.0 - max_blanks))
     edge = _edge(values, reach, narrowest)
-    gap = top - edge
+    gap = float(logit(promised)) - edge
     if gap <= 0.0:
         return "the blanks of the run score up to the promised threshold"
     rng = np.random.default_rng(_SEED)
     edges = [_edge(rng.choice(values, values.size), reach, narrowest) for _ in range(_DRAWS)]
-    lowest, highest = np.quantile(edges, _INTERVAL)
-    if highest - lowest > gap:
+    if np.diff(np.quantile(edges, _INTERVAL)) > gap:
         return "where the blanks of the run end depends on single events"
     middle, spread = _middle_and_spread(values, narrowest)
     value = edge + _MARGIN * gap

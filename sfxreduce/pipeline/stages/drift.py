@@ -94,7 +94,7 @@ def check_run(
     max_loss : float
         Share of the hits that may be lost.
     notes : Notes
-        What was seen already where every reject is looked at, and where to note more.
+        Of the looks at every reject.
 
     Returns
     -------

@@ -113,7 +113,7 @@ def learn_across(
     material : sequence of Material
         At least three: a threshold rests on the others of those learned from.
     window : TileChoice, optional
-        Of `CHOICES`; the smallest that keeps the promise if not given.
+        The smallest of `CHOICES` that keeps the promise if not given.
     """
     networks, everything = _networks(material, progress)
     of_tiles = {one.name: one.judged.evidence(networks[one.name], Pooling()) for one in material}
@@ -124,9 +124,9 @@ def learn_across(
         for window, (models, judged) in tried.items()
     )
     window = window or smallest_window(curve)
-    models, judged = tried[window]
-    shipped = calibrated(everything, material, evidence[window], window=window)
-    shipped = with_sizes(shipped, material, of_tiles)
+    models, _ = tried[window]
+    whole = calibrated(everything, material, evidence[window], window=window)
+    shipped = with_sizes(whole, material, of_tiles)
     parts = {one.name: _Described.of(one, window) for one in material}
     judged = tuple(
         judge_left_out(
@@ -141,7 +141,8 @@ def learn_across(
     traits = {name: part.traits for name, part in parts.items()}
     shown = _reliability(models, material, evidence[window])
     config = replace(shipped.config, curve=curve, shows=SHOWS, reliability=shown)
-    shipped = replace(shipped, config=config)
+    head = _head(everything, list(parts.values()))
+    shipped = with_head(replace(shipped, config=config), head)
     return Across(
         models={
             name: with_usual(with_head(model, heads[name]), fit_usual(_others(traits, name)))
@@ -159,10 +160,7 @@ def learn_across(
         ),
         sizes=judge_sizes(models, material, of_tiles),
         traits=traits,
-        shipped=with_usual(
-            with_head(shipped, _head(everything, list(parts.values()))),
-            fit_usual(list(traits.values())),
-        ),
+        shipped=with_usual(shipped, fit_usual(list(traits.values()))),
     )
 
 
