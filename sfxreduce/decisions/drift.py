@@ -316,7 +316,7 @@ def window_check(
 
 
 def range_check(
-    reference: Reference, *, peaks: NDArray[np.integer], width_px: NDArray[np.floating]
+    reference: Reference, peaks: NDArray[np.integer], width_px: NDArray[np.floating]
 ) -> Check:
     """Compare the peaks of all events that show some with those of calibrated hits.
 

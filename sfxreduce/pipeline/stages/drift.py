@@ -119,9 +119,7 @@ def check_run(
         ),
         "second_opinion": opinion,
         "window": _window(method, known),
-        "range": range_check(
-            known.reference, peaks=decisions.peaks, width_px=decisions.peak_width_px
-        ),
+        "range": range_check(known.reference, decisions.peaks, decisions.peak_width_px),
     }
     if any(check.saves and not check.passed for check in checks.values()):
         decisions = fall_back(run, decisions, pool=pool, notes=notes, progress=progress)
