@@ -62,6 +62,8 @@ LEAST_MARGIN = 2.0
 """By so much, in odds, the highest score that a picture allows has to clear the threshold: few
 crystals fill every tile. Chosen, not measured."""
 
+# Share of the calibrated blanks whose scores are all taken for one. Chosen, not measured.
+_LOW_BLANKS = 0.8
 # A deviation that chance exceeds in one run of a hundred, by the Dvoretzky-Kiefer-Wolfowitz
 # inequality with Massart's constant: doi:10.1214/aop/1176990746
 _CHANCE = math.sqrt(math.log(2 / 0.01) / 2)
@@ -185,7 +187,9 @@ def shape_check(reference: Reference, scores: ArrayLike, *, n_hits: int, n_rejec
         return Check(
             n=known.size, alarms=(f"{seen}: there is nothing to tell hits from",), saves=False
         )
-    distance = shape_distance(known, hits, blanks)
+    # Blanks that score lower than calibrated ones, as a quiet detector's do, cost no hit.
+    floor = np.quantile(blanks, _LOW_BLANKS)
+    distance = shape_distance(*(np.maximum(of, floor) for of in (known, hits, blanks)))
     limit = shape_limit(known.size, hits.size, blanks.size, usual=reference.usual_shape)
     alarms = (
         ()
