@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.cluster.pool import Progress, silent
+from sfxreduce.decisions.decide import Decision, decide, keep_by_peaks
+from sfxreduce.decisions.method import method_for, threshold_rule
 from sfxreduce.errors import LabelError
-from sfxreduce.pipeline.stages.score import safe_scores
+from sfxreduce.pipeline.stages.conditions import event_reasons, with_conditions
+from sfxreduce.pipeline.stages.score import collect_scores
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.labels import Label
 from sfxreduce.run.run import Run
-from sfxreduce.scorers.calibration.record import LevelRule
-from sfxreduce.scorers.protocol import Scorer, calibration_of, own_threshold
+from sfxreduce.scorers.protocol import Scorer, own_threshold
 from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.labelling import Labelling, PeakLabelling, true_hits, true_kinds, true_peaks
 from sfxreduce.train.metrics import Confusion, confusion, roc_auc
@@ -159,12 +163,12 @@ def evaluate_model(
     rule = PeakLabelling() if labelling is None else labelling
     where = pool or SerialPool()
     limit = own_threshold(scorer) if threshold is None else threshold
-    follow = LevelRule() if threshold is not None else calibration_of(scorer).level
+    settings = FilterSettings(scorer=scorer, threshold=threshold)
     columns = []
     for run in runs:
-        scores = safe_scores(run, scorer, pool=where, progress=progress, stage="score")
+        scores = _scores(run, settings, limit=limit, pool=where, progress=progress)
         labels = rule(run, pool=where, progress=progress)
-        columns.append(_with_truth(run, score=follow.levelled(scores), label=labels.label))
+        columns.append(_with_truth(run, score=scores, label=labels.label))
     score = np.concatenate([c.score for c in columns])
     label = np.concatenate([c.label for c in columns])
     clear = label != Label.MAYBE
@@ -179,6 +183,29 @@ def evaluate_model(
         n_unlabelled=int(np.count_nonzero(~clear)),
         labels=rule.sentence,
     )
+
+
+def _scores(
+    run: Run, settings: FilterSettings, *, limit: float, pool: Pool, progress: Progress
+) -> NDArray[np.float32]:
+    """Scores of a run, moved so that its own threshold is the limit; NaN where it would be kept.
+
+    As `filter` decides, but for the looks at whole frames of rejects.
+    """
+    scorer = settings.scorer
+    measured = with_conditions(run, scorer, pool=pool)
+    rows = collect_scores(measured, scorer, pool=pool, stage="score", progress=progress)
+    rule = threshold_rule(
+        scorer, threshold=settings.threshold, promise=settings.promise, detector=run.detector
+    )
+    own = method_for(measured, scorer, rule, scores=rows["score"]).threshold
+    made = decide(rows["score"], event_reasons(measured, scorer, rows["reason"]), threshold=own)
+    made = keep_by_peaks(made, rows["peaks"], fewest=settings.keep_from_peaks)
+    scores = rows["score"]
+    if 0.0 < own < 1.0 and 0.0 < limit < 1.0:
+        scores = rule.calibration.level.reduced(scores, float(logit(own) - logit(limit)))
+    kept = (made.decision == Decision.UNDECIDED) | (own <= 0.0)
+    return np.where(kept, np.float32(np.nan), scores)
 
 
 def _with_truth(run: Run, *, score: NDArray[np.float32], label: NDArray[np.int8]) -> _Columns:
