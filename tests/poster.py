@@ -27,5 +27,6 @@ def score_pixels(
     model = Model(config=ModelConfig(normalisation=how), weights={})
     scorer = PosterOnCpu(model=model, network=network)
     window = Window.centre(Detector.centred("camera", (350, 350)))
-    score, _ = scorer.scores(scorer.look(pixels, good, adu_per_photon=adu_per_photon), window)
+    evidence = scorer.look(pixels, good, adu_per_photon=adu_per_photon)
+    score, _ = scorer.scores(evidence, window, n_tiles=len(window.origins))
     return score

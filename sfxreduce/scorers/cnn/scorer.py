@@ -211,7 +211,14 @@ class CnnScorer:
         found = _on_device(self.model, _stamp(self.model), self.device, self._is_own).score(feed)
         if not _enough(window, detector):
             return _unseen(n_events)
-        return EventScores(found.score, found.kind, found.reason, found.peaks, found.width_px)
+        peaks, width_px = not_counted(n_events)
+        return EventScores(
+            score=found.score,
+            kind=found.kind,
+            reason=found.reason,
+            peaks=peaks if found.peaks is None else found.peaks,
+            width_px=width_px if found.width_px is None else found.width_px,
+        )
 
     def steps(self, detector: Detector) -> tuple[Window, ...]:
         """Cut the window in two: the tiles nearest to the middle first, where most peaks are."""

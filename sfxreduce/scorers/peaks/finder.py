@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +33,10 @@ from numpy.typing import NDArray
 from sfxreduce.errors import SchemaError, UsageError
 from sfxreduce.run.detector import Detector, Panel
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.record import Calibration
 from sfxreduce.scorers.peaks import _peakfinder8 as kernels
+
+if TYPE_CHECKING:
+    from sfxreduce.scorers.calibration.record import Calibration
 
 __all__ = ["MIN_PEAKS", "PeakFinder", "PeakScorer", "Peaks"]
 
@@ -294,6 +297,9 @@ class PeakScorer:
     @property
     def calibration(self) -> Calibration:
         """Only what a hit is: a count of peaks was calibrated on nothing."""
+        # Loads scipy, which finding peaks does not need.
+        from sfxreduce.scorers.calibration.record import Calibration
+
         return Calibration(
             threshold=float(self.min_peaks), hit=f"an event with at least {self.min_peaks} peaks"
         )

@@ -148,8 +148,8 @@ class DeviceScores:
         `EventClass` of every event; 0 where the model cannot tell.
     reason : ndarray of uint32
         `Reason` bits not to trust the score of each.
-    peaks, width_px : ndarray
-        See `sfxreduce.scorers.protocol.EventScores`.
+    peaks, width_px : ndarray, optional
+        See `sfxreduce.scorers.protocol.EventScores`; none from a network that counts no peaks.
     halvings : int
         How often a batch was halved because the device's memory was full.
     on_cpu : int
@@ -160,10 +160,10 @@ class DeviceScores:
     score: NDArray[np.float32]
     kind: NDArray[np.uint8]
     reason: NDArray[np.uint32]
-    peaks: NDArray[np.int16]
-    width_px: NDArray[np.float32]
     halvings: int
     on_cpu: int
+    peaks: NDArray[np.int16] | None = None
+    width_px: NDArray[np.float32] | None = None
 
 
 def events_together(feed: Feed, tiles: int) -> int:

@@ -35,7 +35,6 @@ from sfxreduce.scorers.cnn.poster._space_to_depth import in_squares
 from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
 from sfxreduce.scorers.cnn.poster.network import TILE_SHAPE, HitNetwork
 from sfxreduce.scorers.cnn.poster.normalise import Normalisation, normalise
-from sfxreduce.scorers.protocol import not_counted
 
 __all__ = ["TOLERANCE", "DeviceScores", "DeviceSettings", "Feed", "PosterOnDevice"]
 
@@ -119,13 +118,10 @@ class PosterOnDevice:
             batches = Batches(size=size, forget=self.seam.forget)
             work = _PosterWork(feed=feed, room=room, batches=batches, poster=self)
             overlap(parts, work, slots=slots, n_threads=self.settings.threads)
-        peaks, width_px = not_counted(feed.n_events)
         return DeviceScores(
             score=work.score,
             kind=np.zeros(feed.n_events, np.uint8),
             reason=np.zeros(feed.n_events, np.uint32),
-            peaks=peaks,
-            width_px=width_px,
             halvings=batches.halvings,
             on_cpu=batches.on_cpu,
         )
