@@ -113,7 +113,7 @@ def test_an_interrupt_while_outputs_are_renamed_waits(
     store = make_store(tmp_path / "out")
 
     def interrupted(one: Path, other: Path) -> bool:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # to this thread: another one may take its time
         return swaps and exchange(one, other)
 
     monkeypatch.setattr("sfxreduce.io.writers.publish.exchange", interrupted)

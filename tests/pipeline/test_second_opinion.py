@@ -69,7 +69,7 @@ def test_lost_hits_that_outscore_all_blanks_are_called_and_kept(serial: Pool) ->
     assert check.value == pytest.approx(implied)
     assert check.limit == 0.01
     (reason,) = plan.method.assurance.reasons
-    for word in ("3 of ", f"{implied:.1%}", "--scorer peaks"):
+    for word in ("3 of ", f"{100 * implied:.3g} %", "--scorer peaks"):
         assert word in reason
     assert not plan.method.claims["certified"]
 

@@ -29,7 +29,7 @@ from sfxreduce.pipeline.stages.conditions import with_conditions
 from sfxreduce.run.reasons import UNSAFE, Reason
 from sfxreduce.run.run import FrameSource, Run, block_sizes
 from sfxreduce.run.select import select_run
-from sfxreduce.scorers.protocol import Scorer, needs_gpu
+from sfxreduce.scorers.protocol import NOT_COUNTED, Scorer, needs_gpu
 
 __all__ = [
     "EVENTS_PER_BATCH",
@@ -132,7 +132,8 @@ def score_rescue(
 
 def _lost_rows(events: range) -> NDArray[np.void]:
     rows = np.zeros(len(events), SCORE_DTYPE)
-    rows["score"], rows["reason"] = np.nan, Reason.WORKER_LOST
+    rows["score"] = rows["width_px"] = np.nan
+    rows["reason"], rows["peaks"] = Reason.WORKER_LOST, NOT_COUNTED
     return rows
 
 

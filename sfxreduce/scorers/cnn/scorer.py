@@ -277,16 +277,15 @@ def _calibration(folder: Path | str, stamp: Any, choice: TileChoice, n_tiles: in
     Through a window that the model was not calibrated on, the threshold is zero, so that every
     event is kept: fewer tiles show fewer peaks, and hits would be lost by the dozen.
     """
-    model = _model(folder, stamp)
-    if n_tiles:
-        model = model.of_size(n_tiles)
+    whole = _model(folder, stamp)
+    model = whole.of_size(n_tiles) if n_tiles else whole
     config = model.config
     limited = config.architecture == "patches" and n_tiles > 0
     scored = min(choice.most or n_tiles, n_tiles)
     basis = Calibration(
         threshold=config.threshold,
         hit=config.hit,
-        model_sha256=model.sha256,
+        model_sha256=whole.sha256,
         reference=Reference(envelope=model.reference.envelope),
         curves=Curves(window=choice, loss=config.curve, shows=config.shows),
         needs_conditions=config.architecture == "patches",
