@@ -326,7 +326,8 @@ def _recalibrated(
     weights = {name: value.numpy() for name, value in best.network.state_dict().items()}
     weights |= {f"{CALIBRATION}{name}": array for name, array in stored.items()}
     # What is usual lies in what stands out, which does not depend on the network.
-    kept = (*USUAL, f"{CALIBRATION}class_weight", f"{CALIBRATION}class_bias")
+    stays = ("class_weight", "class_bias", "peaks")
+    kept = (*USUAL, *(f"{CALIBRATION}{name}" for name in stays))
     weights |= {name: start.weights[name] for name in kept if name in start.weights}
     card = model_card(config, title=f"Hit finder that has seen {run.name}")
     return Model(config=config, weights=weights, card=card)
