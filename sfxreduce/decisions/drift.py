@@ -221,10 +221,13 @@ def conditions_check(
     if n < FEWEST_FRAMES_FOR_HOT:
         alarms.append(
             f"{n} readable frames, {FEWEST_FRAMES_FOR_HOT} are needed to tell hot pixels from "
-            f"Bragg peaks: filter a longer run, or give a mask and {_PEAKS}"
+            f"Bragg peaks: filter a longer run, or {_PEAKS}"
         )
     if not (math.isfinite(adu_per_photon) and adu_per_photon > 0):
-        alarms.append("the gain is neither given nor could it be measured: give '--adu-per-photon'")
+        alarms.append(
+            "the gain could not be measured, and the source does not say it: see 'sfxreduce info', "
+            f"or {_PEAKS}"
+        )
     worst = 0.0
     for quantity, (low, high), values in zip(
         QUANTITIES, reference.envelope, statistics.T, strict=True
@@ -269,14 +272,13 @@ def opinion_check(
     if not enough:
         alarms = (
             f"only {n_looked} of {n_rejected} rejected events could be read for a second opinion, "
-            f"{MOST_FRAMES} are needed: see 'sfxreduce verify'",
+            f"{MOST_FRAMES} are needed: 'sfxreduce ledger' says which and why, or {_PEAKS}",
         )
     elif implied_loss > max_loss:
         alarms = (
             f"{n_called} of {n_looked} rejected events that were looked at have clearly more peaks "
             f"than the run's blanks, a loss of {100 * implied_loss:.3g} % where "
-            f"{100 * max_loss:.3g} % may be "
-            f"lost: {_PEAKS}, or {_TEACH}",
+            f"{100 * max_loss:.3g} % may be lost: {_PEAKS}, or {_TEACH}",
         )
     return Check(ran=enough, n=n_looked, value=implied_loss, limit=max_loss, alarms=alarms)
 

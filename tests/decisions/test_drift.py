@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -307,3 +309,18 @@ def test_the_reference_is_stored_with_the_model(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.envelope, envelope_of(STATISTICS), rtol=1e-6)
     np.testing.assert_array_equal(found.peaks, [[0.5, 4], [3, 99]])
     assert (found.hit_scores.size, found.usual_shape) == (50, 0.25)
+
+
+def test_every_command_and_option_that_an_alarm_names_exists() -> None:
+    # One advised an option that there is not.
+    from typer.main import get_command
+
+    from sfxreduce_cli.main import app
+
+    source = Path(inspect.getfile(range_check)).read_text(encoding="utf-8")
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    options = {o for c in commands.values() for p in c.params for o in p.opts}
+    named = re.findall(r"'sfxreduce (\w+)", source)
+    assert named
+    assert set(named) <= set(commands)
+    assert set(re.findall(r"--[a-z][a-z-]*", source)) <= options
