@@ -107,7 +107,11 @@ def interrupts_wait() -> Iterator[None]:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
     if waiting:
-        signal.raise_signal(waiting[0])
+        handler = before[numbers.index(waiting[0])]
+        if callable(handler):  # a signal raised anew may be delivered where nobody hears of it
+            handler(waiting[0], None)
+        else:
+            signal.raise_signal(waiting[0])
 
 
 def hidden_folder(final: Path, token: str = "") -> Path:
