@@ -56,7 +56,7 @@ def test_no_decision_depends_on_the_tiles_that_were_not_read(
     stored_run: Run, scorer: CnnScorer, whole: np.ndarray, serial: Pool, closed: float
 ) -> None:
     rows = collect_scores(stored_run, scorer, pool=serial, closed_from=closed)
-    early = rows["tiles"] == 5
+    early = rows["tiles"] == 9
     np.testing.assert_array_equal(rows["tiles"][~early], 25)
     np.testing.assert_array_equal(rows["score"][~early], whole["score"][~early])
     assert (rows["score"][early] >= closed).all()
@@ -95,7 +95,7 @@ def test_tiles_are_counted_and_closed_hits_pass_the_test_of_the_scores(
     )
     tiles = plan.decisions.tiles
     assert tiles is not None
-    assert set(np.unique(tiles)) == {5, 25}
+    assert set(np.unique(tiles)) == {9, 25}
     assert report.tiles_per_event == pytest.approx(tiles.mean())
     assert report.tiles_per_event < report.window_tiles == 25
     np.testing.assert_array_equal(
@@ -121,8 +121,8 @@ def test_further_tiles_are_read_for_open_events_only(
     rows = collect_scores(seen, scorer, pool=serial, closed_from=0.7)
     assert set(reads.values()) == {1}
     for event, tiles in enumerate(rows["tiles"]):
-        assert (event, 5) in reads
-        assert ((event, 20) in reads) == (tiles == 25)
+        assert (event, 9) in reads
+        assert ((event, 16) in reads) == (tiles == 25)
 
 
 def test_a_rejected_event_costs_no_more_bytes_than_its_window(

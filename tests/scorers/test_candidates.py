@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from plain_candidates import plain_candidates
 
+from sfxreduce.run.detector import Detector
+from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.patches.candidates import PATCH, CandidateFinder, Candidates
-from sfxreduce.scorers.cnn.patches.pooling import Pooling, count_peaks
+from sfxreduce.scorers.cnn.patches.pooling import Pooling, count_peaks, within_reach
 
 FIND = CandidateFinder()
 
@@ -186,18 +189,110 @@ def test_flat_and_broken_frames_have_no_candidates(value: float) -> None:
     assert len(FIND(frame, np.ones((1, 64, 64), bool))) == 0
 
 
-def _of_tiles(tile: list[int], scale: list[int]) -> Candidates:
-    """Candidates of which only where they are, and on what scale, matters."""
+def _of_tiles(
+    tile: Sequence[int] | NDArray[np.integer],
+    scale: Sequence[int] | NDArray[np.integer],
+    *,
+    y: Sequence[int] | NDArray[np.integer] = (),
+    x: Sequence[int] | NDArray[np.integer] = (),
+) -> Candidates:
+    """Candidates of which only where they are, and on what scale, matters; bright ones."""
     n = len(tile)
     return Candidates(
         tile=np.array(tile, np.int32),
-        y=np.zeros(n, np.int16),
-        x=np.zeros(n, np.int16),
+        y=np.array(y, np.int16) if len(y) else np.zeros(n, np.int16),
+        x=np.array(x, np.int16) if len(x) else np.zeros(n, np.int16),
         scale=np.array(scale, np.uint8),
         prominence=np.zeros(n, np.float32),
-        noise_photons=np.ones(n, np.float32),
-        patch=np.zeros((n, PATCH, PATCH), np.float16),
+        noise_photons=np.full(n, 100, np.float32),
+        patch=np.full((n, PATCH, PATCH), 16, np.float16),
     )
+
+
+FRAME = Window.tiled(Detector.centred("camera", (1750, 1750)))
+
+
+def _at(row: NDArray[np.floating], column: NDArray[np.floating]) -> Candidates:
+    """Candidates of one event at places of a frame of 25 tiles, seen on single pixels."""
+    place = {origin: tile for tile, origin in enumerate(FRAME.origins)}
+    rows, columns = (np.asarray(of).astype(int) for of in (row, column))
+    tile = [
+        place[r // 350 * 350, c // 350 * 350]
+        for r, c in zip(rows.tolist(), columns.tolist(), strict=True)
+    ]
+    order = np.argsort(tile, kind="stable")
+    return _of_tiles(
+        np.array(tile)[order], np.ones(len(tile)), y=rows[order] % 350, x=columns[order] % 350
+    )
+
+
+def _on_rings(
+    rng: np.random.Generator, radii: Sequence[float], n: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Places on rings around the middle, n on each."""
+    radius = np.repeat(radii, n) + rng.normal(0, 1.5, n * len(radii))
+    angle = rng.uniform(0, 2 * np.pi, radius.size)
+    return 875 + radius * np.sin(angle), 875 + radius * np.cos(angle)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_grains_of_powder_count_for_nothing_and_a_crystal_behind_them_for_all_it_shows(
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    grains = _on_rings(rng, (220.0, 310.0, 480.0), 12)
+    crystal = rng.uniform(100, 1650, 15), rng.uniform(100, 1650, 15)
+    both = tuple(np.concatenate(of) for of in zip(grains, crystal, strict=True))
+
+    def peaks(places: tuple[NDArray[np.float64], ...], window: Window | None = FRAME) -> int:
+        return int(count_peaks(_at(*places), n_events=1, n_tiles=25, window=window).number[0])
+
+    assert peaks(grains, window=None) == 36
+    assert peaks(grains) <= 4  # those at the edge of a ring
+    assert peaks(crystal) == 15
+    assert peaks(both) >= 9  # some of them lie on the rings
+
+
+@pytest.mark.parametrize("n_peaks", [10, 30, 100, 400])
+@pytest.mark.parametrize("reach", [180, 400, 900])
+def test_the_peaks_of_a_crystal_are_no_powder_however_many_they_are(
+    n_peaks: int, reach: int
+) -> None:
+    # Peaks that are thrown at random over a disc: near the beam, or over the whole frame.
+    rng = np.random.default_rng(n_peaks + reach)
+    shares = []
+    for _ in range(40):
+        radius = reach * np.sqrt(rng.uniform(0, 1, n_peaks))
+        angle = rng.uniform(0, 2 * np.pi, n_peaks)
+        row, column = (np.clip(875 + radius * of(angle), 0, 1749) for of in (np.sin, np.cos))
+        counts = count_peaks(_at(row, column), n_events=1, n_tiles=25, window=FRAME)
+        shares.append(counts.number[0] / n_peaks)
+    assert min(shares) > 0.3
+    assert np.mean(shares) > 0.8
+
+
+@given(seed=st.integers(0, 2**32 - 1), n_rings=st.integers(0, 4))
+def test_what_the_first_tiles_show_is_never_more_than_what_all_of_them_do(
+    seed: int, n_rings: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rings = _on_rings(rng, rng.uniform(60, 800, n_rings).tolist(), int(rng.integers(1, 15)))
+    n = int(rng.integers(1, 60))
+    places = tuple(np.concatenate([np.clip(of, 0, 1749), rng.uniform(0, 1750, n)]) for of in rings)
+    found = _at(*places)
+    logits = rng.normal(3.0, 3.0, len(found))
+    pooling, first = Pooling(), FRAME.part(slice(9))
+    own = np.flatnonzero(found.tile < 9)
+    whole = pooling.evidence(logits, found, n_events=1, n_tiles=25, window=FRAME)
+    partly = pooling.evidence(
+        logits[own],
+        found.take(own),
+        n_events=1,
+        n_tiles=9,
+        window=first,
+        reach_px=within_reach(first, FRAME.origins[9:]),
+    )
+    assert (partly[0] <= whole[0, :9] + 1e-9).all()
 
 
 @given(

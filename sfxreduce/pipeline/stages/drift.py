@@ -61,7 +61,14 @@ class _WholeFrames:
     events: tuple[int, ...]
 
 
-_SEEN = np.dtype([("reason", "<u4"), ("n_peaks", "<i4"), ("statistics", "<f8", len(QUANTITIES))])
+_SEEN = np.dtype(
+    [
+        ("reason", "<u4"),
+        ("n_peaks", "<i4"),
+        ("off_rings", "<i4"),
+        ("statistics", "<f8", len(QUANTITIES)),
+    ]
+)
 """What was seen of a frame; the rest means nothing where there is a reason."""
 
 
@@ -80,8 +87,8 @@ def check_run(
 ) -> tuple[dict[str, Check], Decisions]:
     """Compare a run with what its scorer was calibrated on, and ask the peak finder about rejects.
 
-    Rejects with clearly more peaks than the run's blanks are kept; where a check does not pass, so
-    is every reject with as many peaks as a hit has by the peak finder's rule.
+    Rejects with clearly more peaks off powder rings than the run's blanks are kept; where a check
+    does not pass, so is every reject with as many peaks as a hit has by the peak finder's rule.
 
     Parameters
     ----------
@@ -168,11 +175,11 @@ def _second_opinion(
     drawn = np.random.default_rng(_SEED).permutation(rejects)[:MOST_FRAMES]
     at_random = frames.look(np.sort(drawn).tolist())
     read = at_random[at_random["reason"] == 0]
-    most, fewest = blank_peaks(read["n_peaks"]), fewest_peaks or MIN_PEAKS
+    most, fewest = blank_peaks(read["off_rings"]), fewest_peaks or MIN_PEAKS
 
     def is_call(seen: NDArray[np.void]) -> NDArray[np.bool_]:
         calls: NDArray[np.bool_] = (
-            (seen["reason"] == 0) & (seen["n_peaks"] >= fewest) & (seen["n_peaks"] > most)
+            (seen["reason"] == 0) & (seen["off_rings"] >= fewest) & (seen["off_rings"] > most)
         )
         return calls
 
@@ -298,10 +305,11 @@ def _look_at(look: _WholeFrames) -> NDArray[np.void]:
         return seen
     seen["reason"], read = reading.reasons, reading.reasons == 0
     frames, finder = reading.pixels[read], PeakScorer()
-    counts = finder(frames, detector)
+    counts, off_rings = finder.count_apart(frames, detector)
     # A frame that shows too little to count on is not for a machine to reject.
     uncounted = np.where(np.isnan(counts), np.uint32(Reason.SCORE_INVALID), np.uint32(0))
-    seen["reason"][read], seen["n_peaks"][read] = uncounted, np.nan_to_num(counts)
+    seen["reason"][read] = uncounted
+    seen["n_peaks"][read], seen["off_rings"][read] = map(np.nan_to_num, (counts, off_rings))
     seen["statistics"][read] = frame_statistics(
         frames,
         detector.good(),

@@ -25,6 +25,7 @@ from sfxreduce.scorers.cnn.patches.pooling import (
     count_peaks,
     event_features,
     joined,
+    within_reach,
 )
 from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
 from sfxreduce.scorers.cnn.poster.normalise import normalise
@@ -49,13 +50,16 @@ class TileEvidence:
 
     Parameters
     ----------
-    of_tiles : ndarray of float64
-        Shape (event, tile): the network's answer for each tile.
+    shape : tuple of int
+        (event, tile).
+    of_tiles : ndarray of float64, optional
+        The poster's answer for each tile, in this shape.
     logits : ndarray of float32, optional
         Of each candidate to be a Bragg peak, shape (candidate,).
     """
 
-    of_tiles: NDArray[np.float64]
+    shape: tuple[int, int]
+    of_tiles: NDArray[np.float64] | None = None
     found: Candidates | None = None
     logits: NDArray[np.float32] | None = None
 
@@ -87,7 +91,7 @@ class PosterOnCpu:
             )
             outputs = self.network.outputs(normalised, everywhere)
             margins[part] = outputs[..., 1].astype(np.float64) - outputs[..., 0]
-        return TileEvidence(of_tiles=margins)
+        return TileEvidence(shape=(len(pixels), len(good)), of_tiles=margins)
 
     def scores(
         self,
@@ -95,9 +99,10 @@ class PosterOnCpu:
         window: Window,  # noqa: ARG002 - where its tiles lie does not matter
         *,
         n_tiles: int,  # noqa: ARG002 - nor how many there are
+        unseen: Sequence[tuple[int, int]] = (),  # noqa: ARG002 - nor which are still to come
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores of events; it tells no classes."""
-        loudest = evidence.of_tiles.max(axis=1)
+        loudest = _margins(evidence).max(axis=1)
         score: NDArray[np.float32] = np.exp(-np.logaddexp(0.0, -loudest)).astype(np.float32)
         return score, np.zeros(len(score), np.uint8)
 
@@ -107,7 +112,12 @@ class PosterOnCpu:
         window: Window,  # noqa: ARG002 - see `scores`
     ) -> NDArray[np.uint32]:
         """Nothing: it does not look at what stands out."""
-        return np.zeros(len(evidence.of_tiles), np.uint32)
+        return np.zeros(evidence.shape[0], np.uint32)
+
+
+def _margins(evidence: TileEvidence) -> NDArray[np.float64]:
+    """Answers of the poster's network, shape (event, tile)."""
+    return np.empty(evidence.shape) if evidence.of_tiles is None else evidence.of_tiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,14 +132,17 @@ class PatchesOnCpu:
         self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
     ) -> TileEvidence:
         """Find the candidates of tiles, shape (event, tile, y, x) in ADU, and ask about each."""
-        config = self.model.config
-        found = config.candidates(pixels, good, adu_per_photon=adu_per_photon)
+        found = self.model.config.candidates(pixels, good, adu_per_photon=adu_per_photon)
         logits = self.network.logits(found)
-        evidence = config.pooling.evidence(logits, found, n_events=len(pixels), n_tiles=len(good))
-        return TileEvidence(of_tiles=evidence, found=found, logits=logits)
+        return TileEvidence(shape=(len(pixels), len(good)), found=found, logits=logits)
 
     def scores(
-        self, evidence: TileEvidence, window: Window, *, n_tiles: int
+        self,
+        evidence: TileEvidence,
+        window: Window,
+        *,
+        n_tiles: int,
+        unseen: Sequence[tuple[int, int]] = (),
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores of events seen through a window, and their classes if the model has a head.
 
@@ -137,14 +150,26 @@ class PatchesOnCpu:
         ----------
         n_tiles : int
             Of the picture, of which the window may be a part.
+        unseen : sequence of tuple of int
+            Origins of tiles that are looked at next.
         """
         pooling, head, n_events = (
             self.model.config.pooling,
             self.model.class_head,
-            len(evidence.of_tiles),
+            evidence.shape[0],
         )
-        score = pooling.probability(pooling.pooled(evidence.of_tiles, n_tiles=n_tiles))
-        if head is None or evidence.found is None or evidence.logits is None:
+        if evidence.found is None or evidence.logits is None:
+            return np.full(n_events, np.nan, np.float32), np.zeros(n_events, np.uint8)
+        of_tiles = pooling.evidence(
+            evidence.logits,
+            evidence.found,
+            n_events=n_events,
+            n_tiles=evidence.shape[1],
+            window=window,
+            reach_px=within_reach(window, unseen),
+        )
+        score = pooling.probability(pooling.pooled(of_tiles, n_tiles=n_tiles))
+        if head is None:
             return score, np.zeros(n_events, np.uint8)
         features = event_features(evidence.logits, evidence.found, window, n_events=n_events)
         return score, class_of(features, *head)
@@ -152,8 +177,8 @@ class PatchesOnCpu:
     def doubts(self, evidence: TileEvidence, window: Window) -> NDArray[np.uint32]:
         """`Reason.OUT_OF_DISTRIBUTION` for events, seen whole, unlike the calibrated ones."""
         if evidence.found is None:
-            return np.zeros(len(evidence.of_tiles), np.uint32)
-        return doubts_of(self.usual, evidence.found, window, n_events=len(evidence.of_tiles))
+            return np.zeros(evidence.shape[0], np.uint32)
+        return doubts_of(self.usual, evidence.found, window, n_events=evidence.shape[0])
 
 
 NetworkOnCpu: TypeAlias = PosterOnCpu | PatchesOnCpu
@@ -190,11 +215,15 @@ class OpenEventOnCpu:
             tile_shape=steps[0].tile_shape,
             origins=tuple(origin for step in steps for origin in step.origins),
         )
-        evidence = _joined(self._seen)
-        known = event_scores(self._network, evidence, window, n_tiles=self._n_tiles)
-        if len(steps) < len(self._steps):
-            return known._replace(reason=np.zeros_like(known.reason))
-        return known
+        later = self._steps[len(self._seen) :]
+        known = event_scores(
+            self._network,
+            _joined(self._seen),
+            window,
+            n_tiles=self._n_tiles,
+            unseen=[origin for step in later for origin in step.origins],
+        )
+        return known._replace(reason=np.zeros_like(known.reason)) if later else known
 
 
 @lru_cache(maxsize=4)
@@ -204,7 +233,12 @@ def tiles_of_picture(detector: Detector) -> int:
 
 
 def event_scores(
-    network: NetworkOnCpu, evidence: TileEvidence, window: Window, *, n_tiles: int
+    network: NetworkOnCpu,
+    evidence: TileEvidence,
+    window: Window,
+    *,
+    n_tiles: int,
+    unseen: Sequence[tuple[int, int]] = (),
 ) -> EventScores:
     """What a network says of events by what was seen on some tiles of a picture.
 
@@ -212,12 +246,14 @@ def event_scores(
     ----------
     n_tiles : int
         Of the picture.
+    unseen : sequence of tuple of int
+        Origins of tiles that are looked at next.
     """
-    score, kind = network.scores(evidence, window, n_tiles=n_tiles)
+    score, kind = network.scores(evidence, window, n_tiles=n_tiles, unseen=unseen)
     seen = not_counted(len(score))
     if evidence.found is not None:
-        shape = evidence.of_tiles.shape
-        seen = count_peaks(evidence.found, n_events=shape[0], n_tiles=shape[1])
+        n_events, n_seen = evidence.shape
+        seen = count_peaks(evidence.found, n_events=n_events, n_tiles=n_seen, window=window)
     return EventScores(score, kind, network.doubts(evidence, window), *seen)
 
 
@@ -233,11 +269,13 @@ def _joined(parts: Sequence[TileEvidence]) -> TileEvidence:
     """Tiles of one event that were seen one after the other, as if they were seen at once."""
     if len(parts) == 1:
         return parts[0]
-    of_tiles = np.concatenate([part.of_tiles for part in parts], axis=1)
+    n_tiles = [part.shape[1] for part in parts]
+    shape = parts[0].shape[0], sum(n_tiles)
     found = [part.found for part in parts if part.found is not None]
     logits = [part.logits for part in parts if part.logits is not None]
     if not found:
-        return TileEvidence(of_tiles=of_tiles)
-    starts = np.cumsum([0, *(part.of_tiles.shape[1] for part in parts[:-1])], dtype=np.int32)
+        of_tiles = np.concatenate([_margins(part) for part in parts], axis=1)
+        return TileEvidence(shape=shape, of_tiles=of_tiles)
+    starts = np.cumsum([0, *n_tiles[:-1]], dtype=np.int32)
     placed = [(part.tile + start, part) for part, start in zip(found, starts, strict=True)]
-    return TileEvidence(of_tiles=of_tiles, found=joined(placed), logits=np.concatenate(logits))
+    return TileEvidence(shape=shape, found=joined(placed), logits=np.concatenate(logits))

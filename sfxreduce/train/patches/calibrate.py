@@ -18,7 +18,7 @@ from sfxreduce.scorers.calibration.probability import calibrate_probability
 from sfxreduce.scorers.calibration.record import level_rule
 from sfxreduce.scorers.cnn.model import CALIBRATION, Model, ModelConfig, Provenance, TrainingRun
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork
-from sfxreduce.scorers.cnn.patches.pooling import Pooling, count_peaks
+from sfxreduce.scorers.cnn.patches.pooling import Pooling
 from sfxreduce.simulate.experiments import EXPERIMENTS
 from sfxreduce.simulate.truth import HIT_PEAKS
 from sfxreduce.train.patches.simulated import FINDER, SEED, Material
@@ -129,8 +129,7 @@ def _range_of_peaks(material: Sequence[Material], window: TileChoice) -> NDArray
     """
     widths, numbers = [], []
     for one in material:
-        seen = one.judged.within(window.columns(one.detector))
-        counts = count_peaks(seen.found, n_events=seen.n_events, n_tiles=seen.n_tiles)
+        counts = one.judged.within(window.columns(one.detector)).peaks
         showing = one.is_hit & (counts.number >= FEWEST_PEAKS)
         widths.append(counts.width_px[showing])
         numbers.append(counts.number[showing])

@@ -16,7 +16,7 @@ from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder, Candidates
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
-from sfxreduce.scorers.cnn.patches.pooling import Pooling, joined
+from sfxreduce.scorers.cnn.patches.pooling import PeakCounts, Pooling, count_peaks, joined
 
 __all__ = ["PatchSet", "read_patches", "snr_near", "varied"]
 
@@ -36,28 +36,35 @@ class PatchSet:
     snr : ndarray of float32
         Signal to noise of the peak at each candidate; 0 where there is none, NaN where it is not
         known and nothing is to be learned.
+    window : Window
+        That they were found in.
     """
 
     found: Candidates
     snr: NDArray[np.float32]
     n_events: int
-    n_tiles: int
+    window: Window
+
+    @property
+    def n_tiles(self) -> int:
+        """Tiles of an event."""
+        return len(self.window.origins)
 
     @classmethod
     def joined(cls, sets: Sequence[PatchSet]) -> PatchSet:
         """Events of several sets of one detector, one set after the other."""
         first = np.cumsum([0, *(one.n_events for one in sets)])
-        n_tiles = sets[0].n_tiles
+        window = sets[0].window
         return cls(
             found=joined(
                 [
-                    (one.found.tile + start * n_tiles, one.found)
+                    (one.found.tile + start * len(window.origins), one.found)
                     for start, one in zip(first, sets, strict=False)
                 ]
             ),
             snr=np.concatenate([one.snr for one in sets]),
             n_events=int(first[-1]),
-            n_tiles=n_tiles,
+            window=window,
         )
 
     def evidence(self, network: PatchNetwork, pooling: Pooling) -> NDArray[np.float64]:
@@ -67,6 +74,14 @@ class PatchSet:
             self.found,
             n_events=self.n_events,
             n_tiles=self.n_tiles,
+            window=self.window,
+        )
+
+    @property
+    def peaks(self) -> PeakCounts:
+        """Peaks of the events by the conventional rule."""
+        return count_peaks(
+            self.found, n_events=self.n_events, n_tiles=self.n_tiles, window=self.window
         )
 
     def within(self, columns: NDArray[np.integer]) -> PatchSet:
@@ -87,7 +102,9 @@ class PatchSet:
             found=replace(self.found.take(rows), tile=tile[rows].astype(np.int32)),
             snr=self.snr[rows],
             n_events=self.n_events,
-            n_tiles=len(columns),
+            window=replace(
+                self.window, origins=tuple(self.window.origins[number] for number in columns)
+            ),
         )
 
 
@@ -140,7 +157,7 @@ def read_patches(
         found=joined(parts),
         snr=np.concatenate(snr),
         n_events=len(chosen),
-        n_tiles=len(good),
+        window=window,
     )
 
 

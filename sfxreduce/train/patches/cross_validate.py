@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.cluster.pool import Progress, silent
-from sfxreduce.run.window import TileChoice, Window
+from sfxreduce.run.window import TileChoice
 from sfxreduce.scorers.calibration.probability import ReliabilityBin, reliability_bins
 from sfxreduce.scorers.calibration.windows import WindowLoss, smallest_window
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
 from sfxreduce.scorers.cnn.patches.outliers import event_traits
-from sfxreduce.scorers.cnn.patches.pooling import Pooling, count_peaks, event_features
+from sfxreduce.scorers.cnn.patches.pooling import Pooling, event_features
 from sfxreduce.train.patches.calibrate import calibrated
 from sfxreduce.train.patches.candidates import PatchSet
 from sfxreduce.train.patches.classes import (
@@ -153,7 +153,7 @@ def learn_across(
         confusions=tuple(
             confusion_of(
                 heads[one.name],
-                _features(networks[one.name], parts[one.name].judged, parts[one.name].window),
+                _features(networks[one.name], parts[one.name].judged),
                 classes_of_kinds(one.judged_kind),
             )
             for one in material
@@ -254,7 +254,6 @@ def _reliability(
 class _Described(NamedTuple):
     """Events of an experiment within a window, and what they are."""
 
-    window: Window
     learned: PatchSet
     judged: PatchSet
     learned_class: NDArray[np.uint8]
@@ -263,7 +262,6 @@ class _Described(NamedTuple):
     def of(cls, one: Material, choice: TileChoice) -> _Described:
         columns = choice.columns(one.detector)
         return cls(
-            window=choice.window(one.detector),
             learned=one.learned[0].within(columns),
             judged=one.judged.within(columns),
             learned_class=classes_of_kinds(one.learned_kind),
@@ -272,14 +270,15 @@ class _Described(NamedTuple):
     @property
     def peaks(self) -> NDArray[np.int16]:
         """Peaks of the judged events by the conventional rule, shape (event,)."""
-        seen = self.judged
-        return count_peaks(seen.found, n_events=seen.n_events, n_tiles=seen.n_tiles).number
+        return self.judged.peaks.number
 
     @property
     def traits(self) -> NDArray[np.float64]:
         """Of the judged events, shape (event, trait)."""
         found = self.judged.found
-        return event_traits(found.take(found.sharp), self.window, n_events=self.judged.n_events)
+        return event_traits(
+            found.take(found.sharp), self.judged.window, n_events=self.judged.n_events
+        )
 
 
 def _others(traits: Mapping[str, NDArray[np.float64]], name: str) -> list[NDArray[np.float64]]:
@@ -288,13 +287,13 @@ def _others(traits: Mapping[str, NDArray[np.float64]], name: str) -> list[NDArra
 
 def _head(network: PatchNetwork, parts: Sequence[_Described]) -> ClassHead:
     """Head that has learned from the events of some experiments as they are."""
-    features = [_features(network, one.learned, one.window) for one in parts]
+    features = [_features(network, one.learned) for one in parts]
     return fit_head(np.concatenate(features), np.concatenate([one.learned_class for one in parts]))
 
 
-def _features(network: PatchNetwork, events: PatchSet, window: Window) -> NDArray[np.float64]:
+def _features(network: PatchNetwork, events: PatchSet) -> NDArray[np.float64]:
     logits = patch_logits(network, events.found)
-    return event_features(logits, events.found, window, n_events=events.n_events)
+    return event_features(logits, events.found, events.window, n_events=events.n_events)
 
 
 def _trained(material: Sequence[Material]) -> PatchNetwork:

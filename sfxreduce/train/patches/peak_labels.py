@@ -98,7 +98,8 @@ def see_events(
         Its cap on the peaks of a tile is used, unless no event could then have enough for a hit:
         a frame of one to three tiles.
     """
-    n_tiles = len(Window.tiled(run.detector).origins)
+    window = Window.tiled(run.detector)
+    n_tiles = len(window.origins)
     groups = [events[i : i + _EVENTS_PER_TASK] for i in range(0, len(events), _EVENTS_PER_TASK)]
     see = partial(
         _see,
@@ -122,7 +123,7 @@ def see_events(
             found=found,
             snr=np.concatenate([part.patches.snr for part in ordered]),
             n_events=int(first[-1]),
-            n_tiles=n_tiles,
+            window=window,
         ),
         label=np.concatenate([part.label for part in ordered]),
         statistics=np.concatenate([part.statistics for part in ordered]),
@@ -165,7 +166,7 @@ def _see(
         )
         snr[own] = _taught(near, Label(label[number]), streaky=len(peaks) >= MIN_PEAKS)
     return SeenEvents(
-        patches=PatchSet(found=found, snr=snr, n_events=len(frames), n_tiles=len(good)),
+        patches=PatchSet(found=found, snr=snr, n_events=len(frames), window=window),
         label=label,
         statistics=frame_statistics(
             frames,

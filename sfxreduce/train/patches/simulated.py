@@ -293,16 +293,20 @@ def _arrays(made: Material) -> dict[str, NDArray[Any]]:
 
 
 def _read(path: Path, name: str) -> Material:
+    window = Window.tiled(simulate_run(name, n_events=1).detector)
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return Material(
             name=name,
-            learned=(_patch_set(arrays, "learned0"), _patch_set(arrays, "learned1")),
-            judged=_patch_set(arrays, "judged"),
+            learned=(
+                _patch_set(arrays, "learned0", window),
+                _patch_set(arrays, "learned1", window),
+            ),
+            judged=_patch_set(arrays, "judged", window),
             **{name: arrays[name] for name in _ARRAYS},
         )
 
 
-def _patch_set(arrays: Mapping[str, NDArray[Any]], place: str) -> PatchSet:
-    n_events, n_tiles = arrays[f"{place}.size"].tolist()
+def _patch_set(arrays: Mapping[str, NDArray[Any]], place: str, window: Window) -> PatchSet:
+    n_events = int(arrays[f"{place}.size"][0])
     found = Candidates(**{f.name: arrays[f"{place}.{f.name}"] for f in fields(Candidates)})
-    return PatchSet(found=found, snr=arrays[f"{place}.snr"], n_events=n_events, n_tiles=n_tiles)
+    return PatchSet(found=found, snr=arrays[f"{place}.snr"], n_events=n_events, window=window)

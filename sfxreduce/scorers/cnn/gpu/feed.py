@@ -75,7 +75,7 @@ class Feed:
     adu_per_photon : float
         Gain in ADU; NaN if unknown.
     window : Window, optional
-        Where the tiles lie; only the classes of the patch network depend on it.
+        Where the tiles lie: the patch network tells rings of powder and classes by it.
     picture_tiles : int
         Tiles of the whole picture; 0 if these are all.
 

@@ -160,7 +160,9 @@ class _PatchWork:
         pixels = feed.pixels(events)
         found = self.scorer.finder(pixels, feed.good, adu_per_photon=feed.adu_per_photon)
         own = slice(events.start, events.stop)
-        counts = count_peaks(found, n_events=len(events), n_tiles=len(feed.good))
+        counts = count_peaks(
+            found, n_events=len(events), n_tiles=len(feed.good), window=feed.window
+        )
         self.peaks[own], self.width_px[own] = counts
         if feed.window is not None:
             self.reason[own] = doubts_of(
@@ -207,7 +209,9 @@ class _PatchWork:
         n_events, at = len(events), slice(events.start, events.stop)
         pooling, head, window = self.scorer.pooling, self.scorer.class_head, self.feed.window
         n_tiles = len(self.feed.good)
-        of_tiles = pooling.evidence(logits, found, n_events=n_events, n_tiles=n_tiles)
+        of_tiles = pooling.evidence(
+            logits, found, n_events=n_events, n_tiles=n_tiles, window=window
+        )
         of_picture = self.feed.picture_tiles or n_tiles
         self.score[at] = pooling.probability(pooling.pooled(of_tiles, n_tiles=of_picture))
         if head is not None and window is not None:

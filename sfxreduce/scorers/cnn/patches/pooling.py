@@ -15,6 +15,7 @@ from scipy.special import expit
 from sfxreduce.run.reasons import EventClass
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.patches.candidates import PATCH, Candidates
+from sfxreduce.scorers.peaks.finder import FEWEST_ON_RING, REACH_OF_RINGS_PX, on_powder_rings
 
 __all__ = [
     "FEATURES",
@@ -24,6 +25,7 @@ __all__ = [
     "count_peaks",
     "event_features",
     "joined",
+    "within_reach",
 ]
 
 # Evidence of an event without any candidate, in peaks: the logarithm of nothing is not a number.
@@ -59,9 +61,16 @@ class Pooling:
     slope: float = 1.0
 
     def evidence(
-        self, logits: NDArray[np.floating], found: Candidates, *, n_events: int, n_tiles: int
+        self,
+        logits: NDArray[np.floating],
+        found: Candidates,
+        *,
+        n_events: int,
+        n_tiles: int,
+        window: Window | None = None,
+        reach_px: float = math.inf,
     ) -> NDArray[np.float64]:
-        """Expected number of peaks of every tile, shape (event, tile).
+        """Expected number of peaks of every tile, shape (event, tile), powder rings left out.
 
         A broad peak is seen on pixels and on squares of them: what sees more of a tile counts.
 
@@ -69,8 +78,18 @@ class Pooling:
         ----------
         logits : ndarray
             Shape (candidate,), that it is a Bragg peak.
+        window : Window, optional
+            Where the tiles lie; nothing is taken for a powder ring if not given.
+        reach_px : float
+            Radius within which all tiles have been looked at; what lies further out does not count.
         """
         weights = expit(logits - self.doubt)
+        if window is not None:
+            weights = np.where(
+                _on_powder_rings(weights, found, window, n_events=n_events, reach_px=reach_px),
+                0.0,
+                weights,
+            )
         return _of_the_better_scale(weights, found, n_events=n_events, n_tiles=n_tiles)
 
     def cap(self, n_tiles: int) -> float:
@@ -130,8 +149,10 @@ class PeakCounts(NamedTuple):
     width_px: NDArray[np.float32]
 
 
-def count_peaks(found: Candidates, *, n_events: int, n_tiles: int) -> PeakCounts:
-    """Count candidates that the conventional peak finder would call peaks.
+def count_peaks(
+    found: Candidates, *, n_events: int, n_tiles: int, window: Window | None = None
+) -> PeakCounts:
+    """Count candidates that the conventional peak finder would call peaks, off powder rings.
 
     Its rule on what is known of a candidate: the pixel stands out of the noise around it by
     `_MIN_SNR` times its standard deviation upwards. That is taken as that of photons, whose longer
@@ -141,6 +162,8 @@ def count_peaks(found: Candidates, *, n_events: int, n_tiles: int) -> PeakCounts
     ----------
     n_tiles : int
         Of an event; candidates are numbered by them.
+    window : Window, optional
+        Where the tiles lie; nothing is taken for a powder ring if not given.
 
     References
     ----------
@@ -149,6 +172,8 @@ def count_peaks(found: Candidates, *, n_events: int, n_tiles: int) -> PeakCounts
     top = found.patch[:, PATCH // 2, PATCH // 2]
     upwards = 1.0 + (_MIN_SNR - 1.0 / _MIN_SNR) / 6.0 / found.noise_photons
     is_peak = top >= _MIN_SNR * upwards
+    if window is not None:
+        is_peak &= ~_on_powder_rings(is_peak, found, window, n_events=n_events)
     of_tiles = _of_the_better_scale(is_peak, found, n_events=n_events, n_tiles=n_tiles)
     counted = np.flatnonzero(is_peak)
     event = found.tile[counted] // n_tiles
@@ -162,6 +187,70 @@ def count_peaks(found: Candidates, *, n_events: int, n_tiles: int) -> PeakCounts
         median[number] = np.median(width[own & (event == number)])
     number = np.minimum(of_tiles.sum(axis=1), np.iinfo(np.int16).max).astype(np.int16)
     return PeakCounts(number=number, width_px=median)
+
+
+def within_reach(window: Window, unseen: Sequence[tuple[int, int]]) -> float:
+    """Radius around the middle of a window within which no tile is unseen, in pixels.
+
+    Parameters
+    ----------
+    unseen : sequence of tuple of int
+        Origins of the tiles that have not been looked at.
+
+    Examples
+    --------
+    >>> window = Window(name="two", tile_shape=(350, 350), origins=((0, 0), (0, 350)))
+    >>> within_reach(window.part(slice(1)), window.origins[1:])
+    175.0
+    """
+    middle, shape = _middle(window), np.array(window.tile_shape)
+    origins = np.array(unseen, np.float64).reshape(-1, 2)
+    outside = np.maximum(np.maximum(origins - middle, middle - origins - shape), 0.0)
+    return float(np.hypot(*outside.T).min(initial=math.inf))
+
+
+def _on_powder_rings(
+    weights: NDArray[np.generic],
+    found: Candidates,
+    window: Window,
+    *,
+    n_events: int,
+    reach_px: float = math.inf,
+) -> NDArray[np.bool_]:
+    """Which candidates lie on powder rings, shape (candidate,), or beyond what was seen.
+
+    Parameters
+    ----------
+    weights : ndarray
+        Shape (candidate,): for how many peaks each of them counts.
+    reach_px : float
+        Radius within which all tiles have been looked at; infinite if nothing is left to see.
+    """
+    n_tiles = len(window.origins)
+    event, partly = found.tile // n_tiles, math.isfinite(reach_px)
+    total = np.bincount(event, weights=weights, minlength=n_events)
+    chosen = np.flatnonzero((total >= FEWEST_ON_RING)[event])
+    on_ring = np.zeros(len(found), np.bool_)
+    if not chosen.size and not partly:
+        return on_ring
+    origins, tile = np.array(window.origins), found.tile % n_tiles
+    at = np.stack([found.y, found.x], axis=1) + origins[tile] - _middle(window)
+    radius = np.hypot(*at.T)
+    if chosen.size:
+        on_ring[chosen] = on_powder_rings(
+            radius[chosen],
+            event[chosen],
+            weights=weights[chosen],
+            kind=found.sharp[chosen].astype(np.intp),
+            partly=partly,
+        )
+    beyond: NDArray[np.bool_] = radius > reach_px - REACH_OF_RINGS_PX
+    return on_ring | beyond
+
+
+def _middle(window: Window) -> NDArray[np.float64]:
+    """(row, column) of the middle of the picture: the first tile lies there."""
+    return np.add(window.origins[0], np.array(window.tile_shape) / 2)
 
 
 def _of_the_better_scale(
@@ -192,7 +281,7 @@ more than from class to class.
 _LIKELY = 0.5
 _CONCEIVABLE = 0.1
 _FEWEST_FOR_SHAPE = 4
-_RING_PX = 25
+_FULLEST_RING_PX = 25
 
 
 def event_features(
@@ -217,8 +306,8 @@ def event_features(
     likely = expit(logits)
     sure = np.flatnonzero(likely > _LIKELY)
     event, tile = np.divmod(tiles[sure].astype(np.int64), n_tiles)
-    middle = np.add(window.origins[0], np.array(window.tile_shape) / 2)
-    at = np.array(window.origins)[tile] + np.stack([rows[sure], columns[sure]], axis=1) - middle
+    places = np.stack([rows[sure], columns[sure]], axis=1)
+    at = np.array(window.origins)[tile] + places - _middle(window)
     conceivable = np.bincount(tiles[likely > _CONCEIVABLE] // n_tiles, minlength=n_events)
     features = np.zeros((n_events, len(FEATURES)))
     starts = np.searchsorted(event, np.arange(n_events + 1))
@@ -273,7 +362,7 @@ def class_of(
 
 def _on_one_ring(at: NDArray[np.float64]) -> float:
     """Share of peaks in the fullest ring around the middle of the picture."""
-    ring = (np.hypot(*at.T) / _RING_PX).astype(np.int64)
+    ring = (np.hypot(*at.T) / _FULLEST_RING_PX).astype(np.int64)
     return float(np.bincount(ring).max() / len(at))
 
 
