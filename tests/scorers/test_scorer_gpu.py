@@ -821,7 +821,9 @@ def _patches_by_cpu(
     n_events, n_tiles = feed.n_events, len(feed.good)
     found = scorer.finder(feed.pixels(range(n_events)), feed.good, adu_per_photon=20.0)
     logits = patch_logits(scorer.on_cpu, found)
-    evidence = scorer.pooling.evidence(logits, found, n_events=n_events, n_tiles=n_tiles)
+    evidence = scorer.pooling.evidence(
+        logits, found, n_events=n_events, n_tiles=n_tiles, window=WINDOW
+    )
     pooled = scorer.pooling.pooled(evidence, n_tiles=n_tiles)
     features = event_features(logits, found, WINDOW, n_events=n_events)
     assert scorer.class_head is not None
