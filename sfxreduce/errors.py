@@ -6,6 +6,7 @@
     ├── UsageError            2   the options contradict each other
     ├── RunNotFound           1   nothing lies at the given path
     ├── SchemaError           1   something lies there, but it is not what was expected
+    │   └── LeadsOutside      1   a file leads to one outside the folders that may be read
     ├── SourceError           1   a source file is damaged or cannot be read
     ├── OutputError           1   the output cannot be written
     │   └── OutputExists      1   an output is already there and was not to be overwritten
@@ -27,6 +28,7 @@ __all__ = [
     "ArchiveError",
     "ClusterError",
     "LabelError",
+    "LeadsOutside",
     "ModelError",
     "OutputError",
     "OutputExists",
@@ -68,6 +70,10 @@ class RunNotFound(SfxReduceError):
 
 class SchemaError(SfxReduceError):
     """Something lies at the path, but it is not what was expected there."""
+
+
+class LeadsOutside(SchemaError):
+    """A file leads to one outside the folders that may be read."""
 
 
 class SourceError(SfxReduceError):

@@ -21,6 +21,7 @@ from sfxreduce.run.window import Window
 
 __all__ = [
     "FrameSource",
+    "LeadsOn",
     "Reading",
     "ReadsInto",
     "Run",
@@ -112,6 +113,19 @@ class ReadsInto(Protocol):
         -------
         ndarray of uint32
             Reasons of the reading.
+        """
+        ...
+
+
+@runtime_checkable
+class LeadsOn(Protocol):
+    """A source whose files name other files."""
+
+    @property
+    def unmovable(self) -> tuple[str, ...]:
+        """What would keep a copy of its inputs in another folder from being read as they are: one
+        sentence for each file that is missing, or is reached over a symbolic link or by an absolute
+        path.
         """
         ...
 

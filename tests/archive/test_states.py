@@ -121,7 +121,8 @@ def test_one_thing_that_is_missing_is_refused_with_its_code(
 
 
 def test_every_code_has_a_fault_above() -> None:
-    assert {code for code, _ in FAULTS} == set(REFUSALS)
+    # R21 comes before there are facts of a run: tests/archive/test_linked.py.
+    assert {code for code, _ in FAULTS} == set(REFUSALS) - {"R21"}
 
 
 @pytest.mark.parametrize(
@@ -325,7 +326,7 @@ def test_no_path_leads_to_a_ticket_without_every_condition() -> None:
     print(dict(SEEN), dict(CODES))
     assert SEEN["steps"] >= 10_000
     assert SEEN["taken"] >= 1_000
-    assert set(CODES) == set(REFUSALS)
+    assert set(CODES) == set(REFUSALS) - {"R21"}
     assert all(SEEN[state] for state in PATH[1:-1])
     assert SEEN[State.INVALIDATED]
     assert SEEN[State.RESTORED]

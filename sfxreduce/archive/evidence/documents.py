@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from sfxreduce.archive.rules.policy import ClosedTable, Policy
 from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
 from sfxreduce.archive.tape.packages import Package
+from sfxreduce.archive.tape.paths import folder_of
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.files.durable import FileRecord
 
@@ -50,7 +51,7 @@ class PinnedFile(ClosedTable):
     Attributes
     ----------
     path : str
-        Below the run; the run's own name if it is one file.
+        Below the run; if that is a file, below the folder that it lies in.
     """
 
     path: Text
@@ -188,8 +189,7 @@ class PlanPaper(ClosedTable):
     def local(self, path: str) -> Path:
         """Where a file of the payload lies now."""
         part, _, rest = path.partition("/")
-        root = Path(self.roots[part])
-        return root / rest if root.is_dir() else root
+        return folder_of(Path(self.roots[part])) / rest
 
     def files_below(self, part: str) -> tuple[FileRecord, ...]:
         """Files of one part of the payload, by their paths below its root."""

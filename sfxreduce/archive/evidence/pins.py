@@ -4,25 +4,50 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sfxreduce.archive.evidence.documents import PinnedFile
 from sfxreduce.archive.rules.facts import SourcePin
-from sfxreduce.archive.tape.paths import check_path
+from sfxreduce.archive.tape.paths import check_path, folder_of
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.io.files.durable import sha256_file
+from sfxreduce.run.run import Run
 
-__all__ = ["compare_pins", "pin_files", "pinned_place"]
+__all__ = ["compare_pins", "files_of_run", "pin_files", "pinned_place"]
 
 
-def pin_files(path: Path) -> tuple[PinnedFile, ...]:
+def files_of_run(run: Run, path: Path) -> tuple[str, ...]:
+    """Names of the files that a run is read from, counted from its folder; see `PinnedFile`.
+
+    Parameters
+    ----------
+    path : Path
+        Of the run: a folder with all its files, or a file that may lead to others below its folder.
+
+    Raises
+    ------
+    SchemaError
+        If one of them lies elsewhere.
+    """
+    if path.is_dir():
+        return tuple(_names(path))
+    folder = path.parent.resolve()
+    inputs = {source.resolve() for source in run.source.inputs}
+    return tuple(
+        check_path(os.path.relpath(source, folder), where=str(path)) for source in sorted(inputs)
+    )
+
+
+def pin_files(path: Path, names: Sequence[str] | None = None) -> tuple[PinnedFile, ...]:
     """Read every file of a run, and take down size, time of change, inode and sha256.
 
     Parameters
     ----------
     path : Path
         A file, or a folder with all its files.
+    names : sequence of str, optional
+        See `files_of_run`; without it the file alone, or all of the folder.
 
     Raises
     ------
@@ -34,7 +59,8 @@ def pin_files(path: Path) -> tuple[PinnedFile, ...]:
         If a file cannot be read, or changed meanwhile.
     """
     try:
-        pinned = tuple(_pin(path, name) for name in sorted(_names(path)))
+        wanted = _names(path) if names is None else names
+        pinned = tuple(_pin(path, name) for name in sorted(wanted))
     except FileNotFoundError as error:
         raise RunNotFound(f"{error.filename}: no such file or folder; check the path") from error
     except OSError as error:
@@ -61,7 +87,7 @@ def compare_pins(path: Path, pinned: Sequence[PinnedFile], *, rehash: bool) -> S
     """
     expected = {file.path: file for file in pinned}
     try:
-        there = set(_names(path)) if os.path.lexists(path) else set()
+        there = set(_there(path, expected))
         same = there <= set(expected) and all(
             _is_same(path, expected[name], rehash=rehash) for name in sorted(there)
         )
@@ -71,6 +97,15 @@ def compare_pins(path: Path, pinned: Sequence[PinnedFile], *, rehash: bool) -> S
     if not same:
         return SourcePin.CHANGED
     return SourcePin.SAME if there == set(expected) else SourcePin.GONE
+
+
+def _there(path: Path, expected: Collection[str]) -> Iterable[str]:
+    """Names of the files of a run that are left; in its folder strangers, too."""
+    if path.is_dir():
+        return _names(path)
+    # A folder that is gone holds none of its files.
+    names = expected if path.name in expected else ()
+    return [name for name in names if os.path.lexists(path.parent / name)]
 
 
 def _names(path: Path) -> Iterator[str]:
@@ -93,9 +128,19 @@ def _names(path: Path) -> Iterator[str]:
                     )
 
 
-def pinned_place(path: Path, name: str) -> Path:
-    """Where a pinned file of a run lies, the run being a folder or that file itself."""
-    return path / name if path.is_dir() else path
+def pinned_place(path: Path, name: str, *, names: Collection[str]) -> Path:
+    """Where a pinned file of a run lies.
+
+    Parameters
+    ----------
+    path : Path
+        Of the run, which may be gone.
+    names : collection of str
+        Of all its files: those of a run of one file, and of what it leads to, have its own name
+        among them.
+    """
+    in_a_folder = path.is_dir() or path.name not in names
+    return path / name if in_a_folder else path.parent / name
 
 
 def _facts(file: Path) -> tuple[int, int, int]:
@@ -106,7 +151,7 @@ def _facts(file: Path) -> tuple[int, int, int]:
 
 
 def _pin(path: Path, name: str) -> PinnedFile:
-    file = pinned_place(path, name)
+    file = folder_of(path) / name
     before = _facts(file)
     digest = sha256_file(file)
     if _facts(file) != before:
@@ -116,7 +161,7 @@ def _pin(path: Path, name: str) -> PinnedFile:
 
 
 def _is_same(path: Path, pin: PinnedFile, *, rehash: bool) -> bool:
-    file = pinned_place(path, pin.path)
+    file = folder_of(path) / pin.path
     if _facts(file) != (pin.size, pin.mtime_ns, pin.inode):
         return False
     return not rehash or sha256_file(file) == pin.sha256

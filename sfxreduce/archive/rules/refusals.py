@@ -94,6 +94,10 @@ REFUSALS: dict[str, tuple[str, str]] = {
         "events that have to stay are not in the reduced store",
         "filter the run again with the share of rejects that the policy keeps",
     ),
+    "R21": (
+        "not all files that the run is read from can be archived with it",
+        "put the files themselves into the run's folder, named by relative paths, and filter again",
+    ),
 }
 """Sentence and way out of every code."""
 
@@ -105,7 +109,7 @@ class Refusal:
     Parameters
     ----------
     code : str
-        ``R01`` to ``R20``.
+        ``R01`` to ``R21``.
     message : str
         What is wrong.
     remedy : str

@@ -82,10 +82,11 @@ def _ticket(case: RunCase) -> TicketPaper | None:
 
 def _realised(case: RunCase, ticket: TicketPaper, weighed: Weighed) -> int:
     """Bytes that a ticket named and that are gone: neither there, nor elsewhere by another name."""
+    names = {file.path for file in ticket.files}
     return sum(
         file.size
         for file in ticket.files
-        if not os.path.lexists(pinned_place(case.target.run, file.path))
+        if not os.path.lexists(pinned_place(case.target.run, file.path, names=names))
         and not weighed.holds(inode=file.inode, size=file.size)
     )
 
@@ -105,10 +106,11 @@ def _potential(case: RunCase) -> int:
     elif case.found.facts.source not in (SourcePin.SAME, SourcePin.GONE):
         why = "the run changed after it was planned: nothing of it may leave the disk"
     else:
+        names = {file.path for file in plan.sources}
         return sum(
             file.size
             for file in plan.sources
-            if os.path.lexists(pinned_place(case.target.run, file.path))
+            if os.path.lexists(pinned_place(case.target.run, file.path, names=names))
         )
     case.notes.append(why)
     return 0

@@ -13,6 +13,7 @@ from sfxreduce.archive.evidence.documents import PlanPaper
 from sfxreduce.archive.evidence.folder import Clock
 from sfxreduce.archive.evidence.gather import Gathered, gather
 from sfxreduce.archive.evidence.inspect import read_reduced
+from sfxreduce.archive.evidence.pins import pinned_place
 from sfxreduce.archive.evidence.subject import Subject
 from sfxreduce.archive.evidence.tickets import TicketBook
 from sfxreduce.archive.savings.disk import DiskFile
@@ -21,6 +22,7 @@ from sfxreduce.archive.savings.values import Part
 from sfxreduce.archive.steps.status import Status, status_run
 from sfxreduce.decisions.decide import Decisions
 from sfxreduce.errors import SfxReduceError, VerificationError
+from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
 from sfxreduce.io.store.metadata import LEDGER_GROUP, MANIFEST_GROUP, ZARR_ERRORS, open_store
@@ -132,14 +134,28 @@ def _choose_output(case: RunCase) -> None:
 
 
 def _raw_paths(case: RunCase) -> list[Path]:
-    """Where the frames of a run lie: at its path, or in the files that its ledger names."""
+    """Where the frames of a run lie: at its path, in files that it leads to or its ledger names."""
     run = case.target.run
+    if run.is_file() or (case.plan and not run.exists()):
+        return sorted({run, *_led_to(case)})
     if run.exists() or case.plan or case.output is None or case.manifest is None:
         return [run]
     table = open_table(case.output, LEDGER_GROUP)
     names = sorted({str(name) for name in np.unique(table["source_file"].values)} - {""})
     # A run of several files has no path of its own. One that is gone had: nothing is found here.
     return [run, *(Path(name) for name in names if not Path(name).is_relative_to(run))]
+
+
+def _led_to(case: RunCase) -> list[Path]:
+    """Files that a run of one file is read from, as they were planned or else as they are."""
+    run, plan = case.target.run, case.plan
+    if plan is not None:
+        names = {file.path for file in plan.sources}
+        return [pinned_place(run, name, names=names) for name in names]
+    inputs: tuple[Path, ...] = ()
+    with case.guarded():
+        inputs = open_run(run).source.inputs
+    return list(inputs)
 
 
 def _experiment(case: RunCase) -> str:

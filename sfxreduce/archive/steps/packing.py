@@ -11,6 +11,7 @@ from sfxreduce.archive.evidence.documents import PackagePaper, PackedFile, PlanP
 from sfxreduce.archive.evidence.workfolder import work_folder
 from sfxreduce.archive.rules.policy import GB
 from sfxreduce.archive.tape.packages import Package, pack
+from sfxreduce.archive.tape.paths import folder_of
 from sfxreduce.archive.tape.tars import sum_package, write_package
 from sfxreduce.io.files.durable import FileRecord
 
@@ -39,10 +40,11 @@ def pack_payload(plan: PlanPaper) -> PlanPaper:
     for part, root in plan.roots.items():
         files = plan.files_below(part)
         small = [file for file in files if file.size < SMALL * target]
-        # One file is no package; and a run that is one file lies at its root.
-        if len(small) < 2 or not Path(root).is_dir():
+        # One file is no package.
+        if len(small) < 2:
             continue
-        found += [_paper(p, part, Path(root)) for p in _packages(small, target, _stem(files))]
+        source = folder_of(Path(root))
+        found += [_paper(p, part, source) for p in _packages(small, target, _stem(files))]
     return plan.model_copy(update={"packages": tuple(found)})
 
 
@@ -139,6 +141,7 @@ class Tars:
             # Only the tar's own name matters here, not the folders before it.
             name = Path(package.name).name
             flat = replace(package, name=name)
-            write_package(flat, source=Path(self._plan.roots[found.part]), folder=self._folder)
+            source = folder_of(Path(self._plan.roots[found.part]))
+            write_package(flat, source=source, folder=self._folder)
             self._made = (parcel, self._folder / name)
         return self._made[1]

@@ -29,7 +29,7 @@ from sfxreduce.archive.evidence.inspect import (
     read_reduced,
     store_facts,
 )
-from sfxreduce.archive.evidence.pins import pin_files
+from sfxreduce.archive.evidence.pins import files_of_run, pin_files
 from sfxreduce.archive.evidence.subject import Subject
 from sfxreduce.archive.rules.policy import DEFAULT_PRESET, Disposition, Policy, preset
 from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal, refuse
@@ -37,15 +37,16 @@ from sfxreduce.archive.rules.states import PATH, State
 from sfxreduce.archive.steps.packing import pack_payload
 from sfxreduce.archive.steps.repack import store_events
 from sfxreduce.archive.tape.bags import PACKAGES_FILE, PLAN_FILE, write_bag
+from sfxreduce.archive.tape.paths import folder_of
 from sfxreduce.audit.certificate import Certificate
 from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.decisions.decide import Decision
-from sfxreduce.errors import RunNotFound, UsageError
+from sfxreduce.errors import LeadsOutside, RunNotFound, SchemaError, UsageError
 from sfxreduce.io.files.durable import FileRecord
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.verify.output import verify_run
-from sfxreduce.run.run import Run
+from sfxreduce.run.run import LeadsOn, Run
 
 __all__ = ["PlanOptions", "PlannedRun", "approve_run", "plan_run", "plan_runs", "verify_again"]
 
@@ -184,12 +185,12 @@ def plan_run(
     hits = options.hits.absolute()
     if not hits.exists():
         raise ArchiveRefused([refuse("R01", f"there is nothing at {hits}")])
-    run = open_run(subject.run, data_path=options.data_path)
+    run = _opened(subject.run, data_path=options.data_path)
     with subject.opened(create=True) as (writer, found):
         state = found.contents.state
         if state in FINISHED:
             raise UsageError(f"{subject.run}: is {state}; what was ticketed is not planned again")
-        pinned = pin_files(subject.run)
+        pinned = _pinned(run, subject.run)
         same = _still_good(found, pinned, hits, options, subject.by)
         if found.plan is not None and same:
             return found.plan
@@ -205,6 +206,37 @@ def plan_run(
         subject.advance(writer, State.PLANNED, policy=options.policy)
         _write_bag(subject, plan)
     return plan
+
+
+def _opened(path: Path, *, data_path: str) -> Run:
+    """Open a run of whose files a copy elsewhere can be read as well.
+
+    Raises
+    ------
+    ArchiveRefused
+        With R21.
+    """
+    try:
+        run = open_run(path, data_path=data_path)
+    except LeadsOutside as error:
+        raise ArchiveRefused([refuse("R21", str(error))]) from error
+    if isinstance(run.source, LeadsOn) and run.source.unmovable:
+        raise ArchiveRefused([refuse("R21", why) for why in run.source.unmovable])
+    return run
+
+
+def _pinned(run: Run, path: Path) -> tuple[PinnedFile, ...]:
+    """Pin every file that a run is read from.
+
+    Raises
+    ------
+    ArchiveRefused
+        With R21, if one of them is a link, or lies elsewhere.
+    """
+    try:
+        return pin_files(path, files_of_run(run, path))
+    except SchemaError as error:
+        raise ArchiveRefused([refuse("R21", str(error))]) from error
 
 
 def _still_good(
@@ -333,7 +365,7 @@ def _write_bag(subject: Subject, plan: PlanPaper) -> None:
     folder = subject.evidence / f"plan-{plan.plan_id[:16]}"
     if folder.exists():
         return
-    source = subject.run if subject.run.is_dir() else subject.run.parent
+    source = folder_of(subject.run)
     write_bag(
         folder,
         files=[FileRecord(path=f.path, size=f.size, sha256=f.sha256) for f in plan.sources],

@@ -86,11 +86,15 @@ def _holding(plan: PlanPaper | None, contents: Contents, to: Sequence[str]) -> H
 
 
 def _part(plan: PlanPaper, part: str, copies: Copies) -> Holding:
+    files = plan.files_below(part)
+    # A run of one file has its own name among those of what it leads to.
+    own = Path(plan.roots[part]).name
     return Holding(
-        files=plan.files_below(part),
+        files=files,
         copies=copies,
         prefix=f"{plan.prefix}{part}/",
         packages=tars_of(plan, part),
+        opened=own if any(file.path == own for file in files) else "",
     )
 
 

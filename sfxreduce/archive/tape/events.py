@@ -82,7 +82,8 @@ def open_archived(
     roots = [PurePosixPath(path).parent for path in paths if _name(path) == "zarr.json"]
     if not roots:
         n_bytes = fetch_files(holding, paths, into=into, tars=tars)
-        return open_run(_openable(into, paths)), n_bytes
+        files = [into / holding.opened] if holding.opened else _openable(into, paths)
+        return open_run(files), n_bytes
     root = min(roots, key=lambda folder: len(folder.parts))
     chunks = str(root / "frames" / "c") + "/"
     others = [path for path in paths if not path.startswith(chunks)]

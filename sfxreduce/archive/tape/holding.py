@@ -34,6 +34,8 @@ class Holding:
     packages : tuple of tuple
         Packages that were put in place of single files, and the record of each one's tar. Files
         that are in none were put as they are.
+    opened : str
+        Path of the file to open, where the others are what it leads to; empty where any may be.
 
     Raises
     ------
@@ -45,6 +47,7 @@ class Holding:
     copies: tuple[tuple[Backend, str], ...]
     prefix: str = ""
     packages: tuple[tuple[Package, FileRecord], ...] = ()
+    opened: str = ""
 
     def __post_init__(self) -> None:
         for file in self.files:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from sfxreduce.errors import SchemaError
 
-__all__ = ["check_path", "encode_path"]
+__all__ = ["check_path", "encode_path", "folder_of"]
 
 ESCAPES = {"%": "%25", "\n": "%0A", "\r": "%0D"}
 """What a manifest of a bag writes in place of these characters, and of no others (RFC 8493)."""
@@ -66,6 +67,11 @@ def _problem(path: str) -> str:
     if max(sizes) > NAME_BYTES or sum(sizes) + len(parts) > PATH_BYTES:
         return "it is too long"
     return ""
+
+
+def folder_of(run: Path) -> Path:
+    """Folder that the names of a run's files count from: the run, or what its file lies in."""
+    return run if run.is_dir() else run.parent
 
 
 def encode_path(path: str) -> str:

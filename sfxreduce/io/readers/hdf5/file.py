@@ -21,10 +21,17 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.errors import RunNotFound, SchemaError, SourceError
+from sfxreduce.errors import LeadsOutside, RunNotFound, SchemaError, SourceError
 from sfxreduce.io.readers.hdf5.guard import check_dataset, check_whole
 
-__all__ = ["FILTERS_FROM", "HDF5_ERRORS", "FileStamp", "Hdf5File", "VirtualPart", "open_hdf5"]
+__all__ = [
+    "FILTERS_FROM",
+    "HDF5_ERRORS",
+    "FileStamp",
+    "Hdf5File",
+    "VirtualPart",
+    "open_hdf5",
+]
 
 T = TypeVar("T")
 
@@ -120,7 +127,8 @@ def open_hdf5(path: str | Path, roots: Sequence[str] = ()) -> Iterator[Hdf5File]
     with ExitStack() as stack:
         handle = stack.enter_context(_open(stamp))
         allowed = (Path(stamp.path).parent, *(Path(os.path.realpath(root)) for root in roots))
-        yield Hdf5File(handle=handle, roots=allowed, opened={stamp.path: handle}, stack=stack)
+        opened = {stamp.path: handle}
+        yield Hdf5File(handle=handle, roots=allowed, opened=opened, named={}, stack=stack)
 
 
 @lru_cache(maxsize=1)
@@ -157,6 +165,9 @@ class Hdf5File:
         Real paths of the folders, its own first.
     opened : dict of str to h5py.File
         This file and those it led to, by their real paths.
+    named : dict of str to str
+        Paths by which those were named, and why a copy of all files in another folder would not
+        lead there; empty where it would.
     stack : ExitStack
         Closes them.
     """
@@ -164,6 +175,7 @@ class Hdf5File:
     handle: h5py.File
     roots: tuple[Path, ...]
     opened: dict[str, h5py.File]
+    named: dict[str, str]
     stack: ExitStack
 
     @property
@@ -183,8 +195,10 @@ class Hdf5File:
         ------
         SourceError
             If the file is damaged on the way.
+        LeadsOutside
+            If a link or a virtual source leaves the folder of the file.
         SchemaError
-            If a link, virtual or external storage leaves the folder of the file.
+            If the dataset's values lie in an external file, or are packed in a way that is refused.
         """
         file, found = self.walk(self.handle, path, MOST_LINKS)
         if isinstance(found, h5py.Dataset):
@@ -284,20 +298,27 @@ class Hdf5File:
 
         Raises
         ------
-        SchemaError
+        LeadsOutside
             If it lies outside the folder.
         """
-        target = Path(os.path.realpath(Path(self.path).parent / name))
+        named = os.path.normpath(Path(self.path).parent / name)
+        target = Path(os.path.realpath(named))
         if not any(target.is_relative_to(root) for root in self.roots):
-            raise SchemaError(
+            raise LeadsOutside(
                 f"{self.path}: {where} leads to {name}, outside the folder {self.roots[0]}; only "
                 "files in the folder of the file and below are followed; move it there, or name "
                 "its folder with --root"
             )
+        self.named[named] = ""
+        if Path(name).is_absolute():
+            self.named[named] = f"{self.path}: {where} leads to {name}, an absolute path"
+        elif named != str(target):
+            self.named[named] = f"{self.path}: {where} leads to {name} over a symbolic link"
         if str(target) not in self.opened:
             try:
                 stamp = FileStamp.of(target)
             except RunNotFound:
+                self.named[named] = f"{self.path}: {where} leads to {name}, which is not there"
                 return None
             self.opened[str(target)] = self.stack.enter_context(_open(stamp))
         return replace(self, handle=self.opened[str(target)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -62,15 +63,18 @@ def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> R
     with open_hdf5(path, roots) as file:
         columns = read_columns(file, n_events, path=str(path))
         truth = read_truth(file, n_events)
-        inputs = sorted({*facts.files, *file.opened})
+        files = {*facts.files, *file.opened}
+        named = {**facts.named, **file.named, str(path): _of_a_link(path)}
     source = CxiFrames(
         path=str(path),
         data_path=data_path,
         n_events=n_events,
         frame_shape=facts.detector.frame_shape,
         dtype=facts.dtype,
-        n_bytes=sum(FileStamp.of(name).n_bytes for name in inputs),
-        inputs=tuple(Path(name) for name in inputs),
+        n_bytes=sum(FileStamp.of(name).n_bytes for name in files),
+        # A link that is turned elsewhere is as much a change of the source as another file.
+        inputs=tuple(Path(name) for name in sorted({*files, *filter(os.path.exists, named)})),
+        unmovable=tuple(sorted(filter(None, named.values()))),
         roots=roots,
     )
     grouped = facts.events_per_chunk > 1
@@ -82,6 +86,10 @@ def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> R
         provenance=plain_text(f"read from {path.name}"),
         events_per_block=facts.events_per_chunk if grouped else DEFAULT_EVENTS_PER_BLOCK,
     )
+
+
+def _of_a_link(path: Path) -> str:
+    return f"{path}: expected a file, found a symbolic link" if path.is_symlink() else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +107,10 @@ class CxiFrames:
     n_bytes : int
         Of the file and of those that it reads from.
     inputs : tuple of Path
-        Real paths of the same files: what links and virtual datasets lead to is as much a source
-        as the file that leads there.
+        The same files, by their real paths and by those that lead over symbolic links: what links
+        and virtual datasets lead to is as much a source as the file that leads there.
+    unmovable : tuple of str
+        See `sfxreduce.run.run.LeadsOn`.
     roots : tuple of str
         Folders that they may lead into, besides that of the file.
     """
@@ -112,6 +122,7 @@ class CxiFrames:
     dtype: np.dtype[np.generic]
     n_bytes: int
     inputs: tuple[Path, ...]
+    unmovable: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
 
     @property
@@ -189,6 +200,7 @@ class _Facts:
     detector: Detector
     holes: NDArray[np.bool_]
     files: tuple[str, ...]
+    named: dict[str, str]
 
     def give(self, source: CxiFrames) -> bool:
         """Whether the file still holds what it held when the run was opened."""
@@ -210,6 +222,7 @@ def _facts(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> _Facts:
             detector=detector if has_mask(file) else _masked(detector, frames, holes),
             holes=holes,
             files=tuple(file.opened),
+            named=dict(file.named),
         )
 
 
