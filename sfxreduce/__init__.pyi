@@ -15,6 +15,7 @@ from .pipeline.clean import clean_leftovers as clean_leftovers
 from .pipeline.describe import info_run as info_run
 from .pipeline.filter import filter_run as filter_run
 from .pipeline.filter import plan_filter as plan_filter
+from .pipeline.geometry import show_geometry as show_geometry
 from .pipeline.ingest import ingest_run as ingest_run
 from .pipeline.ledger import ledger_run as ledger_run
 from .pipeline.redecide import redecide_run as redecide_run

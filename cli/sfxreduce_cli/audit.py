@@ -12,10 +12,10 @@ import typer
 import sfxreduce
 from sfxreduce_cli.options import (
     AsJson,
-    InputOptions,
     Out,
     Overwrite,
     PeakOptions,
+    PlacedOptions,
     PoolOptions,
     command_group,
     spread_options,
@@ -100,7 +100,7 @@ def label(
     ] = None,
     peaks: PeakOptions,
     overwrite: Overwrite = False,
-    inputs: InputOptions,
+    inputs: PlacedOptions,
     where: PoolOptions,
     as_json: AsJson = False,
 ) -> None:
@@ -108,7 +108,7 @@ def label(
 
     Example: sfxreduce audit label --draw draw.json --against run.zarr --out labels.csv
     """
-    run = sfxreduce.open_run(against, **inputs.reading)
+    run = inputs.opened(against)
     with where.opened() as work:
         labels = sfxreduce.audit_label(
             draw_, run, scorer=peaks.scorer, given=given or (), out=out, overwrite=overwrite, **work

@@ -12,10 +12,10 @@ from sfxreduce_cli.judging_options import JudgingOptions, OutputOptions, refuse_
 from sfxreduce_cli.options import (
     SCORER,
     AsJson,
-    InputOptions,
     InRun,
     Out,
     PeakOptions,
+    PlacedOptions,
     PoolOptions,
     WindowName,
     spread_options,
@@ -62,7 +62,7 @@ def filter_(
         WindowName, typer.Option(help="Pixels the network scores.", rich_help_panel=SCORER)
     ] = WindowName.AUTO,
     peaks: PeakOptions,
-    inputs: InputOptions,
+    inputs: PlacedOptions,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Score and decide, print the plan, write nothing.")
     ] = False,

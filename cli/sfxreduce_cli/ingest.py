@@ -10,10 +10,10 @@ import typer
 import sfxreduce
 from sfxreduce_cli.options import (
     AsJson,
-    InputOptions,
     InRuns,
     Out,
     Overwrite,
+    PlacedOptions,
     PoolOptions,
     spread_options,
 )
@@ -35,7 +35,7 @@ def ingest(
     *,
     in_: InRuns,
     out: Out,
-    inputs: InputOptions,
+    inputs: PlacedOptions,
     retile: Retile = False,
     overwrite: Overwrite = False,
     where: PoolOptions,
@@ -45,7 +45,7 @@ def ingest(
 
     Example: sfxreduce ingest --in frames/*.cbf.bz2 --out run.zarr
     """
-    run = sfxreduce.open_run(in_, **inputs.reading)
+    run = inputs.opened(in_)
     with where.opened() as work:
         stored = sfxreduce.ingest_run(run, out=out, retile=retile, overwrite=overwrite, **work)
     print_facts(f"{out}: stored", asdict(stored), as_json=as_json)

@@ -13,11 +13,11 @@ from sfxreduce.errors import UsageError
 from sfxreduce_cli.options import (
     AsJson,
     HitFrom,
-    InputOptions,
     InRun,
     MissAtMost,
     Out,
     Overwrite,
+    PlacedOptions,
     PoolOptions,
     peak_labelling,
     spread_options,
@@ -64,7 +64,7 @@ def label(
         bool, typer.Option("--unindexed-is-miss", help="With --from stream: the rest are misses.")
     ] = False,
     overwrite: Overwrite = False,
-    inputs: InputOptions,
+    inputs: PlacedOptions,
     where: PoolOptions,
     as_json: AsJson = False,
 ) -> None:

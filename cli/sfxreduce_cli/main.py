@@ -20,6 +20,7 @@ from sfxreduce_cli.clean import clean
 from sfxreduce_cli.crossval import crossval
 from sfxreduce_cli.evaluate import evaluate
 from sfxreduce_cli.filter import filter_
+from sfxreduce_cli.geometry import geometry
 from sfxreduce_cli.hold import hold
 from sfxreduce_cli.info import info
 from sfxreduce_cli.ingest import ingest
@@ -61,6 +62,7 @@ app.command("train", cls=ManyInputs)(train)
 app.command("evaluate", cls=ManyInputs)(evaluate)
 app.command("crossval")(crossval)
 app.add_typer(audit, name="audit")
+app.add_typer(geometry, name="geometry")
 app.add_typer(archive, name="archive")
 app.add_typer(hold, name="hold")
 app.add_typer(policy, name="policy")

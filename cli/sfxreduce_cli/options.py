@@ -41,6 +41,7 @@ __all__ = [
     "Out",
     "Overwrite",
     "PeakOptions",
+    "PlacedOptions",
     "PoolOptions",
     "Reading",
     "WindowName",
@@ -107,6 +108,12 @@ class Reading(TypedDict):
     data_path: str
     roots: Sequence[Path]
     untrusted: bool
+
+
+class PlacedReading(Reading):
+    """How runs are read, and where their pixels lie."""
+
+    geometry: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,17 +209,48 @@ class InputOptions:
             "untrusted": self.untrusted,
         }
 
-    def opened(self, path: Path) -> Run:
-        """Open a run; warn of a mask that leaves too little of its frames to score them."""
+    def opened(self, path: Path | Sequence[Path]) -> Run:
+        """Open a run; warn where its panels have no places, or its mask leaves too few pixels."""
         run = sfxreduce.open_run(path, **self.reading)
         detector = run.detector
+        if detector.is_assumed:
+            say(
+                f"sfxreduce: warning: {run.path}: nothing says where the panels of its frames of "
+                f"{' x '.join(map(str, detector.frame_shape))} pixels lie; they are taken as they "
+                "are stored, and nothing is promised. Give the detector's geometry with --geometry"
+            )
         if not detector.is_usable():
             say(
-                f"sfxreduce: warning: {path}: its mask leaves {detector.usable_share():.2g} of the "
+                f"sfxreduce: warning: {run.path}: its mask leaves "
+                f"{detector.usable_share():.2g} of the "
                 "pixels usable, where a score needs half; events without a score are undecided and "
                 "kept. A good pixel is zero in a mask: turn the mask if it is the other way round"
             )
         return run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedOptions(InputOptions):
+    """How runs are read, and where their pixels lie."""
+
+    geometry: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where the pixels lie: a CrystFEL .geom or a NeXus master; it takes precedence "
+            "over the run.",
+        ),
+    ] = None
+
+    @property
+    def reading(self) -> PlacedReading:
+        """Arguments of `sfxreduce.open_run`."""
+        return {
+            "data_path": self.data_path,
+            "roots": self.root or (),
+            "untrusted": self.untrusted,
+            "geometry": self.geometry,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -195,6 +195,7 @@ def _planned(plan: FilterPlan) -> dict[str, Any]:
         "audit_sample": int(plan.audit.kept.size),
         "shards": plan.reduction.n_shards,
         "copies_tiles": plan.reduction.copies_tiles,
+        "geometry": plan.run.detector.geometry,
         **plan.method.claims,
         **(plan.reread.to_json() if plan.reread else {}),
     }

@@ -10,7 +10,7 @@ import typer
 import sfxreduce
 from sfxreduce.errors import UsageError
 from sfxreduce_cli.judging_options import JudgingOptions, OutputOptions, refuse_given
-from sfxreduce_cli.options import AsJson, InputOptions, Out, PoolOptions, spread_options
+from sfxreduce_cli.options import AsJson, Out, PlacedOptions, PoolOptions, spread_options
 from sfxreduce_cli.output import print_filter_plan, print_redecided
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def redecide(
     out: Out,
     beside: OutputOptions,
     judging: JudgingOptions,
-    inputs: InputOptions,
+    inputs: PlacedOptions,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Decide anew, print the plan, write nothing.")
     ] = False,
@@ -56,7 +56,7 @@ def redecide(
     Example: sfxreduce redecide --in hits.zarr --against run.zarr --max-loss 0.005 --out hits2.zarr
     """
     outputs = beside.outputs(out, ctx)
-    run = sfxreduce.open_run(against, **inputs.reading)
+    run = inputs.opened(against)
     outputs.check(run, in_)  # also here: reading the earlier output takes its time
     with where.opened(gpu=judging.wants_gpu(where)) as work:
         known = sfxreduce.read_reduced(in_, **work)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError, UsageError
+from sfxreduce.io.placed import place_run
 from sfxreduce.io.readers.concatenate import join_runs
 from sfxreduce.io.readers.hdf5.run import open_cxi
 from sfxreduce.io.readers.images.run import open_images
@@ -26,6 +27,7 @@ def open_run(
     data_path: str = "",
     roots: Sequence[Path] = (),
     untrusted: bool = False,
+    geometry: Path | None = None,
 ) -> Run:
     """Open a run where it lies; only metadata is read.
 
@@ -40,6 +42,8 @@ def open_run(
         Folders that links and virtual datasets of HDF5 files may lead into, besides their own.
     untrusted : bool
         Let another process read it; that process may crash; see `sfxreduce.io.sandbox.source`.
+    geometry : Path, optional
+        Geometry file that says where its pixels lie; see `sfxreduce.io.placed.place_run`.
 
     Raises
     ------
@@ -50,7 +54,8 @@ def open_run(
     SourceError
         If a file is damaged or may not be read.
     UsageError
-        If several paths are given that are neither images nor HDF5 files.
+        If several paths are given that are neither images nor HDF5 files, or the geometry is of
+        another detector.
     """
     # Workers of a pool elsewhere have a working directory of their own.
     named = [paths] if isinstance(paths, str | Path) else paths
@@ -59,11 +64,18 @@ def open_run(
         _look_for(file)
     allowed = [str(Path(root).absolute()) for root in roots]
     if untrusted:
-        return open_untrusted([str(file) for file in files], data_path=data_path, roots=allowed)
+        run = open_untrusted([str(file) for file in files], data_path=data_path, roots=allowed)
+    else:
+        run = _open(files, data_path=data_path, roots=allowed)
+    return run if geometry is None else place_run(run, geometry, roots=allowed)
+
+
+def _open(files: Sequence[Path], *, data_path: str, roots: Sequence[str]) -> Run:
+    """Open files by what their names say they are."""
     if files and all(_suffix(file) in IMAGE_SUFFIXES for file in files):
         return open_images(files)
     if len(files) > 1 and all(_suffix(file) in HDF5_SUFFIXES for file in files):
-        return join_runs([open_cxi(file, data_path=data_path, roots=allowed) for file in files])
+        return join_runs([open_cxi(file, data_path=data_path, roots=roots) for file in files])
     if len(files) != 1:
         raise UsageError(
             f"expected one run, HDF5 files, or image files of one event each, found {len(files)} "
@@ -72,7 +84,7 @@ def open_run(
     if files[0].is_dir():
         return open_zarr(files[0])
     if _suffix(files[0]) in HDF5_SUFFIXES:
-        return open_cxi(files[0], data_path=data_path, roots=allowed)
+        return open_cxi(files[0], data_path=data_path, roots=roots)
     raise SchemaError(
         f"{files[0]}: expected a Zarr store, or a file ending in "
         f"{', '.join(HDF5_SUFFIXES + IMAGE_SUFFIXES)}, found one ending in "

@@ -25,6 +25,9 @@ from sfxreduce.run.run import Run
 
 __all__ = ["carry_out", "filter_run", "plan_filter"]
 
+ASSUMED = ("the places of the panels are assumed: pass '--geometry FILE'",)
+"""Why nothing is promised of a detector without a geometry."""
+
 
 def filter_run(
     run: Run,
@@ -121,6 +124,7 @@ def carry_out(
             method=plan.method,
             storage=storage_of(run, outputs, work),
             wall_seconds=time.perf_counter() - started,
+            geometry=run.detector.geometry,
         )
         if outputs.report is not None and not work.published:
             write_page(work.hidden[outputs.report], report, decisions, run=run, method=plan.method)
@@ -188,9 +192,8 @@ def _plan(
             notes=notes,
             progress=progress,
         )
-    assurance = assure(
-        method.claim, checks, promise=settings.promise, against=settings.against_promise
-    )
+    against = (*settings.against_promise, *(ASSUMED if run.detector.is_assumed else ()))
+    assurance = assure(method.claim, checks, promise=settings.promise, against=against)
     method = replace(method, assurance=assurance)
     sample = draw_sample(decisions, share=settings.audit_share, judge=method.judge)
     plan = plan_output(

@@ -11,6 +11,7 @@ from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.io.chunks.layout import Layout, choose_layout
 from sfxreduce.io.files.durable import disk_bytes, sweep_partial
+from sfxreduce.io.placed import PlacedFrames
 from sfxreduce.io.readers.hdf5.run import CxiFrames
 from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.io.writers.shards import ShardJob, copy_shard, encode_shard
@@ -58,11 +59,10 @@ def ingest_run(
 ) -> IngestSummary:
     """Write a run as a run store.
 
-    Frames keep their dtype and every bit. The store appears under its name complete, or not at
-    all. One HDF5 file whose chunks are whole panels packed by Blosc alone is not decoded: its
-    chunks become the tiles. Such a chunk that is missing, or whose header does not fit, is a hole;
-    one that is damaged behind its header is taken over as it is, because Blosc in HDF5 keeps no
-    checksum that would tell. Of any other run the tiles suit the scorer's window.
+    Frames keep every bit. The store appears under its name complete, or not at all. One HDF5 file
+    whose chunks are whole panels packed by Blosc alone is not decoded: its chunks become the tiles.
+    Such a chunk that is missing, or whose header does not fit, is a hole; one damaged behind its
+    header is taken over: Blosc keeps no checksum that would tell. Other tiles suit the window.
 
     Parameters
     ----------
@@ -82,7 +82,8 @@ def ingest_run(
         If the disk is full or the path cannot be written.
     """
     check_outputs(stores=[out], inputs=run.inputs, overwrite=overwrite)
-    stored = run.source.layout if isinstance(run.source, CxiFrames) and not retile else None
+    source = run.source.source if isinstance(run.source, PlacedFrames) else run.source
+    stored = source.layout if isinstance(source, CxiFrames) and not retile else None
     layout = stored or choose_layout(
         run.detector.frame_shape,
         dtype=np.dtype(run.source.dtype),

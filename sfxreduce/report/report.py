@@ -84,6 +84,8 @@ class Report:
         are sure after a few tiles are not looked at any further. None for whole source frames.
     audit_sample : int
         Rejected events that are kept for an audit, beside the others and not counted as kept.
+    geometry : str
+        Whether the places of the panels are "given" or "assumed".
     """
 
     events: int
@@ -113,6 +115,7 @@ class Report:
     tiles_total: int | None = None
     tiles_per_event: float | None = None
     audit_sample: int = 0
+    geometry: str = "given"
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
@@ -131,7 +134,12 @@ class Storage:
 
 
 def summarize(
-    decisions: Decisions, *, method: Method, storage: Storage, wall_seconds: float
+    decisions: Decisions,
+    *,
+    method: Method,
+    storage: Storage,
+    wall_seconds: float,
+    geometry: str = "given",
 ) -> Report:
     """Count events and bytes of a filter run.
 
@@ -139,6 +147,8 @@ def summarize(
     ----------
     wall_seconds : float
         From the first read until the outputs are ready to be published.
+    geometry : str
+        See `Report`.
     """
     hits = decisions.count(Decision.HIT)
     undecided = decisions.count(Decision.UNDECIDED)
@@ -161,6 +171,7 @@ def summarize(
         report=str(storage.report) if storage.report else None,
         audit_sample=decisions.sample.size,
         tiles_per_event=decisions.tiles_per_event,
+        geometry=geometry,
         kept_for_peaks=int(np.count_nonzero(decisions.reason & np.uint32(Reason.PEAK_COUNT))),
         **method.claims,
     )

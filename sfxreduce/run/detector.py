@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import SchemaError
 
-__all__ = ["LEAST_USABLE", "Detector", "Panel", "PixelFlag"]
+__all__ = ["LEAST_USABLE", "Detector", "Panel", "PixelFlag", "Sensor"]
 
 MOST_FRAME_PIXELS = 2**26
 """Pixels of the largest frame: four times the largest camera; its mask takes 256 MiB."""
@@ -30,6 +30,10 @@ MOST_PICTURE_PIXELS = 100
 LEAST_USABLE = 0.5
 """Share of the pixels that must be usable for a score: what was not seen must not be rejected.
 Chosen, not measured; of any camera, a mask that is the other way round leaves less."""
+
+SLABS = ((1480, 1552), (5632, 384), (4096, 1024), (8192, 512))
+"""Shapes (y, x) in which CSPAD, ePix10k 2M, Jungfrau 4M and octal MPCCD panels are stored in one
+array: the picture that such a frame makes is not what the detector saw."""
 
 
 class PixelFlag(IntFlag):
@@ -70,6 +74,20 @@ class Panel:
     slow: tuple[float, float] = (0.0, 1.0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensor(Panel):
+    """A rectangle of a frame's pixels that lies in one plane; a panel may hold several.
+
+    Parameters
+    ----------
+    rows, columns : tuple of int
+        First one and the one after the last, in a frame whose panels lie one below the other.
+    """
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Detector:
     """Panels, their place, and their mask.
@@ -86,11 +104,16 @@ class Detector:
         Gain and full scale in detector units; NaN if unknown.
     mask : ndarray of uint32, optional
         `PixelFlag` bits in the shape of a frame; good everywhere if not given.
+    sensors : tuple of Sensor
+        Where the pixels lie if a geometry file says it, which takes precedence over the places of
+        `panels`; pixels of no sensor have no place. None if each panel is one.
+    crystfel : str
+        Text of that file if it is CrystFEL's; empty without one.
 
     Raises
     ------
     SchemaError
-        If the panels, the mask and the frame shape contradict each other.
+        If the panels, the sensors, the mask and the frame shape contradict each other.
     """
 
     name: str
@@ -102,6 +125,8 @@ class Detector:
     adu_per_photon: float = math.nan
     saturation_adu: float = math.nan
     mask: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False)
+    sensors: tuple[Sensor, ...] = field(default=(), repr=False)
+    crystfel: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if not self.panels or min(self.panel_shape) < 1:
@@ -129,6 +154,15 @@ class Detector:
             )
         mask.setflags(write=False)
         object.__setattr__(self, "mask", mask)
+        n_rows, n_columns = len(self.panels) * self.panel_shape[0], self.panel_shape[1]
+        for sensor in self.sensors:
+            (top, bottom), (left, right) = sensor.rows, sensor.columns
+            if not (0 <= top < bottom <= n_rows and 0 <= left < right <= n_columns):
+                raise SchemaError(
+                    f"detector '{self.name}': expected sensors within {n_rows} x {n_columns} "
+                    f"pixels, found '{sensor.name}' in rows {top} to {bottom - 1}, columns {left} "
+                    f"to {right - 1}"
+                )
 
     @classmethod
     def centred(
@@ -218,17 +252,74 @@ class Detector:
         """Whether enough pixels can be trusted to score whole frames: at least `LEAST_USABLE`."""
         return self.usable_share() >= LEAST_USABLE
 
-    def positions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Centres of all pixels, (x, y) in pixels from the beam, each in the shape of a frame."""
+    @property
+    def is_assumed(self) -> bool:
+        """Whether its panels lie where nothing says that they do.
+
+        So it is with several, each right below the one before, which no detector is built like, and
+        with a frame of several panels that is taken for one picture.
+        """
+        if self.sensors:
+            return False
+        first, n_y = self.panels[0], self.panel_shape[0]
+        stack = [
+            Panel(name=panel.name, corner=(first.corner[0], first.corner[1] + place * n_y))
+            for place, panel in enumerate(self.panels)
+        ]
+        return self.panels == tuple(stack) and (len(stack) > 1 or self.panel_shape in SLABS)
+
+    @property
+    def geometry(self) -> str:
+        """Whether the places of its pixels are "given" or "assumed"."""
+        return "assumed" if self.is_assumed else "given"
+
+    def placed(self) -> tuple[Sensor, ...]:
+        """Rectangles of pixels that lie in one plane each: the sensors, or every panel whole."""
         n_y, n_x = self.panel_shape
-        j, i = np.meshgrid(np.arange(n_y) + 0.5, np.arange(n_x) + 0.5, indexing="ij")
-        x = np.stack([p.corner[0] + i * p.fast[0] + j * p.slow[0] for p in self.panels])
-        y = np.stack([p.corner[1] + i * p.fast[1] + j * p.slow[1] for p in self.panels])
+        return self.sensors or tuple(
+            Sensor(
+                name=panel.name,
+                corner=panel.corner,
+                fast=panel.fast,
+                slow=panel.slow,
+                rows=(place * n_y, (place + 1) * n_y),
+                columns=(0, n_x),
+            )
+            for place, panel in enumerate(self.panels)
+        )
+
+    def covered(self) -> NDArray[np.bool_]:
+        """Pixels that have a place, in the shape of a frame."""
+        n_y, n_x = self.panel_shape
+        covered = np.zeros((len(self.panels) * n_y, n_x), np.bool_)
+        for sensor in self.placed():
+            covered[slice(*sensor.rows), slice(*sensor.columns)] = True
+        return covered.reshape(self.frame_shape)
+
+    def positions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Centres of all pixels, (x, y) in pixels from the beam, each in the shape of a frame.
+
+        NaN where a pixel belongs to no sensor.
+        """
+        n_y, n_x = self.panel_shape
+        x, y = np.full((2, len(self.panels) * n_y, n_x), np.nan)
+        for sensor in self.placed():
+            rows, columns = slice(*sensor.rows), slice(*sensor.columns)
+            size = x[rows, columns].shape
+            j, i = np.meshgrid(*(np.arange(n) + 0.5 for n in size), indexing="ij")
+            x[rows, columns] = sensor.corner[0] + i * sensor.fast[0] + j * sensor.slow[0]
+            y[rows, columns] = sensor.corner[1] + i * sensor.fast[1] + j * sensor.slow[1]
         return x.reshape(self.frame_shape), y.reshape(self.frame_shape)
 
     def radius(self) -> NDArray[np.float64]:
-        """Distance of every pixel's centre from the beam in pixels, in the shape of a frame."""
-        return np.hypot(*self.positions())
+        """Distance of every pixel's centre from the beam in pixels, in the shape of a frame.
+
+        Pixels of no sensor, which are masked, are as far away as the farthest of the others.
+        """
+        radius: NDArray[np.float64] = np.hypot(*self.positions())
+        covered = self.covered()
+        radius[~covered] = radius[covered].max()
+        return radius
 
     def assembly(self) -> NDArray[np.int64]:
         """Which source pixel shows at each place of the assembled picture.
@@ -244,7 +335,8 @@ class Detector:
         SchemaError
             If the panels lie so far apart that their places cannot be meant in pixels.
         """
-        places = self.assembled_positions()
+        covered = self.covered()
+        places = [place[covered] for place in self.assembled_positions()]
         n_rows, n_columns = (float(place.max()) for place in places)
         # Corners in millimetres would ask for terabytes. Not "more than", so that NaN is caught.
         if not n_rows * n_columns <= MOST_PICTURE_PIXELS * self.mask.size:
@@ -255,13 +347,15 @@ class Detector:
             )
         row, column = (place.astype(np.int64) for place in places)
         picture = np.full((int(row.max()) + 1, int(column.max()) + 1), -1, np.int64)
-        picture[row, column] = np.arange(self.mask.size).reshape(self.frame_shape)
+        picture[row, column] = np.flatnonzero(covered)
         return picture
 
     def assembled_positions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Place of every pixel's centre in the assembled picture, (row, column), fractions kept.
 
-        The whole part is the row and column at which `assembly` shows the pixel.
+        The whole part is the row and column at which `assembly` shows the pixel; NaN where it has
+        no place.
         """
+        covered = self.covered()
         x, y = self.positions()
-        return y - y.min() + 0.5, x - x.min() + 0.5
+        return y - y[covered].min() + 0.5, x - x[covered].min() + 0.5

@@ -24,7 +24,7 @@ from sfxreduce.io.chunks.limits import check_extent, check_frames
 from sfxreduce.io.chunks.shards import TileCodec
 from sfxreduce.io.files.durable import disk_bytes
 from sfxreduce.io.store.guard import GuardedStore, check_tree
-from sfxreduce.run.detector import Detector, Panel
+from sfxreduce.run.detector import Detector, Panel, Sensor
 
 __all__ = [
     "AUDIT_GROUP",
@@ -269,6 +269,11 @@ def detector_to_json(detector: Detector) -> dict[str, Any]:
         "panel_shape": list(detector.panel_shape),
         **{name: None if math.isnan(value) else value for name, value in numbers.items()},
         "panels": [asdict(panel) for panel in detector.panels],
+        # Only a geometry file has them: other stores stay as earlier versions wrote them.
+        **(
+            {"sensors": [asdict(sensor) for sensor in detector.sensors]} if detector.sensors else {}
+        ),
+        **({"crystfel": detector.crystfel} if detector.crystfel else {}),
     }
 
 
@@ -298,7 +303,19 @@ def detector_from_json(
             )
             for panel in facts["panels"]
         )
-        n_y, n_x = (int(n) for n in facts["panel_shape"])
+        sensors = tuple(
+            Sensor(
+                name=str(sensor["name"]),
+                corner=_pair(sensor["corner"]),
+                fast=_pair(sensor["fast"]),
+                slow=_pair(sensor["slow"]),
+                rows=_integers(sensor["rows"]),
+                columns=_integers(sensor["columns"]),
+            )
+            for sensor in facts.get("sensors", ())
+        )
+        n_y, n_x = _integers(facts["panel_shape"])
+        crystfel = str(facts.get("crystfel", ""))
         numbers = {
             name: math.nan if facts[name] is None else float(facts[name]) for name in _NUMBERS
         }
@@ -314,6 +331,8 @@ def detector_from_json(
         panels=panels,
         stacked=stacked,
         mask=mask,
+        sensors=sensors,
+        crystfel=crystfel,
         **numbers,
     )
 
@@ -335,3 +354,8 @@ def illegal_value(dtype: np.dtype[np.generic]) -> int | float:
 def _pair(value: Any) -> tuple[float, float]:
     x, y = value
     return float(x), float(y)
+
+
+def _integers(value: Any) -> tuple[int, int]:
+    first, second = value
+    return int(first), int(second)

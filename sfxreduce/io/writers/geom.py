@@ -10,20 +10,28 @@ References
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from sfxreduce.io.files.durable import output_errors
-from sfxreduce.run.detector import Detector, Panel
+from sfxreduce.io.geometry.crystfel import parse_geometry
+from sfxreduce.io.geometry.patch import geometry_for_hits
+from sfxreduce.run.detector import Detector, Sensor
 
 __all__ = ["format_geometry", "write_event_list", "write_geometry"]
+
+MASK_BESIDE = {"data": "mask", "slab": "slab_mask"}
+"""Mask of each dataset that frames may be read from."""
 
 # CrystFEL cannot open a list of fewer bytes.
 FEWEST_LIST_BYTES = 8
 
 
-def write_geometry(path: Path, detector: Detector, *, photon_energy_ev: float = math.nan) -> None:
+def write_geometry(
+    path: Path, detector: Detector, *, photon_energy_ev: float = math.nan, data: str = "data"
+) -> None:
     """Write the geometry of a CXI file made by `write_cxi`; see `format_geometry`.
 
     Raises
@@ -31,7 +39,7 @@ def write_geometry(path: Path, detector: Detector, *, photon_energy_ev: float = 
     OutputError
         If the file cannot be written.
     """
-    _write(path, format_geometry(detector, photon_energy_ev=photon_energy_ev))
+    _write(path, format_geometry(detector, photon_energy_ev=photon_energy_ev, data=data))
 
 
 def write_event_list(path: Path, cxi_path: Path | str, n_events: int) -> None:
@@ -53,20 +61,25 @@ def write_event_list(path: Path, cxi_path: Path | str, n_events: int) -> None:
     _write(path, text)
 
 
-def format_geometry(detector: Detector, *, photon_energy_ev: float = math.nan) -> str:
+def format_geometry(
+    detector: Detector, *, photon_energy_ev: float = math.nan, data: str = "data"
+) -> str:
     """Geometry of slabs, one panel below the other, as CrystFEL reads it.
 
     Parameters
     ----------
     detector : Detector
-        What is not known of it becomes a comment that says so.
+        What is not known of it becomes a comment. If a CrystFEL geometry file placed its panels,
+        that is repeated, but for where data, mask and peaks are.
     photon_energy_ev : float
         Photon energy of all events in eV; by default every event's own is taken from the file.
+    data : str
+        Dataset of the slabs in ``/entry_1/data_1``.
 
     Examples
     --------
-    >>> detector = Detector.centred("camera", (4, 6), pixel_size_m=1e-4, distance_m=0.15)
-    >>> print(format_geometry(detector))
+    >>> camera = Detector.centred("camera", (4, 6), pixel_size_m=1e-4, distance_m=0.15)
+    >>> print(format_geometry(camera))
     photon_energy = /LCLS/photon_energy_eV eV
     clen = 0.15 m
     res = 10000.0
@@ -78,7 +91,7 @@ def format_geometry(detector: Detector, *, photon_energy_ev: float = math.nan) -
     peak_list = /entry_1/result_1
     mask0_data = /entry_1/data_1/mask
     mask0_goodbits = 0x0
-    mask0_badbits = 0xffff
+    mask0_badbits = 0xffffffff
     p0/min_fs = 0
     p0/max_fs = 5
     p0/min_ss = 0
@@ -89,40 +102,75 @@ def format_geometry(detector: Detector, *, photon_energy_ev: float = math.nan) -
     p0/ss = +0.0x +1.0y
     <BLANKLINE>
     """
-    from_file = math.isnan(photon_energy_ev)
-    energy = "/LCLS/photon_energy_eV" if from_file else _decimal(photon_energy_ev)
+    by_event = math.isnan(photon_energy_ev)
+    energy = "/LCLS/photon_energy_eV" if by_event else _decimal(photon_energy_ev)
+    if detector.crystfel:
+        said = [*_said_anew(detector, energy=energy), *_places(data)]
+        return geometry_for_hits(detector.crystfel, file=detector.name, said=said)
     lines = [
         f"photon_energy = {energy} eV",
         _known("clen", detector.distance_m, " m"),
         _known("res", 1 / detector.pixel_size_m),
         _known("adu_per_photon", detector.adu_per_photon),
-        "data = /entry_1/data_1/data",
+        *_max_adu(detector),
+        *_places(data),
+    ]
+    for number, sensor in enumerate(detector.placed()):
+        # Names of panels may hold what CrystFEL reads as something else.
+        lines += _panel_lines(replace(sensor, name=f"p{number}"))
+    return "\n".join(lines) + "\n"
+
+
+def _said_anew(detector: Detector, *, energy: str) -> list[str]:
+    """Statements that a user's geometry lacks, or leaves to a file that the hits are not in."""
+    found = parse_geometry(detector.crystfel, file=detector.name)
+    if found.energy is not None and not found.energy.path:
+        energy = _decimal(found.energy.value)
+    said = [f"photon_energy = {energy} eV"]
+    if found.distance is None or found.distance.path:
+        offset = float(np.mean([panel.offset_m for panel in found.panels]))
+        said.append(_known("clen", detector.distance_m - offset, " m"))
+    if any(math.isnan(panel.gain[0]) for panel in found.panels):
+        said.append(_known("adu_per_photon", detector.adu_per_photon))
+    if all(math.isinf(panel.max_adu) for panel in found.panels):
+        said += _max_adu(detector)
+    # A shift that differs by event is in the file of the run only.
+    axes = zip("xy", found.shift, strict=True)
+    return said + [f"detector_shift_{axis} = 0 m" for axis, shift in axes if shift.path]
+
+
+def _places(data: str) -> list[str]:
+    """Where frames, peaks and mask are; CrystFEL ignores a mask that follows the first panel."""
+    return [
+        f"data = /entry_1/data_1/{data}",
         "dim0 = %",
         "dim1 = ss",
         "dim2 = fs",
         "peak_list = /entry_1/result_1",
-        # CrystFEL ignores a mask that comes after the first panel.
-        "mask0_data = /entry_1/data_1/mask",
+        f"mask0_data = /entry_1/data_1/{MASK_BESIDE[data]}",
         "mask0_goodbits = 0x0",
-        "mask0_badbits = 0xffff",
+        # All of them: programs have bits of their own above those of the specification.
+        "mask0_badbits = 0xffffffff",
     ]
-    n_y, n_x = detector.panel_shape
-    for i, panel in enumerate(detector.panels):
-        lines += _panel_lines(f"p{i}", panel, first_row=i * n_y, shape=(n_y, n_x))
-    return "\n".join(lines) + "\n"
 
 
-def _panel_lines(name: str, panel: Panel, *, first_row: int, shape: tuple[int, int]) -> list[str]:
+def _max_adu(detector: Detector) -> list[str]:
+    """Value above which nothing is a measurement, where it is known."""
+    limit = detector.saturation_adu
+    return [f"max_adu = {_decimal(limit)}"] if math.isfinite(limit) else []
+
+
+def _panel_lines(sensor: Sensor) -> list[str]:
     """One panel: its rows and columns in the slab, and its place in pixels from the beam."""
     return [
-        f"{name}/min_fs = 0",
-        f"{name}/max_fs = {shape[1] - 1}",
-        f"{name}/min_ss = {first_row}",
-        f"{name}/max_ss = {first_row + shape[0] - 1}",
-        f"{name}/corner_x = {_decimal(panel.corner[0])}",
-        f"{name}/corner_y = {_decimal(panel.corner[1])}",
-        f"{name}/fs = {_vector(panel.fast)}",
-        f"{name}/ss = {_vector(panel.slow)}",
+        f"{sensor.name}/min_fs = {sensor.columns[0]}",
+        f"{sensor.name}/max_fs = {sensor.columns[1] - 1}",
+        f"{sensor.name}/min_ss = {sensor.rows[0]}",
+        f"{sensor.name}/max_ss = {sensor.rows[1] - 1}",
+        f"{sensor.name}/corner_x = {_decimal(sensor.corner[0])}",
+        f"{sensor.name}/corner_y = {_decimal(sensor.corner[1])}",
+        f"{sensor.name}/fs = {_vector(sensor.fast)}",
+        f"{sensor.name}/ss = {_vector(sensor.slow)}",
     ]
 
 

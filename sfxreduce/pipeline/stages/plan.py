@@ -14,6 +14,7 @@ from sfxreduce.decisions.decide import Decisions
 from sfxreduce.decisions.method import Method
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.chunks.layout import Layout, choose_layout
+from sfxreduce.io.placed import PlacedFrames
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.store.metadata import AUDIT_GROUP
 from sfxreduce.io.writers.shards import ShardJob
@@ -103,7 +104,8 @@ def plan_output(
     sample : ndarray of int64
         Positions of the rejected events that are kept for an audit, ascending.
     """
-    own = run.source.layout if isinstance(run.source, ZarrFrames) else None
+    stored = run.source.source if isinstance(run.source, PlacedFrames) else run.source
+    own = stored.layout if isinstance(stored, ZarrFrames) else None
     layout = own or choose_layout(
         run.detector.frame_shape,
         dtype=np.dtype(run.source.dtype),

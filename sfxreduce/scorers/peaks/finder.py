@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.errors import SchemaError, UsageError
-from sfxreduce.run.detector import Detector, Panel
+from sfxreduce.run.detector import Detector, Panel, Sensor
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.peaks import _peakfinder8 as kernels
 
@@ -443,15 +443,23 @@ class PeakScorer:
 
 def _radius_of(detector: Detector) -> NDArray[np.float64]:
     """Distance of every pixel from the beam, in the shape of a frame."""
-    return _radius(detector.panel_shape, detector.panels, detector.stacked)
+    return _radius(
+        detector.panel_shape, detector.panels, detector.sensors, stacked=detector.stacked
+    )
 
 
 @lru_cache(maxsize=4)
 def _radius(
-    panel_shape: tuple[int, int], panels: tuple[Panel, ...], stacked: bool
+    panel_shape: tuple[int, int],
+    panels: tuple[Panel, ...],
+    sensors: tuple[Sensor, ...],
+    *,
+    stacked: bool,
 ) -> NDArray[np.float64]:
     """Distances from the beam, kept by content: every task unpickles a detector of its own."""
-    bare = Detector(name="", panel_shape=panel_shape, panels=panels, stacked=stacked)
+    bare = Detector(
+        name="", panel_shape=panel_shape, panels=panels, stacked=stacked, sensors=sensors
+    )
     radius = bare.radius()
     radius.setflags(write=False)
     return radius
