@@ -263,7 +263,8 @@ def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
             "threshold": f"{evaluation.threshold:.4g}",
         },
     )
-    print_lines(["", counts.table(), "", evaluation.labels])
+    promises = [method.assurance.sentence for method in evaluation.methods]
+    print_lines(["", counts.table(), "", evaluation.labels, *promises])
 
 
 def print_trained(trained: TrainedModel, out: Path, *, as_json: bool) -> None:

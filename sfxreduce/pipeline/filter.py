@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sfxreduce.audit.sample import draw_sample
 from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import NO_NOTES, Notes, Progress, silent
 from sfxreduce.decisions.assurance import Check, assure
-from sfxreduce.decisions.decide import decide, keep_by_peaks
-from sfxreduce.decisions.method import method_for, threshold_rule
+from sfxreduce.decisions.decide import Decisions, decide, keep_by_peaks
+from sfxreduce.decisions.method import Method, ThresholdRule, method_for, threshold_rule
 from sfxreduce.pipeline.stages.conditions import event_reasons, measured_conditions, with_conditions
 from sfxreduce.pipeline.stages.drift import check_run
 from sfxreduce.pipeline.stages.export import export_crystfel
@@ -23,7 +27,7 @@ from sfxreduce.pipeline.stages.write import kept_columns, published_at_once, wri
 from sfxreduce.report.report import Report, summarize, write_page
 from sfxreduce.run.run import Run
 
-__all__ = ["carry_out", "filter_run", "plan_filter"]
+__all__ = ["carry_out", "decide_run", "filter_run", "plan_filter"]
 
 ASSUMED = ("the places of the panels are assumed: pass '--geometry FILE'",)
 """Why nothing is promised of a detector without a geometry."""
@@ -166,12 +170,54 @@ def _plan(
         notes=notes,
         progress=progress,
     )
+    method, decisions = decide_run(
+        measured,
+        settings,
+        rule,
+        rows,
+        closed_from=rule.closed_from,
+        pool=pool,
+        notes=notes,
+        progress=progress,
+    )
+    sample = draw_sample(decisions, share=settings.audit_share, judge=method.judge)
+    plan = plan_output(
+        run, decisions, sample, method=method, conditions=measured_conditions(measured)
+    )
+    return plan if known is None else take_over(known, plan, rescored)
+
+
+def decide_run(
+    run: Run,
+    settings: FilterSettings,
+    rule: ThresholdRule,
+    rows: NDArray[np.void],
+    *,
+    closed_from: float = math.inf,
+    pool: Pool,
+    notes: Notes = NO_NOTES,
+    progress: Progress = silent,
+) -> tuple[Method, Decisions]:
+    """Decide on every event, let the frames of the run veto, and say what is promised.
+
+    Parameters
+    ----------
+    run : Run
+        With its conditions, if the scorer needs them.
+    rule : ThresholdRule
+        Of these settings, for this run's detector.
+    rows : ndarray
+        Shape (event,), as `sfxreduce.pipeline.stages.score.collect_scores` gives them.
+    closed_from : float
+        Scores from there on say no more than that: their events were not looked at any further.
+    """
+    scorer = settings.scorer
     method = method_for(
-        measured, scorer, rule, scores=rows["score"], max_blanks=settings.max_blanks_kept
+        run, scorer, rule, scores=rows["score"], max_blanks=settings.max_blanks_kept
     )
     decisions = decide(
         rows["score"],
-        event_reasons(measured, scorer, rows["reason"]),
+        event_reasons(run, scorer, rows["reason"]),
         threshold=method.threshold,
         event_class=rows["class"],
         tiles=rows["tiles"],
@@ -181,11 +227,11 @@ def _plan(
     checks: dict[str, Check] = {}
     if settings.drift:
         checks, decisions = check_run(
-            measured,
+            run,
             scorer,
             decisions,
             method,
-            closed_from=rule.closed_from,
+            closed_from=closed_from,
             fewest_peaks=settings.keep_from_peaks,
             max_loss=settings.promise.max_loss,
             pool=pool,
@@ -194,9 +240,4 @@ def _plan(
         )
     against = (*settings.against_promise, *(ASSUMED if run.detector.is_assumed else ()))
     assurance = assure(method.claim, checks, promise=settings.promise, against=against)
-    method = replace(method, assurance=assurance)
-    sample = draw_sample(decisions, share=settings.audit_share, judge=method.judge)
-    plan = plan_output(
-        run, decisions, sample, method=method, conditions=measured_conditions(measured)
-    )
-    return plan if known is None else take_over(known, plan, rescored)
+    return replace(method, assurance=assurance), decisions

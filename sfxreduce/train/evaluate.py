@@ -13,10 +13,11 @@ from scipy.special import logit
 
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.cluster.pool import Progress, silent
-from sfxreduce.decisions.decide import Decision, decide, keep_by_peaks
-from sfxreduce.decisions.method import method_for, threshold_rule
+from sfxreduce.decisions.decide import Decision
+from sfxreduce.decisions.method import Method, threshold_rule
 from sfxreduce.errors import LabelError
-from sfxreduce.pipeline.stages.conditions import event_reasons, with_conditions
+from sfxreduce.pipeline.filter import decide_run
+from sfxreduce.pipeline.stages.conditions import with_conditions
 from sfxreduce.pipeline.stages.score import collect_scores
 from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.labels import Label
@@ -82,6 +83,8 @@ class Evaluation:
         All events, and those the labels leave open.
     labels : str
         How events were labelled, in one sentence.
+    methods : tuple of Method
+        How each run was decided on, and what is promised for it.
     """
 
     labelled: Figures
@@ -93,6 +96,7 @@ class Evaluation:
     n_events: int
     n_unlabelled: int
     labels: str
+    methods: tuple[Method, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures on the labelled events, and below them those on all events."""
@@ -102,7 +106,11 @@ class Evaluation:
                 k: {"kept": kept, "rejected": lost} for k, (kept, lost) in self.by_kind.items()
             }
             everything = self.all_events.to_json() | {"by_kind": kinds}
+        claims = [method.claims for method in self.methods]
         return self.labelled.to_json() | {
+            "certified": all(claim["certified"] for claim in claims),
+            "assurance": claims[0]["assurance"] if len(claims) == 1 else None,
+            "runs": claims,
             "threshold": self.threshold,
             "events": self.n_events,
             "labelled": self.n_events - self.n_unlabelled,
@@ -164,9 +172,10 @@ def evaluate_model(
     where = pool or SerialPool()
     limit = own_threshold(scorer) if threshold is None else threshold
     settings = FilterSettings(scorer=scorer, threshold=threshold)
-    columns = []
+    columns, methods = [], []
     for run in runs:
-        scores = _scores(run, settings, limit=limit, pool=where, progress=progress)
+        scores, method = _scores(run, settings, limit=limit, pool=where, progress=progress)
+        methods.append(method)
         labels = rule(run, pool=where, progress=progress)
         columns.append(_with_truth(run, score=scores, label=labels.label))
     score = np.concatenate([c.score for c in columns])
@@ -182,30 +191,26 @@ def evaluate_model(
         n_events=score.size,
         n_unlabelled=int(np.count_nonzero(~clear)),
         labels=rule.sentence,
+        methods=tuple(methods),
     )
 
 
 def _scores(
     run: Run, settings: FilterSettings, *, limit: float, pool: Pool, progress: Progress
-) -> NDArray[np.float32]:
-    """Scores of a run, moved so that its own threshold is the limit; NaN where it would be kept.
-
-    As `filter` decides, but for the looks at whole frames of rejects.
-    """
+) -> tuple[NDArray[np.float32], Method]:
+    """Scores of a run, moved so that its own threshold is the limit; NaN where it would be kept."""
     scorer = settings.scorer
     measured = with_conditions(run, scorer, pool=pool)
     rows = collect_scores(measured, scorer, pool=pool, stage="score", progress=progress)
     rule = threshold_rule(
         scorer, threshold=settings.threshold, promise=settings.promise, detector=run.detector
     )
-    own = method_for(measured, scorer, rule, scores=rows["score"]).threshold
-    made = decide(rows["score"], event_reasons(measured, scorer, rows["reason"]), threshold=own)
-    made = keep_by_peaks(made, rows["peaks"], fewest=settings.keep_from_peaks)
-    scores = rows["score"]
+    method, decided = decide_run(measured, settings, rule, rows, pool=pool, progress=progress)
+    own, scores = method.threshold, rows["score"]
     if 0.0 < own < 1.0 and 0.0 < limit < 1.0:
         scores = rule.calibration.level.reduced(scores, float(logit(own) - logit(limit)))
-    kept = (made.decision == Decision.UNDECIDED) | (own <= 0.0)
-    return np.where(kept, np.float32(np.nan), scores)
+    kept = (decided.decision == Decision.UNDECIDED) | (own <= 0.0)
+    return np.where(kept, np.float32(np.nan), scores), method
 
 
 def _with_truth(run: Run, *, score: NDArray[np.float32], label: NDArray[np.int8]) -> _Columns:

@@ -191,20 +191,21 @@ def test_terminal_json_page_and_manifest_tell_the_same(
         assert any("calibrated from" in reason for reason in assurance["reasons"])
 
 
-def keys_of(value: object) -> set[str]:
-    if isinstance(value, dict):
-        return set(value).union(*map(keys_of, value.values()))
-    return set().union(*map(keys_of, value)) if isinstance(value, list) else set()
-
-
 @pytest.mark.parametrize("case", ["promised", "alarm", "given"])
-def test_an_evaluation_promises_nothing_of_its_own(case: str, folder: Path) -> None:
-    name = "narrow" if case == "alarm" else "good"
-    arguments = ["evaluate", "--in", folder / "run.zarr", "--model", folder / name]
-    arguments += ["--threshold", "0.5"] if case == "given" else []
+def test_an_evaluation_tells_what_filter_promises(
+    case: str, folder: Path, earlier: dict[str, Path], tmp_path: Path
+) -> None:
+    filtered = command("cnn", case, folder, earlier)
+    expected = json.loads(told(*filtered, "--out", tmp_path / "a.zarr", "--json"))
+    arguments = ["evaluate", *filtered[1:]]
     found = json.loads(told(*arguments, "--json"))
-    assert not keys_of(found) & {"assurance", "certified", "max_loss", "loss_upper"}
-    assert not re.search("promis|certif", told(*arguments), re.IGNORECASE)
+    assert found["assurance"] == expected["assurance"] == found["runs"][0]["assurance"]
+    assert found["certified"] == expected["certified"] == (case == "promised")
+    assert expected["assurance"]["sentence"] in told(*arguments).splitlines()
+    again = [*arguments, "--in", folder / "run.zarr"]
+    both = json.loads(told(*again, "--json"))
+    assert both["assurance"] is None
+    assert [each["assurance"] for each in both["runs"]] == [expected["assurance"]] * 2
 
 
 @pytest.mark.parametrize(("fewest", "kept"), [(8, True), (0, False)])
