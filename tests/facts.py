@@ -52,6 +52,7 @@ def good_facts(*, policy: Policy = STRICT, now_ns: int = NOW) -> Evidence:
             sampled_share=0.01,
             audited_kept=True,
             drift_alarm=False,
+            kept_incomplete=0,
         ),
         verified=Verified(ok=True, at_ns=now_ns),
         certificate=CertificateFacts(

@@ -326,9 +326,19 @@ def print_verification(verified: Verification, path: Path, *, quick: bool, as_js
         print_json(verified.to_json())
         return
     trusted = "every byte is as it was written" if quick else "every kept event equals its source"
+    if verified.kept_with_holes:
+        where = "" if quick else " where read"
+        trusted += f"{where}; {verified.kept_with_holes:,} events have missing panels"
+    if verified.kept_without_pixels:
+        trusted += f"; {verified.kept_without_pixels:,} events have no pixels"
     print_table(
         f"{path}: {trusted if verified.ok else 'NOT to be trusted'}",
-        {"checked": verified.checked, "mismatched": verified.mismatched}
+        {
+            "checked": verified.checked,
+            "mismatched": verified.mismatched,
+            "audit sample checked": verified.audit_checked,
+            "audit sample mismatched": verified.audit_mismatched,
+        }
         | {f"damaged file {n}": name for n, name in enumerate(verified.damaged_files, start=1)},
     )
 

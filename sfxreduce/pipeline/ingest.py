@@ -15,7 +15,7 @@ from sfxreduce.io.placed import PlacedFrames
 from sfxreduce.io.readers.hdf5.run import CxiFrames
 from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.io.writers.shards import ShardJob, copy_shard, encode_shard
-from sfxreduce.io.writers.zarr import create_store
+from sfxreduce.io.writers.zarr import create_store, panels_missing, write_columns
 from sfxreduce.pipeline.stages.write import shard_rescue
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
@@ -32,7 +32,8 @@ class IngestSummary:
     out : str
         Path of the run store.
     events, unreadable : int
-        Events of the run, and how many of them could not be read; they stay in the store as holes.
+        Events of the run, and how many of them could not be read whole; what is missing of them
+        stays in the store as a hole.
     bytes_in, bytes_out : int
         Bytes of the source and of the store.
     rewrapped : bool
@@ -95,15 +96,15 @@ def ingest_run(
         jobs = _shard_jobs(run, layout, store=hidden)
         write = copy_shard if stored else encode_shard
         written = pool.map("store", write, jobs, rescue=shard_rescue(write))
-        unreadable = sum(
-            len(shard.holes)
-            for _, shard in tracked(written, stage="store", total=len(jobs), progress=progress)
-        )
+        done = tracked(written, stage="store", total=len(jobs), progress=progress)
+        holed = [shard for _, shard in done if shard.holes]
+        everything = np.arange(run.n_events)
+        write_columns(hidden, panels_missing(run.source, holed, everything))
         sweep_partial(hidden)
     return IngestSummary(
         out=str(out),
         events=run.n_events,
-        unreadable=unreadable,
+        unreadable=sum(len(shard.holes) for shard in holed),
         bytes_in=run.source.n_bytes,
         bytes_out=disk_bytes(out),
         rewrapped=stored is not None,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -20,6 +20,7 @@ from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import Window
 
 __all__ = [
+    "DeclaresMissing",
     "FrameSource",
     "LeadsOn",
     "Reading",
@@ -39,13 +40,25 @@ class Reading:
     ----------
     pixels : ndarray
         Shape (event, ...), in ADU, in the source's own dtype. Where `reasons` is not zero the
-        pixels mean nothing.
+        pixels mean nothing, but for the events in `missing`.
     reasons : ndarray of uint32
         `sfxreduce.run.reasons.Reason` bits of each event; zero if it was read whole.
+    missing : mapping of int to ndarray of bool
+        Of whole frames that some pixels are missing of: by their place in `pixels`, which pixels
+        could not be read, in the shape of a frame. Those hold what the source says of pixels that
+        were never written.
     """
 
     pixels: NDArray[np.generic]
     reasons: NDArray[np.uint32]
+    missing: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> NDArray[np.bool_]:
+        """Which events have no pixel that means anything, shape (event,)."""
+        lost: NDArray[np.bool_] = self.reasons != 0
+        lost[list(self.missing)] = False
+        return lost
 
 
 class FrameSource(Protocol):
@@ -112,8 +125,23 @@ class ReadsInto(Protocol):
         Returns
         -------
         ndarray of uint32
-            Reasons of the reading.
+            Reasons of the reading; which pixels are missing is not told.
         """
+        ...
+
+
+@runtime_checkable
+class DeclaresMissing(Protocol):
+    """A source that may lack single panels of its frames."""
+
+    @property
+    def fill(self) -> float:
+        """What stands in pixels that are missing."""
+        ...
+
+    @property
+    def lacking(self) -> NDArray[np.bool_]:
+        """Pixels that every event lacks, in the shape of a frame: they are masked, and no holes."""
         ...
 
 
@@ -314,7 +342,7 @@ def _read_block(
     """Read one block of whole frames, or say which event stands in the way."""
     start = block_id[0] * step
     reading = source.read(range(start, min(start + step, source.n_events)))
-    bad = np.flatnonzero(reading.reasons)
+    bad = np.flatnonzero(reading.lost)
     if bad.size:
         raise SourceError(
             f"{source.path}: event {start + int(bad[0])} cannot be read; "

@@ -412,10 +412,16 @@ def test_a_hole_in_the_source_of_a_virtual_run_is_a_hole_in_the_run(tmp_path: Pa
     np.testing.assert_array_equal(reading.pixels[1:], np.stack([frames, frames], axis=1)[1:])
 
 
-def test_a_virtual_run_whose_panel_is_missing_has_no_whole_event(tmp_path: Path) -> None:
-    write(tmp_path / "a.h5", raw=frames_of(4, (6, 5)))
+def test_a_panel_that_every_event_lacks_is_a_masked_region(tmp_path: Path) -> None:
+    frames = frames_of(4, (6, 5))
+    write(tmp_path / "a.h5", raw=frames)
     run = open_cxi(virtual_run(tmp_path, ["a.h5", "gone.h5"], panels=True))
-    assert (run.source.read(range(4)).reasons == Reason.DATA_HOLE).all()
+    reading = run.source.read(range(4))
+    assert not reading.reasons.any()
+    np.testing.assert_array_equal(reading.pixels[:, 0], frames)
+    assert (reading.pixels[:, 1] == np.iinfo("i2").min).all()
+    assert (run.detector.mask[1] == PixelFlag.INVALID).all()
+    assert not run.detector.mask[0].any()
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 5), (2, 6, 4)])

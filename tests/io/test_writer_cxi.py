@@ -36,7 +36,7 @@ from sfxreduce.io.writers.zarr import create_store
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.export import peak_table
 from sfxreduce.run.columns import MISSING_TIME, event_columns
-from sfxreduce.run.detector import Detector, Panel
+from sfxreduce.run.detector import Detector, Panel, PixelFlag
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
@@ -415,12 +415,13 @@ def test_a_tile_is_copied_where_a_chunk_of_the_slab_has_its_pixels_and_no_others
 
 @pytest.mark.parametrize("tile", [(3, 2), (4, 5)], ids=["copied", "packed anew"])
 @pytest.mark.parametrize("damage", ["checksum", "header", "absent"])
-def test_an_event_with_a_tile_that_cannot_be_copied_is_left_out_wholly(
+def test_a_tile_that_cannot_be_copied_is_masked_in_its_event(
     tmp_path: Path, tile: tuple[int, int], damage: str
 ) -> None:
     run = tiled(tmp_path, (3, 6, 5), tile)
     assert isinstance(run.source, ZarrFrames)
     assert run.source.layout is not None
+    before = run.source.read(range(4)).pixels
     tiles = [tile for event in run.source.encoded([2, 3]) for tile in event]
     number = run.source.layout.tiles_per_event + 1
     whole = tiles[number] or b""
@@ -431,17 +432,15 @@ def test_an_event_with_a_tile_that_cannot_be_copied_is_left_out_wholly(
     shard.write_bytes(b"".join(shards.shard_parts(tiles)))
     content = replace(content_of(run), cxi_filter="blosc")
     out = tmp_path / "hits.cxi"
-    assert write_cxi(out, content) == 1
-    reading = open_cxi(out).source.read(range(4))
-    assert reading.reasons.tolist() == [0, 0, 0, Reason.DATA_HOLE]
-    assert reading.pixels[:3].tobytes() == run.source.read(range(3)).pixels.tobytes()
+    assert write_cxi(out, content) == 0
+    missing = np.zeros(before.shape, np.bool_)
+    missing[3, *run.source.layout.tile_slices(1)] = True
+    frames = np.where(missing, -32768, before)
     with h5py.File(out) as file:
-        data = file[DATA]
-        stored = {
-            data.id.get_chunk_info(i).chunk_offset[0] for i in range(data.id.get_num_chunks())
-        }
-        assert stored == {0, 1, 2}
-        assert (data[3] == -32768).all()
+        np.testing.assert_array_equal(file[DATA][()].reshape(frames.shape), frames)
+        mask = file["/entry_1/data_1/mask"][()].reshape(frames.shape)
+    common = run.detector.mask
+    np.testing.assert_array_equal(mask, common | np.where(missing, PixelFlag.INVALID, 0))
     np.testing.assert_array_equal(*write_both(tmp_path, run))
 
 

@@ -83,7 +83,8 @@ def test_one_flipped_byte_of_a_frame_is_one_mismatched_event(
 ) -> None:
     flip(shard(hits), 20)
     found = check(hits, originals, serial)
-    assert (found.checked, found.mismatched) == (25, 1)  # 24 kept, 1 sampled
+    assert (found.checked, found.mismatched) == (24, 1)
+    assert (found.audit_checked, found.audit_mismatched) == (1, 0)
     assert found.damaged_files == ("frames/c/0/0/0",)
     assert "frames/c/0/0/0: shard 0, event 0: does not match its sha256" in found.problems[0]
     assert "event 0 of the output differs from event 0 of" in found.problems[1]
@@ -130,7 +131,8 @@ def test_missing_and_garbled_metadata_is_a_problem_and_not_a_crash(
 def test_another_run_is_not_taken_for_the_source(hits: Path, tmp_path: Path, serial: Pool) -> None:
     ingest_run(planted_run(n_events=60, seed=9), out=tmp_path / "other.zarr", pool=serial)
     found = verify_run(hits, against=open_run(tmp_path / "other.zarr"), pool=serial)
-    assert found.mismatched == found.checked == 25
+    assert found.mismatched == found.checked == 24
+    assert found.audit_mismatched == found.audit_checked == 1
     assert "is it the right run?" in found.problems[0]
 
 

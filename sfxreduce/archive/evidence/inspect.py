@@ -16,7 +16,7 @@ from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.errors import SfxReduceError
 from sfxreduce.io.files.durable import sha256_file
 from sfxreduce.io.files.safe_read import parse_json
-from sfxreduce.io.readers.zarr.run import open_table, read_manifest
+from sfxreduce.io.readers.zarr.run import count_incomplete, open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
 from sfxreduce.io.store.metadata import AUDIT_GROUP, LEDGER_GROUP, MANIFEST_GROUP
 from sfxreduce.run.reasons import Reason
@@ -59,6 +59,7 @@ def store_facts(hits: Path, *, n_events: int, certificate: Certificate | None = 
         manifest, made = read_reduced(hits)
         kept = np.asarray(open_table(hits)["source_index"].values)
         sampled = _sampled(hits)
+        incomplete = sum(count_incomplete(hits))
     except (SfxReduceError, KeyError):
         return StoreFacts(
             ledger_complete=False,
@@ -77,6 +78,7 @@ def store_facts(hits: Path, *, n_events: int, certificate: Certificate | None = 
         sampled_share=sampled.size / n_rejected if n_rejected else 1.0,
         audited_kept=bool(np.isin(audited_events(made, certificate), sampled).all()),
         drift_alarm=bool(np.any(made.reason & np.uint32(Reason.UNLIKE_CALIBRATION))),
+        kept_incomplete=incomplete,
     )
 
 

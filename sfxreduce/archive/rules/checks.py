@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from sfxreduce.archive.rules.facts import Approval, Evidence, SourcePin
+from sfxreduce.archive.rules.facts import Approval, Evidence, SourcePin, StoreFacts
 from sfxreduce.archive.rules.policy import Disposition, Policy, policy_sha256
 from sfxreduce.archive.rules.refusals import Refusal, refuse
 
@@ -87,6 +87,7 @@ def reduced(case: Case) -> Found:
         return
     if not case.facts.store.undecided_kept:
         yield refuse("R18", "some are missing")
+    yield from _incomplete(case.facts.store, case.policy.release.disposition)
     if case.facts.store.sampled_share < case.policy.keep.random_share:
         yield refuse(
             "R20",
@@ -95,6 +96,20 @@ def reduced(case: Case) -> Found:
         )
     if not case.facts.store.audited_kept and case.policy.release.disposition.irreversible:
         yield refuse("R20", "events that were audited", remedy="plan again, which stores them")
+
+
+def _incomplete(store: StoreFacts, disposition: Disposition) -> Found:
+    """Refuse to let go of raw frames of which nothing else holds all pixels."""
+    if disposition in (Disposition.KEEP, Disposition.TAPE_RAW) or store.kept_incomplete == 0:
+        return
+    if store.kept_incomplete is None:
+        yield refuse("R18", "how many are whole is not known", remedy="plan again")
+    else:
+        yield refuse(
+            "R18",
+            f"{store.kept_incomplete:,} are there without all of their pixels",
+            remedy="archive the raw run ('tape-raw'), or filter it again once it can be read",
+        )
 
 
 def was_verified(case: Case) -> Found:

@@ -63,6 +63,8 @@ class StoreFacts:
         Share of the rejected events that are in the store; 1 if none was rejected.
     audited_kept : bool
         Every event that a certificate rests on is in the store or in the archive's payload.
+    kept_incomplete : int or None
+        Kept events of which the store lacks pixels, all or some; None if that is not known.
     same : bool
         The store is still the one that these facts are about.
     """
@@ -73,6 +75,7 @@ class StoreFacts:
     sampled_share: float
     audited_kept: bool
     drift_alarm: bool
+    kept_incomplete: int | None = None
     same: bool = True
 
 

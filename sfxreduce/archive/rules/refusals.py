@@ -83,7 +83,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
         "set the clock of this machine right",
     ),
     "R18": (
-        "undecided events are not all in the reduced store, or are too many",
+        "events to be kept are not all in the reduced store, or too many are undecided",
         "filter the run again, and find out why its events could not be judged",
     ),
     "R19": (

@@ -197,6 +197,8 @@ def _summed(case: RunCase, weighed: Weighed, measure: Measure | None, *, now_ns:
         hits=manifest.hits if manifest else 0,
         undecided=manifest.undecided if manifest else 0,
         rejected=manifest.rejected if manifest else 0,
+        kept_without_pixels=case.incomplete[0],
+        kept_with_holes=case.incomplete[1],
         parts=weigh(case.splits),
         freed=freed,
         lost=lost,

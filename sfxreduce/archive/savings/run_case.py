@@ -23,7 +23,7 @@ from sfxreduce.archive.steps.status import Status, status_run
 from sfxreduce.decisions.decide import Decisions
 from sfxreduce.errors import SfxReduceError, VerificationError
 from sfxreduce.io.open import open_run
-from sfxreduce.io.readers.zarr.run import open_table, read_manifest
+from sfxreduce.io.readers.zarr.run import count_incomplete, open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
 from sfxreduce.io.store.metadata import LEDGER_GROUP, MANIFEST_GROUP, ZARR_ERRORS, open_store
 
@@ -48,6 +48,8 @@ class RunCase:
         Where its frames lie.
     broken : bool
         Whether the run itself is a reduced store whose manifest is damaged.
+    incomplete : tuple of int
+        Kept events without pixels in the output, and those that lack some.
     splits : list
         Bytes of each file that was counted.
     """
@@ -62,6 +64,7 @@ class RunCase:
     raw: list[Path] = field(default_factory=list)
     experiment: str = ""
     broken: bool = False
+    incomplete: tuple[int, int] = (0, 0)
     splits: list[Mapping[Part, int]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -116,6 +119,11 @@ def open_case(target: Target, *, clock: Clock, root: Path | None, book: TicketBo
     if case.output is not None:
         with case.guarded():
             case.manifest, case.made = read_reduced(case.output)
+            case.incomplete = count_incomplete(case.output)
+            if n := sum(case.incomplete):
+                case.notes.append(
+                    f"{n:,} kept events lack pixels in the output: not safe without the raw run"
+                )
     with case.guarded():
         case.raw = _raw_paths(case)
     with case.guarded():

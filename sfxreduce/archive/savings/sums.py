@@ -197,7 +197,10 @@ class Savings:
             "loss_upper95": run.lost.loss_upper,
             "told": run.lost.told,
         }
-        names = ("run", "experiment", "state", "output", "events", "hits", "undecided", "rejected")
+        names = (
+            *("run", "experiment", "state", "output", "events", "hits", "undecided", "rejected"),
+            *("kept_without_pixels", "kept_with_holes"),
+        )
         return {
             **{name: getattr(run, name) for name in names},
             "problem": run.problem or None,

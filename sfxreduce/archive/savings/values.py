@@ -200,6 +200,9 @@ class RunSavings:
         The reduced store; None if there is none.
     events, hits, undecided, rejected : int
         Of the output; 0 without one.
+    kept_without_pixels, kept_with_holes : int
+        Hits and undecided events of which the output has no pixel, or lacks some: they are safe in
+        a copy of the raw run only.
     notes : tuple of str
         What has to be known to read the numbers.
     problem : str
@@ -214,6 +217,8 @@ class RunSavings:
     hits: int = 0
     undecided: int = 0
     rejected: int = 0
+    kept_without_pixels: int = 0
+    kept_with_holes: int = 0
     parts: Parts = field(default_factory=dict)
     freed: Freed = field(default_factory=Freed)
     lost: LostHits = field(default_factory=LostHits)

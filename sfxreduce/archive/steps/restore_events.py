@@ -24,9 +24,10 @@ from sfxreduce.io.readers.zarr.run import ZarrFrames, open_zarr
 from sfxreduce.io.store.metadata import AUDIT_GROUP
 from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.io.writers.shards import ShardJob, encode_shard
-from sfxreduce.io.writers.zarr import create_store
+from sfxreduce.io.writers.zarr import create_store, panels_missing, write_columns
 from sfxreduce.pipeline.verify.frames import CompareJob, differing_events
 from sfxreduce.run.columns import EVENT_COLUMNS
+from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 
@@ -98,9 +99,7 @@ class _Search:
             run = _with_source_index(opened())
             found = find_events(run, self.missing)
             readable = {
-                name: position
-                for name, position in found.items()
-                if not run.source.read([position]).reasons[0]
+                name: position for name, position in found.items() if _is_readable(run, position)
             }
         except UsageError:
             raise
@@ -113,6 +112,13 @@ class _Search:
             positions = np.array(list(readable.values()), np.int64)
             self.parts.append(_Located(place=place, run=run, positions=positions))
         self.missing = [name for name in self.missing if name not in readable]
+
+
+def _is_readable(run: Run, position: int) -> bool:
+    """Whether an event can be read as it was written: whole, or but for panels that never were."""
+    reading = run.source.read([position])
+    never = bool(reading.reasons[0] == Reason.DATA_HOLE) and not reading.lost[0]
+    return never or not reading.reasons[0]
 
 
 def restore_events(
@@ -231,9 +237,10 @@ def _write(
             )
             for shard, start in enumerate(range(0, positions.size, layout.events_per_shard))
         ]
-        done = pool.map("restore", encode_shard, jobs)
-        for _ in tracked(done, stage="restore", total=len(jobs), progress=progress):
-            pass
+        work = pool.map("restore", encode_shard, jobs)
+        done = tracked(work, stage="restore", total=len(jobs), progress=progress)
+        holed = [shard for _, shard in done if shard.holes]
+        write_columns(hidden, panels_missing(joined.source, holed, positions))
         sweep_partial(hidden)
         differing = differing_events(
             CompareJob(

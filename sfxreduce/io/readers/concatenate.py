@@ -13,9 +13,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
+from sfxreduce.io.store.metadata import illegal_value
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import FrameSource, Reading, Run
+from sfxreduce.run.run import DeclaresMissing, FrameSource, Reading, Run
 from sfxreduce.run.window import Window
 
 __all__ = ["JoinedFrames", "join_runs"]
@@ -72,6 +73,7 @@ class JoinedFrames:
         shape = self.frame_shape if window is None else window.shape
         pixels = np.zeros((len(events), *shape), self.dtype)
         reasons = np.zeros(len(events), np.uint32)
+        missing: dict[int, NDArray[np.bool_]] = {}
         first = np.array([0, *accumulate(source.n_events for source in self.sources)])
         owners = np.searchsorted(first, np.asarray(events, np.int64), side="right") - 1
         for owner, group in groupby(range(len(events)), key=lambda place: int(owners[place])):
@@ -83,7 +85,28 @@ class JoinedFrames:
                 reasons[places] = Reason.FILE_UNREADABLE
                 continue
             pixels[places], reasons[places] = reading.pixels, reading.reasons
-        return Reading(pixels=pixels, reasons=reasons)
+            missing |= {places[place]: pixel for place, pixel in reading.missing.items()}
+            lacking = _lacking(self)[owner]
+            if lacking.any():
+                # Other files have these panels, so that here they are holes.
+                whole = reasons[places] == 0
+                reasons[places] |= np.where(whole, np.uint32(Reason.DATA_HOLE), np.uint32(0))
+                also = [place for place, is_whole in zip(places, whole, strict=True) if is_whole]
+                missing |= {p: missing[p] | lacking for p in places if p in missing}
+                missing |= dict.fromkeys(also if window is None else (), lacking)
+        return Reading(pixels=pixels, reasons=reasons, missing=missing)
+
+    @property
+    def fill(self) -> float:
+        """See `sfxreduce.run.run.DeclaresMissing`."""
+        first = self.sources[0]
+        return first.fill if isinstance(first, DeclaresMissing) else illegal_value(self.dtype)
+
+    @property
+    def lacking(self) -> NDArray[np.bool_]:
+        """Pixels that every event of every file lacks."""
+        every: NDArray[np.bool_] = np.all([_lacking_in(source) for source in self.sources], axis=0)
+        return every
 
 
 def join_runs(runs: Sequence[Run]) -> Run:
@@ -135,8 +158,24 @@ def _check_alike(first: Run, run: Run) -> None:
 def _detector(joined: JoinedFrames) -> Detector:
     """Detector of joined files, made once a process."""
     detectors = [source.detector for source in joined.sources]
-    mask = np.bitwise_or.reduce([detector.mask for detector in detectors])
-    return detectors[0].with_mask(mask)
+    masks = [
+        np.where(lacking, np.uint32(0), detector.mask)
+        for detector, lacking in zip(detectors, _lacking(joined), strict=True)
+    ]
+    return detectors[0].with_mask(np.bitwise_or.reduce(masks))
+
+
+def _lacking_in(source: FrameSource) -> NDArray[np.bool_]:
+    if isinstance(source, DeclaresMissing):
+        return source.lacking
+    return np.zeros(source.detector.frame_shape, np.bool_)
+
+
+@lru_cache(maxsize=4)
+def _lacking(joined: JoinedFrames) -> tuple[NDArray[np.bool_], ...]:
+    """Pixels that every event of a file lacks, and some of another one have; by file."""
+    every = joined.lacking
+    return tuple(_lacking_in(source) & ~every for source in joined.sources)
 
 
 def _joined_truth(runs: Sequence[Run]) -> xr.Dataset | None:

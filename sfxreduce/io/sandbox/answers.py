@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sfxreduce.errors import SourceError
-from sfxreduce.io.store.metadata import detector_from_json, detector_to_json
+from sfxreduce.io.store.metadata import detector_from_json, detector_to_json, illegal_value
 from sfxreduce.run.detector import Detector
-from sfxreduce.run.run import Run
+from sfxreduce.run.run import DeclaresMissing, Run
 from sfxreduce.run.window import Window
 
 __all__ = ["Answers", "OpenedRun", "opened_run"]
@@ -28,8 +29,8 @@ class OpenedRun:
     Parameters
     ----------
     facts : mapping
-        ``path``, ``n_events``, ``dtype``, ``n_bytes``, ``inputs``, ``experiment``, ``name``,
-        ``provenance`` and ``events_per_block``.
+        ``path``, ``n_events``, ``dtype``, ``n_bytes``, ``inputs``, ``fill``, ``experiment``,
+        ``name``, ``provenance`` and ``events_per_block``.
     """
 
     facts: Mapping[str, Any]
@@ -69,7 +70,12 @@ class Answers:
         tiles = question["window"]
         window = None if tiles is None else _window(tiles)
         reading = self._run.source.read(question["events"], window)
-        return {}, [reading.reasons, reading.pixels]
+        places = list(reading.missing)
+        return {"missing": places}, [
+            reading.reasons,
+            reading.pixels,
+            *(reading.missing[place] for place in places),
+        ]
 
 
 def _window(tiles: Mapping[str, Any]) -> Window:
@@ -87,11 +93,20 @@ def _of_run(run: Run) -> tuple[dict[str, Any], list[NDArray[Any]]]:
             "dtype": np.dtype(run.source.dtype).str,
             "n_bytes": run.source.n_bytes,
             "inputs": [str(path) for path in run.source.inputs],
+            "fill": _fill_of(run),
         },
         "detector": detector_to_json(run.detector),
         "columns": _of_table(run.columns, arrays),
         "truth": None if run.truth is None else _of_table(run.truth, arrays),
     }, arrays
+
+
+def _fill_of(run: Run) -> int | None:
+    """What stands in missing pixels; None for those that hold NaN."""
+    dtype = np.dtype(run.source.dtype)
+    if dtype.kind == "f":
+        return None
+    return int(run.source.fill if isinstance(run.source, DeclaresMissing) else illegal_value(dtype))
 
 
 def _of_table(table: xr.Dataset, arrays: list[NDArray[Any]]) -> list[dict[str, Any]]:
@@ -156,6 +171,7 @@ def _check_facts(facts: dict[str, Any]) -> None:
             raise ValueError(f"{name} {facts[name]!r:.40}")
     for name in ("path", "dtype", "experiment", "name", "provenance"):
         facts[name] = str(facts[name])
+    facts["fill"] = math.nan if facts["fill"] is None else int(facts["fill"])
     if np.dtype(facts["dtype"]).kind not in "iuf":
         raise ValueError(f"dtype {facts['dtype']:.40}")
 

@@ -80,6 +80,7 @@ def open_untrusted(
             dtype=np.dtype(facts["dtype"]),
             n_bytes=facts["n_bytes"],
             inputs=tuple(Path(str(name)) for name in facts["inputs"]),
+            fill=facts["fill"],
         ),
         columns=opened.columns,
         truth=opened.truth,
@@ -109,6 +110,8 @@ class UntrustedFrames:
     frame_shape : tuple of int
     dtype : dtype
         Of a pixel.
+    fill : int or float
+        See `sfxreduce.run.run.DeclaresMissing`.
     """
 
     asked: _Asked
@@ -118,6 +121,12 @@ class UntrustedFrames:
     dtype: np.dtype[np.generic]
     n_bytes: int
     inputs: tuple[Path, ...]
+    fill: float
+
+    @property
+    def lacking(self) -> NDArray[np.bool_]:
+        """Nothing: the mask has it."""
+        return np.zeros(self.frame_shape, np.bool_)
 
     @property
     def detector(self) -> Detector:
@@ -129,31 +138,40 @@ class UntrustedFrames:
         shape = self.frame_shape if window is None else window.shape
         pixels = np.zeros((len(events), *shape), self.dtype)
         reasons = np.zeros(len(events), np.uint32)
+        missing: dict[int, NDArray[np.bool_]] = {}
         size = max(ASKED_BYTES // max(math.prod(shape) * self.dtype.itemsize, 1), 1)
         for start in range(0, len(events), size):
             part = slice(start, start + size)
-            self._fill(events[part], window, pixels[part], reasons[part])
-        return Reading(pixels=pixels, reasons=reasons)
+            found = self._read(events[part], window, pixels[part], reasons[part])
+            missing |= {start + place: lost for place, lost in found.items()}
+        return Reading(pixels=pixels, reasons=reasons, missing=missing)
 
-    def _fill(
+    def _read(
         self,
         events: Sequence[int],
         window: Window | None,
         pixels: NDArray[np.generic],
         reasons: NDArray[np.uint32],
-    ) -> None:
+    ) -> dict[int, NDArray[np.bool_]]:
         """Read a few events; if the process dies of them, one by one, to find the one it was."""
         try:
-            reasons[:], pixels[:] = _reader(self.asked).read(self, events, window)
+            reading = _reader(self.asked).read(self, events, window)
         except ReaderDied:
+            missing: dict[int, NDArray[np.bool_]] = {}
             if len(events) == 1:
                 reasons[:] = Reason.READ_ERROR
-                return
+                return missing
             for i in range(len(events)):
                 one = slice(i, i + 1)
-                self._fill(events[one], window, pixels[one], reasons[one])
+                found = self._read(events[one], window, pixels[one], reasons[one])
+                if found:
+                    missing[i] = found[0]
+            return missing
         except SfxReduceError:
             reasons[:] = Reason.FILE_UNREADABLE
+            return {}
+        reasons[:], pixels[:] = reading.reasons, reading.pixels
+        return dict(reading.missing)
 
 
 class _ReaderProcess:
@@ -181,7 +199,7 @@ class _ReaderProcess:
 
     def read(
         self, source: UntrustedFrames, events: Sequence[int], window: Window | None
-    ) -> tuple[NDArray[np.uint32], NDArray[np.generic]]:
+    ) -> Reading:
         """Read events.
 
         Raises
@@ -199,18 +217,26 @@ class _ReaderProcess:
                 raise SourceError(f"{source.path}: holds other events than when it was opened")
             shape = (len(events), *(source.frame_shape if window is None else window.shape))
             question = {"events": [int(event) for event in events], "window": _tiles(window)}
-            n_bytes = math.prod(shape) * source.dtype.itemsize + 4 * len(events)
+            n_bytes = math.prod(shape) * (source.dtype.itemsize + 1) + 4 * len(events)
             try:
-                _, arrays = process.ask(question, most_bytes=n_bytes)
+                answer, arrays = process.ask(question, most_bytes=n_bytes)
             except ReaderDied:
                 self._process = None
                 self._deaths += 1
                 raise
-        if [array.shape for array in arrays] != [shape[:1], shape] or arrays[
-            1
-        ].dtype != source.dtype:
+        places = answer.get("missing")
+        kinds = [(array.shape, array.dtype) for array in arrays]
+        whole = [(shape[:1], np.dtype(np.uint32)), (shape, source.dtype)]
+        masks = [(source.frame_shape, np.dtype(np.bool_))] * len(arrays[2:])
+        if (
+            kinds != whole + masks
+            or not isinstance(places, list)
+            or len(places) != len(masks)
+            or any(type(place) is not int or not 0 <= place < len(events) for place in places)
+        ):
             raise SourceError(f"{source.path}: the process that reads it answered something else")
-        return np.asarray(arrays[0], np.uint32), arrays[1]
+        missing = dict(zip(places, arrays[2:], strict=True))
+        return Reading(pixels=arrays[1], reasons=arrays[0], missing=missing)
 
     def end(self) -> None:
         """End the process."""

@@ -31,6 +31,7 @@ __all__ = [
     "CONDITIONS_GROUP",
     "LEDGER_GROUP",
     "MANIFEST_GROUP",
+    "PANEL_MISSING",
     "SCHEMA",
     "SCHEMA_VERSION",
     "ZARR_ERRORS",
@@ -76,6 +77,10 @@ class Store:
     own : bool
         Whether the store has our schema, by which a tile that is absent is a hole; by that of Zarr
         it is one of fill values only.
+    missing : ndarray of bool
+        Shape (event, panel): panels that are not whole although tiles of them may be there.
+    fill : int or float
+        What stands in the pixels that are missing of them.
     """
 
     array: zarr.Array[Any]
@@ -83,6 +88,8 @@ class Store:
     detector: Detector
     layout: Layout | None
     own: bool
+    missing: NDArray[np.bool_]
+    fill: float
 
     @property
     def n_events(self) -> int:
@@ -168,7 +175,38 @@ def _open(path: str, _fingerprint: tuple[int, int]) -> Store:
     detector = _detector(path, group, array, attributes)
     own = attributes.get("schema") == SCHEMA
     layout = _own_layout(array) if own else None
-    return Store(array=array, attributes=attributes, detector=detector, layout=layout, own=own)
+    shape = (int(array.shape[0]), len(detector.panels))
+    missing, fill = _missing(path, group if own else None, shape)
+    return Store(
+        array=array,
+        attributes=attributes,
+        detector=detector,
+        layout=layout,
+        own=own,
+        missing=missing,
+        fill=illegal_value(np.dtype(array.dtype)) if fill is None else fill,
+    )
+
+
+def _missing(
+    path: str, group: zarr.Group | None, shape: tuple[int, int]
+) -> tuple[NDArray[np.bool_], float | None]:
+    """Panels that are marked as missing, and what stands there, if the store says so."""
+    try:
+        column = None if group is None else group.get(PANEL_MISSING)
+        if not isinstance(column, zarr.Array):
+            return np.zeros(shape, np.bool_), None
+        if column.shape != shape or column.dtype != np.dtype(np.bool_):
+            raise SchemaError(
+                f"{path}/{PANEL_MISSING}: expected {shape} of bool, found {column.shape} of "
+                f"{column.dtype}"
+            )
+        fill = column.attrs.get("fill_value")
+        return np.asarray(column[...]), fill if isinstance(fill, int) else None
+    except ZARR_ERRORS as error:
+        raise SourceError(
+            f"{path}/{PANEL_MISSING}: cannot be read ({error}); restore it from a copy"
+        ) from error
 
 
 def _detector(
@@ -255,6 +293,7 @@ SCHEMA_VERSION = 1
 AUDIT_GROUP = "audit"
 CONDITIONS_GROUP = "conditions"
 LEDGER_GROUP = "ledger"
+PANEL_MISSING = "panel_missing"
 MANIFEST_GROUP = "manifest"
 
 _NUMBERS = ("pixel_size_m", "distance_m", "adu_per_photon", "saturation_adu")

@@ -31,13 +31,14 @@ from sfxreduce.io.chunks.blosc import SHUFFLES, BloscHeader, MemoryRange
 from sfxreduce.io.chunks.shards import CRC_BYTES, TileCodec
 from sfxreduce.io.store.metadata import illegal_value
 from sfxreduce.io.writers.cxi_content import BloscChunks, CxiContent, PeakTable, plan_blosc_chunks
-from sfxreduce.io.writers.shards import TiledSource
-from sfxreduce.run.detector import Detector
+from sfxreduce.io.writers.shards import TiledSource, marked_in
+from sfxreduce.run.detector import Detector, PixelFlag
 
 __all__ = ["write_cxi"]
 
 CXI_VERSION = 160
 DETECTOR = "/entry_1/instrument_1/detector_1"
+MASK = f"{DETECTOR}/mask"
 JOULE_PER_EV = 1.602176634e-19  # exact, SI 2019
 BLOCK_BYTES = 64 << 20
 
@@ -50,7 +51,8 @@ def write_cxi(path: Path, content: CxiContent) -> int:
 
     Frames stay bit for bit; those of detectors with panels are written as slabs, one panel below
     the other. A frame that cannot be read is left out: its chunk is never written, which the
-    reader of this package tells from zeros.
+    reader of this package tells from zeros. Where pixels are missing of a frame, the mask has an
+    axis of events, and covers them in that event.
 
     Parameters
     ----------
@@ -148,7 +150,21 @@ def _write_detector(file: h5py.File, detector: Detector, slab_shape: tuple[int, 
     # Without the names, the corners of a slab could be taken for those of so many events.
     _put(file, f"{DETECTOR}/module_identifier", _text([panel.name for panel in detector.panels]))
     mask = detector.mask.reshape(slab_shape)
-    file.create_dataset(f"{DETECTOR}/mask", data=mask, **_packing(slab_shape))
+    file.create_dataset(MASK, data=mask, **_packing(slab_shape))
+
+
+def _mask_pixels(file: h5py.File, event: int, missing: NDArray[np.bool_], n_events: int) -> None:
+    """Mask pixels in one event; the first one gives every event a mask of its own."""
+    if file[MASK].ndim == 2:
+        common = file[MASK][()]
+        del file[MASK]
+        chunk = (1, *common.shape)
+        masks = file.create_dataset(MASK, (n_events, *common.shape), np.uint32, **_packing(chunk))
+        for number in range(n_events):
+            masks[number] = common
+    file[MASK][event] |= np.where(
+        missing.reshape(file[MASK].shape[1:]), np.uint32(PixelFlag.INVALID), np.uint32(0)
+    )
 
 
 def _text(names: list[str]) -> NDArray[np.bytes_]:
@@ -189,24 +205,30 @@ def _write_frames(file: h5py.File, content: CxiContent) -> int:
     )
     data.attrs["axes"] = "experiment_identifier:y:x"
     if chunks is not None:
-        return _write_tiles(data, content, chunks)
+        return _write_tiles(file, data, content, chunks)
     left_out = 0
-    for event, frame in enumerate(_frames(content)):
+    for event, (frame, missing) in enumerate(_frames(content)):
         if frame is None:
             left_out += 1
-        else:
-            data[event] = frame.reshape(slab)
+            continue
+        data[event] = frame.reshape(slab)
+        if missing is not None:
+            _mask_pixels(file, event, missing, source.n_events)
     return left_out
 
 
-def _frames(content: CxiContent) -> Iterator[NDArray[np.generic] | None]:
-    """Frames in order, a few in memory at a time; None where one cannot be read."""
+def _frames(
+    content: CxiContent,
+) -> Iterator[tuple[NDArray[np.generic] | None, NDArray[np.bool_] | None]]:
+    """Frames in order, a few in memory at a time, and which pixels are missing of them, if any are;
+    None in place of a frame that cannot be read.
+    """
     source, n = content.source, content.source.n_events
     step = max(1, BLOCK_BYTES // (math.prod(content.slab_shape) * source.dtype.itemsize))
     for start in range(0, n, step):
         reading = source.read(range(start, min(start + step, n)))
-        for frame, reason in zip(reading.pixels, reading.reasons, strict=True):
-            yield None if reason else frame
+        for place, (frame, lost) in enumerate(zip(reading.pixels, reading.lost, strict=True)):
+            yield None if lost else frame, reading.missing.get(place)
 
 
 def _blosc(chunks: BloscChunks) -> dict[str, Any]:
@@ -222,15 +244,18 @@ def _blosc(chunks: BloscChunks) -> dict[str, Any]:
     return {"chunks": (1, *tile), "track_times": False, **hdf5plugin.Blosc(**settings)}
 
 
-def _write_tiles(data: h5py.Dataset, content: CxiContent, chunks: BloscChunks) -> int:
-    """Write the tiles of every event of which none is missing; returns how many are left out."""
+def _write_tiles(
+    file: h5py.File, data: h5py.Dataset, content: CxiContent, chunks: BloscChunks
+) -> int:
+    """Write the tiles of every event that can be read; returns how many are left out."""
     n_bytes = math.prod(chunks.layout.tile) * data.dtype.itemsize
     left_out = 0
-    for event, tiles in enumerate(_tiles(content, chunks)):
+    for event, (tiles, missing) in enumerate(_tiles(content, chunks)):
+        if missing is not None:
+            _mask_pixels(file, event, missing, content.source.n_events)
         packed = [_unsealed(tile, n_bytes) for tile in tiles if tile is not None]
         whole = [buffer for buffer in packed if buffer is not None]
         if len(whole) != len(tiles):
-            # A frame with a hole in it could be taken for a whole one.
             left_out += 1
             continue
         for number, buffer in enumerate(whole):
@@ -238,16 +263,31 @@ def _write_tiles(data: h5py.Dataset, content: CxiContent, chunks: BloscChunks) -
     return left_out
 
 
-def _tiles(content: CxiContent, chunks: BloscChunks) -> Iterator[list[bytes | None]]:
-    """Tiles of each event, their checksums verified: stored ones, or made of the frames."""
+def _tiles(
+    content: CxiContent, chunks: BloscChunks
+) -> Iterator[tuple[list[bytes | None], NDArray[np.bool_] | None]]:
+    """Tiles of each event, stored ones with their checksums verified or made of the frames; and
+    which pixels are missing of it, if any are.
+    """
     source, layout = content.source, chunks.layout
-    if chunks.copies_tiles and isinstance(source, TiledSource):
-        yield from source.encoded(range(source.n_events))
-        return
     codec = TileCodec(dtype=np.dtype(source.dtype), tile=layout.tile, packing=layout.packing)
     parts = [layout.tile_slices(tile) for tile in range(layout.tiles_per_event)]
-    for frame in _frames(content):
-        yield [None if frame is None else codec.encode(frame[part]) for part in parts]
+
+    def encoded(frame: NDArray[np.generic] | None) -> list[bytes | None]:
+        return [None if frame is None else codec.encode(frame[part]) for part in parts]
+
+    if not (chunks.copies_tiles and isinstance(source, TiledSource)):
+        for frame, missing in _frames(content):
+            yield encoded(frame), missing
+        return
+    n_bytes = math.prod(layout.tile) * np.dtype(source.dtype).itemsize
+    for event, tiles in enumerate(source.encoded(range(source.n_events))):
+        whole = all(tile is not None and _unsealed(tile, n_bytes) is not None for tile in tiles)
+        if whole and not marked_in(source, [event]):
+            yield tiles, None
+            continue
+        reading = source.read([event])
+        yield encoded(None if reading.lost[0] else reading.pixels[0]), reading.missing.get(0)
 
 
 def _unsealed(tile: bytes, n_bytes: int) -> bytes | None:

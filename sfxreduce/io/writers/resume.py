@@ -341,7 +341,8 @@ def _check_pins(
 
 def _shard_from_json(facts: Mapping[str, Any]) -> ShardWritten:
     lists = {name: tuple(facts[name]) for name in ("holes", "payloads", "unstable")}
-    return ShardWritten(**{**facts, **lists})
+    missing = tuple(tuple(panels) for panels in facts["missing"])
+    return ShardWritten(**{**facts, **lists, "missing": missing})
 
 
 def _has_size(path: Path, size: int) -> bool:

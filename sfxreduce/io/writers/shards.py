@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from sfxreduce.errors import SchemaError, VerificationError
 from sfxreduce.io.chunks.layout import Layout
@@ -17,10 +18,23 @@ from sfxreduce.io.chunks.shards import TileCodec, payload_hash, shard_parts
 from sfxreduce.io.files.durable import output_errors, write_addressed, write_file
 from sfxreduce.run.run import FrameSource, Reading
 
-__all__ = ["ShardJob", "ShardWritten", "TiledSource", "copy_shard", "encode_events", "encode_shard"]
+__all__ = [
+    "MissingPanels",
+    "ShardJob",
+    "ShardWritten",
+    "TiledSource",
+    "copy_shard",
+    "encode_events",
+    "encode_shard",
+    "marked_in",
+]
 
 READ_BYTES = 64_000_000
 """Frames that are in memory at a time; one at least."""
+
+
+MissingPanels: TypeAlias = dict[int, list[int]]
+"""Panels that are not whole, by the source position of their event."""
 
 
 @runtime_checkable
@@ -42,10 +56,29 @@ class ReadsTwice(Protocol):
     """A source of tiles some of which have to be read as frames, and encoded, first."""
 
     def encoded_twice(
-        self, events: Sequence[int], unstable: list[int]
+        self, events: Sequence[int], unstable: list[int], missing: MissingPanels
     ) -> Iterator[list[bytes | None]]:
-        """Tiles of events; those of frames that came out differently when read again are added."""
+        """Tiles of events; those of frames that came out differently when read again are added, and
+        the panels that are missing of events although their tiles are there.
+        """
         ...
+
+
+@runtime_checkable
+class MarksMissing(Protocol):
+    """A source of tiles that are there although pixels are missing of their panel."""
+
+    def missing_panels(self, event: int) -> NDArray[np.bool_]:
+        """Panels of an event that are not whole, shape (panel,)."""
+        ...
+
+
+def marked_in(source: object, events: Iterable[int]) -> MissingPanels:
+    """Panels that a source marks as missing of some events."""
+    if not isinstance(source, MarksMissing):
+        return {}
+    found = {event: np.flatnonzero(source.missing_panels(event)).tolist() for event in events}
+    return {event: panels for event, panels in found.items() if panels}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +143,8 @@ class ShardWritten:
         `ShardJob.event_list`: a shard of the same place may hold other events.
     unstable : tuple of int
         Source positions of the events that came out differently when they were read again.
+    missing : tuple of tuple of int
+        For each of `holes`, its position and the panels of which not every pixel could be read.
     """
 
     path: str
@@ -120,6 +155,7 @@ class ShardWritten:
     holes: tuple[int, ...]
     payloads: tuple[str, ...]
     unstable: tuple[int, ...] = ()
+    missing: tuple[tuple[int, ...], ...] = ()
 
 
 def encode_shard(job: ShardJob) -> ShardWritten:
@@ -133,8 +169,9 @@ def encode_shard(job: ShardJob) -> ShardWritten:
     unstable: list[int] = []
     # What a conversion takes over can be compared with its source later; a hit's may be gone.
     twice = unstable if job.addressed else None
-    events = list(encode_events(job.source, job.layout, job.events, unstable=twice))
-    return _write(job, events, unstable=unstable)
+    missing: MissingPanels = {}
+    encoded = encode_events(job.source, job.layout, job.events, unstable=twice, missing=missing)
+    return _write(job, list(encoded), missing, unstable=unstable)
 
 
 def encode_events(
@@ -143,10 +180,13 @@ def encode_events(
     events: Sequence[int],
     *,
     unstable: list[int] | None = None,
+    missing: MissingPanels,
 ) -> Iterator[list[bytes | None]]:
     """Read and encode events: their tiles in grid order, as `TiledSource.encoded`.
 
     Few frames are in memory at a time. An event that cannot be read becomes a hole, never zeros.
+    One of which some panels can be read is encoded whole; what stands in the others, the source
+    says.
 
     Parameters
     ----------
@@ -154,6 +194,8 @@ def encode_events(
         Positions in the source.
     unstable : list of int, optional
         If given, events are read twice, and those that came out differently are added to it.
+    missing : mapping
+        Panels that are missing of events are added to it.
     """
     dtype = np.dtype(source.dtype)
     codec = TileCodec(dtype=dtype, tile=layout.tile, packing=layout.packing)
@@ -165,8 +207,11 @@ def encode_events(
         reading = source.read(chosen)
         if unstable is not None:
             unstable += _read_differently(source, chosen, reading)
-        for frame, reason in zip(reading.pixels, reading.reasons, strict=True):
-            yield [None if reason else codec.encode(frame[part]) for part in parts]
+        for place, pixels in reading.missing.items():
+            panels = pixels.reshape(_n_panels(layout), -1).any(axis=1)
+            missing[chosen[place]] = np.flatnonzero(panels).tolist()
+        for frame, lost in zip(reading.pixels, reading.lost, strict=True):
+            yield [None if lost else codec.encode(frame[part]) for part in parts]
 
 
 def _read_differently(source: FrameSource, events: Sequence[int], before: Reading) -> list[int]:
@@ -203,17 +248,32 @@ def copy_shard(job: ShardJob) -> ShardWritten:
             f"{job.source.path}: its tiles do not fit the output; encode them instead"
         )
     unstable: list[int] = []
+    missing: MissingPanels = {}
     if isinstance(job.source, ReadsTwice):
-        tiles = job.source.encoded_twice(job.events, unstable)
+        tiles = job.source.encoded_twice(job.events, unstable, missing)
     else:
         tiles = job.source.encoded(job.events)
-    return _write(job, list(tiles), unstable=unstable)
+        missing = marked_in(job.source, job.events)
+    return _write(job, list(tiles), missing, unstable=unstable)
+
+
+def _n_panels(layout: Layout) -> int:
+    return math.prod(layout.frame_shape[:-2])
 
 
 def _write(
-    job: ShardJob, events: Sequence[Sequence[bytes | None]], *, unstable: Sequence[int] = ()
+    job: ShardJob,
+    events: Sequence[Sequence[bytes | None]],
+    missing: MissingPanels,
+    *,
+    unstable: Sequence[int] = (),
 ) -> ShardWritten:
     """Write the only file of a shard, whole."""
+    tiles_per_panel = job.layout.tiles_per_event // _n_panels(job.layout)
+    for position, event in zip(job.events, events, strict=True):
+        absent = {tile // tiles_per_panel for tile, held in enumerate(event) if held is None}
+        if absent:
+            missing[position] = sorted(absent.union(missing.get(position, ())))
     short = job.layout.events_per_shard - len(events)
     tiles = [tile for event in events for tile in event]
     parts = shard_parts([*tiles, *[None] * (short * job.layout.tiles_per_event)])
@@ -226,13 +286,10 @@ def _write(
         digest=digest.hexdigest(),
         size=sum(map(len, parts)),
         event_list=job.event_list,
-        holes=tuple(
-            position
-            for position, event in zip(job.events, events, strict=True)
-            if any(tile is None for tile in event)
-        ),
+        holes=tuple(position for position in job.events if position in missing),
         payloads=tuple(map(payload_hash, events)),
         unstable=tuple(unstable),
+        missing=tuple((p, *missing[p]) for p in job.events if p in missing),
     )
 
 

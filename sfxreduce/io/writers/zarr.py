@@ -6,13 +6,14 @@ hits move encoded from one store to the next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from sfxreduce.io.chunks.layout import Layout
@@ -21,14 +22,16 @@ from sfxreduce.io.files.durable import interrupts_wait, output_errors
 from sfxreduce.io.store.manifest import Manifest, manifest_to_json
 from sfxreduce.io.store.metadata import (
     MANIFEST_GROUP,
+    PANEL_MISSING,
     SCHEMA,
     SCHEMA_VERSION,
     detector_to_json,
     illegal_value,
 )
-from sfxreduce.run.run import Run
+from sfxreduce.io.writers.shards import ShardWritten
+from sfxreduce.run.run import DeclaresMissing, FrameSource, Run, WrappedFrames
 
-__all__ = ["create_store", "write_manifest", "write_table"]
+__all__ = ["create_store", "panels_missing", "write_columns", "write_manifest", "write_table"]
 
 ROWS_PER_CHUNK = 65_536
 
@@ -91,6 +94,54 @@ def create_store(
         _write_columns(root, columns)
         if truth is not None:
             write_table(path, "truth", truth)
+
+
+def panels_missing(
+    source: FrameSource, shards: Iterable[ShardWritten], events: NDArray[np.int64]
+) -> xr.Dataset:
+    """Make the column that says which panels of an event are not whole.
+
+    Parameters
+    ----------
+    source : FrameSource
+        Of the frames.
+    shards : iterable of ShardWritten
+        That hold them.
+    events : ndarray of int64
+        Their positions in the source, in the order of the store.
+
+    Returns
+    -------
+    Dataset
+        ``panel_missing``, bool, on dimensions ``event`` and ``panel``; without variables if every
+        panel of these events is whole.
+    """
+    missing = {p: panels for shard in shards for p, *panels in shard.missing}
+    marked = np.zeros((events.size, len(source.detector.panels)), np.bool_)
+    for place, event in enumerate(events.tolist()):
+        marked[place, missing.get(event, ())] = True
+    if not marked.any():
+        return xr.Dataset()
+    while isinstance(source, WrappedFrames):
+        source = source.source
+    attrs: dict[str, Any] = {"long_name": "panels of which pixels could not be read"}
+    dtype = np.dtype(source.dtype)
+    if dtype.kind in "iu":
+        fill = source.fill if isinstance(source, DeclaresMissing) else illegal_value(dtype)
+        attrs["fill_value"] = int(fill)
+    return xr.Dataset({PANEL_MISSING: (("event", "panel"), marked, attrs)})
+
+
+def write_columns(path: Path, columns: xr.Dataset) -> None:
+    """Write more columns into a store that is there.
+
+    Parameters
+    ----------
+    path : Path
+        Of the store.
+    """
+    with interrupts_wait(), output_errors(path):
+        _write_columns(zarr.open_group(str(path), mode="r+", zarr_format=3), columns)
 
 
 def write_table(

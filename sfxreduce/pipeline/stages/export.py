@@ -109,7 +109,7 @@ def find_peaks(job: PeakJob) -> list[Peaks]:
     for event in range(job.start, job.stop):
         reading = job.source.read([event])
         # What cannot be read has no good pixel, and so no peak.
-        seen = good if not reading.reasons[0] else np.zeros_like(good)
+        seen = good & ~reading.missing.get(0, np.full_like(good, bool(reading.lost[0])))
         found.append(
             job.finder.find(reading.pixels[0], seen, radius, adu_per_photon=detector.adu_per_photon)
         )

@@ -14,7 +14,7 @@ from sfxreduce.errors import SchemaError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.store.metadata import AUDIT_GROUP, ZARR_ERRORS
-from sfxreduce.io.writers.shards import TiledSource, encode_events
+from sfxreduce.io.writers.shards import MissingPanels, TiledSource, encode_events, marked_in
 from sfxreduce.pipeline.stages.plan import FilterPlan, Reread
 from sfxreduce.pipeline.stages.reduced import Reduced
 from sfxreduce.pipeline.stages.score import Rescored
@@ -54,16 +54,16 @@ class ReusedFrames(WrappedFrames):
 
     def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
         """Tiles of events in grid order, checksum included; None where the run has none either."""
-        return self._encoded(events, None)
+        return self._encoded(events, None, {})
 
     def encoded_twice(
-        self, events: Sequence[int], unstable: list[int]
+        self, events: Sequence[int], unstable: list[int], missing: MissingPanels
     ) -> Iterator[list[bytes | None]]:
         """Tiles of events; see `sfxreduce.io.writers.shards.ReadsTwice`."""
-        return self._encoded(events, unstable)
+        return self._encoded(events, unstable, missing)
 
     def _encoded(
-        self, events: Sequence[int], unstable: list[int] | None
+        self, events: Sequence[int], unstable: list[int] | None, missing: MissingPanels
     ) -> Iterator[list[bytes | None]]:
         stores = [self.store_of(event) for event in events]
         by_store: dict[str, list[int]] = {}
@@ -71,7 +71,9 @@ class ReusedFrames(WrappedFrames):
             by_store.setdefault(store, []).append(event)
         # One pass over each store, in turns: neighbours in it share an open file.
         passes = {
-            store: self._reused(store, part, unstable) if store else self._from_run(part, unstable)
+            store: self._reused(store, part, unstable, missing)
+            if store
+            else self._from_run(part, unstable, missing)
             for store, part in by_store.items()
         }
         for store in stores:
@@ -92,21 +94,30 @@ class ReusedFrames(WrappedFrames):
         return ZarrFrames(path=store).layout == self.layout
 
     def _reused(
-        self, store: str, events: list[int], unstable: list[int] | None
+        self,
+        store: str,
+        events: list[int],
+        unstable: list[int] | None,
+        missing: MissingPanels,
     ) -> Iterator[list[bytes | None]]:
         """Tiles as a store holds them; of an event with a hole, those of the run."""
         places = np.searchsorted(_events_in(store, self.stamp), events).tolist()
-        stored = ZarrFrames(path=store).encoded(places)
-        for event, tiles in zip(events, stored, strict=True):
+        frames = ZarrFrames(path=store)
+        marked = marked_in(frames, places)
+        for event, place, tiles in zip(events, places, frames.encoded(places), strict=True):
             # What could not be read then, or is damaged since, may be whole in the run.
-            yield next(self._from_run([event], unstable)) if None in tiles else tiles
+            doubted = None in tiles or place in marked
+            yield next(self._from_run([event], unstable, missing)) if doubted else tiles
 
     def _from_run(
-        self, events: list[int], unstable: list[int] | None
+        self, events: list[int], unstable: list[int] | None, missing: MissingPanels
     ) -> Iterator[list[bytes | None]]:
         if not self.copies_tiles:
-            yield from encode_events(self.source, self.layout, events, unstable=unstable)
+            yield from encode_events(
+                self.source, self.layout, events, unstable=unstable, missing=missing
+            )
         elif isinstance(self.source, TiledSource):
+            missing.update(marked_in(self.source, events))
             yield from self.source.encoded(events)
         else:
             raise SchemaError(f"{self.path}: frames are not stored in tiles that can be copied")

@@ -34,8 +34,14 @@ from sfxreduce.io.writers.shards import (
     TiledSource,
     copy_shard,
     encode_shard,
+    marked_in,
 )
-from sfxreduce.io.writers.zarr import create_store, write_manifest, write_table
+from sfxreduce.io.writers.zarr import (
+    create_store,
+    panels_missing,
+    write_manifest,
+    write_table,
+)
 from sfxreduce.pipeline.stages.plan import FilterPlan
 from sfxreduce.pipeline.stages.reduced import Reduced
 from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs, pinned
@@ -114,9 +120,10 @@ def write_reduced(
     store = work.hidden[work.store]
     shards = _write_shards(plan, work, pool=pool, progress=progress)
     decisions = _with_shards(plan, shards)
-    _create(plan, store, columns=kept_columns(plan), events=plan.reduction.kept)
+    _create(plan, store, kept_columns(plan), shards, events=plan.reduction.kept)
     if plan.audit.kept.size:
-        _create(plan, store / AUDIT_GROUP, columns=audit_columns(plan), events=plan.audit.kept)
+        sample = store / AUDIT_GROUP
+        _create(plan, sample, audit_columns(plan), shards, events=plan.audit.kept)
     work.place_shards(shards)
     write_table(store, LEDGER_GROUP, ledger_table(decisions, plan.run.columns))
     if plan.conditions is not None:
@@ -156,10 +163,16 @@ def _with_shards(plan: FilterPlan, shards: Sequence[ShardWritten]) -> Decisions:
 
 
 def _create(
-    plan: FilterPlan, store: Path, *, columns: xr.Dataset, events: NDArray[np.int64]
+    plan: FilterPlan,
+    store: Path,
+    columns: xr.Dataset,
+    shards: Sequence[ShardWritten],
+    *,
+    events: NDArray[np.int64],
 ) -> None:
     """Write all of a store but its frames; the sample is a run store within the store."""
     truth = None if plan.run.truth is None else select_events(plan.run.truth, events)
+    columns = columns.assign(panels_missing(plan.run.source, shards, events))
     create_store(store, run=plan.run, layout=plan.layout, columns=columns, truth=truth)
 
 
@@ -267,11 +280,19 @@ class _Spared(WrappedFrames):
         reasons = np.full(len(events), Reason.WORKER_LOST, np.uint32)
         shape = self.detector.frame_shape if window is None else window.shape
         pixels = np.zeros((len(events), *shape), self.dtype)
+        missing: dict[int, NDArray[np.bool_]] = {}
         if there.any():
-            chosen = [event for event, here in zip(events, there, strict=True) if here]
-            reading = self.source.read(chosen, window)
+            places = np.flatnonzero(there).tolist()
+            reading = self.source.read([events[place] for place in places], window)
             pixels[there], reasons[there] = reading.pixels, reading.reasons
-        return Reading(pixels=pixels, reasons=reasons)
+            missing = {places[place]: lost for place, lost in reading.missing.items()}
+        return Reading(pixels=pixels, reasons=reasons, missing=missing)
+
+    def missing_panels(self, event: int) -> NDArray[np.bool_]:
+        """See `sfxreduce.io.writers.shards.MarksMissing`."""
+        marked = np.zeros(len(self.detector.panels), np.bool_)
+        marked[marked_in(self.source, [event]).get(event, [])] = True
+        return marked
 
     def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
         """Stored tiles of events; none of those that are lost."""

@@ -54,6 +54,10 @@ class Findings:
         Of its frames, as far as it is known.
     irregular : bool
         Whether there is something in it that must not be opened.
+    checked : dict
+        Events that were looked at in each part of the output.
+    incomplete : tuple of int
+        Kept events without pixels, and those with missing panels.
     differing : dict
         Positions of damaged events in each part of the output, ascending.
     """
@@ -63,7 +67,8 @@ class Findings:
     decisions: Decisions | None = None
     layout: Layout | None = None
     irregular: bool = False
-    checked: int = 0
+    checked: dict[str, int] = field(default_factory=dict)
+    incomplete: tuple[int, int] = (0, 0)
     differing: dict[str, list[int]] = field(default_factory=dict)
     damages: list[Damage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

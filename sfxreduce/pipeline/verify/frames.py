@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.io.readers.zarr.run import ZarrFrames
-from sfxreduce.run.run import FrameSource
+from sfxreduce.io.writers.shards import marked_in
+from sfxreduce.run.reasons import Reason
+from sfxreduce.run.run import FrameSource, Reading
 
 __all__ = ["CompareJob", "compare_events", "differing_events"]
 
@@ -80,17 +83,42 @@ def differing_events(job: CompareJob) -> list[int]:
             differing.append(place)
             continue
         ours, theirs = job.kept.read([place]), job.source.read([source_index])
-        if ours.reasons[0] or theirs.reasons[0]:
+        if ours.lost[0] or theirs.lost[0]:
             same = _same_holes(job, place, source_index)
         else:
-            same = (
-                ours.pixels.dtype == theirs.pixels.dtype
-                and ours.pixels.shape == theirs.pixels.shape
-                and ours.pixels.tobytes() == theirs.pixels.tobytes()
-            )
+            same = _same_where_read(ours, theirs, _marked(job.kept, place))
         if not same:
             differing.append(place)
     return differing
+
+
+def _marked(kept: FrameSource, place: int) -> NDArray[np.bool_]:
+    """Pixels of panels that the output says are missing, in the shape of a frame."""
+    shape = kept.detector.frame_shape
+    panels = marked_in(kept, [place]).get(place, [])
+    marked = np.zeros((len(kept.detector.panels), math.prod(shape[-2:])), np.bool_)
+    marked[panels] = True
+    return marked.reshape(shape)
+
+
+def _same_where_read(ours: Reading, theirs: Reading, marked: NDArray[np.bool_]) -> bool:
+    """Whether the source has, bit for bit, all pixels that the output has of one event.
+
+    What is missing without being marked has to be missing of the source as well; and a tile that is
+    damaged since is no hole.
+    """
+    if ours.pixels.dtype != theirs.pixels.dtype or ours.pixels.shape != theirs.pixels.shape:
+        return False
+    if 0 not in ours.missing:
+        return 0 not in theirs.missing and ours.pixels.tobytes() == theirs.pixels.tobytes()
+    if ours.reasons[0] & np.uint32(Reason.READ_ERROR):
+        return False
+    nothing = np.zeros(marked.shape, np.bool_)
+    missing = theirs.missing.get(0, nothing)
+    read = ~ours.missing[0]
+    there = not (missing & read).any() and not (~read & ~marked & ~missing).any()
+    same = ours.pixels[0][read].tobytes() == theirs.pixels[0][read].tobytes()
+    return there and same
 
 
 def _same_holes(job: CompareJob, place: int, source_index: int) -> bool:
@@ -103,4 +131,4 @@ def _same_holes(job: CompareJob, place: int, source_index: int) -> bool:
         and kept.layout == source.layout
     ):
         return next(kept.encoded([place])) == next(source.encoded([source_index]))
-    return bool(kept.read([place]).reasons[0] and source.read([source_index]).reasons[0])
+    return bool(kept.read([place]).lost[0] and source.read([source_index]).lost[0])

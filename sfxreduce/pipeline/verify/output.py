@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,14 @@ from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import read_ledger
-from sfxreduce.errors import RunNotFound, VerificationError
+from sfxreduce.errors import RunNotFound, SfxReduceError, VerificationError
 from sfxreduce.io.open import open_run
-from sfxreduce.io.readers.zarr.run import ZarrFrames, open_table, read_manifest
+from sfxreduce.io.readers.zarr.run import (
+    ZarrFrames,
+    count_incomplete,
+    open_table,
+    read_manifest,
+)
 from sfxreduce.io.store.damage import (
     MANIFEST_FILE,
     Damage,
@@ -28,7 +34,7 @@ from sfxreduce.io.store.damage import (
     written_by_zarr,
 )
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.metadata import LEDGER_GROUP
+from sfxreduce.io.store.metadata import AUDIT_GROUP, LEDGER_GROUP
 from sfxreduce.pipeline.verify.findings import Findings, FirstDamage
 from sfxreduce.pipeline.verify.frames import compare_events
 from sfxreduce.run.columns import plain_text
@@ -46,10 +52,13 @@ class Verification:
     mode : str
         "quick": every byte by its checksum, and the counts. "deep": the same, and every kept event
         against the source.
-    checked : int
-        Events that were looked at: those kept, and the sample of the rejected.
-    mismatched : int
-        Of these, the events that differ or could not be compared.
+    checked, mismatched : int
+        Kept events that were looked at; of these, those that differ or could not be compared.
+    audit_checked, audit_mismatched : int
+        The same of the sample of rejected events.
+    kept_without_pixels, kept_with_holes : int
+        Kept events of which the output has no pixel, and those of which it lacks whole panels or
+        parts of them: they equal their source where that could be read.
     damaged_files : tuple of str
         Files that do not match the manifest, are missing, or are not in it.
     problems : tuple of str
@@ -59,6 +68,10 @@ class Verification:
     mode: str
     checked: int
     mismatched: int
+    audit_checked: int
+    audit_mismatched: int
+    kept_without_pixels: int
+    kept_with_holes: int
     damaged_files: tuple[str, ...]
     problems: tuple[str, ...]
     first: FirstDamage | None
@@ -66,7 +79,8 @@ class Verification:
     @property
     def ok(self) -> bool:
         """Whether the output can be trusted."""
-        return not (self.mismatched or self.damaged_files or self.problems)
+        wrong = self.mismatched or self.audit_mismatched or self.damaged_files or self.problems
+        return not wrong
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
@@ -109,8 +123,12 @@ def verify_run(
         found.problems.insert(0, found.told(first))
     return Verification(
         mode="quick" if against is None else "deep",
-        checked=found.checked,
-        mismatched=_n_mismatched(found, deep=against is not None),
+        checked=found.checked.get("", 0),
+        mismatched=_n_mismatched(found, "", deep=against is not None),
+        audit_checked=found.checked.get(AUDIT_GROUP, 0),
+        audit_mismatched=_n_mismatched(found, AUDIT_GROUP, deep=against is not None),
+        kept_without_pixels=found.incomplete[0],
+        kept_with_holes=found.incomplete[1],
         damaged_files=tuple(sorted({plain_text(damage.path) for damage in found.damages})),
         problems=tuple(" ".join(plain_text(problem).split()) for problem in found.problems),
         first=first,
@@ -188,7 +206,7 @@ def _check_files(found: Findings, *, pool: Pool, progress: Progress) -> None:
     if not written_by_zarr(path):
         found.damages.append(as_written)
     found.damages += strangers(path, manifest)
-    found.checked = manifest.hits + manifest.undecided
+    found.checked[""] = manifest.hits + manifest.undecided
     with found.noted():
         found.layout = ZarrFrames(path=str(path)).layout
     jobs = file_jobs(path, manifest, layout=found.layout, payloads=found.payloads)
@@ -205,7 +223,9 @@ def _check_events(found: Findings, *, against: Run | None, pool: Pool, progress:
     if found.decisions is None:
         return
     found.problems += _miscounted(path, found.decisions, found.manifest, against)
-    found.checked = sum(index.size for index in found.parts.values())
+    found.checked = {part: index.size for part, index in found.parts.items()}
+    with suppress(SfxReduceError):  # What is wrong with the store is told elsewhere.
+        found.incomplete = count_incomplete(path)
     for part, index in found.parts.items():
         where = path / part
         with found.noted():
@@ -278,8 +298,9 @@ def _unlisted(found: Findings, part: str, n_events: int) -> Iterator[str]:
         )
 
 
-def _n_mismatched(found: Findings, *, deep: bool) -> int:
-    """Events that differ from the source; without one, those in damaged tiles."""
+def _n_mismatched(found: Findings, part: str, *, deep: bool) -> int:
+    """Events of a part that differ from the source; without one, those in damaged tiles."""
     if deep:
-        return sum(map(len, found.differing.values()))
-    return sum(len(damage.events) for damage in found.damages)
+        return len(found.differing.get(part, ()))
+    shards = ((shard_of(damage.path), damage) for damage in found.damages)
+    return sum(len(damage.events) for shard, damage in shards if shard and shard[0] == part)

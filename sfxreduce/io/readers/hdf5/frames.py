@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 
 import h5py
 import numpy as np
@@ -95,6 +96,54 @@ class Hdf5Frames:
             return
         check_chunks(self.dataset, events.start, events.stop)
         self.dataset.read_direct(frames, np.s_[events])
+
+    def read_parts(
+        self, event: int, unwritten: NDArray[np.bool_], fill: float
+    ) -> tuple[NDArray[np.generic], NDArray[np.bool_]] | None:
+        """Read the chunks, or panels, of an event that can be read.
+
+        Parameters
+        ----------
+        unwritten : ndarray of bool
+            Shape (panel,): see `sfxreduce.io.readers.hdf5.unwritten.find_missing`.
+        fill : int or float
+            What stands in the pixels that cannot.
+
+        Returns
+        -------
+        tuple of ndarray and ndarray of bool, or None
+            Pixels, and which of them are missing, in the shape of a frame; None if all are.
+        """
+        frame = np.full(self.dataset.shape[1:], fill, self.dataset.dtype)
+        missing = np.ones(frame.shape, np.bool_)
+        for panel, part in self._parts():
+            if self.dataset.chunks is None and unwritten[panel]:
+                continue
+            with suppress(*HDF5_ERRORS, SourceError):
+                if self._is_stored(event, part):
+                    check_chunks(self.dataset, event, event + 1, part)
+                    frame[part] = self.dataset[event, *part]
+                    missing[part] = False
+        if missing.all():
+            return None
+        shape = self.detector.frame_shape
+        return frame.reshape(shape), missing.reshape(shape)
+
+    def _parts(self) -> Iterator[tuple[int, tuple[slice, ...]]]:
+        """Chunks of a frame, or else its panels, and the number of the first panel in each."""
+        shape, chunks = self.dataset.shape[1:], self.dataset.chunks
+        n_panels = len(self.detector.panels)
+        sides = chunks[1:] if chunks else (shape[0] // n_panels, *shape[1:])
+        for start in product(*(range(0, n, side) for n, side in zip(shape, sides, strict=True))):
+            ends = (min(a + side, n) for a, side, n in zip(start, sides, shape, strict=True))
+            yield start[0] * n_panels // shape[0], tuple(map(slice, start, ends))
+
+    def _is_stored(self, event: int, part: Sequence[slice]) -> bool:
+        if self.dataset.chunks is None:
+            return True
+        first = event // self.dataset.chunks[0] * self.dataset.chunks[0]
+        place = (first, *(axis.start for axis in part))
+        return self.dataset.id.get_chunk_info_by_coord(place).byte_offset is not None
 
     def _read_by_box(self) -> bool:
         """Whether a part of a frame costs less to read than all of it."""

@@ -118,13 +118,15 @@ def check_whole(dataset: h5py.Dataset, where: str) -> None:
     check_chunks(dataset, 0, dataset.shape[0] if dataset.ndim else 1)
 
 
-def check_chunks(dataset: h5py.Dataset, start: int, stop: int) -> None:
+def check_chunks(dataset: h5py.Dataset, start: int, stop: int, box: Sequence[slice] = ()) -> None:
     """Refuse stored chunks that contradict themselves, or would unpack to more than their shape.
 
     Parameters
     ----------
     start, stop : int
         Rows along the first axis whose chunks are looked at.
+    box : sequence of slice, optional
+        Of the other axes, whole chunks; all of them by default.
 
     Raises
     ------
@@ -138,7 +140,8 @@ def check_chunks(dataset: h5py.Dataset, start: int, stop: int) -> None:
     n_bytes = _chunk_bytes(dataset)
     step = dataset.chunks[0]
     rows = range(start // step * step, stop, step)
-    others = (range(0, n, c) for n, c in zip(dataset.shape[1:], dataset.chunks[1:], strict=True))
+    axes = box or [slice(0, n) for n in dataset.shape[1:]]
+    others = (range(a.start, a.stop, c) for a, c in zip(axes, dataset.chunks[1:], strict=True))
     for place in product(rows, *others):
         stored = dataset.id.get_chunk_info_by_coord(place)
         if stored.byte_offset is None or not stored.size:

@@ -24,9 +24,10 @@ from sfxreduce.io.readers.hdf5.find_frames import find_frames
 from sfxreduce.io.readers.hdf5.frames import Hdf5Frames, neighbours
 from sfxreduce.io.readers.hdf5.guard import check_chunks
 from sfxreduce.io.readers.hdf5.tiles import Hdf5Tiles, chunk_layout
-from sfxreduce.io.readers.hdf5.unwritten import find_holes
+from sfxreduce.io.readers.hdf5.unwritten import find_missing
+from sfxreduce.io.store.metadata import illegal_value
 from sfxreduce.run.columns import plain_text
-from sfxreduce.run.detector import Detector
+from sfxreduce.run.detector import Detector, PixelFlag
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
@@ -59,7 +60,7 @@ def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> R
     stamp = FileStamp.of(path)
     roots = tuple(roots)
     facts = _facts(stamp, data_path, roots)
-    n_events = len(facts.holes)
+    n_events = len(facts.missing)
     with open_hdf5(path, roots) as file:
         columns = read_columns(file, n_events, path=str(path))
         truth = read_truth(file, n_events)
@@ -135,6 +136,7 @@ class CxiFrames:
         shape = self.frame_shape if window is None else window.shape
         pixels = np.zeros((len(events), *shape), self.dtype)
         reasons = np.zeros(len(events), np.uint32)
+        missing: dict[int, NDArray[np.bool_]] = {}
         try:
             facts = self._facts()
             if not facts.give(self):
@@ -155,10 +157,24 @@ class CxiFrames:
                     start = events[group[0]]
                     unread = frames.read_into(pixels[group[0] : group[-1] + 1], start, window)
                     reasons[group[unread]] = Reason.READ_ERROR
+                if window is None:
+                    pixels[:, facts.lacking] = facts.fill
+                    missing = _read_parts(frames, facts, events, pixels, reasons)
         except SfxReduceError:
             # The file was there when the run was opened; now its events cannot be judged.
             reasons[:] = Reason.FILE_UNREADABLE
-        return Reading(pixels=pixels, reasons=reasons)
+            missing = {}
+        return Reading(pixels=pixels, reasons=reasons, missing=missing)
+
+    @property
+    def fill(self) -> float:
+        """See `sfxreduce.run.run.DeclaresMissing`."""
+        return self._facts().fill
+
+    @property
+    def lacking(self) -> NDArray[np.bool_]:
+        """See `sfxreduce.run.run.DeclaresMissing`."""
+        return self._facts().lacking
 
     @property
     def layout(self) -> Layout | None:
@@ -192,19 +208,36 @@ class CxiFrames:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Facts:
-    """What a process remembers of a run, so that it looks at a file once."""
+    """What a process remembers of a run, so that it looks at a file once.
+
+    Parameters
+    ----------
+    missing : ndarray of bool
+        Shape (event, panel): panels that were not written whole, but for those in `lacking`.
+    lacking : ndarray of bool
+        In the shape of a frame: pixels of panels that every event lacks, a masked region.
+    fill : int or float
+        What stands in pixels that are missing.
+    """
 
     path: str
     dtype: np.dtype[np.generic]
     events_per_chunk: int
     detector: Detector
-    holes: NDArray[np.bool_]
+    missing: NDArray[np.bool_]
+    lacking: NDArray[np.bool_]
+    fill: int | float
     files: tuple[str, ...]
     named: dict[str, str]
 
+    @property
+    def holes(self) -> NDArray[np.bool_]:
+        """Events that were not written whole, shape (event,); panels that all lack left aside."""
+        return np.asarray(self.missing.any(axis=1))
+
     def give(self, source: CxiFrames) -> bool:
         """Whether the file still holds what it held when the run was opened."""
-        found = (len(self.holes), self.detector.frame_shape, self.dtype)
+        found = (len(self.missing), self.detector.frame_shape, self.dtype)
         return found == (source.n_events, source.frame_shape, source.dtype)
 
 
@@ -214,16 +247,55 @@ def _facts(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> _Facts:
     with open_hdf5(stamp.path, roots) as file:
         path, frames = find_frames(file, data_path)
         detector = read_detector(file, frames.shape[1:])
-        holes = find_holes(file, frames)
+        n_panels = len(detector.panels)
+        missing = find_missing(file, frames, n_panels)
+        always: NDArray[np.bool_] = missing.sum(axis=0) == max(len(missing), 1)
+        # With nothing left there is no region to mask: all events are holes.
+        always = always & ~np.all(always)
+        missing[:, always] = False
+        lacking = np.zeros(detector.frame_shape, np.bool_)
+        lacking.reshape(n_panels, -1)[always] = True
+        if not has_mask(file):
+            detector = _masked(detector, frames, np.any(missing, axis=1))
+        flags = np.where(lacking, np.uint32(PixelFlag.INVALID), np.uint32(0))
         return _Facts(
             path=path,
             dtype=frames.dtype.newbyteorder("="),
             events_per_chunk=int(frames.chunks[0]) if frames.chunks else 1,
-            detector=detector if has_mask(file) else _masked(detector, frames, holes),
-            holes=holes,
+            detector=detector.with_mask(detector.mask | flags) if lacking.any() else detector,
+            missing=missing,
+            lacking=lacking,
+            fill=_fill(frames),
             files=tuple(file.opened),
             named=dict(file.named),
         )
+
+
+def _fill(frames: h5py.Dataset) -> int | float:
+    """What stands in pixels that are missing: what the file says, or else what none delivers."""
+    declared = frames.id.get_create_plist().fill_value_defined()
+    if frames.dtype.kind != "f" and declared == h5py.h5d.FILL_VALUE_USER_DEFINED:
+        return int(frames.fillvalue)
+    return illegal_value(frames.dtype)
+
+
+def _read_parts(
+    frames: Hdf5Frames,
+    facts: _Facts,
+    events: Sequence[int],
+    pixels: NDArray[np.generic],
+    reasons: NDArray[np.uint32],
+) -> dict[int, NDArray[np.bool_]]:
+    """Read what can be read of frames that are not whole; see `sfxreduce.run.run.Reading`."""
+    found = {}
+    for place in np.flatnonzero(reasons).tolist():
+        event = events[place]
+        parts = frames.read_parts(event, facts.missing[event], facts.fill)
+        # What every event lacks is no hole of this one.
+        if parts is not None and (parts[1] & ~facts.lacking).any():
+            pixels[place], missing = parts
+            found[place] = missing & ~facts.lacking
+    return found
 
 
 def _masked(detector: Detector, frames: h5py.Dataset, holes: NDArray[np.bool_]) -> Detector:
@@ -255,4 +327,6 @@ def _layout(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> Layout 
     facts = _facts(stamp, data_path, roots)
     with open_hdf5(stamp.path, roots) as file:
         frames = file.trusted(facts.path)
+        if facts.lacking.any():
+            return None  # Of what was never stored there is no chunk to copy.
         return file.attempt(lambda: chunk_layout(frames, facts.detector, facts.holes), facts.path)

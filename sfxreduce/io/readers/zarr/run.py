@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +25,14 @@ from sfxreduce.io.files.durable import disk_bytes
 from sfxreduce.io.readers.zarr.foreign import read_foreign
 from sfxreduce.io.store.guard import GuardedStore, check_tree
 from sfxreduce.io.store.manifest import Manifest, manifest_from_json
-from sfxreduce.io.store.metadata import MANIFEST_GROUP, SCHEMA, ZARR_ERRORS, Store, open_store
+from sfxreduce.io.store.metadata import (
+    MANIFEST_GROUP,
+    SCHEMA,
+    ZARR_ERRORS,
+    Store,
+    illegal_value,
+    open_store,
+)
 from sfxreduce.run.columns import event_columns, plain_text
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
@@ -35,6 +42,7 @@ from sfxreduce.run.window import Window
 __all__ = [
     "StoredEvent",
     "ZarrFrames",
+    "count_incomplete",
     "events_in_shards",
     "open_table",
     "open_zarr",
@@ -98,6 +106,34 @@ def open_table(path: Path, group: str = "") -> xr.Dataset:
     except ZARR_ERRORS as error:
         raise SchemaError(f"{where}: its columns cannot be read ({error})") from error
     return loaded
+
+
+def count_incomplete(path: Path) -> tuple[int, int]:
+    """Count the events of a store that have no pixels at all, and those that lack some of them.
+
+    Only the indexes of its shards are read; events of a shard whose index is damaged have none.
+
+    Raises
+    ------
+    SfxReduceError
+        If it is no run store.
+    """
+    store = open_store(str(path))
+    marked = np.asarray(store.missing.any(axis=1))
+    if store.layout is None:
+        return 0, int(marked.sum())
+    layout, lost, holed = store.layout, 0, 0
+    for number in range(layout.n_shards(store.n_events)):
+        start = number * layout.events_per_shard
+        here = marked[start : start + layout.events_per_shard]
+        there = np.zeros((layout.events_per_shard, layout.tiles_per_event), np.bool_)
+        file = path / "frames" / layout.shard_key(number)
+        with suppress(SourceError), ShardFile(file, n_tiles=there.size) as shard:
+            there = shard.holds(np.arange(there.size)).reshape(there.shape)
+        there = there[: here.size]
+        lost += int((~there.any(axis=1)).sum())
+        holed += int((there.any(axis=1) & (here | ~there.all(axis=1))).sum())
+    return lost, holed
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -168,7 +204,53 @@ class ZarrFrames:
         store = self._store
         shape = store.detector.frame_shape if window is None else window.shape
         pixels = np.zeros((len(events), *shape), store.dtype)
-        return Reading(pixels=pixels, reasons=self.read_into(events, window, pixels))
+        reasons = self.read_into(events, window, pixels)
+        missing: dict[int, NDArray[np.bool_]] = {}
+        if window is None:
+            for place in np.flatnonzero(reasons).tolist():
+                lost = self._read_parts(store, events[place], pixels[place])
+                if lost is not None:
+                    missing[place] = lost
+        return Reading(pixels=pixels, reasons=reasons, missing=missing)
+
+    def _read_parts(
+        self, store: Store, event: int, frame: NDArray[np.generic]
+    ) -> NDArray[np.bool_] | None:
+        """Read the tiles of an event that are there; which pixels are missing, None if all are."""
+        lost = np.full(frame.shape, store.layout is not None or not store.missing[event].any())
+        if store.layout is not None:
+            codec = TileCodec(
+                dtype=store.dtype, tile=store.layout.tile, packing=store.layout.packing
+            )
+            frame[...] = illegal_value(store.dtype)
+            encoded = next(self.encoded([event]))
+            for piece in frame_pieces(store.layout):
+                tile = encoded[piece.tile]
+                with suppress(SourceError):
+                    if tile is not None:
+                        piece.put(codec.decode(tile), frame)
+                        lost[store.layout.tile_slices(piece.tile)] = False
+        panels, filled = (a.reshape(store.missing.shape[1], -1) for a in (lost, frame))
+        for panel in np.flatnonzero(store.missing[event]):
+            row = filled[panel]
+            empty = np.isnan(row) if frame.dtype.kind == "f" else row == store.fill
+            panels[panel] |= empty if empty.any() else True
+        return None if lost.all() else lost
+
+    @property
+    def fill(self) -> float:
+        """See `sfxreduce.run.run.DeclaresMissing`."""
+        return self._store.fill
+
+    @property
+    def lacking(self) -> NDArray[np.bool_]:
+        """Nothing: what every event lacked when the store was made is in its mask."""
+        return np.zeros(self.detector.frame_shape, np.bool_)
+
+    def missing_panels(self, event: int) -> NDArray[np.bool_]:
+        """Panels of an event that are marked as missing, shape (panel,)."""
+        marked: NDArray[np.bool_] = self._store.missing[event]
+        return marked
 
     def read_into(
         self, events: Sequence[int], window: Window | None, pixels: NDArray[np.generic]
@@ -178,8 +260,21 @@ class ZarrFrames:
         reasons = np.zeros(len(events), np.uint32)
         if store.layout is None:
             read_foreign(self.path, events, window, Reading(pixels=pixels, reasons=reasons))
-            return reasons
-        layout = store.layout
+        else:
+            self._read_tiles(store, store.layout, events, window, pixels, reasons)
+        marked = store.missing[list(events)].any(axis=1)
+        reasons[marked] |= np.uint32(Reason.DATA_HOLE)
+        return reasons
+
+    def _read_tiles(
+        self,
+        store: Store,
+        layout: Layout,
+        events: Sequence[int],
+        window: Window | None,
+        pixels: NDArray[np.generic],
+        reasons: NDArray[np.uint32],
+    ) -> None:
         pieces = (
             frame_pieces(layout)
             if window is None
@@ -192,7 +287,6 @@ class ZarrFrames:
             read_whole_tiles(stored, codec, (pieces, places), pixels, reasons)
         else:
             read_pieces(stored, codec, pieces, pixels, reasons)
-        return reasons
 
     def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
         """Stored tiles of events in grid order, each checked; None where absent or damaged.
