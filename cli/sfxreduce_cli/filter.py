@@ -20,7 +20,7 @@ from sfxreduce_cli.options import (
     WindowName,
     spread_options,
 )
-from sfxreduce_cli.output import print_filter, print_filter_plan
+from sfxreduce_cli.output import end_if_changed, print_filter, print_filter_plan
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
@@ -87,7 +87,11 @@ def filter_(
             plan = sfxreduce.plan_filter(run, settings, outputs=outputs, **work)
         else:
             done = sfxreduce.filter_run(run, settings, outputs=outputs, **work)
-    print_filter_plan(plan, as_json=as_json) if dry_run else print_filter(done, as_json=as_json)
+    if dry_run:
+        print_filter_plan(plan, as_json=as_json)
+        return
+    print_filter(done, as_json=as_json)
+    end_if_changed(done)
 
 
 def _network(judging: JudgingOptions, pool: Pool, window: WindowName) -> CnnScorer:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ProgressDisplay",
+    "end_if_changed",
     "print_crossval",
     "print_evaluation",
     "print_facts",
@@ -215,6 +217,17 @@ def print_redecided(report: Report, reread: Reread, *, as_json: bool) -> None:
             f"reopened and {reread.events_rechecked:,} that were checked again",
         },
     )
+
+
+def end_if_changed(report: Report) -> None:
+    """End with exit status 1 where the source changed under the program's hands."""
+    if report.changed:
+        say(
+            f"sfxreduce: {report.out}: {report.changed:,} events hold other pixels than were "
+            "scored; they are kept as undecided (reason 'changed'): find out what writes to the "
+            "source, and filter it again"
+        )
+        raise typer.Exit(1)
 
 
 def print_filter(report: Report, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import sfxreduce
 from sfxreduce.errors import UsageError
 from sfxreduce_cli.judging_options import JudgingOptions, OutputOptions, refuse_given
 from sfxreduce_cli.options import AsJson, Out, PlacedOptions, PoolOptions, spread_options
-from sfxreduce_cli.output import print_filter_plan, print_redecided
+from sfxreduce_cli.output import end_if_changed, print_filter_plan, print_redecided
 
 if TYPE_CHECKING:
     from sfxreduce.pipeline.stages.reduced import Reduced
@@ -67,7 +67,11 @@ def redecide(
             plan = sfxreduce.plan_filter(run, settings, known=known, outputs=outputs, **work)
         else:
             done = sfxreduce.redecide_run(run, settings, known=known, outputs=outputs, **work)
-    print_filter_plan(plan, as_json=as_json) if dry_run else print_redecided(*done, as_json=as_json)
+    if dry_run:
+        print_filter_plan(plan, as_json=as_json)
+        return
+    print_redecided(*done, as_json=as_json)
+    end_if_changed(done[0])
 
 
 def _check(ctx: typer.Context, old: Reduced, judging: JudgingOptions) -> None:

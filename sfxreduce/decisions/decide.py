@@ -94,18 +94,20 @@ class Decisions:
         own = self.reason[events] & np.uint32(UNSAFE)
         return self._with(Reason.READ_ERROR, events[own == 0])
 
-    def with_unstable(self, events: NDArray[np.int64]) -> Decisions:
-        """Return the same with events undecided that came out differently when read again.
+    def with_doubt(self, why: Reason, events: NDArray[np.int64]) -> Decisions:
+        """Return the same with events undecided whose pixels are not to be relied on.
 
         Parameters
         ----------
+        why : Reason
+            `Reason.UNSTABLE_READ` or `Reason.CHANGED`.
         events : ndarray of int64
             Positions of the events; what was rejected stays so, there is a score for it.
         """
         decision = self.decision.copy()
         events = events[decision[events] != Decision.REJECT]
         decision[events] = Decision.UNDECIDED
-        return replace(self._with(Reason.UNSTABLE_READ, events), decision=decision)
+        return replace(self._with(why, events), decision=decision)
 
     def with_sample(self, events: NDArray[np.int64]) -> Decisions:
         """Return the same with `Reason.AUDIT_SAMPLE` on these events; no decision changes.

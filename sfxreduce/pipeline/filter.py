@@ -21,7 +21,7 @@ from sfxreduce.pipeline.stages.export import export_crystfel
 from sfxreduce.pipeline.stages.overlay import take_over
 from sfxreduce.pipeline.stages.plan import FilterPlan, plan_output
 from sfxreduce.pipeline.stages.reduced import Reduced
-from sfxreduce.pipeline.stages.score import score_run
+from sfxreduce.pipeline.stages.score import score_run, scored_pixels
 from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs, storage_of
 from sfxreduce.pipeline.stages.write import kept_columns, published_at_once, write_reduced
 from sfxreduce.report.report import Report, summarize, write_page
@@ -182,7 +182,12 @@ def _plan(
     )
     sample = draw_sample(decisions, share=settings.audit_share, judge=method.judge)
     plan = plan_output(
-        run, decisions, sample, method=method, conditions=measured_conditions(measured)
+        run,
+        decisions,
+        sample,
+        method=method,
+        conditions=measured_conditions(measured),
+        scored=scored_pixels(rows, scorer.window(measured.detector)),
     )
     return plan if known is None else take_over(known, plan, rescored)
 

@@ -86,6 +86,8 @@ class Report:
         Rejected events that are kept for an audit, beside the others and not counted as kept.
     geometry : str
         Whether the places of the panels are "given" or "assumed".
+    changed : int
+        Events whose pixels changed between scoring and copying; those kept are undecided.
     """
 
     events: int
@@ -116,6 +118,7 @@ class Report:
     tiles_per_event: float | None = None
     audit_sample: int = 0
     geometry: str = "given"
+    changed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
@@ -172,6 +175,7 @@ def summarize(
         audit_sample=decisions.sample.size,
         tiles_per_event=decisions.tiles_per_event,
         geometry=geometry,
+        changed=int(np.count_nonzero(decisions.reason & np.uint32(Reason.CHANGED))),
         kept_for_peaks=int(np.count_nonzero(decisions.reason & np.uint32(Reason.PEAK_COUNT))),
         **method.claims,
     )

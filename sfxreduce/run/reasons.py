@@ -42,6 +42,7 @@ class Reason(IntFlag):
     UNSTABLE_READ = 1 << 20
     OUT_OF_DISTRIBUTION = 1 << 21
     PEAK_COUNT = 1 << 22
+    CHANGED = 1 << 23
 
 
 FORMER_NAMES = {

@@ -31,6 +31,7 @@ __all__ = [
     "TileCodec",
     "check_crc",
     "payload_hash",
+    "pixel_hash",
     "shard_parts",
     "with_crc",
 ]
@@ -309,6 +310,11 @@ def _pread(file: int, length: int, offset: int, path: Path) -> bytes:
         length -= len(part)
         offset += len(part)
     return b"".join(parts)
+
+
+def pixel_hash(pixels: NDArray[np.generic]) -> int:
+    """XXH3, 64 bits, of pixels in their order; never 0, which stands for pixels nobody read."""
+    return int(xxhash.xxh3_64_intdigest(np.ascontiguousarray(pixels).data)) or 1
 
 
 MISSING_TILE = b"\xff" * 8

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_JSON_BYTES",
     "content_pin",
+    "file_identity",
     "open_file",
     "open_regular",
     "parse_as",
@@ -221,16 +222,42 @@ def source_pin(paths: Iterable[Path]) -> str:
         If one of them is gone or may not be looked at.
     """
     digest = hashlib.sha256()
+    for name, facts in _looked_at(paths):
+        line = f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def file_identity(paths: Iterable[Path]) -> str:
+    """Hash what tells files from all others, and from themselves after a change.
+
+    Returns
+    -------
+    str
+        In hexadecimal; device, inode, size, times of modification and of change. Programs can set
+        the time of modification, not that of change.
+
+    Raises
+    ------
+    SourceError
+        If one of them is gone or may not be looked at.
+    """
+    digest = hashlib.sha256()
+    for name, facts in _looked_at(paths):
+        numbers = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        digest.update(f"{name}\0{numbers}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _looked_at(paths: Iterable[Path]) -> Iterator[tuple[str, os.stat_result]]:
     for path in sorted(paths):
         try:
-            for name, facts in _files(path):
-                digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+            yield from _files(path)
         except OSError as error:
             raise SourceError(
                 f"{error.filename or path}: cannot be looked at ({error.strerror or error}); was "
                 "the source moved while it was read?"
             ) from error
-    return digest.hexdigest()
 
 
 def content_pin(path: Path, *, suffix: str = "") -> str:

@@ -340,7 +340,7 @@ def _check_pins(
 
 
 def _shard_from_json(facts: Mapping[str, Any]) -> ShardWritten:
-    lists = {name: tuple(facts[name]) for name in ("holes", "payloads", "unstable")}
+    lists = {name: tuple(facts[name]) for name in ("holes", "payloads", "unstable", "changed")}
     missing = tuple(tuple(panels) for panels in facts["missing"])
     return ShardWritten(**{**facts, **lists, "missing": missing})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import SchemaError, VerificationError
 from sfxreduce.io.chunks.layout import Layout
-from sfxreduce.io.chunks.shards import TileCodec, payload_hash, shard_parts
+from sfxreduce.io.chunks.pieces import frame_pieces, tile_pieces
+from sfxreduce.io.chunks.shards import TileCodec, payload_hash, pixel_hash, shard_parts
 from sfxreduce.io.files.durable import output_errors, write_addressed, write_file
 from sfxreduce.run.run import FrameSource, Reading
+from sfxreduce.run.window import Window
 
 __all__ = [
     "MissingPanels",
+    "Scored",
     "ShardJob",
     "ShardWritten",
     "TiledSource",
@@ -81,6 +84,35 @@ def marked_in(source: object, events: Iterable[int]) -> MissingPanels:
     return {event: panels for event, panels in found.items() if panels}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scored:
+    """What the scores of some events rest on, so that no other pixels are kept for them.
+
+    Parameters
+    ----------
+    window : Window or None
+        Of the scorer; None for whole frames.
+    tiles : ndarray of uint16
+        Tiles of the window that were read, the first ones, shape (event,).
+    seen : ndarray of uint64
+        `sfxreduce.io.chunks.shards.pixel_hash` of their pixels, shape (event,); 0 where that is not
+        known.
+    """
+
+    window: Window | None
+    tiles: NDArray[np.uint16]
+    seen: NDArray[np.uint64]
+
+    def of(self, events: Sequence[int]) -> Scored:
+        """The same of some events, by their positions in this one."""
+        index = list(events)
+        return replace(self, tiles=self.tiles[index], seen=self.seen[index])
+
+    def window_of(self, event: int) -> Window | None:
+        """The part of the window that was read of an event."""
+        return None if self.window is None else self.window.part(slice(0, int(self.tiles[event])))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob:
     """One shard to be read from a source, encoded and written.
@@ -99,6 +131,8 @@ class ShardJob:
         Of the store, if not its root.
     addressed : bool
         Write it under a name that tells its content, to be given its place in the store later.
+    scored : Scored, optional
+        What the scores of these events rest on.
     """
 
     source: FrameSource
@@ -108,6 +142,7 @@ class ShardJob:
     events: tuple[int, ...]
     group: str = ""
     addressed: bool = False
+    scored: Scored | None = field(default=None, compare=False)
 
     @property
     def path(self) -> str:
@@ -143,6 +178,8 @@ class ShardWritten:
         `ShardJob.event_list`: a shard of the same place may hold other events.
     unstable : tuple of int
         Source positions of the events that came out differently when they were read again.
+    changed : tuple of int
+        Source positions of the events whose pixels are not those that were scored.
     missing : tuple of tuple of int
         For each of `holes`, its position and the panels of which not every pixel could be read.
     """
@@ -156,6 +193,7 @@ class ShardWritten:
     payloads: tuple[str, ...]
     unstable: tuple[int, ...] = ()
     missing: tuple[tuple[int, ...], ...] = ()
+    changed: tuple[int, ...] = ()
 
 
 def encode_shard(job: ShardJob) -> ShardWritten:
@@ -290,7 +328,33 @@ def _write(
         payloads=tuple(map(payload_hash, events)),
         unstable=tuple(unstable),
         missing=tuple((p, *missing[p]) for p in job.events if p in missing),
+        changed=tuple(_changed(job, events)),
     )
+
+
+def _changed(job: ShardJob, events: Sequence[Sequence[bytes | None]]) -> Iterator[int]:
+    """Events of which other pixels were scored than their tiles hold; holes are none of them."""
+    if job.scored is None:
+        return
+    dtype = np.dtype(job.source.dtype)
+    codec = TileCodec(dtype=dtype, tile=job.layout.tile, packing=job.layout.packing)
+    for place, (position, tiles) in enumerate(zip(job.events, events, strict=True)):
+        if not job.scored.seen[place]:
+            continue
+        window = job.scored.window_of(place)
+        if window is None:
+            pieces = frame_pieces(job.layout)
+        else:
+            shape, chunk = job.layout.frame_shape, job.layout.chunks[1:]
+            pieces = tile_pieces(shape, chunk, job.source.detector, window)
+        pixels = np.zeros(job.layout.frame_shape if window is None else window.shape, dtype)
+        stored = [(piece, tiles[piece.tile]) for piece in pieces]
+        if any(tile is None for _, tile in stored):
+            continue
+        for piece, tile in stored:
+            piece.put(codec.decode(tile or b"", piece.spans), pixels)
+        if pixel_hash(pixels) != job.scored.seen[place]:
+            yield position
 
 
 def _put(job: ShardJob, digest: str, parts: Sequence[bytes]) -> str:

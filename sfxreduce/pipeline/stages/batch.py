@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
+from sfxreduce.io.chunks.shards import pixel_hash
 from sfxreduce.quality.events import inspect_pixels
 from sfxreduce.quality.panels import inspect_parts, parts_of
 from sfxreduce.run.detector import Detector
@@ -42,11 +43,13 @@ SCORE_DTYPE = np.dtype(
         ("class", "u1"),
         ("peaks", "<i2"),
         ("width_px", "<f4"),
+        ("seen", "<u8"),
     ]
 )
 """One row per event: the scorer's value, `Reason` bits, how many tiles of the window the value
-rests on (0 for whole source frames), the class if the scorer tells one, and the peaks on these
-tiles and their median width if it counts them."""
+rests on (0 for whole source frames), the class if the scorer tells one, the peaks on these tiles
+and their median width if it counts them, and the `pixel_hash` of these tiles (0 where not one was
+read)."""
 
 SOURCE_LOST = (RunNotFound, SchemaError, SourceError)
 """What a source raises that was there when the run was opened and can no longer be read."""
@@ -181,6 +184,7 @@ class _BatchReader:
             row["tiles"] = seen
             if row["score"] >= closed_from:
                 break
+        row["seen"] = pixel_hash(pixels[0, :seen])
         window = self.window if seen == pixels.shape[1] else steps[0]
         row["reason"] |= known.reason[0] | self._oddities(pixels[:, :seen], window)[0]
 
@@ -210,6 +214,7 @@ class _BatchReader:
         if readable.any():
             rows["tiles"][readable] = 0 if self.window is None else len(self.window.origins)
             seen = pixels if readable.all() else pixels[readable]
+            rows["seen"][readable] = [pixel_hash(event) for event in seen]
             rows["reason"][readable] |= self._oddities(seen, self.window)
         return readable
 

@@ -17,7 +17,7 @@ from sfxreduce.io.chunks.layout import Layout, choose_layout
 from sfxreduce.io.placed import PlacedFrames
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.store.metadata import AUDIT_GROUP
-from sfxreduce.io.writers.shards import ShardJob
+from sfxreduce.io.writers.shards import Scored, ShardJob
 from sfxreduce.pipeline.stages.score import Rescored
 from sfxreduce.quality.conditions import Conditions
 from sfxreduce.run.run import Run
@@ -96,11 +96,14 @@ def plan_output(
     *,
     method: Method,
     conditions: Conditions | None = None,
+    scored: Scored | None = None,
 ) -> FilterPlan:
     """Plan a reduced store with the kept events, and the sampled rejects beside them.
 
     Parameters
     ----------
+    scored : Scored, optional
+        What the scores of all events rest on.
     sample : ndarray of int64
         Positions of the rejected events that are kept for an audit, ascending.
     """
@@ -128,6 +131,7 @@ def plan_output(
         reduction=reduction,
         audit=audit,
         conditions=conditions,
+        scored=scored,
     )
 
 
@@ -187,6 +191,8 @@ class FilterPlan:
         The same for the sample of rejected events.
     conditions : Conditions or None
         What the run said about its detector; None if the scorer did not ask.
+    scored : Scored or None
+        What the scores of all events rest on; None if that is not known.
     reread : Reread or None
         What is read of the source although an earlier output is known; None without one.
     """
@@ -198,6 +204,7 @@ class FilterPlan:
     reduction: ReductionPlan
     audit: ReductionPlan
     conditions: Conditions | None = None
+    scored: Scored | None = None
     reread: Reread | None = None
 
     @property
@@ -220,4 +227,5 @@ class FilterPlan:
                     events=shard.source_index,
                     group=group,
                     addressed=True,
+                    scored=self.scored.of(shard.source_index) if self.scored else None,
                 )

@@ -43,7 +43,11 @@ SEEN_ON_PIXELS = (
 or came later: when the event was copied, drawn, or doubted by the run-similarity check."""
 
 _CAME_LATER = (
-    Reason.AUDIT_SAMPLE | Reason.UNLIKE_CALIBRATION | Reason.UNSTABLE_READ | Reason.PEAK_COUNT
+    Reason.AUDIT_SAMPLE
+    | Reason.UNLIKE_CALIBRATION
+    | Reason.UNSTABLE_READ
+    | Reason.PEAK_COUNT
+    | Reason.CHANGED
 )
 
 
@@ -66,7 +70,7 @@ class Reduced:
     @property
     def unstable(self) -> NDArray[np.int64]:
         """Positions of the events that came out differently when they were read again."""
-        found = self.decisions.reason & np.uint32(Reason.UNSTABLE_READ)
+        found = self.decisions.reason & np.uint32(Reason.UNSTABLE_READ | Reason.CHANGED)
         return np.flatnonzero(found).astype(np.int64)
 
     @property

@@ -24,22 +24,34 @@ from sfxreduce.cluster.pool import (
     silent,
     tracked,
 )
-from sfxreduce.pipeline.stages.batch import SCORE_DTYPE, rechecked, reopened, score_events
+from sfxreduce.io.chunks.shards import pixel_hash
+from sfxreduce.io.writers.shards import Scored
+from sfxreduce.pipeline.stages.batch import (
+    SCORE_DTYPE,
+    SOURCE_LOST,
+    rechecked,
+    reopened,
+    score_events,
+)
 from sfxreduce.pipeline.stages.conditions import with_conditions
 from sfxreduce.run.reasons import UNSAFE, Reason
 from sfxreduce.run.run import FrameSource, Run, block_sizes
 from sfxreduce.run.select import select_run
+from sfxreduce.run.window import Window
 from sfxreduce.scorers.protocol import NOT_COUNTED, Scorer, needs_gpu
 
 __all__ = [
     "EVENTS_PER_BATCH",
     "Rescored",
+    "ScoredJob",
     "collect_scores",
+    "differing_pixels",
     "events_per_batch",
     "safe_scores",
     "score",
     "score_rescue",
     "score_run",
+    "scored_pixels",
 ]
 
 EVENTS_PER_BATCH = 64
@@ -222,6 +234,49 @@ def collect_scores(
         start = block * events_per_batch(scorer)
         rows[start : start + len(values)] = values
     return rows
+
+
+def scored_pixels(rows: NDArray[np.void], window: Window | None) -> Scored:
+    """What scores rest on.
+
+    Parameters
+    ----------
+    rows : ndarray
+        Shape (event,), dtype `SCORE_DTYPE`.
+    window : Window or None
+        Of the scorer.
+    """
+    return Scored(window=window, tiles=rows["tiles"].copy(), seen=rows["seen"].copy())
+
+
+def differing_pixels(job: ScoredJob) -> list[int]:
+    """Events of which other pixels are read now than were scored."""
+    differing = []
+    for event in np.flatnonzero(job.scored.seen).tolist():
+        try:
+            reading = job.source.read([job.first + event], job.scored.window_of(event))
+        except SOURCE_LOST:
+            differing.append(job.first + event)
+            continue
+        same = not reading.reasons[0] and pixel_hash(reading.pixels[0]) == job.scored.seen[event]
+        if not same:
+            differing.append(job.first + event)
+    return differing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoredJob:
+    """Consecutive events whose pixels are to be compared with those that were scored.
+
+    Parameters
+    ----------
+    first : int
+        Position of the first of them.
+    """
+
+    source: FrameSource
+    scored: Scored
+    first: int
 
 
 def score_run(

@@ -23,7 +23,8 @@ from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import ledger_table, read_ledger
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks.layout import Layout
-from sfxreduce.io.files.safe_read import content_pin, source_pin
+from sfxreduce.io.files.durable import warn
+from sfxreduce.io.files.safe_read import content_pin, file_identity, source_pin
 from sfxreduce.io.readers.zarr.run import open_table
 from sfxreduce.io.store.manifest import Manifest, PublishJob, publish_file
 from sfxreduce.io.store.metadata import AUDIT_GROUP, CONDITIONS_GROUP, LEDGER_GROUP
@@ -44,6 +45,7 @@ from sfxreduce.io.writers.zarr import (
 )
 from sfxreduce.pipeline.stages.plan import FilterPlan
 from sfxreduce.pipeline.stages.reduced import Reduced
+from sfxreduce.pipeline.stages.score import EVENTS_PER_BATCH, ScoredJob, differing_pixels
 from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs, pinned
 from sfxreduce.quality.conditions import conditions_table
 from sfxreduce.run.columns import plain_text, select_events
@@ -51,6 +53,9 @@ from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Reading, Run, WrappedFrames
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.protocol import Scorer
+
+IDENTITY = "identity"
+"""Stage under which it is noted which files the source consisted of when the output was begun."""
 
 __all__ = ["audit_columns", "kept_columns", "published_at_once", "shard_rescue", "write_reduced"]
 
@@ -114,12 +119,16 @@ def write_reduced(
         If the disk is full or the path cannot be written.
     VerificationError
         If a file does not read back as it was written.
+    SourceError
+        If the source's files are others by now, and hold other bytes.
     """
     if work.published:  # complete before a cut-off, which only had to let it appear
         return read_ledger(open_table(work.store, LEDGER_GROUP), where=str(work.store))
     store = work.hidden[work.store]
     shards = _write_shards(plan, work, pool=pool, progress=progress)
     decisions = _with_shards(plan, shards)
+    changed = any(shard.changed for shard in shards)
+    _check_same_bytes(plan, work, told=changed, pool=pool, progress=progress)
     _create(plan, store, kept_columns(plan), shards, events=plan.reduction.kept)
     if plan.audit.kept.size:
         sample = store / AUDIT_GROUP
@@ -158,8 +167,11 @@ def _with_shards(plan: FilterPlan, shards: Sequence[ShardWritten]) -> Decisions:
     hashes = [payload for shard in shards for payload in shard.payloads]
     events = np.concatenate([plan.reduction.kept, plan.audit.kept])
     unstable = sorted(event for shard in shards for event in shard.unstable)
+    changed = sorted(event for shard in shards for event in shard.changed)
     decisions = plan.decisions.with_damage(np.array(holes, np.int64))
-    return decisions.with_unstable(np.array(unstable, np.int64)).with_payloads(events, hashes)
+    decisions = decisions.with_doubt(Reason.UNSTABLE_READ, np.array(unstable, np.int64))
+    decisions = decisions.with_doubt(Reason.CHANGED, np.array(changed, np.int64))
+    return decisions.with_payloads(events, hashes)
 
 
 def _create(
@@ -329,6 +341,8 @@ def published_at_once(
     with unfinished(
         outputs.store, files=outputs.files, pins=pins, overwrite=outputs.overwrite
     ) as work:
+        if 0 not in work.noted(IDENTITY):
+            work.note(IDENTITY, 0, file_identity(run.source.inputs).encode())
         yield work
         _check_unchanged(run, work)
 
@@ -354,6 +368,50 @@ def _code(scorer: Scorer) -> str:
         if file := getsourcefile(type(scorer)):
             return tokenize(package, content_pin(Path(file)))
     return package
+
+
+def _check_same_bytes(
+    plan: FilterPlan, work: Unfinished, *, told: bool, pool: Pool, progress: Progress
+) -> None:
+    """Read what was scored once more, if the source's files are not the very ones any longer.
+
+    A backup, a recall from tape or another mount changes inodes and times of change, and no byte.
+
+    Parameters
+    ----------
+    told : bool
+        Whether events that changed will be told of.
+    """
+    now = file_identity(plan.run.source.inputs)
+    if plan.scored is None or work.noted(IDENTITY)[0] == now.encode():
+        return
+    jobs = [
+        ScoredJob(
+            source=plan.run.source,
+            scored=plan.scored.of(range(first, min(first + EVENTS_PER_BATCH, plan.run.n_events))),
+            first=first,
+        )
+        for first in range(0, plan.run.n_events, EVENTS_PER_BATCH)
+    ]
+    done = tracked(
+        pool.map("compare", differing_pixels, jobs),
+        stage="compare",
+        total=len(jobs),
+        progress=progress,
+    )
+    copied = {*plan.reduction.kept.tolist(), *plan.audit.kept.tolist()}
+    differing = sorted({event for _, part in done for event in part} - copied)
+    if differing:
+        raise SourceError(
+            f"{plan.run.path}: its files were replaced while they were read, and event "
+            f"{differing[0]} and {len(differing) - 1} others have other pixels; nothing was "
+            "published, start again with --overwrite once the run is complete"
+        )
+    if not told:
+        warn(
+            f"{plan.run.path}: its files were replaced or touched while they were read, and hold "
+            "the same pixels where they were scored; the output is what it would have been"
+        )
 
 
 def _check_unchanged(run: Run, work: Unfinished) -> None:

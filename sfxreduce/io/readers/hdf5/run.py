@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sfxreduce.errors import SchemaError, SfxReduceError, SourceError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.readers.count_mask import MASK_FRAMES, lasting_sentinels
+from sfxreduce.io.readers.crop import take_window
 from sfxreduce.io.readers.hdf5.chunk_index import ChunkPlaces, chunk_places
 from sfxreduce.io.readers.hdf5.columns import read_columns, read_truth
 from sfxreduce.io.readers.hdf5.detector import has_mask, read_detector
@@ -157,8 +158,9 @@ class CxiFrames:
                     start = events[group[0]]
                     unread = frames.read_into(pixels[group[0] : group[-1] + 1], start, window)
                     reasons[group[unread]] = Reason.READ_ERROR
+                if facts.lacking.any():
+                    pixels[:, _in_window(facts, window)] = facts.fill
                 if window is None:
-                    pixels[:, facts.lacking] = facts.fill
                     missing = _read_parts(frames, facts, events, pixels, reasons)
         except SfxReduceError:
             # The file was there when the run was opened; now its events cannot be judged.
@@ -277,6 +279,14 @@ def _fill(frames: h5py.Dataset) -> int | float:
     if frames.dtype.kind != "f" and declared == h5py.h5d.FILL_VALUE_USER_DEFINED:
         return int(frames.fillvalue)
     return illegal_value(frames.dtype)
+
+
+def _in_window(facts: _Facts, window: Window | None) -> NDArray[np.bool_]:
+    """Pixels that every event lacks, as a window shows them."""
+    if window is None:
+        return facts.lacking
+    shown = take_window(facts.lacking[np.newaxis], facts.detector, window)
+    return np.asarray(shown[0], np.bool_)
 
 
 def _read_parts(
