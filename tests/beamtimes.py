@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from audited import true_labels
 
+from sfxreduce.archive.evidence import owners
 from sfxreduce.archive.evidence import subject as subjects
 from sfxreduce.archive.evidence.subject import Subject
 from sfxreduce.archive.rules.policy import Policy, preset
@@ -29,6 +31,40 @@ from sfxreduce.pipeline.audit import audit_certify, audit_draw
 
 DAY_NS = 86_400 * 10**9
 POOL = SerialPool()
+
+
+def uid_of(name: str) -> int:
+    """Account of a person in tests that have only one."""
+    return 60_000 + zlib.crc32(name.encode()) % 5_000
+
+
+def people_by_name(monkeypatch: pytest.MonkeyPatch) -> dict[Path, str]:
+    """Let papers belong to the account of the person that they name, and names be accounts.
+
+    In what is returned, a test may write down whose a paper is in truth.
+    """
+    read = owners.read_owned
+    names: dict[int, str] = {}
+    truly: dict[Path, str] = {}
+
+    def uid(name: str) -> int:
+        names[uid_of(name)] = name
+        return uid_of(name)
+
+    def read_as_named(path: Path, *, most_bytes: int) -> owners.Owned:
+        owned = read(path, most_bytes=most_bytes)
+        try:
+            facts = json.loads(owned.data)
+        except ValueError:
+            return owned
+        by = facts.get("planner", facts.get("by")) if isinstance(facts, dict) else None
+        by = truly.get(path, by)
+        return replace(owned, uid=uid(by)) if isinstance(by, str) else owned
+
+    monkeypatch.setattr(owners, "read_owned", read_as_named)
+    monkeypatch.setattr(owners, "account_name", lambda number: names.get(number, str(number)))
+    monkeypatch.setattr(Subject, "uid", property(lambda subject: uid(subject.by)))
+    return truly
 
 
 @dataclass
@@ -93,11 +129,11 @@ class Beamtime:
         executing.execute_run(self.subject(n), to=self.to, token=token)
 
     def recall(self, n: int = 0) -> Any:
-        return executing.recall_run(self.subject(n))
+        return executing.recall_run(self.subject(n), to=self.to)
 
-    def release(self, n: int = 0) -> releasing.Released:
-        token = self.state_of(n).plan_id[:8]
-        return releasing.release_run(self.subject(n, by="cy"), token=token, pool=POOL)
+    def release(self, n: int = 0, **options: Any) -> releasing.Released:
+        token, subject = self.state_of(n).plan_id[:8], self.subject(n, by="cy")
+        return releasing.release_run(subject, token=token, to=self.to, pool=POOL, **options)
 
     def all_of(self, n: int = 0, policy: Policy | None = None, **options: Any) -> None:
         """Everything but the release."""

@@ -27,6 +27,7 @@ STRICT = Policy(release=Release(disposition=Disposition.DROP_REJECTS, allow_irre
 PLAN = PlanFacts(
     plan_id="p",
     planner="ann",
+    uid=1,
     policy_sha256=policy_sha256(STRICT),
     at_ns=NOW - 100 * DAY_NS,
     n_payload=200,
@@ -36,6 +37,14 @@ PLAN = PlanFacts(
 GOOD_CERTIFICATE = CertificateFacts(
     intact=True, fits=True, loss_upper=0.009, confidence=0.95, at_ns=NOW - 100 * DAY_NS
 )
+
+
+UIDS = {"ann": 1, "bob": 2, "cy": 3}
+
+
+def approval(by: str, role: str, *, at_ns: int = NOW) -> Approval:
+    """An approval by an account of this name."""
+    return Approval(by=by, uid=UIDS[by], account=by, role=role, plan_id="p", at_ns=at_ns)
 
 
 def good_facts(*, policy: Policy = STRICT, now_ns: int = NOW) -> Evidence:
@@ -61,14 +70,15 @@ def good_facts(*, policy: Policy = STRICT, now_ns: int = NOW) -> Evidence:
         plan=PlanFacts(
             plan_id="p",
             planner="ann",
+            uid=1,
             policy_sha256=policy_sha256(policy),
             at_ns=then,
             n_payload=200,
             release_bytes=10**12,
         ),
         approvals=(
-            Approval(by="bob", role="pi", plan_id="p", at_ns=then),
-            Approval(by="cy", role="facility", plan_id="p", at_ns=then),
+            approval("bob", "pi", at_ns=then),
+            approval("cy", "facility", at_ns=then),
         ),
         receipts=ReceiptFacts(plan_id="p", faults=(), oldest_ns=now_ns),
         recall=RecallFacts(plan_id="p", tested=59, bad=0, at_ns=now_ns - 40 * DAY_NS),

@@ -18,10 +18,12 @@ from sfxreduce_cli.archiving import (
     By,
     EvidenceDir,
     ExecuteToken,
+    OwnPolicy,
     PolicyPath,
     RunPath,
     RunPaths,
     To,
+    archives,
     given_policy,
     nanoseconds,
     subject_of,
@@ -96,6 +98,13 @@ def plan(
         str, typer.Option(help="End of the experiment; default: date of the youngest file.")
     ] = "",
     evidence: EvidenceDir = None,
+    group: Annotated[
+        str,
+        typer.Option(
+            help="Share the evidence with a group: its members add papers, and nobody removes or "
+            "replaces those of others."
+        ),
+    ] = "",
     by: By = "",
     data_path: DataPath = "",
     where: PoolOptions,
@@ -115,6 +124,7 @@ def plan(
             certificate=certificate,
             ended_ns=nanoseconds(ended, option="--ended"),
             data_path=data_path,
+            group=group,
             **work,
         )
     print_runs("plans", [run.to_json() for run in planned], as_json=as_json)
@@ -132,7 +142,7 @@ def approve(
     evidence: EvidenceDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Approve a plan; the planner cannot approve it.
+    """Approve a plan; the account that planned it cannot, unless its policy lets it.
 
     Example: sfxreduce archive approve run.zarr --as bob
     """
@@ -154,6 +164,7 @@ def execute(
     run: RunPath,
     to: To = None,
     token: ExecuteToken = None,
+    policy: OwnPolicy = None,
     by: By = "",
     evidence: EvidenceDir = None,
     as_json: AsJson = False,
@@ -164,7 +175,7 @@ def execute(
     --execute 1f0c22aa
     """
     executed = sfxreduce.archive.execute_run(
-        subject_of(run, evidence, by), to=to or (), token=token
+        subject_of(run, evidence, by), token=token, **archives(to, policy)
     )
     title = "nothing was copied; this would be" if executed.dry_run else "copied"
     print_facts(f"{run}: {title}", executed.to_json(), as_json=as_json)
@@ -177,16 +188,17 @@ def recall_test(
         int | None, typer.Option(min=1, help="Number of files; default: as the policy says.")
     ] = None,
     to: To = None,
+    policy: OwnPolicy = None,
     by: By = "",
     evidence: EvidenceDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Stage random files back and compare them with what was archived.
 
-    Example: sfxreduce archive recall-test run.zarr
+    Example: sfxreduce archive recall-test run.zarr --to a=posix:/mnt/a --to b=posix:/mnt/b
     """
     subject = subject_of(run, evidence, by)
-    recalled = sfxreduce.archive.recall_run(subject, n=n, to=to or ())
+    recalled = sfxreduce.archive.recall_run(subject, n=n, **archives(to, policy))
     facts = {
         "run": str(subject.run),
         "tested": recalled.tested,
@@ -207,13 +219,16 @@ def release(
         Path | None, typer.Option(help="What the facility's tool wrote after it acted.")
     ] = None,
     to: To = None,
+    policy: OwnPolicy = None,
     by: By = "",
     evidence: EvidenceDir = None,
     root: LimitRoot = None,
     sign_key: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Private Ed25519 key; default: the one of the policy, if any."
+            metavar="FILE",
+            help="Private Ed25519 key; default: the one of --policy. Signing needs --policy, and "
+            "recalls files anew.",
         ),
     ] = None,
     data_path: DataPath = "",
@@ -222,7 +237,7 @@ def release(
 ) -> None:
     """Write the ticket that lists what may leave the disk; without --execute, only check.
 
-    Example: sfxreduce archive release run.zarr --execute 1f0c22aa
+    Example: sfxreduce archive release run.zarr --policy site.toml --execute 1f0c22aa
     """
     subject = subject_of(run, evidence, by, root=root)
     if receipt is not None:
@@ -231,7 +246,12 @@ def release(
         return
     with where.opened() as work:
         released = sfxreduce.archive.release_run(
-            subject, token=token, to=to or (), data_path=data_path, sign_key=sign_key, **work
+            subject,
+            token=token,
+            data_path=data_path,
+            sign_key=sign_key,
+            **archives(to, policy),
+            **work,
         )
     title = "nothing was written; it could be released" if released.dry_run else "ticket written"
     print_facts(f"{run}: {title}", released.to_json(), as_json=as_json)
@@ -250,6 +270,7 @@ def restore(
     out: Annotated[Path | None, typer.Option(metavar="PATH", help="Where it goes.")] = None,
     hits: Hits = None,
     to: To = None,
+    policy: OwnPolicy = None,
     by: By = "",
     evidence: EvidenceDir = None,
     overwrite: Overwrite = False,
@@ -262,16 +283,17 @@ def restore(
     """
     target = _target(run, out, events=bool(events), whole=whole, cancel=cancel)
     subject = subject_of(run, evidence, by)
+    places = archives(to, policy)
     if cancel:
         facts: dict[str, object] = {"state": str(sfxreduce.archive.cancel_run(subject))}
     elif whole:
-        n_bytes = sfxreduce.archive.restore_run(subject, out=target, to=to or ())
+        n_bytes = sfxreduce.archive.restore_run(subject, out=target, **places)
         facts = {"out": str(target), "bytes_recalled": n_bytes}
     else:
         names = [name.strip() for name in events.split(",") if name.strip()]
         with where.opened() as work:
             restored = sfxreduce.archive.restore_run_events(
-                subject, names, out=target, hits=hits, to=to or (), overwrite=overwrite, **work
+                subject, names, out=target, hits=hits, overwrite=overwrite, **places, **work
             )
         facts = asdict(restored)
     print_facts(f"{target}: {'kept' if cancel else 'restored'}", facts, as_json=as_json)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -20,10 +21,12 @@ __all__ = [
     "By",
     "EvidenceDir",
     "ExecuteToken",
+    "OwnPolicy",
     "PolicyPath",
     "RunPath",
     "RunPaths",
     "To",
+    "archives",
     "given_policy",
     "nanoseconds",
     "subject_of",
@@ -37,10 +40,26 @@ EvidenceDir = Annotated[
         "--evidence", metavar="DIR", help="Evidence folder; default: RUN.evidence beside the run."
     ),
 ]
-By = Annotated[str, typer.Option("--as", metavar="NAME", help="Who acts; default: user name.")]
+By = Annotated[
+    str,
+    typer.Option(
+        "--as",
+        metavar="NAME",
+        help="Name to write down; default: user name. People are told apart by their accounts.",
+    ),
+]
 PolicyPath = Annotated[
     Path | None,
     typer.Option("--policy", metavar="FILE", help="TOML file; default: the laptop preset."),
+]
+OwnPolicy = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        metavar="FILE",
+        help="Your own copy of the plan's policy, which nobody else can change; its pools are "
+        "where copies are, if no --to is given.",
+    ),
 ]
 ExecuteToken = Annotated[
     str | None,
@@ -66,6 +85,21 @@ def subject_of(run: Path, evidence: Path | None, by: str, *, root: Path | None =
 def given_policy(path: Path | None) -> Policy | None:
     """Read the policy, if one was named."""
     return sfxreduce.archive.read_policy(path) if path else None
+
+
+class Archives(TypedDict):
+    """Where copies are, by the caller's own word, as the library names it."""
+
+    to: Sequence[str]
+    policy: Policy | None
+
+
+def archives(to: list[str] | None, policy: Path | None) -> Archives:
+    """Archives that were named, and the caller's own policy, which is acted on."""
+    return {
+        "to": to or (),
+        "policy": sfxreduce.archive.read_own_policy(policy) if policy else None,
+    }
 
 
 def nanoseconds(date: str, *, option: str) -> int | None:

@@ -73,14 +73,19 @@ def lift(
 
 
 @hold.command("list")
-def list_(run: RunPath, evidence: EvidenceDir = None, as_json: AsJson = False) -> None:
+def list_(
+    run: RunPath,
+    policy: PolicyPath = None,
+    evidence: EvidenceDir = None,
+    as_json: AsJson = False,
+) -> None:
     """List the holds of a run that were not lifted.
 
     Example: sfxreduce hold list run.zarr
     """
     subject = subject_of(run, evidence, "status")
     now_ns = subject.clock()
-    holds = sfxreduce.archive.list_holds(subject)
+    holds = sfxreduce.archive.list_holds(subject, policy=given_policy(policy))
     rows = [{**asdict(hold), "in_force": hold.stands(now_ns)} for hold in holds]
     if as_json:
         print_json({"run": str(run), "holds": rows})

@@ -23,3 +23,4 @@ from .steps.status import explain_run as explain_run
 from .steps.status import nightly_runs as nightly_runs
 from .steps.status import status_run as status_run
 from .steps.status import status_runs as status_runs
+from .tape.trusted import read_own_policy as read_own_policy

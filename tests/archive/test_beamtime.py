@@ -26,7 +26,7 @@ from sfxreduce.archive.steps import release as releasing
 from sfxreduce.archive.steps import restore as restoring
 from sfxreduce.archive.steps import status
 from sfxreduce.archive.steps.hold import add_hold, lift_hold, list_holds
-from sfxreduce.errors import OutputError, UsageError
+from sfxreduce.errors import OutputError, SourceError, UsageError
 from sfxreduce.io.files.journal import Journal
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
@@ -73,13 +73,15 @@ def test_an_experiment_goes_all_the_way_and_comes_back(beamtime: Beamtime, tmp_p
     assert beamtime.state_of(1).state is State.RELEASED
     out = tmp_path / "events.zarr"
     names = [f"event-{n}" for n in (1, 2, 3, 38)]
-    found = restoring.restore_run_events(beamtime.subject(1), names, out=out, pool=POOL)
+    found = restoring.restore_run_events(
+        beamtime.subject(1), names, out=out, to=beamtime.to, pool=POOL
+    )
     assert (found.events, found.from_run) == (4, 0)
     assert found.from_hits >= 1
     assert found.from_archive >= 1
     np.testing.assert_array_equal(open_run(out).source.read(range(4)).pixels, whole[[1, 2, 3, 38]])
     back = tmp_path / "back.zarr"
-    assert restoring.restore_run(beamtime.subject(1), out=back) > 0
+    assert restoring.restore_run(beamtime.subject(1), out=back, to=beamtime.to) > 0
     assert {k: v[0] for k, v in snapshot(back).items()} == {k: v[0] for k, v in before[1].items()}
     assert beamtime.state_of(1).history[-2:] == (State.RESTORING, State.RESTORED)
 
@@ -429,7 +431,11 @@ def test_rejects_can_go_to_tape_alone_and_come_back(beamtime: Beamtime, tmp_path
     shutil.rmtree(beamtime.subject().evidence / "rejects.zarr")
     names = [f"@{n}" for n in (0, 1, 7, 39)]
     out = tmp_path / "events.zarr"
-    found = restoring.restore_run_events(beamtime.subject(), names, out=out, pool=POOL)
+    with pytest.raises(SourceError, match="no archive was asked: name it with --to"):
+        restoring.restore_run_events(beamtime.subject(), names, out=out, pool=POOL)
+    found = restoring.restore_run_events(
+        beamtime.subject(), names, out=out, to=beamtime.to, pool=POOL
+    )
     assert found.from_archive >= 2
     np.testing.assert_array_equal(open_run(out).source.read(range(4)).pixels, whole[[0, 1, 7, 39]])
 
@@ -490,6 +496,7 @@ SOURCE_WRITES = re.compile(r"\b(unlink|rmtree|rename|replace|remove|rmdir|trunca
 
 ALLOWED = {
     # Each is about a file that this package made itself, beside an output or in a work folder.
+    "evidence/owners.py",
     "evidence/workfolder.py",
     "steps/packing.py",
     "tape/backends/posix.py",

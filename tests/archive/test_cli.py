@@ -72,9 +72,12 @@ def test_a_run_goes_all_the_way_by_commands(
     assert not list((beamtime / "tape_a").iterdir())
     status, found, _ = call("archive", "execute", run, *pools, "--execute", token)
     assert (status, found["state"]) == (0, "ARCHIVED")
-    status, found, _ = call("archive", "release", run, "--serial", "--execute", token)
+    release = ["archive", "release", run, "--serial", *pools, "--execute", token]
+    status, found, _ = call(*release)
     assert (status, codes(found)) == (3, {"R08"})
-    status, found, _ = call("archive", "recall-test", run)
+    # What the evidence names is not acted on.
+    assert call("archive", "recall-test", run)[0] == 2
+    status, found, _ = call("archive", "recall-test", run, *pools)
     assert (status, found["state"], found["bad"]) == (0, "GRACE", 0)
     assert "none of them is bad" in found["statement"]
     status, found, _ = call("archive", "release", run, "--serial")
@@ -86,12 +89,14 @@ def test_a_run_goes_all_the_way_by_commands(
     )
     assert status == 0
     assert call("hold", "list", run)[1]["holds"][0]["reason"] == "thesis"
-    status, found, _ = call("archive", "release", run, "--serial", "--execute", token)
+    status, found, _ = call(*release)
     assert (status, codes(found)) == (3, {"R09"})
-    assert call("hold", "lift", run, held["hold_id"], "--authority", "pi")[0] == 0
+    lift = ["hold", "lift", run, held["hold_id"], "--authority", "pi", "--as"]
+    assert call(*lift, "ann")[0] == 3
+    assert call(*lift, "dee")[0] == 0
     status, found, _ = call("archive", "status", run)
     assert found["ready"]
-    status, found, _ = call("archive", "release", run, "--serial", "--execute", token)
+    status, found, _ = call(*release)
     assert (status, found["state"]) == (0, "RELEASE_TICKETED")
     ticket = json.loads(Path(found["ticket"]).read_text())
     assert ticket["bytes"] == sum(f.stat().st_size for f in run.rglob("*") if f.is_file())

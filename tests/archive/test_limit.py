@@ -86,7 +86,9 @@ def test_a_root_that_the_user_names_counts_beside_that_of_the_policy(apart: Beam
     wide = apart.subject(1, by="cy", root=root)  # type: ignore[call-arg]
     from beamtimes import POOL
 
-    assert codes(lambda: releasing.release_run(wide, token=token, pool=POOL)) == {"R15"}
+    assert codes(lambda: releasing.release_run(wide, token=token, to=apart.to, pool=POOL)) == {
+        "R15"
+    }
     assert codes(lambda: releasing.release_run(wide, pool=POOL)) == {"R15"}
 
 
@@ -167,6 +169,7 @@ def test_the_command_takes_the_root(
 
     def release(n: int) -> tuple[int, Any]:
         words = ["--evidence", apart.subject(n).evidence, "--root", root, "--serial"]
+        words += [f"--to={pool}" for pool in apart.to]
         token = apart.state_of(n).plan_id
         found = call("archive", "release", apart.run(n), *words, "--execute", token)
         return found[0], found[1]

@@ -191,6 +191,6 @@ def test_a_run_that_a_copy_would_not_hold_whole_is_refused(
     readable = open_run(run, roots=[tmp_path])
     filter_run(readable, settings, outputs=Outputs(store=hits), pool=POOL)
     status, found, _ = call("archive", "plan", run, "--hits", hits, "--as", "ann", "--serial")
-    assert (status, {refusal["code"] for refusal in found["refusals"]}) == (3, {"R21"})
+    assert (status, {refusal["code"] for refusal in found["refusals"]}) == (3, {"R23"})
     assert any(says in refusal["message"] for refusal in found["refusals"])
     assert not (folder / "run.h5.evidence" / "plan.json").exists()

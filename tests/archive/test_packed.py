@@ -148,10 +148,12 @@ def test_packages_go_to_tape_as_tars_and_a_run_comes_back_out_of_them(
     act_as_the_facility(shards, 0, tmp_path)
     out, hits = tmp_path / "events.zarr", tmp_path / "nothing.zarr"
     names = ["@1", "@38"]
-    back = restoring.restore_run_events(shards.subject(), names, hits=hits, out=out, pool=POOL)
+    back = restoring.restore_run_events(
+        shards.subject(), names, hits=hits, out=out, to=shards.to, pool=POOL
+    )
     assert (back.from_archive, back.from_hits) == (2, 0)
     np.testing.assert_array_equal(open_run(out).source.read([0, 1]).pixels, whole[[1, 38]])
-    n_bytes = restoring.restore_run(shards.subject(), out=tmp_path / "back.zarr")
+    n_bytes = restoring.restore_run(shards.subject(), out=tmp_path / "back.zarr", to=shards.to)
     assert n_bytes == sum(parcel.size for parcel in plan.parcels)
     assert {k: v[0] for k, v in snapshot(tmp_path / "back.zarr").items()} == {
         k: v[0] for k, v in before.items()
@@ -177,7 +179,12 @@ def test_an_event_needs_the_columns_and_one_package_of_shards_each_recalled_once
     monkeypatch.setattr(PosixBackend, "recall", counted)
     shutil.rmtree(shards.run() / "frames")
     restoring.restore_run_events(
-        shards.subject(), ["@1"], hits=tmp_path / "none", out=tmp_path / "e.zarr", pool=POOL
+        shards.subject(),
+        ["@1"],
+        hits=tmp_path / "none",
+        out=tmp_path / "e.zarr",
+        to=shards.to,
+        pool=POOL,
     )
     assert sorted(asked) == sorted(package.name for package in plan.packages)
 
@@ -321,7 +328,8 @@ def test_a_package_that_is_bad_on_tape_is_found_and_the_other_copy_is_read(
         if file.is_file():
             file.unlink()
     names = [f"@{n}" for n in range(40)]
-    call = {"hits": tmp_path / "none", "out": tmp_path / "events.zarr", "pool": POOL}
+    call: dict[str, Any] = {"hits": tmp_path / "none", "out": tmp_path / "events.zarr"}
+    call |= {"to": shards.to, "pool": POOL}
     if pools == "ab":
         with pytest.raises(SourceError, match="no copy came back"):
             restoring.restore_run_events(shards.subject(), names, **call)

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sfxreduce.archive.evidence.folder import JOURNAL
 from sfxreduce.archive.evidence.signing import is_signed, read_signing_key
-from sfxreduce.archive.rules.policy import Disposition, Policy, Release
+from sfxreduce.archive.rules.policy import Disposition, Policy, Release, preset_text
 from sfxreduce.archive.rules.states import State
 from sfxreduce.archive.steps import release as releasing
 from sfxreduce.archive.steps.check_ticket import check_ticket
@@ -38,8 +39,18 @@ def keys(tmp_path: Path) -> tuple[Path, Path]:
     return write_keys(tmp_path / "ours.pem", tmp_path / "ours.pub")
 
 
+@dataclass
+class SignedBeamtime(Beamtime):
+    """Runs whose tickets are signed, under a policy that the releaser has too."""
+
+    policy: Policy = field(default_factory=Policy)
+
+    def release(self, n: int = 0, **options: Any) -> releasing.Released:
+        return super().release(n, policy=self.policy, **options)
+
+
 @pytest.fixture
-def ready(beamtime: Beamtime, keys: tuple[Path, Path]) -> Beamtime:
+def ready(beamtime: Beamtime, keys: tuple[Path, Path]) -> SignedBeamtime:
     """A run that only wants its ticket, under a policy that names the key."""
     release = Release(
         disposition=Disposition.TAPE_RAW,
@@ -47,20 +58,21 @@ def ready(beamtime: Beamtime, keys: tuple[Path, Path]) -> Beamtime:
         min_retention_days=0,
         sign_key=str(keys[0]),
     )
-    beamtime.plan(0, Policy(release=release))
-    beamtime.approve()
-    beamtime.execute()
-    beamtime.recall()
-    return beamtime
+    signed = SignedBeamtime(beamtime.root, beamtime.clock, Policy(release=release))
+    signed.plan(0, signed.policy)
+    signed.approve()
+    signed.execute()
+    signed.recall()
+    return signed
 
 
 @pytest.fixture
-def ticket(ready: Beamtime) -> Path:
+def ticket(ready: SignedBeamtime) -> Path:
     return ready.release().ticket
 
 
 def test_a_ticket_is_signed_and_may_be_acted_on(
-    ready: Beamtime, ticket: Path, keys: tuple[Path, Path], tmp_path: Path
+    ready: SignedBeamtime, ticket: Path, keys: tuple[Path, Path], tmp_path: Path
 ) -> None:
     found = check_ticket(ticket, key=keys[1], clock=ready.clock)
     assert {file.path for file in found.files} == set(snapshot(ready.run()))
@@ -81,7 +93,7 @@ def test_openssl_agrees(ticket: Path, keys: tuple[Path, Path]) -> None:
 
 
 def test_one_altered_byte_anywhere_is_refused(
-    ready: Beamtime, ticket: Path, keys: tuple[Path, Path], tmp_path: Path
+    ready: SignedBeamtime, ticket: Path, keys: tuple[Path, Path], tmp_path: Path
 ) -> None:
     data, signature = ticket.read_bytes(), Path(f"{ticket}.sig").read_bytes()
     assert is_signed(data, signature, key=keys[1])
@@ -105,7 +117,7 @@ def test_one_altered_byte_anywhere_is_refused(
     assert codes(lambda: check_ticket(copy, key=keys[1], clock=ready.clock)) == {"R10"}
 
 
-def test_the_key_of_another_is_refused(ready: Beamtime, ticket: Path, tmp_path: Path) -> None:
+def test_the_key_of_another_is_refused(ready: SignedBeamtime, ticket: Path, tmp_path: Path) -> None:
     _, public = write_keys(tmp_path / "theirs.pem", tmp_path / "theirs.pub")
     assert codes(lambda: check_ticket(ticket, key=public, clock=ready.clock)) == {"R10"}
 
@@ -132,13 +144,13 @@ def forge(beamtime: Beamtime) -> None:
         (forge, "R10"),
         (lambda b: b.clock.wait(days=1.01), "R04"),
         (lambda b: b.clock.wait(days=-1), "R17"),
-        (lambda b: releasing.cancel_run(b.subject()), "R11"),
-        (lambda b: add_hold(b.subject(by="dee"), reason="thesis", authority="pi"), "R11"),
+        (lambda b: releasing.cancel_run(b.subject()), "R21"),
+        (lambda b: add_hold(b.subject(by="dee"), reason="thesis", authority="pi"), "R21"),
     ],
     ids=["held", "touched", "forged", "ended", "of the future", "called off", "revoked by a hold"],
 )
 def test_what_is_no_longer_true_is_refused(
-    ready: Beamtime, ticket: Path, keys: tuple[Path, Path], what: Any, code: str
+    ready: SignedBeamtime, ticket: Path, keys: tuple[Path, Path], what: Any, code: str
 ) -> None:
     check_ticket(ticket, key=keys[1], clock=ready.clock)
     what(ready)
@@ -146,7 +158,7 @@ def test_what_is_no_longer_true_is_refused(
 
 
 def test_a_copy_in_the_evidence_is_not_the_ticket_that_counts(
-    ready: Beamtime, ticket: Path, keys: tuple[Path, Path]
+    ready: SignedBeamtime, ticket: Path, keys: tuple[Path, Path]
 ) -> None:
     # A copy kept beside a ticket that was replaced was let pass: only the plan was compared.
     old = ticket.with_name("old.json")
@@ -160,7 +172,7 @@ def test_a_copy_in_the_evidence_is_not_the_ticket_that_counts(
 
 
 def test_no_number_in_an_unsigned_ticket_ends_in_a_traceback(
-    ready: Beamtime, ticket: Path, keys: tuple[Path, Path], tmp_path: Path
+    ready: SignedBeamtime, ticket: Path, keys: tuple[Path, Path], tmp_path: Path
 ) -> None:
     # How long ago it ended was told as a float, which overflowed; no disk tells such a time.
     facts = json.loads(ticket.read_text()) | {"valid_until_ns": -(10**400)}
@@ -171,7 +183,7 @@ def test_no_number_in_an_unsigned_ticket_ends_in_a_traceback(
 
 
 def test_a_hold_counts_without_the_journal(
-    ready: Beamtime, ticket: Path, keys: tuple[Path, Path]
+    ready: SignedBeamtime, ticket: Path, keys: tuple[Path, Path]
 ) -> None:
     # Without its journal, evidence was taken for a folder that holds a ticket alone.
     hold(ready)
@@ -180,7 +192,7 @@ def test_a_hold_counts_without_the_journal(
 
 
 def test_a_run_that_is_gone_in_part_may_go_whole(
-    ready: Beamtime, ticket: Path, keys: tuple[Path, Path]
+    ready: SignedBeamtime, ticket: Path, keys: tuple[Path, Path]
 ) -> None:
     (ready.run() / "zarr.json").unlink()
     check_ticket(ticket, key=keys[1], clock=ready.clock)
@@ -190,13 +202,13 @@ def test_a_run_that_is_gone_in_part_may_go_whole(
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o602])
 def test_a_private_key_that_others_can_read_is_refused(
-    ready: Beamtime, keys: tuple[Path, Path], mode: int
+    ready: SignedBeamtime, keys: tuple[Path, Path], mode: int
 ) -> None:
     keys[0].chmod(mode)
     with pytest.raises(RefusedError, match="its owner's alone"):
         ready.release()
     with pytest.raises(RefusedError, match="its owner's alone"):
-        releasing.release_run(ready.subject(), pool=POOL)
+        releasing.release_run(ready.subject(), policy=ready.policy, pool=POOL)
     assert not list(ready.subject().evidence.glob("release-ticket*"))
     keys[0].chmod(0o600)
     assert ready.release().state is State.RELEASE_TICKETED
@@ -235,7 +247,7 @@ def test_what_is_no_key_is_said(
 
 
 def test_no_crash_leaves_a_ticket_without_its_signature(
-    ready: Beamtime, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    ready: SignedBeamtime, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append, evidence = Journal.append, ready.subject().evidence
     ticket = evidence / "release-ticket.json"
@@ -268,12 +280,17 @@ def test_no_crash_leaves_a_ticket_without_its_signature(
 
 
 def test_a_script_asks_by_the_command_and_its_exit_status(
-    call: Call, beamtime: Beamtime, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    call: Call,
+    beamtime: Beamtime,
+    keys: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     set_clock(monkeypatch, beamtime.clock)
     beamtime.all_of()
     token = beamtime.state_of().plan_id
     release = ["archive", "release", beamtime.run(), "--serial", "--execute", token]
+    release += [f"--to={pool}" for pool in beamtime.to]
     status, found, _ = call(*release)
     ticket = Path(found["ticket"])
     check = ["archive", "check-ticket", ticket, "--key", keys[1]]
@@ -281,6 +298,10 @@ def test_a_script_asks_by_the_command_and_its_exit_status(
     status, found, _ = call(*check)
     assert (status, [r["code"] for r in found["refusals"]]) == (3, ["R10"])
     status, found, _ = call(*release, "--sign-key", keys[0])
+    assert (status, [r["code"] for r in found["refusals"]]) == (3, ["R22"])
+    own = tmp_path / "site.toml"
+    own.write_text(preset_text("laptop"))
+    status, found, _ = call(*release, "--sign-key", keys[0], "--policy", own)
     assert status == 0
     status, found, _ = call(*check)
     assert status == 0

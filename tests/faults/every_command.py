@@ -19,6 +19,7 @@ from planted import planted_run
 from faults.trials import FAILED, Child, Outcome, tree
 from sfxreduce.archive.evidence.folder import EvidenceFolder
 from sfxreduce.archive.evidence.subject import Subject, wall_clock
+from sfxreduce.archive.rules.policy import preset_text
 from sfxreduce.archive.steps.status import status_run
 from sfxreduce.cluster import SerialPool
 from sfxreduce.io.files.durable import PARTIAL, UNFINISHED
@@ -85,10 +86,15 @@ class Command:
             (self.folder / name).mkdir()
         ingest_run(planted_run(n_events=40), out=self.folder / "run.zarr", pool=SerialPool())
         shutil.copytree(default_model(), self.folder / "model")
+        (self.folder / "policy.toml").write_text(ONE_ACCOUNT)
         for words in self.before:
             assert Child(lambda words=words: typed(*words)).wait() == 0, (self.name, words)
         if not self.name.startswith("archive"):
             shutil.copytree(self.folder, saved)
+
+
+ONE_ACCOUNT = preset_text("laptop") + "\n[approvals]\ntwo_person = false\n"
+"""Whoever plans approves as well: the trials have one account."""
 
 
 def typed(*words: str) -> None:
@@ -118,6 +124,7 @@ def commands(folder: Path) -> list[Command]:
     simulated = ("simulate", "--experiment", "photosystem-i-8kev", "--events", "2", "--serial")
     planned = (
         "archive", "plan", at("run.zarr"), "--hits", at("hits.zarr"), "--as", "ann", "--serial",
+        "--policy", at("policy.toml"),
     )  # fmt: skip
     approved = ("archive", "approve", at("run.zarr"), "--as", "bob")
     pools = [f"--to={name}=posix:{at(f'tape_{name}')}" for name in "ab"]

@@ -147,6 +147,8 @@ name = "at once"
 disposition = "tape-raw"
 grace_days = 0
 min_retention_days = 0
+[approvals]
+two_person = false
 """
 
 
@@ -173,10 +175,11 @@ def way_to_the_ticket(run: Path, out: Path) -> Iterator[list[str]]:
     plan_id = hashlib.sha256((evidence / "plan.json").read_bytes()).hexdigest()
     yield ["archive", "approve", str(run), "--as", "bob"]
     yield ["archive", "execute", str(run), *to, "--execute", plan_id]
-    yield ["archive", "recall-test", str(run)]
+    yield ["archive", "recall-test", str(run), *to]
     key, public = out / "key.pem", out / "public.pem"
     write_keys(key, public)
-    yield ["archive", "release", str(run), "--execute", plan_id, "--sign-key", str(key), *here]
+    signed = ["--sign-key", str(key), "--policy", str(out / "policy.toml"), *to]
+    yield ["archive", "release", str(run), "--execute", plan_id, *signed, *here]
     ticket = evidence / "release-ticket.json"
     assert json.loads(ticket.read_text())["files"]
     yield ["archive", "check-ticket", str(ticket), "--key", str(public)]

@@ -25,10 +25,12 @@ __all__ = [
     "HoldPaper",
     "JobPaper",
     "Kind",
+    "LiftPaper",
     "PackagePaper",
     "PackedFile",
     "PinnedFile",
     "PlanPaper",
+    "RecallPaper",
     "ReleasePaper",
     "TicketPaper",
     "paper_bytes",
@@ -238,7 +240,13 @@ class ApprovalPaper(ClosedTable):
 
 
 class HoldPaper(ClosedTable):
-    """Somebody forbids a release."""
+    """Somebody forbids a release.
+
+    Attributes
+    ----------
+    run : str
+        Absolute path.
+    """
 
     hold_version: Literal[1] = 1
     hold_id: Name
@@ -247,6 +255,35 @@ class HoldPaper(ClosedTable):
     by: Name
     at_ns: Time
     until_ns: Time | None
+    run: Text = ""
+
+
+class LiftPaper(ClosedTable):
+    """Somebody lifts a hold."""
+
+    lift_version: Literal[1] = 1
+    hold_id: Name
+    authority: Name
+    by: Name
+    at_ns: Time
+
+
+class RecallPaper(ClosedTable):
+    """What a recall test found; when it was written, the system tells.
+
+    Attributes
+    ----------
+    tested, bad : int
+        Packages and files that came back, and those that were not what was archived.
+    """
+
+    recall_version: Literal[1] = 1
+    plan_id: Sha256
+    by: Name
+    at_ns: Time
+    tested: Size
+    bad: Size
+    statement: Text
 
 
 class JobPaper(ClosedTable):
@@ -261,7 +298,8 @@ class JobPaper(ClosedTable):
 class TicketPaper(ClosedTable):
     """What may leave the disk, until when, and why. It is the facility's own tool that acts.
 
-    `packages` say in which tar of the archive a file lies; all others lie there as they are.
+    `packages` say in which tar of the archive a file lies; all others lie there as they are. Holds
+    of the run are looked for where the policy says, wherever the ticket lies.
     """
 
     ticket_version: Literal[1] = 1
@@ -276,6 +314,7 @@ class TicketPaper(ClosedTable):
     packages: tuple[PackagePaper, ...] = ()
     why: tuple[Text, ...]
     journal_sha256: Sha256
+    policy: Policy | None = None
 
 
 class ReleasePaper(ClosedTable):

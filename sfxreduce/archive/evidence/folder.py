@@ -4,11 +4,16 @@ Before a paper is written, its hash stands in the journal; after it is there, it
 more. So a crash leaves an old paper or a new one, and any other is a forgery. Holds are the
 exception: one that the journal does not know of counts all the same, so that a hold can be placed
 while something else is at work on the run.
+
+Several accounts work in one folder if it is shared with a group: it has the sticky bit then, so
+that nobody removes or replaces the papers of others. Whose word a paper is, its owner tells.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,16 +21,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sfxreduce.archive.evidence import owners
+from sfxreduce.archive.evidence.owners import Owned
 from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
 from sfxreduce.archive.rules.states import State
-from sfxreduce.errors import SourceError, VerificationError
-from sfxreduce.io.files.durable import output_errors, sync_folder, write_file
+from sfxreduce.errors import OutputError, SourceError, VerificationError
+from sfxreduce.io.files.durable import output_errors
 from sfxreduce.io.files.journal import Entry, Journal, open_journal, read_journal
 from sfxreduce.io.writers.publish import recover_in
 
-__all__ = ["Clock", "Contents", "EvidenceFolder", "EvidenceWriter", "evidence_path"]
+__all__ = [
+    "APPENDED",
+    "JOURNAL",
+    "Clock",
+    "Contents",
+    "EvidenceFolder",
+    "EvidenceWriter",
+    "evidence_path",
+]
 
 JOURNAL = "journal.jsonl"
+APPENDED = frozenset([JOURNAL, f"{JOURNAL}.head"])
+"""What every account that works in a shared folder adds to."""
+
 SUFFIX = ".evidence"
 VOUCHED = (
     "plan.json",
@@ -34,7 +52,7 @@ VOUCHED = (
     "release-ticket.json.sig",
     "release-receipt.json",
 )
-VOUCHED_FOLDERS = ("approvals", "receipts")
+VOUCHED_FOLDERS = ("approvals", "receipts", "recalls")
 PAPER_BYTES = 1 << 28
 
 Clock = Callable[[], int]
@@ -103,12 +121,17 @@ class Contents:
 
     def paper(self, name: str) -> bytes | None:
         """Bytes of a paper, if it was written since the run was last sent back."""
+        owned = self.owned(name)
+        return None if owned is None else owned.data
+
+    def owned(self, name: str) -> Owned | None:
+        """The same, and whose it is."""
         if self.last("written", file=name) is None:
             return None
         return _read(self.path / name)
 
-    def papers(self, folder: str) -> dict[str, bytes]:
-        """Bytes of all papers in a folder below, by their names."""
+    def papers(self, folder: str) -> dict[str, Owned]:
+        """All papers in a folder below, by their names."""
         names = {
             str(e.body["file"])
             for e in self.current
@@ -149,7 +172,14 @@ class EvidenceWriter:
         return self._journal.append({"event": event, "at_ns": now_ns, "by": self._by, **facts})
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a paper, its hash in the journal before and after it."""
+        """Write a paper, its hash in the journal before and after it.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written, or another account's lies there, which nobody else replaces.
+        """
+        self.check_replaceable(name)
         digest = hashlib.sha256(data).hexdigest()
         self.append("intent", file=name, sha256=digest)
         self.place(name, data)
@@ -159,8 +189,24 @@ class EvidenceWriter:
         """Bring a file of the folder to the disk, without a word in the journal."""
         target = self.path / name
         with output_errors(target):
-            write_file(target, data, below=self.path)
-            sync_folder(target.parent)
+            owners.write_owned(target, data, below=self.path)
+
+    def check_replaceable(self, name: str) -> None:
+        """Refuse a paper of another account in a folder where nobody replaces those of others.
+
+        Raises
+        ------
+        OutputError
+        """
+        target = self.path / name
+        if not os.path.lexists(target) or os.geteuid() in (0, self.path.stat().st_uid):
+            return
+        uid, mode = target.lstat().st_uid, target.parent.stat().st_mode
+        if uid != os.geteuid() and mode & stat.S_ISVTX:
+            whose = owners.account_name(uid)
+            raise OutputError(
+                f"{target}: belongs to {whose}, and nobody else replaces it; ask {whose} to do this"
+            )
 
     @property
     def head(self) -> str:
@@ -187,7 +233,7 @@ class EvidenceFolder:
         SourceError
             If it cannot be read.
         """
-        if not (self.path / JOURNAL).exists():
+        if not self.has_journal():
             strays = _strays(self.path, {})
             return Contents(path=self.path, entries=(), tampered=tuple(strays))
         try:
@@ -195,21 +241,45 @@ class EvidenceFolder:
         except VerificationError as error:
             return Contents(path=self.path, entries=(), tampered=(str(error),))
 
+    def has_journal(self) -> bool:
+        """Whether there is any evidence.
+
+        Raises
+        ------
+        SourceError
+            If this account may not look.
+        """
+        try:
+            return stat.S_ISREG((self.path / JOURNAL).lstat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise SourceError(f"{self.path}: cannot be read ({error.strerror or error})") from error
+
     @contextmanager
-    def opened(self, *, by: str) -> Iterator[EvidenceWriter]:
+    def opened(self, *, by: str, gid: int | None = None) -> Iterator[EvidenceWriter]:
         """Open it to add to it; make it if it is not there. One program at a time can.
+
+        Parameters
+        ----------
+        gid : int, optional
+            Group to share it with.
 
         Raises
         ------
         ArchiveRefused
             With R10, if the journal was changed.
         OutputError
-            If another program is at work on it, or it cannot be written.
+            If another program is at work on it, or this account may not write there.
         """
         with output_errors(self.path):
             self.path.mkdir(exist_ok=True)
+            if gid is not None:
+                owners.share_all(self.path, gid, appended=APPENDED)
+        self._check_rights()
+        mode = owners.SHARED_JOURNAL if owners.is_shared(self.path) else None
         try:
-            with open_journal(self.path / JOURNAL) as journal:
+            with open_journal(self.path / JOURNAL, mode=mode) as journal:
                 # This program alone is at work here, and one before it may have been killed.
                 with output_errors(self.path):
                     recover_in(self.path)
@@ -218,6 +288,18 @@ class EvidenceFolder:
             if str(self.path / JOURNAL) not in str(error):
                 raise
             raise ArchiveRefused([refuse("R10", str(error))]) from error
+
+    def _check_rights(self) -> None:
+        """Say whose the folder is, and how it is shared, to an account that may not write there."""
+        journal = self.path / JOURNAL
+        asked = [self.path, *([journal] if journal.exists() else [])]
+        if all(os.access(path, os.W_OK) for path in asked):
+            return
+        whose = owners.account_name(self.path.stat().st_uid)
+        raise OutputError(
+            f"{self.path}: {owners.account_name(os.geteuid())} may not write there; it belongs to "
+            f"{whose}, who shares it by 'sfxreduce archive plan' with --group GROUP"
+        )
 
 
 def _contents(path: Path, entries: Sequence[Entry]) -> Contents:
@@ -238,17 +320,19 @@ def _forged(
 ) -> Iterator[str]:
     """Papers that are not as the journal says."""
     for name, digests in vouched.items():
-        data = _read(path / name)
-        if data is None:
-            if written.get(name):
+        owned = _read(path / name)
+        if owned is None:
+            if os.path.lexists(path / name):
+                yield f"{path / name}: is a link or no plain file"
+            elif written.get(name):
                 yield f"{path / name}: is missing"
-        elif hashlib.sha256(data).hexdigest() not in digests:
+        elif hashlib.sha256(owned.data).hexdigest() not in digests:
             yield f"{path / name}: is not what the journal says was written"
 
 
 def _strays(path: Path, vouched: Mapping[str, set[str]]) -> Iterator[str]:
     """Papers that the journal does not know."""
-    names = [name for name in VOUCHED if (path / name).exists()]
+    names = [name for name in VOUCHED if os.path.lexists(path / name)]
     for folder in VOUCHED_FOLDERS:
         for file in sorted((path / folder).rglob("*.json")):
             names.append(str(file.relative_to(path)))  # noqa: PERF401 - read as a sentence
@@ -258,12 +342,13 @@ def _strays(path: Path, vouched: Mapping[str, set[str]]) -> Iterator[str]:
             yield f"{path / name}: the journal does not know of it"
 
 
-def _read(file: Path) -> bytes | None:
+def _read(file: Path) -> Owned | None:
+    """A paper; None if nothing lies there, or something that is none."""
     try:
-        if file.stat().st_size > PAPER_BYTES:
-            raise SourceError(f"{file}: too long for a paper of this folder")
-        return file.read_bytes()
+        return owners.read_owned(file, most_bytes=PAPER_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
+        if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+            return None
         raise SourceError(f"{file}: cannot be read ({error.strerror or error})") from error

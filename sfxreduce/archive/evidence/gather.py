@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfxreduce.archive.evidence import owners
 from sfxreduce.archive.evidence.documents import (
     ApprovalPaper,
-    HoldPaper,
     JobPaper,
     Kind,
     PlanPaper,
@@ -19,6 +19,7 @@ from sfxreduce.archive.evidence.documents import (
     read_paper,
 )
 from sfxreduce.archive.evidence.folder import Contents, EvidenceFolder
+from sfxreduce.archive.evidence.holds import HoldShelf
 from sfxreduce.archive.evidence.inspect import manifest_sha256
 from sfxreduce.archive.evidence.pins import compare_pins
 from sfxreduce.archive.evidence.tickets import TicketBook, limit_roots
@@ -26,7 +27,6 @@ from sfxreduce.archive.rules.facts import (
     Approval,
     CertificateFacts,
     Evidence,
-    Hold,
     PlanFacts,
     RecallFacts,
     ReceiptFacts,
@@ -39,7 +39,7 @@ from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal
 from sfxreduce.archive.tape.receipts import Receipt, check_receipts, receipt_from_json
 from sfxreduce.errors import SchemaError
 
-__all__ = ["Gathered", "gather", "hold_of"]
+__all__ = ["Gathered", "gather"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Gathered:
     contents: Contents
     facts: Evidence
     plan: PlanPaper | None
+    shelf: HoldShelf
 
     @property
     def policy(self) -> Policy:
@@ -64,6 +65,7 @@ def gather(
     contents: Contents | None = None,
     root: Path | None = None,
     book: TicketBook | None = None,
+    policy: Policy | None = None,
 ) -> Gathered:
     """Take down all that is known of a run now.
 
@@ -77,29 +79,33 @@ def gather(
         Folder below which tickets count for the daily limit; see `limit_roots`.
     book : TicketBook, optional
         That counts them.
+    policy : Policy, optional
+        Whose folder of holds counts, if the run has no plan.
     """
     found = folder.read() if contents is None else contents
     unknown: list[str] = []
     tampered = list(found.tampered)
     plan = _paper(PlanPaper, found, "plan.json", unknown)
-    holds = list(_holds(found, unknown, tampered))
+    shelf = _shelf(found, run, plan, policy)
+    held = shelf.found(found.entries)
+    unknown += held.unknown
     roots = limit_roots(plan.policy if plan else None, root=root, evidence=found.path)
     released = (book or TicketBook(folder.clock())).others(roots, found.path)
     facts = Evidence(
         name=run.name,
         last_seen_ns=found.last_seen_ns,
-        source=SourcePin.UNPINNED
-        if plan is None
-        else compare_pins(run, plan.sources, rehash=rehash),
+        source=_source(run, plan, rehash=rehash),
         experiment_end_ns=plan.experiment_end_ns if plan else None,
         store=_store(found, plan),
         verified=_verified(found),
         certificate=_certificate(found),
-        plan=_plan(found, plan),
-        approvals=tuple(_approvals(found, unknown)),
+        plan=_plan(found, plan, tampered),
+        approvals=tuple(_approvals(found, unknown, tampered)),
         receipts=_receipts(found, plan, unknown),
         recall=_recall(found),
-        holds=tuple(holds),
+        holds=held.holds,
+        missing_holds=held.missing,
+        holds_problem=held.problem,
         open_jobs=tuple(_jobs(found, unknown)),
         released_today_bytes=released.bytes,
         limit_problem=released.problem,
@@ -109,7 +115,23 @@ def gather(
         tampered=tuple(tampered),
         unknown=tuple(unknown),
     )
-    return Gathered(found, facts, plan)
+    return Gathered(found, facts, plan, shelf)
+
+
+def _shelf(found: Contents, run: Path, plan: PlanPaper | None, given: Policy | None) -> HoldShelf:
+    """Where the holds of a run lie: by its plan, else as told."""
+    runs = {run: None} | ({Path(plan.run): None} if plan else {})
+    owned = found.owned("plan.json") if plan else None
+    return HoldShelf(
+        evidence=found.path,
+        runs=tuple(runs),
+        policy=plan.policy if plan else given or preset(DEFAULT_PRESET),
+        planner=owned.uid if owned else None,
+    )
+
+
+def _source(run: Path, plan: PlanPaper | None, *, rehash: bool) -> SourcePin:
+    return compare_pins(run, plan.sources, rehash=rehash) if plan else SourcePin.UNPINNED
 
 
 def _store(found: Contents, plan: PlanPaper | None) -> StoreFacts | None:
@@ -144,13 +166,16 @@ def _certificate(found: Contents) -> CertificateFacts | None:
     return CertificateFacts(**{**line["facts"], "intact": intact, "at_ns": first})
 
 
-def _plan(found: Contents, plan: PlanPaper | None) -> PlanFacts | None:
-    line = found.last("written", file="plan.json")
-    if plan is None or line is None:
+def _plan(found: Contents, plan: PlanPaper | None, tampered: list[str]) -> PlanFacts | None:
+    line, owned = found.last("written", file="plan.json"), found.owned("plan.json")
+    if plan is None or line is None or owned is None:
         return None
+    if owned.problem:
+        tampered.append(f"plan.json: {owned.problem}")
     return PlanFacts(
         plan_id=plan.plan_id,
         planner=plan.planner,
+        uid=owned.uid,
         policy_sha256=policy_sha256(plan.policy),
         at_ns=int(line["at_ns"]),
         n_payload=len(plan.parcels),
@@ -158,10 +183,20 @@ def _plan(found: Contents, plan: PlanPaper | None) -> PlanFacts | None:
     )
 
 
-def _approvals(found: Contents, unknown: list[str]) -> Iterator[Approval]:
-    for name, data in found.papers("approvals").items():
-        if paper := _known(ApprovalPaper, data, name, unknown):
-            yield Approval(by=paper.by, role=paper.role, plan_id=paper.plan_id, at_ns=paper.at_ns)
+def _approvals(found: Contents, unknown: list[str], tampered: list[str]) -> Iterator[Approval]:
+    """Approvals, each by the account that owns its paper."""
+    for name, owned in found.papers("approvals").items():
+        if owned.problem:
+            tampered.append(f"{name}: {owned.problem}")
+        elif paper := _known(ApprovalPaper, owned.data, name, unknown):
+            yield Approval(
+                by=paper.by,
+                uid=owned.uid,
+                account=owners.account_name(owned.uid),
+                role=paper.role,
+                plan_id=paper.plan_id,
+                at_ns=paper.at_ns,
+            )
 
 
 def _receipts(found: Contents, plan: PlanPaper | None, unknown: list[str]) -> ReceiptFacts | None:
@@ -185,9 +220,9 @@ def _receipts(found: Contents, plan: PlanPaper | None, unknown: list[str]) -> Re
 
 
 def _read_receipts(found: Contents, unknown: list[str]) -> Iterator[Receipt]:
-    for name, data in found.papers("receipts").items():
+    for name, owned in found.papers("receipts").items():
         try:
-            for told in json.loads(data):
+            for told in json.loads(owned.data):
                 yield receipt_from_json(told, where=name)
         except (ValueError, TypeError, SchemaError) as error:
             unknown.append(f"{name}: {error}")
@@ -198,38 +233,10 @@ def _recall(found: Contents) -> RecallFacts | None:
     if line is None:
         return None
     counts = {name: int(line[name]) for name in ("tested", "bad", "at_ns")}
+    if owned := found.owned(str(line.get("paper", ""))):
+        # A time in a line is whatever its writer says; this one only the system can set.
+        counts["at_ns"] = max(counts["at_ns"], owned.changed_ns)
     return RecallFacts(plan_id=line["plan_id"], **counts)
-
-
-def _holds(found: Contents, unknown: list[str], tampered: list[str]) -> Iterator[Hold]:
-    """Every hold that lies there or that the journal knows of, unless it was lifted."""
-    lifted = {e.body["hold_id"] for e in found.entries if e.body.get("event") == "lifted"}
-    known = {e.body["hold_id"] for e in found.entries if e.body.get("event") == "held"}
-    there = set()
-    for file in sorted((found.path / "holds").glob("*.json")):
-        there.add(file.stem)
-        if file.stem in lifted:
-            continue
-        yield _hold(file, unknown)
-    tampered += [
-        f"holds/{hold_id}.json: the hold was taken away and not lifted"
-        for hold_id in sorted(known - lifted - there)
-    ]
-
-
-def _hold(file: Path, unknown: list[str]) -> Hold:
-    """A hold; one that cannot be read holds all the same."""
-    try:
-        paper = read_paper(HoldPaper, file.read_bytes(), where=f"holds/{file.name}")
-    except (ArchiveRefused, OSError) as error:
-        unknown.append(f"holds/{file.name}: {error}")
-        return Hold(hold_id=file.stem, reason="cannot be read", authority="unknown", by="", at_ns=0)
-    return hold_of(paper, hold_id=file.stem)
-
-
-def hold_of(paper: HoldPaper, *, hold_id: str) -> Hold:
-    """The hold that a paper places."""
-    return Hold(**{**paper.model_dump(exclude={"hold_version"}), "hold_id": hold_id})
 
 
 def _jobs(found: Contents, unknown: list[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,6 @@ from pathlib import Path
 from sfxreduce.archive.evidence.advance import advance, check_sound, missing
 from sfxreduce.archive.evidence.documents import PlanPaper
 from sfxreduce.archive.evidence.folder import (
-    JOURNAL,
     Clock,
     EvidenceFolder,
     EvidenceWriter,
@@ -23,9 +23,9 @@ from sfxreduce.archive.rules.facts import Evidence
 from sfxreduce.archive.rules.policy import Policy
 from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
 from sfxreduce.archive.rules.states import State
-from sfxreduce.errors import UsageError
+from sfxreduce.errors import SchemaError, UsageError
 
-__all__ = ["Subject", "wall_clock"]
+__all__ = ["Subject", "check_text", "wall_clock"]
 
 TOKEN_LENGTH = 8
 
@@ -33,6 +33,23 @@ TOKEN_LENGTH = 8
 def wall_clock() -> int:
     """Time of this machine, in nanoseconds since 1970."""
     return time.time_ns()
+
+
+def check_text(text: str, *, option: str) -> str:
+    """Refuse a text that papers cannot hold.
+
+    Raises
+    ------
+    SchemaError
+        If it is not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SchemaError(
+            f"{option} {text[:200]!a}: expected UTF-8, found other bytes; rename it first"
+        ) from error
+    return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +63,7 @@ class Subject:
     evidence : Path
         Folder of its evidence, never inside the run.
     by : str
-        Who acts.
+        Name of who acts; people are told apart by their accounts.
     clock : callable
         Gives the time.
     root : Path, optional
@@ -57,6 +74,8 @@ class Subject:
     ------
     UsageError
         If evidence and run overlap, or nobody acts.
+    SchemaError
+        If a path or the name is not UTF-8.
     """
 
     run: Path
@@ -73,6 +92,12 @@ class Subject:
             )
         if not self.by.strip() or len(self.by) > 200:
             raise UsageError("archive: expected the name of who acts; pass --as NAME")
+        for option, text in (
+            ("run", str(self.run)),
+            ("--evidence", str(self.evidence)),
+            ("--as", self.by),
+        ):
+            check_text(text, option=option)
 
     @classmethod
     def of(
@@ -90,6 +115,11 @@ class Subject:
         return cls(run=whole, evidence=where, by=by, clock=clock, root=root)
 
     @property
+    def uid(self) -> int:
+        """Account that acts."""
+        return os.geteuid()
+
+    @property
     def folder(self) -> EvidenceFolder:
         """Its evidence."""
         return EvidenceFolder(path=self.evidence, clock=self.clock)
@@ -97,13 +127,23 @@ class Subject:
     @property
     def begun(self) -> bool:
         """Whether there is any evidence."""
-        return (self.evidence / JOURNAL).exists()
+        return self.folder.has_journal()
 
     @contextmanager
     def opened(
-        self, *, rehash: bool = False, create: bool = False, book: TicketBook | None = None
+        self,
+        *,
+        rehash: bool = False,
+        create: bool = False,
+        book: TicketBook | None = None,
+        gid: int | None = None,
     ) -> Iterator[tuple[EvidenceWriter, Gathered]]:
         """Open the evidence to add to it, and take down the facts; unsound ones are refused.
+
+        Parameters
+        ----------
+        gid : int, optional
+            Group to share it with.
 
         Raises
         ------
@@ -113,7 +153,7 @@ class Subject:
         if not create and not self.begun:
             remedy = "run 'sfxreduce archive plan'"
             raise ArchiveRefused([refuse("R11", f"{self.run}: there is no plan", remedy=remedy)])
-        with self.folder.opened(by=self.by) as writer:
+        with self.folder.opened(by=self.by, gid=gid) as writer:
             yield writer, self.look(writer, rehash=rehash, book=book)
 
     def look(
@@ -180,7 +220,7 @@ class Subject:
         advance(writer, found, policy=policy or found.policy, now_ns=now_ns, until=until)
 
     def planned(self, found: Gathered, *, token: str = "") -> PlanPaper:
-        """Return the plan of a run, and compare its id with what was typed.
+        """Return the plan of a run, and compare its run, and its id with what was typed.
 
         Raises
         ------
@@ -196,6 +236,9 @@ class Subject:
             detail = f"'{token}' is not the plan of this run"
             remedy = f"type the first {TOKEN_LENGTH} letters of the plan's id, or more"
             raise ArchiveRefused([refuse("R11", detail, remedy=remedy)])
+        if Path(found.plan.run).resolve() != self.run.resolve():
+            detail = f"the plan is about {found.plan.run}, not {self.run}"
+            raise ArchiveRefused([refuse("R03", detail)])
         return found.plan
 
     def check_policy(self, plan: PlanPaper, policy: Policy | None) -> None:

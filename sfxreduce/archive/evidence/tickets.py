@@ -122,5 +122,6 @@ def one_ticket_at_a_time(roots: Roots) -> Iterator[None]:
     """
     with ExitStack() as held:
         for root in sorted({root.resolve() for root in roots}):
-            held.enter_context(alone(root / LOCK))
+            # Of whatever account: whoever writes tickets below has to be able to hold it.
+            held.enter_context(alone(root / LOCK, mode=0o666))
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -32,8 +33,9 @@ def work_folder(evidence: Path, kind: str) -> Iterator[Path]:
     prefix = f".{kind}-"
     with output_errors(evidence):
         for left in evidence.glob(f"{prefix}*"):
-            # What a program that was killed had no time to remove.
-            shutil.rmtree(left)
+            # What a program of ours that was killed had no time to remove.
+            if left.lstat().st_uid == os.geteuid():
+                shutil.rmtree(left)
         folder = tempfile.TemporaryDirectory(prefix=prefix, dir=evidence)
     with folder as name:
         yield Path(name)

@@ -57,6 +57,8 @@ def sound(case: Case) -> Found:
     """Refuse evidence that is not to be trusted, or a clock that is not."""
     for what in case.facts.tampered:
         yield refuse("R10", what)
+    for what in case.facts.missing_holds:
+        yield refuse("R10", what, remedy="ask who placed it; it is lifted, never removed")
     if case.facts.certificate and not case.facts.certificate.intact:
         yield refuse("R10", "the certificate is not as it was made")
         yield refuse("R02", "the one given is not valid for this run")
@@ -71,6 +73,12 @@ def held(case: Case) -> Found:
     """Refuse while anybody forbids it."""
     for hold in case.facts.standing_holds(case.now_ns):
         yield refuse("R09", f"{hold.authority}: {hold.reason}")
+    if case.facts.holds_problem:
+        yield refuse(
+            "R09",
+            f"whether one does is not known: {case.facts.holds_problem}",
+            remedy="mend the folder of the holds, or ask its owner to",
+        )
 
 
 def ledger(case: Case) -> Found:
@@ -190,16 +198,21 @@ def approved(case: Case) -> Found:
         for a in case.facts.approvals
         if a.plan_id == case.facts.plan.plan_id and case.facts.plan.at_ns <= a.at_ns <= case.now_ns
     ]
-    others = [a for a in given if a.by != case.facts.plan.planner]
+    given = [a for a in given if case.policy.may_act(a.account, a.role)]
+    others = [a for a in given if a.uid != case.facts.plan.uid]
     if case.policy.release.disposition.irreversible:
-        yield from _two_roles([a for a in others if case.policy.may_act(a.by, a.role)])
+        yield from _two_roles(others)
     elif not (others if case.policy.approvals.two_person else given):
-        yield refuse("R11", f"{len(given)} approvals, planned by {case.facts.plan.planner}")
+        yield refuse(
+            "R11",
+            f"{len(others)} by other accounts than the planner's, which is "
+            f"{case.facts.plan.planner}'s number {case.facts.plan.uid}",
+        )
 
 
 def _two_roles(given: list[Approval]) -> Found:
-    pis = {a.by for a in given if a.role == "pi"}
-    facility = {a.by for a in given if a.role == "facility"}
+    pis = {a.uid for a in given if a.role == "pi"}
+    facility = {a.uid for a in given if a.role == "facility"}
     if not (pis and facility and len(pis | facility) > 1):
         yield refuse("R11", "what cannot be undone needs one as pi and another one as facility")
 

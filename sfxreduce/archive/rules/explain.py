@@ -94,20 +94,22 @@ def _waits(policy: Policy) -> list[str]:
 
 def _people(policy: Policy) -> str:
     if policy.release.disposition.irreversible:
-        return "Two people other than the planner must approve, one as pi and one as facility."
+        return "Two accounts other than the planner's must approve, one as pi and one as facility."
     if policy.approvals.two_person:
-        return "Another person than the planner must approve."
+        return "Another account than the planner's must approve."
     return "One approval is enough, and the planner may give it."
 
 
 def _stays(policy: Policy) -> list[str]:
     keep, holds = policy.keep, policy.holds
-    lifted = "the one that placed it" if holds.lift_by_same else "any of them"
+    lifted = "the account that placed it" if holds.lift_by_same else "any of them"
+    where = holds.holds_root or "the evidence, which its planner owns"
     return [
         "Undecided events and audited events are always kept, and so are "
         f"{keep.random_share:.4g} of the rejected events, drawn at random.",
         f"Dark and calibration runs ({', '.join(keep.dark_names)}) are never released.",
         f"A hold of {', '.join(holds.authorities)} stops everything; {lifted} can lift it.",
+        f"Holds lie in {where}.",
     ]
 
 

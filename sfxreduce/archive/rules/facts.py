@@ -108,6 +108,10 @@ class PlanFacts:
 
     Parameters
     ----------
+    planner : str
+        Name that was given.
+    uid : int
+        Account that owns the plan.
     n_payload : int
         Packages and files that go to the archive.
     release_bytes : int
@@ -116,6 +120,7 @@ class PlanFacts:
 
     plan_id: str
     planner: str
+    uid: int
     policy_sha256: str
     at_ns: int
     n_payload: int
@@ -128,11 +133,19 @@ class Approval:
 
     Parameters
     ----------
-    by, role : str
-        The role is empty where the policy asks for none.
+    by : str
+        Name that was given; it proves nothing.
+    uid : int
+        Account that owns the paper; people are told apart by it.
+    account : str
+        Its name, which the policy may ask for.
+    role : str
+        Empty where the policy asks for none.
     """
 
     by: str
+    uid: int
+    account: str
     role: str
     plan_id: str
     at_ns: int
@@ -179,6 +192,8 @@ class Hold:
     ----------
     until_ns : int or None
         None for as long as it is not lifted.
+    uid : int or None
+        Account that owns its paper; None if that is not known.
     """
 
     hold_id: str
@@ -187,6 +202,7 @@ class Hold:
     by: str
     at_ns: int
     until_ns: int | None = None
+    uid: int | None = None
 
     def stands(self, now_ns: int) -> bool:
         """Whether it is in force."""
@@ -213,6 +229,10 @@ class Evidence:
         None if there is no reduced store.
     holds : tuple of Hold
         Those that were not lifted.
+    missing_holds : tuple of str
+        Holds that the journal knows, and that were taken away instead of lifted.
+    holds_problem : str
+        Why it cannot be known who holds the run; empty if it is.
     open_jobs : tuple of str
         What still uses the run.
     released_today_bytes : int
@@ -241,6 +261,8 @@ class Evidence:
     receipts: ReceiptFacts | None = None
     recall: RecallFacts | None = None
     holds: tuple[Hold, ...] = ()
+    missing_holds: tuple[str, ...] = ()
+    holds_problem: str = ""
     open_jobs: tuple[str, ...] = ()
     released_today_bytes: int = 0
     limit_problem: str = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from enum import StrEnum
 from functools import cache
@@ -22,6 +23,7 @@ from sfxreduce.errors import RunNotFound, SchemaError
 
 __all__ = [
     "DEFAULT_PRESET",
+    "POLICY_BYTES",
     "PRESETS",
     "TARGET_BYTES",
     "Approvals",
@@ -34,6 +36,7 @@ __all__ = [
     "Release",
     "Source",
     "parse_policy",
+    "policy_of",
     "policy_sha256",
     "preset",
     "preset_text",
@@ -76,6 +79,8 @@ class ClosedTable(BaseModel):
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Days = Annotated[float, Field(ge=0, le=36_525)]
+# No name on a disk holds a zero byte or, in what is printed on one line, the end of one.
+AbsolutePath = Annotated[str, Field(pattern=r"^(/[^\x00\n]*)?$", max_length=4096)]
 
 
 class Release(ClosedTable):
@@ -133,8 +138,8 @@ class Release(ClosedTable):
     grace_days: Days = 30
     min_retention_days: Days = 120
     max_tb_per_day: Annotated[float, Field(gt=0)] = 50
-    limit_root: Annotated[str, Field(pattern="^(/.*)?$", max_length=4096)] = ""
-    sign_key: Annotated[str, Field(pattern="^(/.*)?$", max_length=4096)] = ""
+    limit_root: AbsolutePath = ""
+    sign_key: AbsolutePath = ""
 
 
 class Approvals(ClosedTable):
@@ -143,10 +148,10 @@ class Approvals(ClosedTable):
     Attributes
     ----------
     two_person : bool
-        Whether another person than the planner has to approve. What cannot be undone needs two
+        Whether another account than the planner's has to approve. What cannot be undone needs two
         approvals, by people of two roles, in any case.
     people : mapping of str to tuple of str
-        Names that may act in each role; a role that is not listed may be taken by anyone.
+        Accounts that may act in each role; a role that is not listed may be taken by anyone.
     """
 
     two_person: bool = True
@@ -179,11 +184,16 @@ class Holds(ClosedTable):
     Attributes
     ----------
     lift_by_same : bool
-        Whether only the authority that placed a hold may lift it.
+        Whether only the authority that placed a hold may lift it: the account that did, or one
+        that the policy names in that role.
+    holds_root : str
+        Absolute path of the folder that holds are placed in, which no planner owns; if empty, they
+        lie in the evidence.
     """
 
     authorities: Annotated[tuple[str, ...], Field(min_length=1)] = ("pi", "facility", "legal")
     lift_by_same: bool = True
+    holds_root: AbsolutePath = ""
 
 
 class DriftPolicy(ClosedTable):
@@ -214,7 +224,7 @@ class Policy(ClosedTable):
     release, approvals, keep, holds, drift
         The tables of the file.
     pools : mapping of str to str
-        Where the archive's copies go: name of each pool, and its backend.
+        Where the archive's copies go: name of each pool, and its backend, ``posix:`` or ``exec:``.
     sources : tuple of Source
         What the figures rest on.
     """
@@ -238,10 +248,15 @@ class Policy(ClosedTable):
             )
         if self.release.disposition.irreversible and not self.approvals.two_person:
             raise ValueError("drop-rejects needs two_person = true")
+        for pool, spec in self.pools.items():
+            if not re.fullmatch(r"(posix|exec):/[^\x00\n]*", spec):
+                raise ValueError(
+                    f"pools.{pool}: expected posix:/FOLDER or exec:/SCRIPT, found {spec[:80]!a}"
+                )
         return self
 
     def may_act(self, name: str, role: str) -> bool:
-        """Whether a person may act in a role."""
+        """Whether an account of this name may act in a role."""
         people = {str(key): names for key, names in self.approvals.people.items()}
         return role not in people or name in people[role]
 
@@ -285,14 +300,28 @@ def read_policy(path: Path) -> Policy:
         If it is no text, or too long.
     """
     try:
-        if path.stat().st_size > POLICY_BYTES:
-            raise SchemaError(f"{path}: too long for a policy; is it another file?")
-        return parse_policy(path.read_text("utf-8"), where=str(path))
+        with path.open("rb") as file:
+            data = file.read(POLICY_BYTES + 1)
     except OSError as error:
         raise RunNotFound(f"{path}: cannot be read ({error.strerror}); check --policy") from error
+    return policy_of(data, where=str(path))
+
+
+def policy_of(data: bytes, *, where: str) -> Policy:
+    """Policy from the bytes of a file; see `parse_policy`.
+
+    Raises
+    ------
+    SchemaError
+        If it is no text, or too long.
+    """
+    if len(data) > POLICY_BYTES:
+        raise SchemaError(f"{where}: too long for a policy; is it another file?")
+    try:
+        return parse_policy(data.decode(), where=where)
     except UnicodeDecodeError as error:
         raise SchemaError(
-            f"{path}: expected TOML in UTF-8, found other bytes; is it another file?"
+            f"{where}: expected TOML in UTF-8, found other bytes; is it another file?"
         ) from error
 
 

@@ -56,7 +56,8 @@ REFUSALS: dict[str, tuple[str, str]] = {
     ),
     "R11": (
         "those whom the policy asks for have not approved it",
-        "have another person than the planner run 'sfxreduce archive approve'",
+        "have another account than the planner's run 'sfxreduce archive approve'; where there is "
+        "only one account, plan under a policy with two_person = false",
     ),
     "R12": (
         "the time that data must stay on the disk is not over",
@@ -95,6 +96,14 @@ REFUSALS: dict[str, tuple[str, str]] = {
         "filter the run again with the share of rejects that the policy keeps",
     ),
     "R21": (
+        "the ticket was revoked",
+        "delete nothing by it",
+    ),
+    "R22": (
+        "a signed ticket would rest on nothing but the evidence",
+        "name your own policy with --policy, and the archives there or with --to",
+    ),
+    "R23": (
         "not all files that the run is read from can be archived with it",
         "put the files themselves into the run's folder, named by relative paths, and filter again",
     ),
@@ -109,7 +118,7 @@ class Refusal:
     Parameters
     ----------
     code : str
-        ``R01`` to ``R21``.
+        ``R01`` to ``R23``.
     message : str
         What is wrong.
     remedy : str

@@ -9,11 +9,12 @@ from pathlib import Path
 from sfxreduce.archive.evidence.documents import TicketPaper, read_paper
 from sfxreduce.archive.evidence.folder import JOURNAL, PAPER_BYTES, Clock, EvidenceFolder
 from sfxreduce.archive.evidence.gather import gather
+from sfxreduce.archive.evidence.holds import HoldShelf
 from sfxreduce.archive.evidence.pins import compare_pins
 from sfxreduce.archive.evidence.signing import SIGNATURE_SUFFIX, is_signed
 from sfxreduce.archive.evidence.subject import wall_clock
 from sfxreduce.archive.rules import checks
-from sfxreduce.archive.rules.facts import SourcePin
+from sfxreduce.archive.rules.facts import Evidence, SourcePin
 from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal, refuse
 from sfxreduce.archive.steps.release import TICKET
 from sfxreduce.errors import RunNotFound
@@ -29,8 +30,9 @@ def check_ticket(ticket: Path, *, key: Path, clock: Clock = wall_clock) -> Ticke
 
     The signature beside the ticket has to be that of the key. The ticket must be in force, and what
     is left of its files has to be as it was pinned by size, time of change and inode. Where the
-    ticket lies in the evidence it was written to, it has to be the one that counts there, no hold
-    may stand and nothing be tampered with.
+    ticket lies in the evidence it was written to, it has to be the one that counts there, and
+    nothing may be tampered with. No hold may stand there, nor in the folder of holds that the
+    ticket names.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def check_ticket(ticket: Path, *, key: Path, clock: Clock = wall_clock) -> Ticke
     Raises
     ------
     ArchiveRefused
-        If it may not be acted on: R03, R04, R09, R10, R11, R16 or R17.
+        If it may not be acted on: R03, R04, R09, R10, R11, R16, R17 or R21.
     RunNotFound
         If there is no such ticket or key.
     """
@@ -59,6 +61,7 @@ def check_ticket(ticket: Path, *, key: Path, clock: Clock = wall_clock) -> Ticke
         *_signature(ticket, data, key),
         *_in_time(paper, clock()),
         *_files(paper),
+        *_holds(ticket, paper, clock()),
         *_evidence(ticket, data, paper, clock),
     ]
     if found:
@@ -68,8 +71,7 @@ def check_ticket(ticket: Path, *, key: Path, clock: Clock = wall_clock) -> Ticke
 
 def _revoked(paper: TicketPaper) -> Iterator[Refusal]:
     if not paper.files:
-        why = paper.why[0] if paper.why else "it lists nothing"
-        yield refuse("R11", f"the ticket is void: {why}", remedy="delete nothing by it")
+        yield refuse("R21", paper.why[0] if paper.why else "it lists nothing")
 
 
 def _signature(ticket: Path, data: bytes, key: Path) -> Iterator[Refusal]:
@@ -100,6 +102,16 @@ def _files(paper: TicketPaper) -> Iterator[Refusal]:
     found = compare_pins(Path(paper.run), paper.files, rehash=False)
     if found not in (SourcePin.SAME, SourcePin.GONE):
         yield refuse("R03", f"{paper.run} is {found}")
+
+
+def _holds(ticket: Path, paper: TicketPaper, now_ns: int) -> Iterator[Refusal]:
+    """What stands in the policy's folder of holds, wherever the ticket itself lies."""
+    if paper.policy is None:
+        return
+    shelf = HoldShelf(evidence=ticket.parent, runs=(Path(paper.run),), policy=paper.policy)
+    found = shelf.found()
+    facts = Evidence(holds=found.holds, holds_problem=found.problem)
+    yield from checks.held(checks.Case(facts=facts, policy=shelf.policy, now_ns=now_ns))
 
 
 def _evidence(ticket: Path, data: bytes, paper: TicketPaper, clock: Clock) -> Iterator[Refusal]:

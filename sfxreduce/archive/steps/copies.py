@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sfxreduce.archive.evidence.documents import PlanPaper
-from sfxreduce.archive.evidence.folder import Contents, EvidenceWriter
+from sfxreduce.archive.evidence.folder import EvidenceWriter
+from sfxreduce.archive.evidence.subject import check_text
 from sfxreduce.archive.rules.policy import Policy
 from sfxreduce.archive.rules.refusals import Refusal, refuse
 from sfxreduce.archive.tape.backends import Backend, open_backend
@@ -28,34 +29,39 @@ BATCH = 256
 """Files whose receipts are kept in one paper."""
 
 
-def copies_of(given: Sequence[str], *, policy: Policy, contents: Contents) -> dict[str, str]:
-    """Name of the pool of each copy, and its archive: as told, as before, or as the policy says.
+def copies_of(given: Sequence[str], *, policy: Policy | None) -> dict[str, str]:
+    """Name of the pool of each copy, and its archive: as told, or as the caller's own policy says.
+
+    What the evidence says of archives is never acted on: whoever may write to it could name a
+    script there.
 
     Parameters
     ----------
     given : sequence of str
         ``POOL=ARCHIVE``, or ``ARCHIVE`` alone, whose last part names the pool then.
+    policy : Policy, optional
+        That the caller named, not the one of the plan.
 
     Raises
     ------
     UsageError
-        If none is known, or two have one name.
+        If none is named, or two have one name.
 
     Examples
     --------
-    >>> from pathlib import Path
-    >>> empty = Contents(path=Path("e"), entries=(), tampered=())
-    >>> copies_of(["a=posix:/mnt/one", "posix:/mnt/two"], policy=Policy(), contents=empty)
+    >>> copies_of(["a=posix:/mnt/one", "posix:/mnt/two"], policy=None)
     {'a': 'posix:/mnt/one', 'two': 'posix:/mnt/two'}
     """
     if not given:
-        line = contents.last("archive")
-        known = dict(line["copies"]) if line else dict(policy.pools)
-        if not known:
-            raise UsageError("archive: no pool is known; name one for each copy: --to POOL=ARCHIVE")
-        return known
+        if policy is None or not policy.pools:
+            raise UsageError(
+                "archive: no pool is named, and what the evidence names is not acted on; name one "
+                "for each copy with --to POOL=ARCHIVE, or your own policy with --policy FILE"
+            )
+        return dict(policy.pools)
     found: dict[str, str] = {}
     for text in given:
+        check_text(text, option="--to")
         pool, spec = _split(text)
         if pool in found:
             raise UsageError(f"archive: two pools are called '{pool}'; name them --to POOL=ARCHIVE")

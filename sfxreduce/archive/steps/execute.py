@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sfxreduce.archive.evidence.advance import go_on
-from sfxreduce.archive.evidence.documents import PinnedFile, PlanPaper
+from sfxreduce.archive.evidence.documents import PinnedFile, PlanPaper, RecallPaper, paper_bytes
 from sfxreduce.archive.evidence.folder import EvidenceWriter
-from sfxreduce.archive.evidence.gather import gather
+from sfxreduce.archive.evidence.holds import HoldShelf
 from sfxreduce.archive.evidence.pins import compare_pins
 from sfxreduce.archive.evidence.subject import Subject
 from sfxreduce.archive.evidence.workfolder import work_folder
 from sfxreduce.archive.rules.facts import SourcePin
+from sfxreduce.archive.rules.policy import Policy
 from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
 from sfxreduce.archive.rules.states import State
 from sfxreduce.archive.steps.copies import Copies, copies_of, open_copies, take_down
@@ -57,7 +58,13 @@ class Executed:
         }
 
 
-def execute_run(subject: Subject, *, to: Sequence[str] = (), token: str | None = None) -> Executed:
+def execute_run(
+    subject: Subject,
+    *,
+    to: Sequence[str] = (),
+    token: str | None = None,
+    policy: Policy | None = None,
+) -> Executed:
     """Put every package and file of a plan into every pool, and record the receipts.
 
     What was cut off is begun again with the same call: what is there is not copied twice. The facts
@@ -70,6 +77,8 @@ def execute_run(subject: Subject, *, to: Sequence[str] = (), token: str | None =
         See `sfxreduce.archive.steps.copies.copies_of`.
     token : str, optional
         Beginning of the plan's id; without it nothing is done, and what would be done is told.
+    policy : Policy, optional
+        The caller's own, which names the archives if `to` does not; the plan has to be under it.
 
     Raises
     ------
@@ -79,28 +88,32 @@ def execute_run(subject: Subject, *, to: Sequence[str] = (), token: str | None =
         If the archive does not answer.
     """
     if token is None:
-        return _would_execute(subject, to)
+        return _would_execute(subject, to, policy)
     with subject.opened(rehash=True) as (writer, found):
         plan = subject.planned(found, token=token)
-        copies = copies_of(to, policy=plan.policy, contents=found.contents)
+        subject.check_policy(plan, policy)
+        copies = copies_of(to, policy=policy)
         opened = open_copies(copies)
         until, now_ns = State.ARCHIVING, subject.clock()
         go_on(writer, found, policy=plan.policy, now_ns=now_ns, until=until)
         writer.append("archive", plan_id=plan.plan_id, copies=copies)
-        _put_all(subject, writer, plan, opened)
+        _put_all(subject, writer, plan, opened, found.shelf)
         subject.advance(writer, State.ARCHIVED)
         return Executed(plan=plan, dry_run=False, copies=copies, state=writer.contents().state)
 
 
-def _would_execute(subject: Subject, to: Sequence[str]) -> Executed:
+def _would_execute(subject: Subject, to: Sequence[str], policy: Policy | None) -> Executed:
     found = subject.look()
     plan = subject.planned(found)
-    copies = copies_of(to, policy=plan.policy, contents=found.contents)
+    subject.check_policy(plan, policy)
+    copies = copies_of(to, policy=policy)
     subject.require(found, State.ARCHIVING)
     return Executed(plan=plan, dry_run=True, copies=copies, state=found.contents.state)
 
 
-def _put_all(subject: Subject, writer: EvidenceWriter, plan: PlanPaper, copies: Copies) -> None:
+def _put_all(
+    subject: Subject, writer: EvidenceWriter, plan: PlanPaper, copies: Copies, shelf: HoldShelf
+) -> None:
     began_ns = subject.clock()
     pins = {file.path: file for file in plan.sources}
 
@@ -112,7 +125,7 @@ def _put_all(subject: Subject, writer: EvidenceWriter, plan: PlanPaper, copies: 
     with Tars.opened(plan, evidence=subject.evidence) as tars:
 
         def put(backend: Backend, pool: str, parcel: str) -> Receipt:
-            check_holds(subject)
+            check_holds(shelf, now_ns=subject.clock())
             local = tars.local(parcel, check=check)
             return backend.put(local, plan.prefix + parcel, pool=pool)
 
@@ -127,31 +140,35 @@ def _check_pin(plan: PlanPaper, pin: PinnedFile) -> None:
         raise ArchiveRefused([refuse("R03", pin.path)])
 
 
-def check_holds(subject: Subject) -> None:
-    """Refuse if a hold was placed meanwhile.
+def check_holds(shelf: HoldShelf, *, now_ns: int) -> None:
+    """Refuse if a hold was placed meanwhile, or it cannot be known.
 
     Raises
     ------
     ArchiveRefused
         With R09.
     """
-    if not any((subject.evidence / "holds").glob("*.json")):
-        return
-    facts = gather(subject.folder, subject.run).facts
-    standing = facts.standing_holds(subject.clock())
-    if standing:
-        raise ArchiveRefused(
-            [refuse("R09", f"{hold.authority}: {hold.reason}") for hold in standing]
-        )
+    found = shelf.found()
+    why = [f"{hold.authority}: {hold.reason}" for hold in found.holds if hold.stands(now_ns)]
+    if why or found.problem:
+        raise ArchiveRefused([refuse("R09", text) for text in why or [found.problem]])
 
 
-def recall_run(subject: Subject, *, n: int | None = None, to: Sequence[str] = ()) -> RecallResult:
+def recall_run(
+    subject: Subject,
+    *,
+    n: int | None = None,
+    to: Sequence[str] = (),
+    policy: Policy | None = None,
+) -> RecallResult:
     """Stage files back at random and compare them; the grace period begins if all are good.
 
     Parameters
     ----------
     n : int, optional
         Files to draw; as many as the policy asks for by default.
+    policy : Policy, optional
+        The caller's own, which names the archives if `to` does not; the plan has to be under it.
 
     Raises
     ------
@@ -161,22 +178,35 @@ def recall_run(subject: Subject, *, n: int | None = None, to: Sequence[str] = ()
     with subject.opened() as (writer, found):
         plan = subject.planned(found)
         subject.require(found, State.ARCHIVED)
-        check_holds(subject)
-        copies = open_copies(copies_of(to, policy=plan.policy, contents=found.contents))
+        subject.check_policy(plan, policy)
+        check_holds(found.shelf, now_ns=subject.clock())
+        copies = open_copies(copies_of(to, policy=policy))
         size = n or plan.policy.release.recall_files
         result = _recalled(subject, writer, plan, copies, size)
-        writer.append(
-            "recalled",
-            plan_id=plan.plan_id,
-            tested=result.tested,
-            bad=result.bad,
-            statement=result.statement,
-        )
+        _write_down(subject, writer, plan, result)
         refusals = check_recall(result, plan.archive_files, n=size)
         if refusals:
             raise ArchiveRefused(refusals)
         subject.advance(writer, State.GRACE)
     return result
+
+
+def _write_down(
+    subject: Subject, writer: EvidenceWriter, plan: PlanPaper, result: RecallResult
+) -> None:
+    """Write a paper: the grace period counts from when the system says that it was written."""
+    paper = RecallPaper(
+        plan_id=plan.plan_id,
+        by=subject.by,
+        at_ns=subject.clock(),
+        tested=result.tested,
+        bad=result.bad,
+        statement=result.statement,
+    )
+    name = f"recalls/{plan.plan_id[:8]}-{paper.at_ns}.json"
+    writer.write(name, paper_bytes(paper))
+    told = paper.model_dump(include={"plan_id", "tested", "bad", "statement"})
+    writer.append("recalled", paper=name, **told)
 
 
 def _recalled(

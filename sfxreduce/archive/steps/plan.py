@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import json
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxreduce.archive.evidence import owners
 from sfxreduce.archive.evidence.advance import send_back
 from sfxreduce.archive.evidence.documents import (
     ApprovalPaper,
@@ -20,7 +22,7 @@ from sfxreduce.archive.evidence.documents import (
     paper_bytes,
     paper_id,
 )
-from sfxreduce.archive.evidence.folder import EvidenceWriter
+from sfxreduce.archive.evidence.folder import APPENDED, EvidenceWriter
 from sfxreduce.archive.evidence.gather import Gathered
 from sfxreduce.archive.evidence.inspect import (
     audited_events,
@@ -30,7 +32,7 @@ from sfxreduce.archive.evidence.inspect import (
     store_facts,
 )
 from sfxreduce.archive.evidence.pins import files_of_run, pin_files
-from sfxreduce.archive.evidence.subject import Subject
+from sfxreduce.archive.evidence.subject import Subject, check_text
 from sfxreduce.archive.rules.policy import DEFAULT_PRESET, Disposition, Policy, preset
 from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal, refuse
 from sfxreduce.archive.rules.states import PATH, State
@@ -43,12 +45,20 @@ from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.decisions.decide import Decision
 from sfxreduce.errors import LeadsOutside, RunNotFound, SchemaError, UsageError
-from sfxreduce.io.files.durable import FileRecord
+from sfxreduce.io.files.durable import FileRecord, output_errors
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.run.run import LeadsOn, Run
 
-__all__ = ["PlanOptions", "PlannedRun", "approve_run", "plan_run", "plan_runs", "verify_again"]
+__all__ = [
+    "PlanOptions",
+    "PlannedRun",
+    "approve_run",
+    "inspect_again",
+    "plan_run",
+    "plan_runs",
+    "verify_again",
+]
 
 FINISHED = (State.RELEASE_TICKETED, State.RELEASED, State.RESTORING)
 
@@ -67,6 +77,8 @@ class PlanOptions:
         End of the experiment; by default when the youngest file of the run was last changed.
     data_path : str
         Where the frames lie inside an HDF5 file.
+    gid : int, optional
+        Group to share the evidence with.
     """
 
     policy: Policy
@@ -74,6 +86,7 @@ class PlanOptions:
     certificate: Path | None = None
     ended_ns: int | None = None
     data_path: str = ""
+    gid: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +128,7 @@ def plan_runs(
     certificate: Path | None = None,
     ended_ns: int | None = None,
     data_path: str = "",
+    group: str = "",
     pool: Pool,
     progress: Progress = silent,
 ) -> list[PlannedRun]:
@@ -128,13 +142,17 @@ def plan_runs(
         The laptop preset if not given.
     certificate, ended_ns, data_path
         See `PlanOptions`; a certificate is for one run.
+    group : str
+        Name or number of the group that the evidence is shared with: its members add papers, and
+        nobody removes those of others.
 
     Raises
     ------
     ArchiveRefused
         With the refusals of all runs, after the others were planned.
     UsageError
-        If there are not as many reduced stores as runs, or one certificate for several runs.
+        If there are not as many reduced stores as runs, one certificate for several runs, or no
+        such group.
     """
     if hits and len(hits) != len(subjects):
         raise UsageError(f"archive plan: expected {len(subjects)} --hits, found {len(hits)}")
@@ -149,6 +167,7 @@ def plan_runs(
             certificate=certificate,
             ended_ns=ended_ns,
             data_path=data_path,
+            gid=_group_id(group) if group else None,
         )
         try:
             plan = plan_run(subject, options, pool=pool, progress=progress)
@@ -160,6 +179,15 @@ def plan_runs(
     if refusals:
         raise ArchiveRefused(refusals)
     return planned
+
+
+def _group_id(group: str) -> int:
+    try:
+        return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise UsageError(
+            f"--group {group!a}: there is no such group; 'groups' lists yours"
+        ) from error
 
 
 def plan_run(
@@ -183,10 +211,11 @@ def plan_run(
     if options.hits is None:
         raise ArchiveRefused([refuse("R01", "none was named")])
     hits = options.hits.absolute()
+    check_text(str(hits), option="--hits")
     if not hits.exists():
         raise ArchiveRefused([refuse("R01", f"there is nothing at {hits}")])
     run = _opened(subject.run, data_path=options.data_path)
-    with subject.opened(create=True) as (writer, found):
+    with subject.opened(create=True, gid=options.gid) as (writer, found):
         state = found.contents.state
         if state in FINISHED:
             raise UsageError(f"{subject.run}: is {state}; what was ticketed is not planned again")
@@ -194,10 +223,11 @@ def plan_run(
         same = _still_good(found, pinned, hits, options, subject.by)
         if found.plan is not None and same:
             return found.plan
+        writer.check_replaceable("plan.json")
         if found.plan is not None or state not in PATH:
             send_back(writer, state)
         _take_up(writer, hits, options.certificate)
-        certificate = _inspect(writer, run, hits)
+        certificate = inspect_again(writer, run, hits)
         verify_again(writer, run, hits, pool=pool, progress=progress)
         subject.advance(writer, State.CERTIFIED, policy=options.policy)
         plan = _draft(subject, pinned, hits, options)
@@ -205,6 +235,7 @@ def plan_run(
         writer.write("plan.json", paper_bytes(plan))
         subject.advance(writer, State.PLANNED, policy=options.policy)
         _write_bag(subject, plan)
+        _share(subject)
     return plan
 
 
@@ -214,14 +245,14 @@ def _opened(path: Path, *, data_path: str) -> Run:
     Raises
     ------
     ArchiveRefused
-        With R21.
+        With R23.
     """
     try:
         run = open_run(path, data_path=data_path)
     except LeadsOutside as error:
-        raise ArchiveRefused([refuse("R21", str(error))]) from error
+        raise ArchiveRefused([refuse("R23", str(error))]) from error
     if isinstance(run.source, LeadsOn) and run.source.unmovable:
-        raise ArchiveRefused([refuse("R21", why) for why in run.source.unmovable])
+        raise ArchiveRefused([refuse("R23", why) for why in run.source.unmovable])
     return run
 
 
@@ -231,12 +262,20 @@ def _pinned(run: Run, path: Path) -> tuple[PinnedFile, ...]:
     Raises
     ------
     ArchiveRefused
-        With R21, if one of them is a link, or lies elsewhere.
+        With R23, if one of them is a link, or lies elsewhere.
     """
     try:
         return pin_files(path, files_of_run(run, path))
     except SchemaError as error:
-        raise ArchiveRefused([refuse("R21", str(error))]) from error
+        raise ArchiveRefused([refuse("R23", str(error))]) from error
+
+
+def _share(subject: Subject) -> None:
+    """Let the group of a shared folder read what was made there under some umask."""
+    if owners.is_shared(subject.evidence):
+        gid = subject.evidence.stat().st_gid
+        with output_errors(subject.evidence):
+            owners.share_all(subject.evidence, gid, appended=APPENDED)
 
 
 def _still_good(
@@ -273,8 +312,8 @@ def _take_up(writer: EvidenceWriter, hits: Path, given: Path | None) -> None:
     writer.append("certificate", certificate=digest, facts=asdict(facts))
 
 
-def _inspect(writer: EvidenceWriter, run: Run, hits: Path) -> Certificate | None:
-    """Take down what the reduced store says."""
+def inspect_again(writer: EvidenceWriter, run: Run, hits: Path) -> Certificate | None:
+    """Take down what the reduced store says, and return the certificate of the evidence."""
     data = writer.contents().paper("certificate.json")
     certificate = certificate_facts(data, hits=hits, at_ns=0)[1] if data else None
     facts = store_facts(hits, n_events=run.n_events, certificate=certificate)
@@ -393,7 +432,7 @@ def approve_run(
     Parameters
     ----------
     role : str
-        ``pi`` or ``facility``; found in the policy by the name, if it is not given.
+        ``pi`` or ``facility``; found in the policy by the account's name, if it is not given.
     token : str
         Beginning of the plan's id, to be sure that it is the right one.
     policy : Policy, optional
@@ -402,14 +441,17 @@ def approve_run(
     Raises
     ------
     ArchiveRefused
-        If there is no plan, the planner approves it, the role is another person's, or the facts
-        no longer hold.
+        If there is no plan, the account that planned it approves it, the role is another account's,
+        or the facts no longer hold.
+    OutputError
+        If this account may not write to the evidence.
     """
     with subject.opened() as (writer, found):
         plan = subject.planned(found, token=token)
         subject.check_policy(plan, policy)
-        taken = role or _role_of(subject.by, plan.policy)
-        _check_approver(subject.by, taken, plan)
+        account = owners.account_name(subject.uid)
+        taken = role or _role_of(account, plan.policy)
+        _check_approver(subject, account, taken, found)
         paper = ApprovalPaper(
             plan_id=plan.plan_id, by=subject.by, role=taken, at_ns=subject.clock()
         )
@@ -424,17 +466,18 @@ def approve_run(
     return plan
 
 
-def _role_of(by: str, policy: Policy) -> str:
-    if by in ("pi", "facility"):
-        return by
+def _role_of(account: str, policy: Policy) -> str:
+    if account in ("pi", "facility"):
+        return account
     people = {str(role): names for role, names in policy.approvals.people.items()}
-    return next((role for role, names in people.items() if by in names), "")
+    return next((role for role, names in people.items() if account in names), "")
 
 
-def _check_approver(by: str, role: str, plan: PlanPaper) -> None:
+def _check_approver(subject: Subject, account: str, role: str, found: Gathered) -> None:
     if role not in ("", "pi", "facility"):
-        raise UsageError(f"archive approve: expected --role pi or facility, found '{role}'")
-    if plan.policy.approvals.two_person and by == plan.planner:
-        raise ArchiveRefused([refuse("R11", f"{by} planned it")])
-    if not plan.policy.may_act(by, role):
-        raise ArchiveRefused([refuse("R11", f"{by} is not named as {role} in the policy")])
+        raise UsageError(f"archive approve: expected --role pi or facility, found {role!a}")
+    planned = found.facts.plan
+    if found.policy.approvals.two_person and planned and planned.uid == subject.uid:
+        raise ArchiveRefused([refuse("R11", f"the account {account} planned it")])
+    if not found.policy.may_act(account, role):
+        raise ArchiveRefused([refuse("R11", f"{account} is not named as {role} in the policy")])

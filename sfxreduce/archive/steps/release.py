@@ -22,11 +22,13 @@ from sfxreduce.archive.evidence.signing import SIGNATURE_SUFFIX, read_signing_ke
 from sfxreduce.archive.evidence.subject import Subject
 from sfxreduce.archive.evidence.tickets import limit_roots, one_ticket_at_a_time
 from sfxreduce.archive.rules.facts import Evidence, Verified
+from sfxreduce.archive.rules.policy import Policy
 from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
 from sfxreduce.archive.rules.states import PATH, State
-from sfxreduce.archive.steps.copies import copies_of, open_copies, take_down
+from sfxreduce.archive.steps.copies import Copies, copies_of, open_copies, take_down
 from sfxreduce.archive.steps.execute import check_holds
 from sfxreduce.archive.steps.plan import verify_again
+from sfxreduce.archive.steps.premises import judge_anew
 from sfxreduce.archive.tape.backends import Backend
 from sfxreduce.archive.tape.receipts import Receipt
 from sfxreduce.cluster import Pool
@@ -72,6 +74,7 @@ def release_run(
     to: Sequence[str] = (),
     data_path: str = "",
     sign_key: Path | None = None,
+    policy: Policy | None = None,
     pool: Pool,
     progress: Progress = silent,
 ) -> Released:
@@ -80,12 +83,18 @@ def release_run(
     The run is hashed anew, compared with its reduced store anew if that was done too long ago, and
     the archive is asked for every receipt anew.
 
+    What is signed must not rest on what others wrote into the evidence: before that, the store is
+    judged anew, and files are recalled anew from archives that the caller named.
+
     Parameters
     ----------
     token : str, optional
         Beginning of the plan's id; without it nothing is done, and it is told whether it could be.
     sign_key : Path, optional
-        Private key that signs the ticket; that of the policy by default, if it names one.
+        Private key that signs the ticket; that of `policy` by default, if it names one.
+    policy : Policy, optional
+        The caller's own, which names the archives if `to` does not; the plan has to be under it.
+        Needed to sign.
 
     Raises
     ------
@@ -93,44 +102,70 @@ def release_run(
         If anything is missing.
     RefusedError
         If others can read the key.
+    UsageError
+        If no archive is named.
     """
     if token is None:
-        return _would_release(subject, sign_key)
+        return _would_release(subject, sign_key, policy)
     with subject.opened(rehash=True) as (writer, found):
         plan = subject.planned(found, token=token)
-        key = _signing_key(plan, sign_key)
+        subject.check_policy(plan, policy)
+        key = _signing_key(plan, sign_key, policy)
+        copies = open_copies(copies_of(to, policy=policy))
+        for name in (TICKET, TICKET + SIGNATURE_SUFFIX):
+            writer.check_replaceable(name)
         state = found.contents.state
         if state is State.RELEASE_TICKETED:
             state = arrow(writer, state, State.RELEASABLE)
         _require_ticket(subject, found, state)
-        _look_again(subject, writer, found, plan, to, data_path, pool=pool, progress=progress)
+        run = open_run(subject.run, data_path=data_path)
+        if key is not None:
+            judge_anew(writer, plan, run, copies, pool=pool, progress=progress)
+        elif _is_old(subject, found, plan):
+            verify_again(writer, run, Path(plan.hits), pool=pool, progress=progress)
+        _ask_again(subject, writer, plan, copies)
         subject.advance(writer, State.RELEASABLE, rehash=True)
-        roots = limit_roots(plan.policy, root=subject.root, evidence=subject.evidence)
-        # What others release meanwhile has to count here, and this there.
-        with one_ticket_at_a_time(roots):
-            found = subject.look(writer)
-            subject.require(found, State.RELEASE_TICKETED, state=State.RELEASABLE)
-            check_holds(subject)
-            data = paper_bytes(_ticket(subject, writer, plan, found))
-            if key is not None:
-                # First, so that no ticket lies there that still waits for its signature.
-                writer.write(TICKET + SIGNATURE_SUFFIX, key.sign(data))
-            writer.write(TICKET, data)
-            subject.advance(writer, State.RELEASE_TICKETED)
-        done = writer.contents().state
-    return Released(plan=plan, dry_run=False, state=done, ticket=subject.evidence / TICKET)
+        state = _write_ticket(subject, writer, plan, key)
+    return Released(plan=plan, dry_run=False, state=state, ticket=subject.evidence / TICKET)
 
 
-def _signing_key(plan: PlanPaper, given: Path | None) -> Ed25519PrivateKey | None:
-    named = plan.policy.release.sign_key
+def _write_ticket(
+    subject: Subject, writer: EvidenceWriter, plan: PlanPaper, key: Ed25519PrivateKey | None
+) -> State:
+    roots = limit_roots(plan.policy, root=subject.root, evidence=subject.evidence)
+    # What others release meanwhile has to count here, and this there.
+    with one_ticket_at_a_time(roots):
+        found = subject.look(writer)
+        subject.require(found, State.RELEASE_TICKETED, state=State.RELEASABLE)
+        check_holds(found.shelf, now_ns=subject.clock())
+        data = paper_bytes(_ticket(subject, writer, plan, found))
+        if key is not None:
+            # First, so that no ticket lies there that still waits for its signature.
+            writer.write(TICKET + SIGNATURE_SUFFIX, key.sign(data))
+        writer.write(TICKET, data)
+        subject.advance(writer, State.RELEASE_TICKETED)
+    return writer.contents().state
+
+
+def _signing_key(
+    plan: PlanPaper, given: Path | None, policy: Policy | None
+) -> Ed25519PrivateKey | None:
+    """Key that signs, which never comes from the plan: whoever made that would choose it."""
+    named = policy.release.sign_key if policy else ""
     path = given or (Path(named) if named else None)
+    if path is None and plan.policy.release.sign_key:
+        remedy = "name the key with --sign-key, or your own policy with --policy"
+        raise ArchiveRefused([refuse("R22", "the plan's policy asks for one", remedy=remedy)])
+    if path is not None and policy is None:
+        raise ArchiveRefused([refuse("R22", "no policy of your own is named")])
     return None if path is None else read_signing_key(path)
 
 
-def _would_release(subject: Subject, sign_key: Path | None) -> Released:
+def _would_release(subject: Subject, sign_key: Path | None, policy: Policy | None) -> Released:
     found = subject.look()
     plan = subject.planned(found)
-    _signing_key(plan, sign_key)
+    subject.check_policy(plan, policy)
+    _signing_key(plan, sign_key, policy)
     state = found.contents.state
     before = State.RELEASABLE if state is State.RELEASE_TICKETED else state
     _require_ticket(subject, found, before)
@@ -153,24 +188,15 @@ def _require_ticket(subject: Subject, found: Gathered, state: State) -> None:
     subject.require(found, State.RELEASE_TICKETED, state=state, facts=facts)
 
 
-def _look_again(
-    subject: Subject,
-    writer: EvidenceWriter,
-    found: Gathered,
-    plan: PlanPaper,
-    to: Sequence[str],
-    data_path: str,
-    *,
-    pool: Pool,
-    progress: Progress,
-) -> None:
-    """Compare the store again if need be, and ask the archive for every file."""
+def _is_old(subject: Subject, found: Gathered, plan: PlanPaper) -> bool:
+    """Whether the store was compared with the run too long ago."""
     verified = found.facts.verified
     age = subject.clock() - (verified.at_ns if verified else 0)
-    if age > plan.policy.release.verified_days * 24 * HOUR_NS:
-        run = open_run(subject.run, data_path=data_path)
-        verify_again(writer, run, Path(plan.hits), pool=pool, progress=progress)
-    copies = open_copies(copies_of(to, policy=plan.policy, contents=found.contents))
+    return age > plan.policy.release.verified_days * 24 * HOUR_NS
+
+
+def _ask_again(subject: Subject, writer: EvidenceWriter, plan: PlanPaper, copies: Copies) -> None:
+    """Ask the archive for every file."""
 
     def ask(backend: Backend, pool: str, part: str) -> Receipt:
         return backend.query(plan.prefix + part, pool=pool)
@@ -194,6 +220,7 @@ def _ticket(
         packages=plan.packages,
         why=tuple(_why(plan, found)),
         journal_sha256=writer.head,
+        policy=plan.policy,
     )
 
 
@@ -201,10 +228,13 @@ def _why(plan: PlanPaper, found: Gathered) -> list[str]:
     """What the release rests on, one sentence each."""
     facts, release = found.facts, plan.policy.release
     recalled = found.contents.last("recalled") or {}
+    again = found.contents.last("recalled-again", plan_id=plan.plan_id)
     told = [
         f"Policy '{plan.policy.name}', disposition {release.disposition}.",
         f"Planned by {plan.planner}; approved by "
-        + ", ".join(sorted(f"{a.by} ({a.role or 'no role'})" for a in facts.approvals))
+        + ", ".join(
+            sorted(f"{a.by} (account {a.account}, {a.role or 'no role'})" for a in facts.approvals)
+        )
         + ".",
         f"Every kept event in {plan.hits} equals its source, bit for bit.",
         f"{len(plan.payload)} files lie on tape, as {len(plan.packages)} packages and "
@@ -212,6 +242,8 @@ def _why(plan: PlanPaper, found: Gathered) -> list[str]:
         "with their checksums.",
         f"Recall test: {recalled.get('statement', '')}",
     ]
+    if again is not None:
+        told.append(f"Recalled again by {again['by']} before it was signed: {again['statement']}")
     if facts.certificate is not None:
         told.append(
             f"With {facts.certificate.confidence:.4g} confidence at most "
@@ -221,7 +253,13 @@ def _why(plan: PlanPaper, found: Gathered) -> list[str]:
 
 
 def revoke_ticket(writer: EvidenceWriter, found: Gathered, *, reason: str) -> None:
-    """Put a ticket that lists nothing in the place of one that was written."""
+    """Put a ticket that lists nothing in the place of one that was written.
+
+    Raises
+    ------
+    OutputError
+        If another account wrote it, and only that one may replace it.
+    """
     data = found.contents.paper(TICKET)
     if data is None:
         return

@@ -11,6 +11,7 @@ from sfxreduce.archive.evidence.documents import PlanPaper
 from sfxreduce.archive.evidence.folder import Contents
 from sfxreduce.archive.evidence.pins import pin_files
 from sfxreduce.archive.evidence.subject import Subject
+from sfxreduce.archive.rules.policy import Policy
 from sfxreduce.archive.rules.states import State
 from sfxreduce.archive.steps.copies import Copies, copies_of, open_copies
 from sfxreduce.archive.steps.packing import tars_of
@@ -18,7 +19,7 @@ from sfxreduce.archive.steps.restore_events import Places, Restored, restore_eve
 from sfxreduce.archive.tape.holding import Holding, fetch_files
 from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import Progress, silent
-from sfxreduce.errors import RunNotFound, UsageError, VerificationError
+from sfxreduce.errors import RunNotFound, SourceError, UsageError, VerificationError
 from sfxreduce.io.writers.publish import check_outputs, staged
 
 __all__ = ["restore_run", "restore_run_events"]
@@ -34,8 +35,17 @@ def restore_run_events(
     pool: Pool,
     overwrite: bool = False,
     progress: Progress = silent,
+    policy: Policy | None = None,
 ) -> Restored:
     """Bring events back by their ids; see `restore_events`. The run counts as in use meanwhile.
+
+    Parameters
+    ----------
+    to : sequence of str
+        Archives; without any, and without a policy that names some, only what is on the disk comes
+        back.
+    policy : Policy, optional
+        The caller's own.
 
     Raises
     ------
@@ -56,11 +66,18 @@ def restore_run_events(
     if not subject.begun:
         return restored()
     with subject.opened() as (writer, found):
-        archive = _holding(found.plan, found.contents, to)
+        archive = _holding(found.plan, found.contents, to, policy)
         job = uuid.uuid4().hex[:12]
         writer.append("job-began", job=job, what="restore")
         try:
             return restored(found.plan, archive)
+        except SourceError as error:
+            if archive is None and found.contents.last("asked"):
+                raise SourceError(
+                    f"{error}; no archive was asked: name it with --to POOL=ARCHIVE, or your own "
+                    "policy with --policy"
+                ) from error
+            raise
         finally:
             writer.append("job-ended", job=job)
 
@@ -76,13 +93,15 @@ def _places(
     )
 
 
-def _holding(plan: PlanPaper | None, contents: Contents, to: Sequence[str]) -> Holding | None:
-    """What the archive holds, if it holds anything that events can be read from."""
+def _holding(
+    plan: PlanPaper | None, contents: Contents, to: Sequence[str], policy: Policy | None
+) -> Holding | None:
+    """What the archive holds, if it holds anything that events can be read from, and is named."""
     asked = contents.last("asked")
-    if plan is None or asked is None:
+    if plan is None or asked is None or not (to or (policy and policy.pools)):
         return None
     part = next(part for part in ("raw", "rejects", "hits") if part in plan.roots)
-    return _part(plan, part, open_copies(copies_of(to, policy=plan.policy, contents=contents)))
+    return _part(plan, part, open_copies(copies_of(to, policy=policy)))
 
 
 def _part(plan: PlanPaper, part: str, copies: Copies) -> Holding:
@@ -98,13 +117,17 @@ def _part(plan: PlanPaper, part: str, copies: Copies) -> Holding:
     )
 
 
-def restore_run(subject: Subject, *, out: Path, to: Sequence[str] = ()) -> int:
+def restore_run(
+    subject: Subject, *, out: Path, to: Sequence[str] = (), policy: Policy | None = None
+) -> int:
     """Bring a raw run back from the archive, every file compared with its checksum.
 
     Parameters
     ----------
     out : Path
         Folder that takes the files of the run; nothing may lie there.
+    policy : Policy, optional
+        The caller's own, which names the archives if `to` does not.
 
     Returns
     -------
@@ -126,7 +149,7 @@ def restore_run(subject: Subject, *, out: Path, to: Sequence[str] = ()) -> int:
             raise UsageError(f"{subject.run}: its raw run was not archived; restore single events")
         if state is State.RELEASED:
             state = arrow(writer, state, State.RESTORING)
-        copies = open_copies(copies_of(to, policy=plan.policy, contents=found.contents))
+        copies = open_copies(copies_of(to, policy=policy))
         holding = _part(plan, "raw", copies)
         check_outputs(stores=[out], inputs=[subject.run])
         with staged(stores=[out]) as hidden:

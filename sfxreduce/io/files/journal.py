@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sfxreduce.errors import OutputError, SourceError, VerificationError
-from sfxreduce.io.files.durable import output_errors, sync_folder, write_file
+from sfxreduce.io.files.durable import output_errors, sync_folder, whole_file
 from sfxreduce.io.files.safe_read import read_small
 
 __all__ = [
@@ -74,10 +74,15 @@ class Journal:
         Of the file, open for appending and locked.
     entries : list of Entry
         What it holds.
+    mode : int, optional
+        Permission bits of its head; the umask decides if not given.
     """
 
-    def __init__(self, path: Path, descriptor: int, entries: list[Entry]) -> None:
+    def __init__(
+        self, path: Path, descriptor: int, entries: list[Entry], mode: int | None = None
+    ) -> None:
         self.path = path
+        self._mode = mode
         self._descriptor = descriptor
         self._entries = entries
         self._failed = False
@@ -108,17 +113,22 @@ class Journal:
         with output_errors(self.path):
             _write_all(self._descriptor, line)
             os.fsync(self._descriptor)
-            write_file(_head(self.path), entry.sha256.encode())
+            _write_head(_head(self.path), entry.sha256.encode(), self._mode)
         self._failed = False
         self._entries.append(entry)
         return entry
 
 
 @contextmanager
-def open_journal(path: Path) -> Iterator[Journal]:
+def open_journal(path: Path, *, mode: int | None = None) -> Iterator[Journal]:
     """Open a journal to add to it; make it if it is not there. Its folder has to be.
 
     A last line without its end, which a crash left behind, is cut off.
+
+    Parameters
+    ----------
+    mode : int, optional
+        Permission bits, if it is made; the umask decides if not given.
 
     Raises
     ------
@@ -127,7 +137,7 @@ def open_journal(path: Path) -> Iterator[Journal]:
     VerificationError
         If it was changed.
     """
-    with alone(path) as descriptor:
+    with alone(path, mode=mode) as descriptor:
         with output_errors(path):
             sync_folder(path.parent)
         entries = read_journal(path)
@@ -136,12 +146,17 @@ def open_journal(path: Path) -> Iterator[Journal]:
             if whole != path.stat().st_size:
                 os.ftruncate(descriptor, whole)
                 os.fsync(descriptor)
-        yield Journal(path, descriptor, entries)
+        yield Journal(path, descriptor, entries, mode)
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[int]:
+def alone(path: Path, *, mode: int | None = None) -> Iterator[int]:
     """Open a file that one program at a time may hold; made if it is not there.
+
+    Parameters
+    ----------
+    mode : int, optional
+        Permission bits, if it is made; the umask decides if not given.
 
     Raises
     ------
@@ -149,15 +164,26 @@ def alone(path: Path) -> Iterator[int]:
         If another process holds it, or it cannot be written.
     """
     with output_errors(path):
-        descriptor = os.open(
-            path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666
-        )
+        descriptor = _open_or_make(path, mode)
     try:
         with output_errors(path):
             _lock(path, descriptor)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _open_or_make(path: Path, mode: int | None) -> int:
+    flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        # Without O_CREAT: where fs.protected_regular is set, that is refused for a file of another
+        # account in a sticky folder.
+        return os.open(path, flags)
+    if mode is not None:
+        os.fchmod(descriptor, mode)
+    return descriptor
 
 
 def _lock(path: Path, descriptor: int) -> None:
@@ -203,6 +229,22 @@ def read_journal(path: Path) -> list[Entry]:
 
 def _head(path: Path) -> Path:
     return path.with_name(f"{path.name}.head")
+
+
+def _write_head(head: Path, sha256: bytes, mode: int | None) -> None:
+    try:
+        with whole_file(head) as file:
+            file.write(sha256)
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
+    except PermissionError:
+        # In a sticky folder only its owner may replace a file. These bytes lie in one sector.
+        descriptor = os.open(head, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            os.pwrite(descriptor, sha256, 0)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _read_head(path: Path) -> str:

@@ -24,6 +24,12 @@ TWO_DAYS_NS = 2 * 86_400 * 10**9
 Told = Callable[[Receipt], Receipt]
 
 
+def _tapes(receipt: Receipt) -> Receipt:
+    """Receipt of a library with a tape for each pool, which this folder stands for."""
+    copies = tuple(replace(copy, medium=f"tape {copy.pool}") for copy in receipt.copies)
+    return replace(receipt, copies=copies)
+
+
 def _state(state: State) -> Told:
     return lambda receipt: replace(receipt, state=state)
 
@@ -93,8 +99,8 @@ class LyingBackend:
         """Put a file, or claim to."""
         if self.lie == "one-copy" and (other := self._elsewhere(path, pool)):
             # Another pool holds it already; that will have to do.
-            return self.honest.query(path, pool=other)
-        receipt = self.honest.put(local, path, pool=pool)
+            return _tapes(self.honest.query(path, pool=other))
+        receipt = _tapes(self.honest.put(local, path, pool=pool))
         if self.lie == "echoed-checksum":
             self._damage(self.root / pool / path)
             self._claim(replace(receipt, value=sha256_file(local)), pool)
@@ -107,8 +113,8 @@ class LyingBackend:
         if self.lie in ("echoed-checksum", "stale"):
             return self._claimed(path, pool)
         if self.lie == "one-copy" and (other := self._elsewhere(path, pool)):
-            return self.honest.query(path, pool=other)
-        return LIES[self.lie](self.honest.query(path, pool=pool))
+            return _tapes(self.honest.query(path, pool=other))
+        return LIES[self.lie](_tapes(self.honest.query(path, pool=pool)))
 
     def recall(self, path: str, into: Path, *, pool: str) -> None:
         """Bring a file back, or part of it."""

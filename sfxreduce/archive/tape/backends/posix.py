@@ -38,7 +38,8 @@ class PosixBackend:
     name : str
         For receipts.
     separate_devices : bool
-        Refuse two pools on one device; a copy's medium is then the device, else its folder.
+        Refuse two pools on one device; a copy's medium is then the device, else the archive's
+        folder, with which all pools are lost that are no mount points of their own.
     mounted : bool
         Refuse a folder that is no mount point: with the disk not mounted, copies would go beside
         the originals.
@@ -151,8 +152,11 @@ class PosixBackend:
                 sync_folder(parent.parent)
 
     def _medium(self, pool: str) -> str:
-        folder = (self.root / pool).resolve()
-        return f"device {folder.stat().st_dev}" if self.separate_devices else str(folder)
+        facts, device = self.root.stat(), (self.root / pool).stat().st_dev
+        if self.separate_devices or device != facts.st_dev:
+            return f"device {device}"
+        # By number: one folder may have several names, and be mounted twice.
+        return f"folder {facts.st_ino} of device {device}"
 
     def _check_devices(self, pool: str) -> None:
         """Refuse a second pool on a device, where that was asked for."""

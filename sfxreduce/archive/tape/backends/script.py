@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import subprocess
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from sfxreduce.archive.tape.backends.protocol import Capabilities, check_pool
 from sfxreduce.archive.tape.paths import check_path
 from sfxreduce.archive.tape.receipts import Receipt, receipt_from_json
+from sfxreduce.archive.tape.trusted import open_trusted
 from sfxreduce.errors import ArchiveError, OutputExists, SchemaError
 from sfxreduce.io.files.safe_read import parse_as, parse_json
 from sfxreduce.io.process import how_it_ended, last_line, read_outputs, start_process
@@ -48,7 +48,9 @@ class ScriptBackend:
     Raises
     ------
     ArchiveError
-        If it is no program, or everybody may change it.
+        If it is no program.
+    RefusedError
+        If others than the caller and root could change it, or a folder that leads to it.
     """
 
     script: Path
@@ -56,10 +58,7 @@ class ScriptBackend:
     timeout_s: float = TIMEOUT_S
 
     def __post_init__(self) -> None:
-        if not self.script.is_file() or not os.access(self.script, os.X_OK):
-            raise ArchiveError(f"{self.name}: expected a program, found none; check path and mode")
-        if self.script.stat().st_mode & stat.S_IWOTH:
-            raise ArchiveError(f"{self.name}: everybody may change the script; chmod o-w it first")
+        os.close(self._opened())
 
     def capabilities(self) -> Capabilities:
         """Ask the script what it can do.
@@ -129,6 +128,20 @@ class ScriptBackend:
             raise ArchiveError(f"{self.name} {arguments[0]}: expected one JSON object")
         return facts, raw
 
+    def _opened(self) -> int:
+        """Descriptor of the script, which nobody else could have changed."""
+        try:
+            descriptor = open_trusted(self.script)
+        except OSError as error:
+            raise ArchiveError(
+                f"{self.name}: expected a program, found none ({error.strerror or error}); check "
+                "path and mode"
+            ) from error
+        if not os.fstat(descriptor).st_mode & 0o111:
+            os.close(descriptor)
+            raise ArchiveError(f"{self.name}: expected a program, found none; check path and mode")
+        return descriptor
+
     def _run(self, *arguments: str) -> bytes:
         """Run the script and give what it wrote to its standard output; refuse what is too much."""
         name = f"{self.script} {arguments[0]}"
@@ -140,15 +153,20 @@ class ScriptBackend:
             if len(answer) > ANSWER_BYTES:
                 raise ArchiveError(f"{name}: expected an answer of at most {ANSWER_BYTES} bytes")
 
+        # What was checked is what runs, whatever lies under its name by then.
+        descriptor = self._opened()
         try:
             process = start_process(
-                [str(self.script), *arguments],
+                [f"/proc/self/fd/{descriptor}", *arguments],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 cwd="/",
+                pass_fds=(descriptor,),
             )
         except OSError as error:
             raise ArchiveError(f"{name}: cannot be run ({error.strerror or error})") from error
+        finally:
+            os.close(descriptor)
         answer, complaint = read_outputs(process, check)
         if status := process.returncode:
             advice = "try again later" if status == TRY_LATER else "see the archive's log"
