@@ -6,6 +6,7 @@ from .decisions.decide import Decision as Decision
 from .decisions.threshold import Promise as Promise
 from .errors import SfxReduceError as SfxReduceError
 from .io.open import open_run as open_run
+from .io.placed import with_values as with_values
 from .pipeline.audit import audit_certify as audit_certify
 from .pipeline.audit import audit_check as audit_check
 from .pipeline.audit import audit_draw as audit_draw

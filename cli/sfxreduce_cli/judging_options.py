@@ -29,6 +29,13 @@ class CxiFilter(StrEnum):
     BLOSC = "blosc"
 
 
+class CxiLayout(StrEnum):
+    """How the panels of a CXI file are stored."""
+
+    MODULES = "modules"
+    SLAB = "slab"
+
+
 class OnOff(StrEnum):
     """Whether something is done."""
 
@@ -46,19 +53,32 @@ class OutputOptions:
     cxi_filter: Annotated[
         CxiFilter, typer.Option(help="How its frames are packed; every HDF5 library unpacks gzip.")
     ] = CxiFilter.GZIP
+    cxi_layout: Annotated[
+        CxiLayout,
+        typer.Option(help="Its panels as an axis of their own, or one below the other."),
+    ] = CxiLayout.MODULES
+    cxi_without_geometry: Annotated[
+        bool,
+        typer.Option(
+            "--cxi-without-geometry",
+            help="Write no .geom, which needs distance, pixel size, gain and photon energy.",
+        ),
+    ] = False
     report: Annotated[Path | None, typer.Option(help="Also write an HTML page.")] = None
     overwrite: Overwrite = False
 
     def outputs(self, out: Path, ctx: typer.Context) -> Outputs:
-        """Where the results go; a packing of a file that is not asked for is refused."""
-        if given(ctx, "cxi_filter") and self.cxi is None:
-            raise UsageError(
-                "--cxi-filter means nothing without --cxi; add it or drop --cxi-filter"
-            )
+        """Where the results go; a form of a file that is not asked for is refused."""
+        for name in ("cxi_filter", "cxi_layout", "cxi_without_geometry"):
+            if given(ctx, name) and self.cxi is None:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option} means nothing without --cxi; add it or drop {option}")
         return sfxreduce.Outputs(
             store=out,
             cxi=self.cxi,
             cxi_filter=self.cxi_filter.value,
+            cxi_layout=self.cxi_layout.value,
+            cxi_without_geometry=self.cxi_without_geometry,
             report=self.report,
             overwrite=self.overwrite,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
@@ -52,6 +52,7 @@ __all__ = [
 
 POOL = "Where the work runs"
 SCORER = "How events are judged"
+DETECTOR = "Where the pixels lie"
 
 
 class Device(StrEnum):
@@ -209,9 +210,15 @@ class InputOptions:
             "untrusted": self.untrusted,
         }
 
+    @property
+    def values(self) -> Mapping[str, float]:
+        """What the user says of runs; nothing here."""
+        return {}
+
     def opened(self, path: Path | Sequence[Path]) -> Run:
         """Open a run; warn where its panels have no places, or its mask leaves too few pixels."""
         run = sfxreduce.open_run(path, **self.reading)
+        run = sfxreduce.with_values(run, **self.values) if self.values else run
         detector = run.detector
         if detector.is_assumed:
             say(
@@ -239,7 +246,23 @@ class PlacedOptions(InputOptions):
             metavar="FILE",
             help="Where the pixels lie: a CrystFEL .geom or a NeXus master; it takes precedence "
             "over the run.",
+            rich_help_panel=DETECTOR,
         ),
+    ] = None
+    distance_m: Annotated[
+        float | None,
+        typer.Option(help="Detector distance; precedes file and run.", rich_help_panel=DETECTOR),
+    ] = None
+    pixel_size_m: Annotated[
+        float | None,
+        typer.Option(help="Side of a pixel; precedes file and run.", rich_help_panel=DETECTOR),
+    ] = None
+    adu_per_photon: Annotated[
+        float | None, typer.Option(help="Gain; precedes file and run.", rich_help_panel=DETECTOR)
+    ] = None
+    photon_energy_ev: Annotated[
+        float | None,
+        typer.Option(help="Of all events; precedes file and run.", rich_help_panel=DETECTOR),
     ] = None
 
     @property
@@ -251,6 +274,13 @@ class PlacedOptions(InputOptions):
             "untrusted": self.untrusted,
             "geometry": self.geometry,
         }
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """Arguments of `sfxreduce.with_values` that were given."""
+        names = ("distance_m", "pixel_size_m", "adu_per_photon", "photon_energy_ev")
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -234,6 +234,11 @@ def print_filter(report: Report, *, as_json: bool) -> None:
     """Print the numbers of a filter run, and warn where every event was rejected."""
     if report.events and not report.kept:
         say("sfxreduce: warning: every event was rejected; inspect some before you trust this")
+    if report.plugin_path:
+        say(
+            f"to read {report.cxi} with other programs: export "
+            f"HDF5_PLUGIN_PATH={report.plugin_path}"
+        )
     if as_json:
         print_json(report.to_json())
         return

@@ -47,11 +47,12 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
         "long_name": "median standard deviation of these peaks",
         "units": "pixel",
     },
-    "payload": {
-        "long_name": "XXH3 (128 bits, high word first) of the event's encoded tiles in "
-        "grid order as they are stored; zero where nothing was kept",
+    "payload_high": {
+        "long_name": "high word of XXH3 (128 bits) of the event's encoded tiles in grid order as "
+        "they are stored; zero where nothing was kept",
         "units": "1",
     },
+    "payload_low": {"long_name": "low word of the same", "units": "1"},
 }
 """What a ledger says of its own columns, in CF's words."""
 
@@ -70,8 +71,8 @@ def ledger_table(decisions: Decisions, columns: xr.Dataset | None = None) -> xr.
         On dimension ``source``: ``source_index`` (int64), ``score`` (float32), ``decision`` (uint8,
         with flag_values and flag_meanings), ``reason`` (uint32, with flag_masks), ``tiles``
         (uint16), ``class`` (uint8, with flag_values and flag_meanings), ``peaks`` (int16),
-        ``peak_width_px`` (float32), ``payload`` (uint64, on dimensions ``source`` and ``word``);
-        with `columns` also ``source_file`` (text) and ``source_event`` (int64).
+        ``peak_width_px`` (float32), ``payload_high`` and ``payload_low`` (uint64); with `columns`
+        also ``source_file`` (text) and ``source_event`` (int64).
 
     Raises
     ------
@@ -107,11 +108,13 @@ def ledger_table(decisions: Decisions, columns: xr.Dataset | None = None) -> xr.
         ),
         "peaks": decisions.peaks,
         "peak_width_px": decisions.peak_width_px,
+        # A column each: a second axis would give every event two rows in a table.
+        "payload_high": _payload(decisions)[:, 0],
+        "payload_low": _payload(decisions)[:, 1],
     }
     return xr.Dataset(
         {
             **{name: ("source", column, _ATTRIBUTES[name]) for name, column in values.items()},
-            "payload": (("source", "word"), _payload(decisions), _ATTRIBUTES["payload"]),
             **located,
         }
     )
@@ -156,8 +159,18 @@ def read_ledger(table: xr.Dataset, *, where: str) -> Decisions:
         event_class=table["class"].values.astype(np.uint8) if "class" in table else None,
         tiles=table["tiles"].values.astype(np.uint16) if "tiles" in table else None,
         **_peaks_of(table),
-        payload=table["payload"].values.astype(np.uint64) if "payload" in table else None,
+        payload=_stored_payload(table),
     )
+
+
+def _stored_payload(table: xr.Dataset) -> NDArray[np.uint64] | None:
+    """Hashes of what was kept, shape (event, word); earlier versions stored them as one column."""
+    if "payload" in table:
+        return table["payload"].values.astype(np.uint64)
+    if "payload_high" not in table or "payload_low" not in table:
+        return None
+    words = [table[f"payload_{word}"].values.astype(np.uint64) for word in ("high", "low")]
+    return np.stack(words, axis=1)
 
 
 def _check_names(attributes: Mapping[str, Any], *, where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from sfxreduce.io.geometry.crystfel import (
     MaskPart,
     parse_geometry,
 )
+from sfxreduce.io.geometry.patch import with_value
 from sfxreduce.io.geometry.statements import GeometryValue
 from sfxreduce.io.readers.count_mask import MASK_FRAMES
 from sfxreduce.io.readers.hdf5.detector import read_detector
@@ -35,10 +36,20 @@ from sfxreduce.run.detector import Detector, PixelFlag, Sensor
 from sfxreduce.run.run import Reading, Run, WrappedFrames
 from sfxreduce.run.window import Box, Window
 
-__all__ = ["PlacedFrames", "detector_of_geometry", "place_run", "read_geometry"]
+__all__ = ["PlacedFrames", "detector_of_geometry", "place_run", "read_geometry", "with_values"]
 
 MOST_GEOMETRY_BYTES = 4 << 20
 """Longest geometry file that is read: that of 16 million pixels in 256 chips takes 0.1 MB."""
+
+NUMBERS = ("pixel_size_m", "distance_m", "adu_per_photon", "saturation_adu")
+
+POSSIBLE = {
+    "distance_m": (1e-3, 50.0),
+    "pixel_size_m": (1e-7, 1e-2),
+    "adu_per_photon": (1e-9, 1e9),
+    "photon_energy_ev": (100.0, 200_000.0),
+}
+"""What a number may be: outside, it is in another unit. X-rays have 0.1 to 200 keV."""
 
 NEXUS_SUFFIXES = (".nxs", ".h5", ".hdf5", ".cxi")
 
@@ -68,15 +79,16 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedFrames(WrappedFrames):
-    """A source whose detector lies where a geometry file says. See `FrameSource`.
+    """A source whose detector is as a geometry file, or the user, says. See `FrameSource`.
 
     Parameters
     ----------
-    geometry : Path
-        The file, which counts as an input: no output may replace it.
+    geometry : Path or None
+        The file, which counts as an input: no output may replace it. None if there is none, and
+        numbers were given.
     """
 
-    geometry: Path
+    geometry: Path | None
     placement: Placement
 
     @property
@@ -87,7 +99,7 @@ class PlacedFrames(WrappedFrames):
     @property
     def inputs(self) -> tuple[Path, ...]:
         """Every file and folder that frames and geometry are read from."""
-        return (*self.source.inputs, self.geometry)
+        return (*self.source.inputs, *((self.geometry,) if self.geometry else ()))
 
     @property
     def layout(self) -> Layout | None:
@@ -108,8 +120,9 @@ class PlacedFrames(WrappedFrames):
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
         """Read events; the window lies on the picture that this geometry makes."""
-        if window is None:
-            return self.source.read(events)
+        placed = self.source.detector.sensors != self.placement.sensors
+        if window is None or not placed:
+            return self.source.read(events, window)
         return self.source.read(events, _on(window, self.detector))
 
 
@@ -173,6 +186,88 @@ def place_run(run: Run, geometry: Path, *, roots: Sequence[str] = ()) -> Run:
     return replace(run, source=source, columns=columns)
 
 
+def with_values(
+    run: Run,
+    *,
+    distance_m: float | None = None,
+    pixel_size_m: float | None = None,
+    adu_per_photon: float | None = None,
+    photon_energy_ev: float | None = None,
+) -> Run:
+    """Say what neither a run nor its geometry file does, or what they say wrong.
+
+    Parameters
+    ----------
+    distance_m, pixel_size_m : float, optional
+        Detector distance and side of a pixel in metres.
+    adu_per_photon : float, optional
+        Gain in detector units.
+    photon_energy_ev : float, optional
+        Of every event, in eV.
+
+    Raises
+    ------
+    UsageError
+        If a number cannot be meant in these units.
+    """
+    given = {
+        "distance_m": distance_m,
+        "pixel_size_m": pixel_size_m,
+        "adu_per_photon": adu_per_photon,
+        "photon_energy_ev": photon_energy_ev,
+    }
+    known = {name: value for name, value in given.items() if value is not None}
+    for name, value in known.items():
+        low, high = POSSIBLE[name]
+        if not low <= value <= high:
+            raise UsageError(
+                f"--{name.replace('_', '-')}: expected {low:g} to {high:g}, found {value:g}"
+            )
+    columns = run.columns
+    if "photon_energy_ev" in known:
+        energies = np.full(run.n_events, known.pop("photon_energy_ev"))
+        attributes = columns["photon_energy_ev"].attrs
+        columns = columns.assign(photon_energy_ev=("event", energies, attributes))
+    detector, source = run.detector, run.source
+    text = _amended(detector, {**known, "photon_energy_ev": photon_energy_ev})
+    old = source.placement if isinstance(source, PlacedFrames) else None
+    numbers: dict[str, float | None] = {name: getattr(old, name, None) for name in NUMBERS}
+    placement = Placement(
+        sensors=detector.sensors,
+        crystfel=zlib.compress(text.encode()),
+        masked=_packed(np.zeros(detector.mask.size, np.bool_)) if old is None else old.masked,
+        **{**numbers, **known},
+    )
+    placed = (
+        replace(source, placement=placement)
+        if isinstance(source, PlacedFrames)
+        else PlacedFrames(source=source, geometry=None, placement=placement)
+    )
+    return replace(run, source=placed, columns=columns)
+
+
+def _amended(detector: Detector, known: Mapping[str, float | None]) -> str:
+    """Text of the geometry file that placed a detector, with these numbers in it."""
+    text = detector.crystfel
+    if not text:
+        return ""
+    panels = parse_geometry(text, file=detector.name).panels
+    offset = float(np.mean([panel.offset_m for panel in panels]))
+    pixel, gain = known.get("pixel_size_m"), known.get("adu_per_photon")
+    distance, energy = known.get("distance_m"), known.get("photon_energy_ev")
+    if pixel is not None and len({panel.res for panel in panels}) > 1:
+        raise UsageError("--pixel-size-m: the geometry file has pixels of several sizes; drop it")
+    statements = {
+        "clen": None if distance is None else f"{distance - offset!r} m",
+        "res": None if pixel is None else repr(1 / pixel),
+        "adu_per_photon": None if gain is None else repr(gain),
+        "photon_energy": None if energy is None else f"{energy!r} eV",
+    }
+    for name, value in statements.items():
+        text = text if value is None else with_value(text, name, value)
+    return text
+
+
 def read_geometry(path: Path) -> CrystfelGeometry:
     """Read and parse a CrystFEL geometry file; see `parse_geometry`.
 
@@ -208,9 +303,7 @@ def detector_of_geometry(found: CrystfelGeometry) -> Detector:
 def _placed(detector: Detector, placement: Placement) -> Detector:
     """The detector of a run as a geometry file places it, made once a process."""
     known = {
-        name: getattr(placement, name)
-        for name in ("pixel_size_m", "distance_m", "adu_per_photon", "saturation_adu")
-        if getattr(placement, name) is not None
+        name: getattr(placement, name) for name in NUMBERS if getattr(placement, name) is not None
     }
     placed = replace(
         detector,

@@ -116,9 +116,10 @@ def carry_out(
         if outputs.cxi is not None and not work.published:
             export_crystfel(
                 work.hidden[outputs.store],
-                outputs.cxi,
-                cxi_filter=outputs.cxi_filter,
-                columns=kept_columns(plan),
+                outputs,
+                columns=kept_columns(plan).assign(
+                    reason=("event", decisions.reason[plan.reduction.kept])
+                ),
                 staged=work.hidden,
                 pool=pool,
                 progress=progress,

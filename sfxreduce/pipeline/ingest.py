@@ -15,7 +15,12 @@ from sfxreduce.io.placed import PlacedFrames
 from sfxreduce.io.readers.hdf5.run import CxiFrames
 from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.io.writers.shards import ShardJob, copy_shard, encode_shard
-from sfxreduce.io.writers.zarr import create_store, panels_missing, write_columns
+from sfxreduce.io.writers.zarr import (
+    consolidate,
+    create_store,
+    panels_missing,
+    write_columns,
+)
 from sfxreduce.pipeline.stages.write import shard_rescue
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
@@ -101,6 +106,7 @@ def ingest_run(
         everything = np.arange(run.n_events)
         write_columns(hidden, panels_missing(run.source, holed, everything))
         sweep_partial(hidden)
+        consolidate(hidden)
     return IngestSummary(
         out=str(out),
         events=run.n_events,

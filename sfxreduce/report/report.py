@@ -88,6 +88,8 @@ class Report:
         Whether the places of the panels are "given" or "assumed".
     changed : int
         Events whose pixels changed between scoring and copying; those kept are undecided.
+    plugin_path : str or None
+        Folder that readers of the CXI file need in HDF5_PLUGIN_PATH; None if they need none.
     """
 
     events: int
@@ -119,6 +121,7 @@ class Report:
     audit_sample: int = 0
     geometry: str = "given"
     changed: int = 0
+    plugin_path: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
@@ -134,6 +137,7 @@ class Storage:
     out: Path
     cxi: Path | None
     report: Path | None
+    plugin_path: str | None = None
 
 
 def summarize(
@@ -176,6 +180,7 @@ def summarize(
         tiles_per_event=decisions.tiles_per_event,
         geometry=geometry,
         changed=int(np.count_nonzero(decisions.reason & np.uint32(Reason.CHANGED))),
+        plugin_path=storage.plugin_path,
         kept_for_peaks=int(np.count_nonzero(decisions.reason & np.uint32(Reason.PEAK_COUNT))),
         **method.claims,
     )

@@ -72,6 +72,7 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
             outputs = Outputs(
                 store=root / f"r{n:04}_hits.zarr",
                 cxi=root / "r0001_hits.cxi" if n == 1 else None,
+                cxi_without_geometry=True,
             )
             filter_run(
                 open_run(run), FilterSettings(scorer=BrightestPixel()), outputs=outputs, pool=POOL

@@ -94,7 +94,9 @@ def test_a_scheduler_elsewhere_is_used_with_relative_paths(
         report = filter_run(
             open_run(Path(stored.name)),
             FilterSettings(scorer=BrightestPixel()),
-            outputs=Outputs(store=Path("hits.zarr"), cxi=Path("hits.cxi")),
+            outputs=Outputs(
+                store=Path("hits.zarr"), cxi=Path("hits.cxi"), cxi_without_geometry=True
+            ),
             pool=pool,
         )
     assert report.hits == 24

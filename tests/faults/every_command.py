@@ -136,7 +136,10 @@ def commands(folder: Path) -> list[Command]:
     return [
         Command(
             name="filter", outputs=("hits.zarr", PAGE, "elsewhere/hits.cxi"),
-            words=(*filtered, "--report", at(PAGE), "--cxi", at("elsewhere/hits.cxi")),
+            words=(
+                *filtered, "--report", at(PAGE), "--cxi", at("elsewhere/hits.cxi"),
+                "--cxi-without-geometry",
+            ),
         ),
         Command(
             name="filter --overwrite", outputs=("hits.zarr",), before=(older,),

@@ -40,6 +40,7 @@ def commands(run: Path, out: Path) -> list[list[str]]:
     hits = out / "hits.zarr"
     return [
         ["filter", "--in", str(run), "--out", str(hits), "--cxi", str(out / "hits.cxi"),
+         "--cxi-without-geometry",
          "--report", str(out / "report.html"), "--audit-share", "0.5", "--workers", "1", *PEAKS],
         ["verify", "--in", str(hits), "--against", str(run), "--serial"],
         ["ingest", "--in", str(run), "--out", str(out / "copy.zarr"), "--serial"],

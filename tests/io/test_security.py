@@ -87,6 +87,7 @@ def test_outputs_are_for_whom_the_umask_says(tmp_path: Path) -> None:
             outputs=Outputs(
                 store=tmp_path / "hits.zarr",
                 cxi=tmp_path / "hits.cxi",
+                cxi_without_geometry=True,
                 report=tmp_path / "report.html",
             ),
             pool=SerialPool(),
@@ -111,6 +112,7 @@ def test_nothing_of_the_environment_is_stored_or_said(name: str, tmp_path: Path)
         [
             *(sys.executable, "-m", "sfxreduce_cli", *command, "--scorer", "peaks", "--serial"),
             *("--report", str(tmp_path / "report.html"), "--cxi", str(tmp_path / "hits.cxi")),
+            "--cxi-without-geometry",
         ],
         env={**os.environ, "AWS_SECRET_ACCESS_KEY": name, "SLURM_JOB_ACCOUNT": name},
         capture_output=True,
@@ -128,7 +130,9 @@ def test_a_module_in_the_working_directory_is_not_imported(way: str, tmp_path: P
     ingest_run(planted_run(n_events=6), out=tmp_path / "run.zarr", pool=SerialPool())
     for name in ("h5py", "numpy", "json", "sfxreduce"):
         (tmp_path / f"{name}.py").write_text("open('canary', 'w')\nraise SystemExit(9)\n")
-    more = ["--cxi", "hits.cxi"] if way == "write cxi" else ["--untrusted"]
+    more = (
+        ["--cxi", "hits.cxi", "--cxi-without-geometry"] if way == "write cxi" else ["--untrusted"]
+    )
     program = "import sys; from sfxreduce_cli.main import main; main()"
     done = subprocess.run(
         [

@@ -93,6 +93,9 @@ def peaks_of(n: int, n_panels: int = 1) -> PeakTable:
         y=np.linspace(0, 4, total, dtype=np.float32),
         x=np.linspace(1, 3, total, dtype=np.float32),
         intensity=np.arange(1, total + 1, dtype=np.float32),
+        max_intensity=np.arange(total, dtype=np.float32) / 2,
+        snr=np.arange(total, dtype=np.float32) + 6,
+        n_pixels=np.arange(1, total + 1, dtype=np.int32),
     )
 
 
@@ -119,7 +122,9 @@ def test_what_is_written_comes_back_bit_for_bit(
     for name in ("event_id", "timestamp_ns", "photon_energy_ev", "pulse_energy_mj"):
         values = columns_of(4)[name]
         np.testing.assert_array_equal(back.columns[name].values, values.values)
-    assert back.detector.panels == run.detector.panels
+    # A panel that is the only one has no name in a file.
+    only = (replace(run.detector.panels[0], name="p0"),)
+    assert back.detector.panels == (run.detector.panels if len(shape) == 3 else only)
     np.testing.assert_array_equal(back.detector.mask, run.detector.mask)
     for name in ("pixel_size_m", "distance_m", "adu_per_photon", "saturation_adu", "name"):
         assert getattr(back.detector, name) == getattr(run.detector, name)
@@ -130,7 +135,7 @@ def test_the_file_obeys_the_specification(tmp_path: Path, shape: tuple[int, ...]
     run = source_run(tmp_path, shape)
     out = tmp_path / "hits.cxi"
     write_cxi(out, content_of(run))
-    slab = (math.prod(shape[:-1]), shape[-1])
+    modules = len(shape) == 3
     with h5py.File(out) as file:
         assert file["cxi_version"][()] == 160
         assert file["cxi_version"].dtype.kind == "i"
@@ -139,19 +144,25 @@ def test_the_file_obeys_the_specification(tmp_path: Path, shape: tuple[int, ...]
         assert isinstance(link, h5py.SoftLink)
         assert link.path == DATA
         data = file["/entry_1/data_1/data"]
-        assert data.shape == (4, *slab)
-        assert data.attrs["axes"] == "experiment_identifier:y:x"
-        assert (data.chunks, data.compression, data.compression_opts) == ((1, *slab), "gzip", 1)
+        assert data.shape == (4, *shape)
+        axes = "module_identifier:y:x" if modules else "y:x"
+        assert data.attrs["axes"] == f"experiment_identifier:{axes}"
+        chunk = (1, 1, *shape[1:]) if modules else (1, *shape)
+        assert (data.chunks, data.compression, data.compression_opts) == (chunk, "gzip", 1)
+        # Only panels that are several have names.
+        assert ("module_identifier" in file[DETECTOR]) is modules
         assert data.shuffle
         assert data.fletcher32
         names = file["/entry_1/data_1/experiment_identifier"].asstr()[()]
         assert names.tolist() == [f"événement {i}" for i in range(4)]
         mask = file["/entry_1/data_1/mask"]
-        assert (mask.dtype, mask.shape) == (np.dtype("uint32"), slab)
+        assert (mask.dtype, mask.shape) == (np.dtype("uint32"), shape)
         assert file[f"{DETECTOR}/corner_position"].shape[-1] == 3
         energy = file["/entry_1/instrument_1/source_1/energy"][()]
         np.testing.assert_allclose(energy[0], 9000 * 1.602176634e-19)
-        assert file[f"{DETECTOR}/score"].attrs["headings"] == "score"
+        # Events are the fastest axis, and there is a heading for each row.
+        assert file[f"{DETECTOR}/score"].shape == (1, 4)
+        assert file[f"{DETECTOR}/score"].attrs["headings"].tolist() == [b"score"]
         assert file["/entry_1/data_1/source_index"][()].tolist() == [0, 3, 6, 9]
 
 
@@ -192,11 +203,70 @@ def test_a_peak_on_a_panel_is_at_the_same_pixel_of_the_slab(tmp_path: Path) -> N
         y=np.array([4], np.float32),
         x=np.array([1], np.float32),
         intensity=np.ones(1, np.float32),
+        max_intensity=np.ones(1, np.float32),
+        snr=np.ones(1, np.float32),
+        n_pixels=np.ones(1, np.int32),
     )
-    write_cxi(tmp_path / "hits.cxi", replace(content_of(run), peaks=table))
+    for layout, name in (("modules", "slab"), ("slab", "data")):
+        out = tmp_path / f"{layout}.cxi"
+        write_cxi(out, replace(content_of(run), peaks=table, cxi_layout=layout))
+        with h5py.File(out) as file:
+            y, x = (int(file[f"/entry_1/result_1/peak{axis}PosRaw"][0, 0]) for axis in "YX")
+            assert file[f"/entry_1/data_1/{name}"][0, y, x] == frame[2, 4, 1]
+
+
+@pytest.mark.parametrize("n", [0, 1, 4])
+@pytest.mark.parametrize("cxi_filter", ["gzip", "blosc"])
+def test_the_view_of_modules_is_the_slab(tmp_path: Path, n: int, cxi_filter: str) -> None:
+    """CrystFEL looks for a peak's panel by row and column alone: modules have to be stacked."""
+    content = replace(content_of(source_run(tmp_path, (3, 6, 5), n)), cxi_filter=cxi_filter)
+    write_cxi(tmp_path / "modules.cxi", content)
+    write_cxi(tmp_path / "slab.cxi", replace(content, cxi_layout="slab"))
+    with h5py.File(tmp_path / "modules.cxi") as ours, h5py.File(tmp_path / "slab.cxi") as other:
+        for name, view in (("data", "slab"), ("mask", "slab_mask")):
+            slab = other[f"/entry_1/data_1/{name}"]
+            shown = ours[f"/entry_1/data_1/{view}"]
+            assert (shown.shape, shown.dtype) == (slab.shape, slab.dtype)
+            np.testing.assert_array_equal(shown[()], slab[()])
+        assert "slab" not in other["/entry_1/data_1"]
+    for name in ("modules.cxi", "slab.cxi"):
+        back = open_cxi(tmp_path / name)
+        assert back.detector.frame_shape == (3, 6, 5)
+        np.testing.assert_array_equal(
+            back.source.read(range(n)).pixels, content.source.read(range(n)).pixels
+        )
+
+
+@pytest.mark.parametrize("tile", [(3, 2), (4, 5), (6, 5)])
+def test_tiles_of_modules_are_copied_whatever_their_height(
+    tmp_path: Path, tile: tuple[int, int]
+) -> None:
+    """Panels are an axis of their own: no chunk reaches from one into the next."""
+    run = tiled(tmp_path, (3, 6, 5), tile)
+    write_cxi(tmp_path / "hits.cxi", replace(content_of(run), cxi_filter="blosc"))
+    assert plan_blosc_chunks(run.source, modules=True).copies_tiles
     with h5py.File(tmp_path / "hits.cxi") as file:
-        y, x = (int(file[f"/entry_1/result_1/peak{axis}PosRaw"][0, 0]) for axis in "YX")
-        assert file["/entry_1/data_1/data"][0, y, x] == frame[2, 4, 1]
+        assert file[DATA].chunks == (1, 1, *tile)
+        np.testing.assert_array_equal(file[DATA][()], run.source.read(range(4)).pixels)
+
+
+def test_reasons_are_tags_and_peaks_say_how_good_they_are(tmp_path: Path) -> None:
+    run = source_run(tmp_path)
+    content = content_of(run)
+    reasons = np.array([0, Reason.SATURATED, 0, Reason.SATURATED | Reason.PEAK_COUNT], np.uint32)
+    columns = content.columns.assign(reason=("event", reasons))
+    write_cxi(tmp_path / "hits.cxi", replace(content, columns=columns))
+    peaks = peaks_of(4)
+    with h5py.File(tmp_path / "hits.cxi") as file:
+        tags = file[f"{DETECTOR}/tags"]
+        assert tags.dtype == np.dtype("uint8")
+        assert tags[()].tolist() == [[0, 1, 0, 1], [0, 0, 0, 1]]
+        assert tags.attrs["headings"].tolist() == [b"saturated", b"peak_count"]
+        last = {name: file[f"/entry_1/result_1/{name}"][3] for name in (
+            "peakMaximumValue", "peakSNR", "peakNPixels")}  # fmt: skip
+    np.testing.assert_array_equal(last["peakMaximumValue"], peaks.max_intensity[3:])
+    np.testing.assert_array_equal(last["peakSNR"], peaks.snr[3:])
+    np.testing.assert_array_equal(last["peakNPixels"], peaks.n_pixels[3:])
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -286,7 +356,9 @@ def write_both(folder: Path, run: Run) -> tuple[h5py.Dataset, h5py.Dataset]:
     """Frames of the same content under either filter, as `h5py` reads them."""
     found = []
     for name in ("gzip", "blosc"):
-        write_cxi(folder / f"{name}.cxi", replace(content_of(run), cxi_filter=name))
+        write_cxi(
+            folder / f"{name}.cxi", replace(content_of(run), cxi_filter=name, cxi_layout="slab")
+        )
         with h5py.File(folder / f"{name}.cxi") as file:
             found.append(file["/entry_1/data_1/data"][()])
     return found[0], found[1]
@@ -314,7 +386,12 @@ def test_stored_tiles_become_chunks_without_being_decoded(
 ) -> None:
     run = tiled(tmp_path, shape, tile, dtype=dtype)
     coded.clear()
-    assert write_cxi(tmp_path / "hits.cxi", replace(content_of(run), cxi_filter="blosc")) == 0
+    assert (
+        write_cxi(
+            tmp_path / "hits.cxi", replace(content_of(run), cxi_filter="blosc", cxi_layout="slab")
+        )
+        == 0
+    )
     assert coded == []
     gzip, blosc = write_both(tmp_path, run)
     assert blosc.tobytes() == gzip.tobytes()
@@ -341,7 +418,12 @@ def test_tiles_on_another_grid_are_packed_anew_panel_by_panel(
 ) -> None:
     run = tiled(tmp_path, shape, tile)
     coded.clear()
-    assert write_cxi(tmp_path / "hits.cxi", replace(content_of(run), cxi_filter="blosc")) == 0
+    assert (
+        write_cxi(
+            tmp_path / "hits.cxi", replace(content_of(run), cxi_filter="blosc", cxi_layout="slab")
+        )
+        == 0
+    )
     assert "decode" in coded
     assert coded.count("encode") == 4 * len(run.detector.panels)
     gzip, blosc = write_both(tmp_path, run)
@@ -355,7 +437,9 @@ def test_tiles_on_another_grid_are_packed_anew_panel_by_panel(
 def test_the_filter_is_that_of_the_store(tmp_path: Path, tile: tuple[int, int]) -> None:
     packing = Packing(cname="lz4", clevel=7, shuffle="shuffle", blocksize=0)
     run = tiled(tmp_path, (3, 6, 5), tile, packing=packing)
-    write_cxi(tmp_path / "hits.cxi", replace(content_of(run), cxi_filter="blosc"))
+    write_cxi(
+        tmp_path / "hits.cxi", replace(content_of(run), cxi_filter="blosc", cxi_layout="slab")
+    )
     with h5py.File(tmp_path / "hits.cxi") as file:
         created = file[DATA].id.get_create_plist()
         assert created.get_nfilters() == 1
@@ -430,7 +514,7 @@ def test_a_tile_that_cannot_be_copied_is_masked_in_its_event(
     tiles[number] = {"checksum": whole[:-1] + b"?", "header": other, "absent": None}[damage]
     shard = tmp_path / "run.zarr" / "frames" / run.source.layout.shard_key(1)
     shard.write_bytes(b"".join(shards.shard_parts(tiles)))
-    content = replace(content_of(run), cxi_filter="blosc")
+    content = replace(content_of(run), cxi_filter="blosc", cxi_layout="slab")
     out = tmp_path / "hits.cxi"
     assert write_cxi(out, content) == 0
     missing = np.zeros(before.shape, np.bool_)
@@ -457,7 +541,9 @@ def test_what_is_copied_comes_back_whole_in_a_window_and_as_a_store(
     tmp_path: Path, shape: tuple[int, ...], tile: tuple[int, int]
 ) -> None:
     run = tiled(tmp_path, shape, tile)
-    write_cxi(tmp_path / "hits.cxi", replace(content_of(run), cxi_filter="blosc"))
+    write_cxi(
+        tmp_path / "hits.cxi", replace(content_of(run), cxi_filter="blosc", cxi_layout="slab")
+    )
     back = open_cxi(tmp_path / "hits.cxi")
     frames = run.source.read(range(4)).pixels
     window = Window.centre(back.detector, tile_shape=(3, 3))
@@ -471,7 +557,7 @@ def test_what_is_copied_comes_back_whole_in_a_window_and_as_a_store(
 
 def test_no_hits_are_a_file_without_events_under_any_filter(tmp_path: Path) -> None:
     run = source_run(tmp_path, n=0)
-    content = replace(content_of(run), cxi_filter="blosc")
+    content = replace(content_of(run), cxi_filter="blosc", cxi_layout="slab")
     assert write_cxi(tmp_path / "hits.cxi", content) == 0
     assert open_cxi(tmp_path / "hits.cxi").n_events == 0
 

@@ -137,6 +137,7 @@ def test_the_cxi_filter_changes_how_hits_are_packed_and_nothing_else(
                 store=tmp_path / name / "hits.zarr",
                 cxi=tmp_path / name / "hits.cxi",
                 cxi_filter="gzip" if name == "gzip" else "blosc",
+                cxi_without_geometry=True,
             ),
             pool=pool,
         )
@@ -167,7 +168,12 @@ def test_hits_handed_over_as_stored_tiles_can_be_filtered_and_verified_again(
     filter_run(
         open_run(stored),
         FilterSettings(scorer=BrightestPixel()),
-        outputs=Outputs(store=tmp_path / "once", cxi=tmp_path / "once.cxi", cxi_filter="blosc"),
+        outputs=Outputs(
+            store=tmp_path / "once",
+            cxi=tmp_path / "once.cxi",
+            cxi_filter="blosc",
+            cxi_without_geometry=True,
+        ),
         pool=serial,
     )
     source = open_run(tmp_path / "once.cxi")
@@ -204,7 +210,7 @@ def test_the_command_line_packs_hits_as_it_is_told(stored: Path, tmp_path: Path)
         arguments = [
             "filter", "--in", stored, "--out", tmp_path / f"{name}.zarr", "--cxi",
             tmp_path / f"{name}.cxi", "--scorer", "peaks", "--threshold", -1, "--serial",
-            *([] if name == "gzip" else ["--cxi-filter", name]),
+            "--cxi-without-geometry", *([] if name == "gzip" else ["--cxi-filter", name]),
         ]  # fmt: skip
         result = CliRunner().invoke(app, [str(a) for a in arguments])
         assert result.exit_code == 0, result.output
@@ -284,6 +290,7 @@ def test_a_run_without_hits_and_a_run_of_hits_are_both_whole(
             outputs=Outputs(
                 store=tmp_path / name,
                 cxi=tmp_path / f"{name}.cxi",
+                cxi_without_geometry=True,
                 report=tmp_path / f"{name}.html",
             ),
             pool=serial,
@@ -311,7 +318,7 @@ def test_a_dry_run_plans_what_the_real_run_does_and_writes_nothing(
     np.testing.assert_array_equal(plan.reduction.kept, kept)
 
 
-def test_scoring_reads_only_the_window_and_copying_decodes_nothing(
+def test_scoring_reads_only_the_window_and_copying_decodes_no_more_of_what_is_kept(
     stored: Path, tmp_path: Path, serial: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Window | None] = []
@@ -342,7 +349,9 @@ def test_scoring_reads_only_the_window_and_copying_decodes_nothing(
     )
     assert asked == [window, window]
     layout = source.source.layout  # type: ignore[attr-defined]
-    assert decoded == 70 * len(
+    # What is kept is compared with what was scored.
+    kept = open_run(tmp_path / "h").n_events
+    assert decoded == (70 + kept) * len(
         tile_pieces(layout.frame_shape, layout.chunks[1:], source.detector, window)
     )
 
@@ -449,7 +458,12 @@ def test_filtering_never_changes_the_source(stored: Path, tmp_path: Path, serial
     filter_run(
         open_run(stored),
         FilterSettings(scorer=BrightestPixel()),
-        outputs=Outputs(store=tmp_path / "h", cxi=tmp_path / "h.cxi", report=tmp_path / "r.html"),
+        outputs=Outputs(
+            store=tmp_path / "h",
+            cxi=tmp_path / "h.cxi",
+            cxi_without_geometry=True,
+            report=tmp_path / "r.html",
+        ),
         pool=serial,
     )
     assert tree(stored) == contents

@@ -72,7 +72,7 @@ def test_a_changed_option_is_refused_by_its_name(
     # the second, which has others in the same places.
     run = peaks_everywhere(tmp_path / "run.h5")
     words = ["filter", "--in", run, "--out", tmp_path / "hits.zarr", "--scorer", "peaks"]
-    words += ["--cxi", tmp_path / "hits.cxi", "--serial"]
+    words += ["--cxi", tmp_path / "hits.cxi", "--cxi-without-geometry", "--serial"]
     words += [] if "--data-path" in before else ["--data-path", "entry/raw/data"]
     with monkeypatch.context() as patched:
         patched.setattr(MANIFEST, stop)
@@ -206,7 +206,7 @@ class Bench:
         return Asked(
             reader={"data_path": "entry/raw/data"},
             settings=FilterSettings(scorer=scorer, audit_share=0.3),
-            outputs=Outputs(store=self.out, cxi=self.here / "hits.cxi"),
+            outputs=Outputs(store=self.out, cxi=self.here / "hits.cxi", cxi_without_geometry=True),
         )
 
     def begin(self, stage: str, patched: pytest.MonkeyPatch) -> None:

@@ -463,7 +463,7 @@ def test_every_reason_is_known_to_come_from_pixels_columns_or_later() -> None:
     later = (
         Reason.AUDIT_SAMPLE | Reason.UNLIKE_CALIBRATION | Reason.FILE_UNREADABLE | Reason.READ_ERROR
         | Reason.DATA_HOLE | Reason.UNEXPECTED_FORMAT | Reason.SCORE_INVALID | Reason.WORKER_LOST
-        | Reason.UNSTABLE_READ | Reason.PEAK_COUNT
+        | Reason.UNSTABLE_READ | Reason.PEAK_COUNT | Reason.CHANGED
     )  # fmt: skip
     assert not SEEN_ON_PIXELS & (later | columns)
     assert all(reason & (SEEN_ON_PIXELS | columns | later) for reason in Reason)

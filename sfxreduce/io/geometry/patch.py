@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from sfxreduce.io.geometry.crystfel import CrystfelGeometry, parse_geometry
 from sfxreduce.io.geometry.statements import statements
 
-__all__ = ["geometry_for_hits"]
+__all__ = ["geometry_for_hits", "with_value"]
 
 REPLACED = r"data|dim\d+|mask|mask_(file|good|bad)|mask\d_\w+|peak_list|peak_list_type"
 """Names of what is said anew: where frames, masks and peaks are in the file of the hits."""
@@ -66,11 +66,23 @@ def geometry_for_hits(text: str, *, file: str, said: Sequence[str]) -> str:
     return "\n".join([*said, kept.rstrip("\n"), *_moved(found)]) + "\n"
 
 
-def _commented(text: str, *, file: str, dropped: Collection[str]) -> str:
+def with_value(text: str, name: str, value: str) -> str:
+    r"""Say something of the file or of all panels, in place of what a geometry file says of it.
+
+    Examples
+    --------
+    >>> with_value("clen = 0.1", "clen", "0.2 m")
+    'clen = 0.2 m\\n; of the run: clen = 0.1'
+    """
+    dropped = {name, *SAME.get(name, ())}
+    return f"{name} = {value}\n" + _commented(text, file=name, dropped=dropped, places="")
+
+
+def _commented(text: str, *, file: str, dropped: Collection[str], places: str = REPLACED) -> str:
     """Text in which what is said anew is a comment."""
     lines = re.split(r"\r\n|\r|\n", text)
     for statement in statements(text, file=file):
-        if statement.key in dropped or re.fullmatch(REPLACED, statement.key):
+        if statement.key in dropped or re.fullmatch(places, statement.key):
             at = statement.at.line - 1
             lines[at] = f"; of the run: {lines[at].strip()}"
     return "\n".join(lines)

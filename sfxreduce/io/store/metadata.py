@@ -27,6 +27,7 @@ from sfxreduce.io.store.guard import GuardedStore, check_tree
 from sfxreduce.run.detector import Detector, Panel, Sensor
 
 __all__ = [
+    "AUDIT_DIM",
     "AUDIT_GROUP",
     "CONDITIONS_GROUP",
     "LEDGER_GROUP",
@@ -291,6 +292,9 @@ SCHEMA = "sfxreduce.run"
 
 SCHEMA_VERSION = 1
 AUDIT_GROUP = "audit"
+AUDIT_DIM = "audit_event"
+"""Events of the sample: an axis of its own, as xarray wants where the length is another."""
+
 CONDITIONS_GROUP = "conditions"
 LEDGER_GROUP = "ledger"
 PANEL_MISSING = "panel_missing"

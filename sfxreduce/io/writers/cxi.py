@@ -33,12 +33,16 @@ from sfxreduce.io.store.metadata import illegal_value
 from sfxreduce.io.writers.cxi_content import BloscChunks, CxiContent, PeakTable, plan_blosc_chunks
 from sfxreduce.io.writers.shards import TiledSource, marked_in
 from sfxreduce.run.detector import Detector, PixelFlag
+from sfxreduce.run.reasons import Reason
 
 __all__ = ["write_cxi"]
 
 CXI_VERSION = 160
 DETECTOR = "/entry_1/instrument_1/detector_1"
 MASK = f"{DETECTOR}/mask"
+SLAB_VIEWS = {"data": "slab", "mask": "slab_mask"}
+"""Views of frames and mask in ``/entry_1/data_1`` with the panels one below the other."""
+
 JOULE_PER_EV = 1.602176634e-19  # exact, SI 2019
 BLOCK_BYTES = 64 << 20
 
@@ -49,10 +53,11 @@ LIBRARY_VERSIONS = ("earliest", "v110")
 def write_cxi(path: Path, content: CxiContent) -> int:
     """Write a CXI file in this process; see `write_cxi_in_subprocess` for the safe way.
 
-    Frames stay bit for bit; those of detectors with panels are written as slabs, one panel below
-    the other. A frame that cannot be read is left out: its chunk is never written, which the
-    reader of this package tells from zeros. Where pixels are missing of a frame, the mask has an
-    axis of events, and covers them in that event.
+    Frames stay bit for bit. Those of detectors with panels are (event, module, y, x) as the
+    specification has it, with a view in which one panel lies below the other, because CrystFEL
+    looks for peaks in one; or are written in that way. A frame that cannot be read is left out: its
+    chunk is never written, which the reader of this package tells from zeros. Where pixels are
+    missing of a frame, the mask has an axis of events, and covers them in that event.
 
     Parameters
     ----------
@@ -105,7 +110,7 @@ def _write(file: h5py.File, content: CxiContent) -> int:
     """Write everything; returns the number of frames left out."""
     _put(file, "cxi_version", np.int64(CXI_VERSION))
     _put(file, "number_of_entries", np.int64(1))
-    _write_detector(file, content.source.detector, content.slab_shape)
+    _write_detector(file, content)
     _write_events(file, content.columns)
     left_out = _write_frames(file, content)
     if content.peaks:
@@ -113,9 +118,33 @@ def _write(file: h5py.File, content: CxiContent) -> int:
     data = file.create_group("/entry_1/data_1")
     for name in ("data", "mask", "experiment_identifier"):
         data[name] = h5py.SoftLink(f"{DETECTOR}/{name}")
+    if content.modules:
+        data["module_identifier"] = h5py.SoftLink(f"{DETECTOR}/module_identifier")
+        _write_slab_view(file, content)
     if "source_index" in content.columns:
         _put(file, "/entry_1/data_1/source_index", content.columns["source_index"].values)
     return left_out
+
+
+def _write_slab_view(file: h5py.File, content: CxiContent) -> None:
+    """Write frames and mask once more, as virtual datasets with the panels one below the other."""
+    n, (n_y, n_x) = content.source.n_events, content.source.detector.panel_shape
+    for name in SLAB_VIEWS:
+        stored = file[f"{DETECTOR}/{name}"]
+        events = (n,) if stored.ndim > len(content.stored_shape) else ()
+        view = (*events, *content.slab_shape)
+        created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        # The high-level way stamps the time on it.
+        created.set_obj_track_times(False)
+        first = (0,) * len(events)
+        for panel in range(len(content.source.detector.panels) if all(events) else 0):
+            slab, here = h5py.h5s.create_simple(view), h5py.h5s.create_simple(stored.shape)
+            slab.select_hyperslab((*first, panel * n_y, 0), (*events, n_y, n_x))
+            here.select_hyperslab((*first, panel, 0, 0), (*events, 1, n_y, n_x))
+            created.set_virtual(slab, b".", stored.name.encode(), here)
+        place = f"/entry_1/data_1/{SLAB_VIEWS[name]}".encode()
+        space = h5py.h5s.create_simple(view)
+        h5py.h5d.create(file.id, place, stored.id.get_type(), space, created)
 
 
 def _put(file: h5py.File, name: str, values: object) -> h5py.Dataset:
@@ -123,8 +152,9 @@ def _put(file: h5py.File, name: str, values: object) -> h5py.Dataset:
     return file.create_dataset(name, data=values, track_times=False)
 
 
-def _write_detector(file: h5py.File, detector: Detector, slab_shape: tuple[int, int]) -> None:
+def _write_detector(file: h5py.File, content: CxiContent) -> None:
     """Write place, scale and mask; what is not known stays away."""
+    detector = content.source.detector
     _put(file, f"{DETECTOR}/description", detector.name)
     facts = {
         "distance": detector.distance_m,
@@ -136,34 +166,51 @@ def _write_detector(file: h5py.File, detector: Detector, slab_shape: tuple[int, 
     for name, value in facts.items():
         if math.isfinite(value):
             _put(file, f"{DETECTOR}/{name}", np.float64(value))
-    corners = [[*panel.corner, math.nan] for panel in detector.panels]
-    positions = np.array(corners) * detector.pixel_size_m
-    positions[:, 2] = detector.distance_m
+    _write_places(file, detector)
+    mask = detector.mask.reshape(content.stored_shape)
+    chunk = (1, *detector.panel_shape) if content.modules else content.stored_shape
+    file.create_dataset(MASK, data=mask, **_packing(chunk))
+
+
+def _write_places(file: h5py.File, detector: Detector) -> None:
+    """Write where the panels lie, as far as the format can tell it."""
+    shape, n = detector.panel_shape, len(detector.panels)
+    placed = detector.placed()
+    whole = [(p * shape[0], (p + 1) * shape[0], 0, shape[1]) for p in range(n)]
+    # A module with several sensors lies in no single place.
+    told = [(*sensor.rows, *sensor.columns) for sensor in placed] == whole
+    corners = np.full((n, 3), math.nan)
+    corners[:, 2] = detector.distance_m
+    if told:
+        corners[:, :2] = np.array([panel.corner for panel in placed]) * detector.pixel_size_m
     # The specification wants a corner in every file, known or not.
-    one = len(detector.panels) == 1
-    _put(file, f"{DETECTOR}/corner_position", positions[0] if one else positions)
-    if math.isfinite(detector.pixel_size_m):
+    one = n == 1
+    _put(file, f"{DETECTOR}/corner_position", corners[0] if one else corners)
+    if told and math.isfinite(detector.pixel_size_m):
         # In the order of the axes of a panel's data.
-        steps = [[[*panel.slow, 0.0], [*panel.fast, 0.0]] for panel in detector.panels]
+        steps = [[[*panel.slow, 0.0], [*panel.fast, 0.0]] for panel in placed]
         vectors = np.array(steps) * detector.pixel_size_m
         _put(file, f"{DETECTOR}/basis_vectors", vectors[0] if one else vectors)
-    # Without the names, the corners of a slab could be taken for those of so many events.
-    _put(file, f"{DETECTOR}/module_identifier", _text([panel.name for panel in detector.panels]))
-    mask = detector.mask.reshape(slab_shape)
-    file.create_dataset(MASK, data=mask, **_packing(slab_shape))
+    if not one:
+        # Without the names, the corners of a slab could be taken for those of so many events.
+        names = _text([panel.name for panel in detector.panels])
+        _put(file, f"{DETECTOR}/module_identifier", names)
 
 
-def _mask_pixels(file: h5py.File, event: int, missing: NDArray[np.bool_], n_events: int) -> None:
+def _mask_pixels(
+    file: h5py.File, event: int, missing: NDArray[np.bool_], content: CxiContent
+) -> None:
     """Mask pixels in one event; the first one gives every event a mask of its own."""
-    if file[MASK].ndim == 2:
-        common = file[MASK][()]
+    shape = content.stored_shape
+    if file[MASK].ndim == len(shape):
+        common, packing = file[MASK][()], _packing((1, *file[MASK].chunks))
         del file[MASK]
-        chunk = (1, *common.shape)
-        masks = file.create_dataset(MASK, (n_events, *common.shape), np.uint32, **_packing(chunk))
-        for number in range(n_events):
+        n = content.source.n_events
+        masks = file.create_dataset(MASK, (n, *shape), np.uint32, **packing)
+        for number in range(n):
             masks[number] = common
     file[MASK][event] |= np.where(
-        missing.reshape(file[MASK].shape[1:]), np.uint32(PixelFlag.INVALID), np.uint32(0)
+        missing.reshape(shape), np.uint32(PixelFlag.INVALID), np.uint32(0)
     )
 
 
@@ -187,9 +234,12 @@ def _packing(chunk: tuple[int, ...]) -> dict[str, Any]:
 
 def _write_frames(file: h5py.File, content: CxiContent) -> int:
     """Write the frames; returns the number left out."""
-    source, slab = content.source, content.slab_shape
-    chunks = plan_blosc_chunks(source) if content.cxi_filter == "blosc" else None
-    packing: dict[str, Any] = _packing((1, *slab)) if chunks is None else _blosc(chunks)
+    source, stored = content.source, content.stored_shape
+    in_tiles = content.cxi_filter == "blosc"
+    chunks = plan_blosc_chunks(source, modules=content.modules) if in_tiles else None
+    # CrystFEL reads panel by panel.
+    chunk = (1, 1, *source.detector.panel_shape) if content.modules else (1, *stored)
+    packing: dict[str, Any] = _packing(chunk) if chunks is None else _blosc(chunks)
     if not source.n_events:
         # A chunk may not be larger than the dataset, so an empty one goes without.
         packing = {"track_times": False}
@@ -197,13 +247,14 @@ def _write_frames(file: h5py.File, content: CxiContent) -> int:
     # A frame that is left out reads as what no detector delivers, never as zeros.
     data = file.create_dataset(
         f"{DETECTOR}/data",
-        shape=(source.n_events, *slab),
+        shape=(source.n_events, *stored),
         # Stored tiles are little-endian on every machine.
         dtype=dtype if chunks is None else dtype.newbyteorder("<"),
         fillvalue=illegal_value(dtype),
         **packing,
     )
-    data.attrs["axes"] = "experiment_identifier:y:x"
+    modules = "module_identifier:" if content.modules else ""
+    data.attrs["axes"] = f"experiment_identifier:{modules}y:x"
     if chunks is not None:
         return _write_tiles(file, data, content, chunks)
     left_out = 0
@@ -211,9 +262,9 @@ def _write_frames(file: h5py.File, content: CxiContent) -> int:
         if frame is None:
             left_out += 1
             continue
-        data[event] = frame.reshape(slab)
+        data[event] = frame.reshape(stored)
         if missing is not None:
-            _mask_pixels(file, event, missing, source.n_events)
+            _mask_pixels(file, event, missing, content)
     return left_out
 
 
@@ -240,7 +291,7 @@ def _blosc(chunks: BloscChunks) -> dict[str, Any]:
         "clevel": packing.clevel,
         "shuffle": SHUFFLES.index(packing.shuffle),
     }
-    tile = chunks.layout.tile
+    tile = (1, *chunks.layout.tile) if chunks.modules else chunks.layout.tile
     return {"chunks": (1, *tile), "track_times": False, **hdf5plugin.Blosc(**settings)}
 
 
@@ -252,7 +303,7 @@ def _write_tiles(
     left_out = 0
     for event, (tiles, missing) in enumerate(_tiles(content, chunks)):
         if missing is not None:
-            _mask_pixels(file, event, missing, content.source.n_events)
+            _mask_pixels(file, event, missing, content)
         packed = [_unsealed(tile, n_bytes) for tile in tiles if tile is not None]
         whole = [buffer for buffer in packed if buffer is not None]
         if len(whole) != len(tiles):
@@ -316,8 +367,21 @@ def _write_events(file: h5py.File, columns: xr.Dataset) -> None:
     if np.isfinite(pulse_mj).any():
         _put(file, "/entry_1/instrument_1/source_1/pulse_energy", pulse_mj * 1e-3)
     if "score" in columns:
-        score = np.asarray(columns["score"].values, np.float32)[:, np.newaxis]
-        _put(file, f"{DETECTOR}/score", score).attrs["headings"] = "score"
+        # By the specification a row for each heading: events are the fastest axis.
+        score = np.asarray(columns["score"].values, np.float32)[np.newaxis]
+        _put(file, f"{DETECTOR}/score", score).attrs["headings"] = _text(["score"])
+    if "reason" in columns:
+        _write_tags(file, columns["reason"].values.astype(np.uint32))
+
+
+def _write_tags(file: h5py.File, reasons: NDArray[np.uint32]) -> None:
+    """Write which events have which reasons, a row for each that any event has."""
+    told = [reason for reason in Reason if np.any(reasons & np.uint32(reason))]
+    if not told:
+        return
+    tags = np.array([(reasons & np.uint32(reason)) != 0 for reason in told], np.uint8)
+    headings = _text([str(reason.name).lower() for reason in told])
+    _put(file, f"{DETECTOR}/tags", tags).attrs["headings"] = headings
 
 
 def _write_peaks(file: h5py.File, peaks: PeakTable, *, panel_rows: int) -> None:
@@ -331,6 +395,9 @@ def _write_peaks(file: h5py.File, peaks: PeakTable, *, panel_rows: int) -> None:
         "peakXPosRaw": peaks.x,
         "peakYPosRaw": peaks.y + peaks.panel * panel_rows,
         "peakTotalIntensity": peaks.intensity,
+        "peakMaximumValue": peaks.max_intensity,
+        "peakSNR": peaks.snr,
+        "peakNPixels": peaks.n_pixels,
     }
     for name, values in lists.items():
         table = np.zeros((n, most), np.float32)

@@ -6,6 +6,7 @@ hits move encoded from one store to the next.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,26 @@ from sfxreduce.io.store.metadata import (
 from sfxreduce.io.writers.shards import ShardWritten
 from sfxreduce.run.run import DeclaresMissing, FrameSource, Run, WrappedFrames
 
-__all__ = ["create_store", "panels_missing", "write_columns", "write_manifest", "write_table"]
+__all__ = [
+    "consolidate",
+    "create_store",
+    "panels_missing",
+    "write_columns",
+    "write_manifest",
+    "write_table",
+]
 
 ROWS_PER_CHUNK = 65_536
 
 
 def create_store(
-    path: Path, *, run: Run, layout: Layout, columns: xr.Dataset, truth: xr.Dataset | None
+    path: Path,
+    *,
+    run: Run,
+    layout: Layout,
+    columns: xr.Dataset,
+    truth: xr.Dataset | None,
+    event_dim: str = "event",
 ) -> None:
     """Write all of a run store but its frames: metadata, columns, mask, geometry, truth.
 
@@ -51,12 +65,16 @@ def create_store(
         Per-event columns on dimension ``event``, one row for each event of the store.
     truth : Dataset or None
         What is known of these events.
+    event_dim : str
+        Name of their axis in the store.
 
     Raises
     ------
     OutputError
         If the disk is full or the path cannot be written.
     """
+    renamed = {"event": event_dim}
+    columns = columns.rename(renamed)
     dtype = np.dtype(run.source.dtype)
     codec = TileCodec(dtype=dtype, tile=layout.tile, packing=layout.packing)
     serializer, compressors = codec.zarr_codecs()
@@ -70,18 +88,20 @@ def create_store(
                 "run": run.name,
                 "provenance": run.provenance,
                 "detector": detector_to_json(run.detector),
+                # By CF and xarray: which of the columns names the events.
+                "coordinates": "event_id",
             },
         )
         root.create_array(
             "frames",
-            shape=(columns.sizes["event"], *layout.frame_shape),
+            shape=(columns.sizes[event_dim], *layout.frame_shape),
             dtype=dtype,
             chunks=layout.chunks,
             shards=layout.shards,
             serializer=serializer,
             compressors=compressors,
             fill_value=illegal_value(dtype),
-            dimension_names=("event", *run.detector.frame_dims),
+            dimension_names=(event_dim, *run.detector.frame_dims),
             attributes={"long_name": "detector frames", "units": "ADU"},
             config={"write_empty_chunks": True},
         )
@@ -93,7 +113,8 @@ def create_store(
         _write_array(root, "mask", mask)
         _write_columns(root, columns)
         if truth is not None:
-            write_table(path, "truth", truth)
+            own = {dim: name for dim, name in renamed.items() if dim in truth.dims}
+            write_table(path, "truth", truth.rename(own))
 
 
 def panels_missing(
@@ -162,6 +183,20 @@ def write_table(
         root = zarr.open_group(str(path), mode="r+", zarr_format=3)
         child = root.create_group(group, attributes=_plain({**table.attrs, **(attributes or {})}))
         _write_columns(child, table)
+
+
+def consolidate(path: Path) -> None:
+    """Repeat the metadata of a store in its root, where xarray looks for them first.
+
+    Without it xarray warns whoever opens the store. This package never reads it.
+
+    Parameters
+    ----------
+    path : Path
+        Of the store, complete but for its manifest.
+    """
+    with interrupts_wait(), output_errors(path), warnings.catch_warnings(action="ignore"):
+        zarr.consolidate_metadata(str(path), zarr_format=3)
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

@@ -19,7 +19,7 @@ from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable
 from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess
 from sfxreduce.io.writers.geom import write_event_list, write_geometry
-from sfxreduce.pipeline.stages.settings import crystfel_paths
+from sfxreduce.pipeline.stages.settings import Outputs
 from sfxreduce.run.run import FrameSource
 from sfxreduce.scorers.peaks.finder import PeakFinder, Peaks
 
@@ -46,9 +46,8 @@ class PeakJob:
 
 def export_crystfel(
     store: Path,
-    cxi: Path,
+    outputs: Outputs,
     *,
-    cxi_filter: str,
     columns: xr.Dataset,
     staged: Mapping[Path, Path],
     pool: Pool,
@@ -60,14 +59,12 @@ def export_crystfel(
     ----------
     store : Path
         Of the reduced store; it need not be published yet.
-    cxi : Path
-        Under which CrystFEL will open the file.
-    cxi_filter : str
-        How frames are packed, see `CxiContent`.
+    outputs : Outputs
+        With the path under which CrystFEL will open the file.
     columns : Dataset
         Per-event columns of the store.
     staged : mapping of Path to Path
-        Where to write what will be published under `crystfel_paths`.
+        Where to write what will be published under `Outputs.crystfel`.
     pool : Pool
         Finds the peaks.
 
@@ -90,14 +87,22 @@ def export_crystfel(
     work = pool.map("peaks", find_peaks, jobs, rescue=_RESCUE)
     found = dict(tracked(work, stage="peaks", total=len(jobs), progress=progress))
     peaks = peak_table([peaks for number in sorted(found) for peaks in found[number]])
-    data, geometry, event_list = crystfel_paths(cxi)
-    content = CxiContent(source=source, columns=columns, peaks=peaks, cxi_filter=cxi_filter)
-    write_cxi_in_subprocess(staged[data], content)
+    cxi, event_list, *geometries = outputs.crystfel
+    content = CxiContent(
+        source=source,
+        columns=columns,
+        peaks=peaks,
+        cxi_filter=outputs.cxi_filter,
+        cxi_layout=outputs.cxi_layout,
+    )
+    write_cxi_in_subprocess(staged[cxi], content)
     energies = columns["photon_energy_ev"].values
     known = energies[np.isfinite(energies)]
     # With an energy for every event CrystFEL takes each one's own; otherwise one for all.
     common = float(np.median(known)) if 0 < known.size < energies.size else math.nan
-    write_geometry(staged[geometry], source.detector, photon_energy_ev=common)
+    for geometry in geometries:
+        data = "slab" if content.modules else "data"
+        write_geometry(staged[geometry], source.detector, photon_energy_ev=common, data=data)
     write_event_list(staged[event_list], cxi, n_events)
 
 
@@ -135,6 +140,9 @@ def peak_table(events: Sequence[Peaks]) -> PeakTable:
         y=joined("y", np.float32),
         x=joined("x", np.float32),
         intensity=joined("intensity", np.float32),
+        max_intensity=joined("max_intensity", np.float32),
+        snr=joined("snr", np.float32),
+        n_pixels=joined("n_pixels", np.int32),
     )
 
 

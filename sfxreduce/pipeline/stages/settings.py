@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import hdf5plugin
 import numpy as np
 from dask.base import tokenize
 
@@ -16,6 +17,7 @@ from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import UsageError
 from sfxreduce.io.files.durable import disk_bytes
 from sfxreduce.io.files.safe_read import content_pin
+from sfxreduce.io.writers.cxi_content import check_cxi_layout
 from sfxreduce.io.writers.publish import check_cxi_filter, check_outputs
 from sfxreduce.io.writers.resume import Unfinished, appearing
 from sfxreduce.report.report import Storage
@@ -142,6 +144,11 @@ class Outputs:
     cxi_filter : str
         How the frames of `cxi` are packed: ``gzip``, which every HDF5 library unpacks, or
         ``blosc``, for which stored tiles are copied.
+    cxi_layout : str
+        How its panels are stored: ``modules``, an axis of their own as the specification has it, or
+        ``slab``, one below the other.
+    cxi_without_geometry : bool
+        Write no geometry beside it, which needs a gain, a distance and more.
     overwrite : bool
         Replace what lies there.
 
@@ -155,16 +162,31 @@ class Outputs:
     cxi: Path | None = None
     report: Path | None = None
     cxi_filter: str = "gzip"
+    cxi_layout: str = "modules"
+    cxi_without_geometry: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         check_cxi_filter(self.cxi_filter)
+        check_cxi_layout(self.cxi_layout)
+
+    @property
+    def crystfel(self) -> tuple[Path, ...]:
+        """CXI file and event list, and the geometry if there will be one; none without a CXI."""
+        if self.cxi is None:
+            return ()
+        frames, geometry, event_list = crystfel_paths(self.cxi)
+        return (frames, event_list, *(() if self.cxi_without_geometry else (geometry,)))
+
+    @property
+    def needs_plugin(self) -> bool:
+        """Whether programs need a filter of hdf5plugin to read the CXI file."""
+        return self.cxi is not None and self.cxi_filter != "gzip"
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every single file that will appear beside the store."""
-        crystfel = () if self.cxi is None else crystfel_paths(self.cxi)
-        return (*crystfel, *((self.report,) if self.report else ()))
+        return (*self.crystfel, *((self.report,) if self.report else ()))
 
     def check(self, run: Run, *also_read: Path) -> None:
         """Refuse outputs that would touch the run, each other, or what is not ours to replace.
@@ -177,7 +199,7 @@ class Outputs:
         Raises
         ------
         UsageError
-            If outputs and inputs overlap.
+            If outputs and inputs overlap, or CrystFEL would refuse the geometry.
         OutputExists
             If something lies there that may not be replaced.
         OutputError
@@ -189,6 +211,27 @@ class Outputs:
             inputs=[*run.inputs, *also_read],
             overwrite=self.overwrite,
             appearing=appearing(self.store),
+        )
+        if self.cxi is not None and not self.cxi_without_geometry:
+            _check_geometry(run)
+
+
+def _check_geometry(run: Run) -> None:
+    """Refuse a CXI file whose geometry would lack what CrystFEL needs; nothing is scored yet."""
+    detector, energies = run.detector, run.columns["photon_energy_ev"].values
+    known = {
+        "--distance-m": detector.distance_m,
+        "--pixel-size-m": detector.pixel_size_m,
+        "--adu-per-photon": detector.adu_per_photon,
+        "--photon-energy-ev": 1.0 if np.isfinite(energies).any() else math.nan,
+    }
+    missing = [name for name, value in known.items() if not math.isfinite(value)]
+    # Of a run without events no energy is known, and none is needed.
+    if missing and run.n_events:
+        raise UsageError(
+            f"--cxi: CrystFEL refuses a geometry without {' and '.join(missing)}, which neither "
+            f"{run.path} nor a geometry file says; give {'it' if len(missing) == 1 else 'them'}, a "
+            "--geometry FILE, or --cxi-without-geometry"
         )
 
 
@@ -207,6 +250,11 @@ def crystfel_paths(cxi: Path) -> tuple[Path, Path, Path]:
     """
     if not cxi.name:
         raise UsageError(f"'{cxi}': expected the name of a CXI file, found none")
+    if len(f"{cxi}.".splitlines()) > 1:
+        raise UsageError(
+            f"'{cxi}': expected a path in one line, found a line break; CrystFEL's list of events "
+            "has one line an event"
+        )
     stem = cxi.stem if cxi.suffix in (".cxi", ".h5") else cxi.name
     return cxi, cxi.with_name(f"{stem}.geom"), cxi.with_name(f"{stem}.lst")
 
@@ -220,4 +268,5 @@ def storage_of(run: Run, outputs: Outputs, work: Unfinished) -> Storage:
         out=outputs.store,
         cxi=outputs.cxi,
         report=outputs.report,
+        plugin_path=hdf5plugin.PLUGIN_PATH if outputs.needs_plugin else None,
     )

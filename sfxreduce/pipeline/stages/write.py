@@ -27,7 +27,12 @@ from sfxreduce.io.files.durable import warn
 from sfxreduce.io.files.safe_read import content_pin, file_identity, source_pin
 from sfxreduce.io.readers.zarr.run import open_table
 from sfxreduce.io.store.manifest import Manifest, PublishJob, publish_file
-from sfxreduce.io.store.metadata import AUDIT_GROUP, CONDITIONS_GROUP, LEDGER_GROUP
+from sfxreduce.io.store.metadata import (
+    AUDIT_DIM,
+    AUDIT_GROUP,
+    CONDITIONS_GROUP,
+    LEDGER_GROUP,
+)
 from sfxreduce.io.writers.resume import Unfinished, unfinished
 from sfxreduce.io.writers.shards import (
     ShardJob,
@@ -38,6 +43,7 @@ from sfxreduce.io.writers.shards import (
     marked_in,
 )
 from sfxreduce.io.writers.zarr import (
+    consolidate,
     create_store,
     panels_missing,
     write_manifest,
@@ -131,12 +137,13 @@ def write_reduced(
     _check_same_bytes(plan, work, told=changed, pool=pool, progress=progress)
     _create(plan, store, kept_columns(plan), shards, events=plan.reduction.kept)
     if plan.audit.kept.size:
-        sample = store / AUDIT_GROUP
-        _create(plan, sample, audit_columns(plan), shards, events=plan.audit.kept)
+        sample, columns = store / AUDIT_GROUP, audit_columns(plan)
+        _create(plan, sample, columns, shards, events=plan.audit.kept, event_dim=AUDIT_DIM)
     work.place_shards(shards)
     write_table(store, LEDGER_GROUP, ledger_table(decisions, plan.run.columns))
     if plan.conditions is not None:
         write_table(store, CONDITIONS_GROUP, conditions_table(plan.conditions))
+    consolidate(store)
     write_manifest(store, _manifest(plan, work, decisions, shards, pool=pool, progress=progress))
     return decisions
 
@@ -181,11 +188,19 @@ def _create(
     shards: Sequence[ShardWritten],
     *,
     events: NDArray[np.int64],
+    event_dim: str = "event",
 ) -> None:
     """Write all of a store but its frames; the sample is a run store within the store."""
     truth = None if plan.run.truth is None else select_events(plan.run.truth, events)
     columns = columns.assign(panels_missing(plan.run.source, shards, events))
-    create_store(store, run=plan.run, layout=plan.layout, columns=columns, truth=truth)
+    create_store(
+        store,
+        run=plan.run,
+        layout=plan.layout,
+        columns=columns,
+        truth=truth,
+        event_dim=event_dim,
+    )
 
 
 def _manifest(
@@ -335,7 +350,7 @@ def published_at_once(
     OutputError
         If an output cannot be written.
     """
-    pins = _pins(run, settings, cxi_filter=outputs.cxi_filter)
+    pins = _pins(run, settings, outputs)
     if known is not None:
         pins["taken over from"] = known.stamp
     with unfinished(
@@ -347,7 +362,7 @@ def published_at_once(
         _check_unchanged(run, work)
 
 
-def _pins(run: Run, settings: FilterSettings, *, cxi_filter: str) -> dict[str, Any]:
+def _pins(run: Run, settings: FilterSettings, outputs: Outputs) -> dict[str, Any]:
     """Everything that the bytes of an output depend on, by the name people know it by."""
     return {
         "version": version("sfxreduce"),
@@ -357,7 +372,8 @@ def _pins(run: Run, settings: FilterSettings, *, cxi_filter: str) -> dict[str, A
         **pinned(run.source, "reader", by_content=False),
         "columns": tokenize(run.columns, run.truth),
         **pinned(settings, by_content=True),
-        "cxi-filter": cxi_filter,
+        "cxi-filter": outputs.cxi_filter,
+        "cxi-layout": outputs.cxi_layout,
     }
 
 

@@ -26,6 +26,7 @@ from sfxreduce.io.readers.zarr.foreign import read_foreign
 from sfxreduce.io.store.guard import GuardedStore, check_tree
 from sfxreduce.io.store.manifest import Manifest, manifest_from_json
 from sfxreduce.io.store.metadata import (
+    AUDIT_DIM,
     MANIFEST_GROUP,
     SCHEMA,
     ZARR_ERRORS,
@@ -105,7 +106,8 @@ def open_table(path: Path, group: str = "") -> xr.Dataset:
             loaded: xr.Dataset = wanted.load()
     except ZARR_ERRORS as error:
         raise SchemaError(f"{where}: its columns cannot be read ({error})") from error
-    return loaded
+    # The sample of rejects in an output is a run store as well.
+    return loaded.rename({AUDIT_DIM: "event"}) if AUDIT_DIM in loaded.dims else loaded
 
 
 def count_incomplete(path: Path) -> tuple[int, int]:
