@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import h5py
 import numpy as np
 import xarray as xr
@@ -12,13 +9,11 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import SourceError
 from sfxreduce.io.readers.hdf5.file import Hdf5File
+from sfxreduce.io.readers.hdf5.units import in_ev, in_mj
 from sfxreduce.io.readers.hdf5.unwritten import find_holes
 from sfxreduce.run.columns import MISSING_TIME, event_columns
 
 __all__ = ["read_columns", "read_truth"]
-
-JOULE_PER_EV = 1.602176634e-19  # exact, SI 2019
-EV_ANGSTROM = 12398.419843320026  # h c, exact, SI 2019
 
 EVENT_IDS = (
     "/entry_1/data_1/experiment_identifier",
@@ -39,44 +34,23 @@ would change the values."""
 FLOAT_OR_NONE = NDArray[np.float64] | None
 
 
-Convert: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-
-
-def _same(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Numbers already in the column's unit."""
-    return values
-
-
-def _joule_or_ev(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Photon energies in joule, as CXI has it, or in eV, as some programs write all the same."""
-    # One joule is 6e18 eV: no photon comes near it from either side.
-    return np.where(values > 1, values, values / JOULE_PER_EV)
-
-
-def _from_angstrom(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Photon energies of wavelengths in ångström."""
-    return np.divide(EV_ANGSTROM, values, out=np.full_like(values, np.nan), where=values > 0)
-
-
-def _mj_from_joule(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pulse energies in mJ."""
-    return values * 1e3
-
-
-PHOTON_ENERGY: dict[str, Convert] = {
-    "/LCLS/photon_energy_eV": _same,
-    "/entry_1/instrument_1/source_1/energy": _joule_or_ev,
-    "/entry/instrument/beam/incident_energy": _same,
-    "/entry/instrument/beam/incident_wavelength": _from_angstrom,
+PHOTON_ENERGY = {
+    "/LCLS/photon_energy_eV": "eV",
+    "/entry_1/instrument_1/source_1/energy": "J",
+    "/entry/instrument/beam/incident_energy": "eV",
+    "/entry/instrument/beam/incident_wavelength": "angstrom",
 }
-"""Where photon energies may stand, and what turns the file's numbers into eV."""
+"""Where photon energies may stand, and the unit of those that say none."""
 
-PULSE_ENERGY: dict[str, Convert] = {
-    "/entry_1/instrument_1/source_1/pulse_energy": _mj_from_joule,
-    "/LCLS/pulse_energy_mJ": _same,
-    "/LCLS/f_11_ENRC": _same,  # gas detector, as Cheetah names it
+PULSE_ENERGY = {
+    "/entry_1/instrument_1/source_1/pulse_energy": "J",
+    "/LCLS/pulse_energy_mJ": "mJ",
+    "/LCLS/f_11_ENRC": "mJ",  # gas detector, as Cheetah names it
 }
-"""The same of pulse energies, in mJ."""
+"""The same of pulse energies."""
+
+SPECTRUM_WEIGHTS = "/entry/instrument/beam/incident_wavelength_weights"
+"""With it, wavelengths are the lines of one spectrum, not those of events."""
 
 
 def read_columns(file: Hdf5File, n_events: int, *, path: str) -> xr.Dataset:
@@ -99,8 +73,8 @@ def read_columns(file: Hdf5File, n_events: int, *, path: str) -> xr.Dataset:
         n_events,
         event_id=_event_ids(file, n_events, stem=path.rsplit("/", 1)[-1].rsplit(".", 1)[0]),
         timestamp_ns=_timestamps(file, n_events),
-        photon_energy_ev=_first_known(file, PHOTON_ENERGY, n_events, nominal=True),
-        pulse_energy_mj=_first_known(file, PULSE_ENERGY, n_events),
+        photon_energy_ev=_photon_energies(file, n_events),
+        pulse_energy_mj=_pulse_energies(file, n_events),
         source_file=np.full(n_events, path, object),
         source_event=np.arange(n_events),
     )
@@ -192,20 +166,31 @@ def _timestamps(file: Hdf5File, n_events: int) -> NDArray[np.int64]:
     return np.where(known, whole + np.where(known, rest, 0).astype(np.int64), MISSING_TIME)
 
 
-def _first_known(
-    file: Hdf5File, places: dict[str, Convert], n_events: int, *, nominal: bool = False
-) -> NDArray[np.float64]:
-    """Values from the first place that has any; NaN where it has none.
+def _photon_energies(file: Hdf5File, n_events: int) -> NDArray[np.float64]:
+    """Energies from the first place that has any; one number may stand for all events."""
+    for path, usual in PHOTON_ENERGY.items():
+        values = _per_event(file, path, n_events, nominal=True)
+        dataset = file.dataset(path)
+        if values is None or dataset is None:
+            continue
+        if usual == "angstrom" and dataset.size > 1 and file.find(SPECTRUM_WEIGHTS) is not None:
+            continue
+        energies = in_ev(file, dataset, values, usual=usual)
+        if np.isfinite(energies).any():
+            return energies
+    return np.full(n_events, np.nan)
 
-    If they are nominal, one number for the whole run may stand for every event.
-    """
-    for path, convert in places.items():
-        values = _per_event(file, path, n_events, nominal=nominal)
-        if values is None:
+
+def _pulse_energies(file: Hdf5File, n_events: int) -> NDArray[np.float64]:
+    """Energies of the pulses from the first place that has any."""
+    for path, usual in PULSE_ENERGY.items():
+        values = _per_event(file, path, n_events)
+        dataset = file.dataset(path)
+        if values is None or dataset is None:
             continue
         known = np.isfinite(values) & (values > 0)
         if known.any():
-            return np.where(known, convert(np.where(known, values, np.nan)), np.nan)
+            return in_mj(file, dataset, np.where(known, values, np.nan), usual=usual)
     return np.full(n_events, np.nan)
 
 

@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 from sfxreduce.errors import SchemaError, SourceError
 from sfxreduce.io.readers.hdf5.file import Hdf5File
 from sfxreduce.io.readers.hdf5.guard import check_chunks
+from sfxreduce.io.readers.hdf5.units import (
+    MOST_DISTANCE_M,
+    MOST_PIXEL_M,
+    in_metres,
+    in_pixels,
+)
 from sfxreduce.io.readers.hdf5.unwritten import find_holes
 from sfxreduce.run.detector import Detector, Panel, PixelFlag
 
@@ -60,8 +66,10 @@ def read_detector(file: Hdf5File, frame_shape: tuple[int, ...]) -> Detector:
     ----------
     .. [1] F. R. N. C. Maia, Nat. Methods 9 (2012) 854. doi:10.1038/nmeth.2110
     """
-    pixel_size = _positive(file, PIXEL_SIZE)
-    panels = _placed_panels(file, frame_shape, pixel_size) or _default_panels(file, frame_shape)
+    pixel_size = _length(file, PIXEL_SIZE, most=MOST_PIXEL_M)
+    panels = _placed_panels(file, frame_shape, pixel_size) or _default_panels(
+        file, frame_shape, pixel_size
+    )
     stacked = len(frame_shape) == 3 or len(panels) > 1
     n_y, n_x = frame_shape[-2:]
     panel_shape = (n_y // len(panels), n_x) if len(frame_shape) == 2 else (n_y, n_x)
@@ -71,7 +79,7 @@ def read_detector(file: Hdf5File, frame_shape: tuple[int, ...]) -> Detector:
         panels=panels,
         stacked=stacked,
         pixel_size_m=pixel_size,
-        distance_m=_positive(file, DISTANCE),
+        distance_m=_length(file, DISTANCE, most=MOST_DISTANCE_M),
         adu_per_photon=_positive(file, ADU_PER_PHOTON),
         saturation_adu=_positive(file, SATURATION),
     )
@@ -101,6 +109,24 @@ def _positive(file: Hdf5File, paths: tuple[str, ...]) -> float:
     return value if math.isfinite(value) and value > 0 else math.nan
 
 
+def _length(file: Hdf5File, paths: tuple[str, ...], *, most: float) -> float:
+    """Read a length above zero in metres; NaN if there is none."""
+    values, dataset = _numbers(file, *paths), file.dataset(*paths)
+    if values is None or dataset is None or values.size == 0:
+        return math.nan
+    value = float(in_metres(file, dataset, values.ravel()[:1], most=most)[0])
+    return value if math.isfinite(value) and value > 0 else math.nan
+
+
+def _beam(file: Hdf5File, path: str, pixel_size: float) -> float:
+    """Read the beam's place on the detector in pixels; NaN if it is not known."""
+    values, dataset = _numbers(file, path), file.dataset(path)
+    if values is None or dataset is None or values.size == 0:
+        return math.nan
+    value = float(in_pixels(file, dataset, values.ravel()[:1], pixel_size=pixel_size)[0])
+    return value if math.isfinite(value) and value > 0 else math.nan
+
+
 def _numbers(file: Hdf5File, *paths: str) -> NDArray[np.float64] | None:
     """Read the first of these datasets that holds numbers, or None."""
     dataset = file.dataset(*paths)
@@ -109,12 +135,14 @@ def _numbers(file: Hdf5File, *paths: str) -> NDArray[np.float64] | None:
     return np.asarray(file.read(dataset), np.float64)
 
 
-def _default_panels(file: Hdf5File, frame_shape: tuple[int, ...]) -> tuple[Panel, ...]:
+def _default_panels(
+    file: Hdf5File, frame_shape: tuple[int, ...], pixel_size: float
+) -> tuple[Panel, ...]:
     """Panels as a slab along y with the beam at `beam_center_x`, `beam_center_y` or its centre."""
     n_panels = frame_shape[0] if len(frame_shape) == 3 else 1
     n_y, n_x = frame_shape[-2:]
-    beam_x = _positive(file, (f"{NXMX}/beam_center_x",))
-    beam_y = _positive(file, (f"{NXMX}/beam_center_y",))
+    beam_x = _beam(file, f"{NXMX}/beam_center_x", pixel_size)
+    beam_y = _beam(file, f"{NXMX}/beam_center_y", pixel_size)
     left = -n_x / 2 if math.isnan(beam_x) else -beam_x
     top = -n_panels * n_y / 2 if math.isnan(beam_y) else -beam_y
     return tuple(Panel(name=f"p{i}", corner=(left, top + i * n_y)) for i in range(n_panels))
@@ -127,7 +155,7 @@ def _placed_panels(
     corners = _numbers(file, f"{CXI}/corner_position")
     if corners is None or corners.shape[-1:] != (3,) or not np.isfinite(corners).all():
         return ()
-    corners = corners.reshape(-1, 3)
+    corners = _in_metres(file, f"{CXI}/corner_position", corners.reshape(-1, 3))
     names = _panel_names(file, frame_shape)
     # Zeros are what a program writes that has to write a corner and does not know it.
     if math.isnan(pixel_size) or len(corners) != len(names) or not corners[:, :2].any():
@@ -135,11 +163,19 @@ def _placed_panels(
     steps = _numbers(file, f"{CXI}/basis_vectors")
     if steps is None or steps.size != len(corners) * 6 or not np.isfinite(steps).all():
         steps = np.tile([[0.0, pixel_size, 0.0], [pixel_size, 0.0, 0.0]], (len(corners), 1, 1))
+    else:
+        steps = _in_metres(file, f"{CXI}/basis_vectors", steps)
     places = zip(names, corners / pixel_size, steps.reshape(-1, 2, 3) / pixel_size, strict=True)
     return tuple(
         Panel(name=name, corner=_xy(corner), fast=_xy(fast), slow=_xy(slow))
         for name, corner, (slow, fast) in places
     )
+
+
+def _in_metres(file: Hdf5File, path: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Lengths of a dataset in metres, whatever they are written in."""
+    dataset = file.dataset(path)
+    return values if dataset is None else in_metres(file, dataset, values, most=MOST_DISTANCE_M)
 
 
 def _panel_names(file: Hdf5File, frame_shape: tuple[int, ...]) -> list[str]:

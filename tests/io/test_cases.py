@@ -1,0 +1,49 @@
+"""Situations that people have reported in public, made by small programs beside the checkout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sfxreduce.io.open import open_run
+
+CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
+
+Make = Callable[[str], Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Write the files of a case; a test without them is skipped."""
+
+    def written(name: str) -> Path:
+        programs = sorted(CASES.glob(f"{name}_*.py"))
+        if not programs:
+            pytest.skip(f"needs the case {name} in ../shared/cases, which is not here")
+        command = [sys.executable, str(programs[0]), str(tmp_path)]
+        subprocess.run(command, check=True, capture_output=True)
+        return tmp_path
+
+    return written
+
+
+def test_units_of_a_nexus_file_change_nothing(make: Make) -> None:
+    """Millimetres were taken for metres, keV for eV, and metres for pixels."""
+    folder = make("c08")
+    names = ("si.h5", "mm.h5", "um.h5", "beam_m.h5", "kev.h5", "joule.h5", "cxi_kev.cxi")
+    for name in names:
+        run = open_run(folder / name)
+        assert run.detector.distance_m == pytest.approx(0.12), name
+        assert run.detector.pixel_size_m == pytest.approx(75e-6), name
+        if name.endswith(".h5"):
+            assert run.detector.panels[0].corner == pytest.approx((-100, -100)), name
+        np.testing.assert_allclose(run.columns["photon_energy_ev"], 12398.42, rtol=1e-6)
+    by_shot = open_run(folder / "si_pershot.h5").columns["photon_energy_ev"].values
+    np.testing.assert_allclose(by_shot, 12398.4198 / np.linspace(0.99, 1.01, 12), rtol=1e-6)
+    for name in ("si_spectrum.h5", "si_poly12.h5"):
+        assert np.isnan(open_run(folder / name).columns["photon_energy_ev"].values).all(), name
