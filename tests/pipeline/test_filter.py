@@ -344,14 +344,14 @@ def test_scoring_reads_only_the_window_and_copying_decodes_no_more_of_what_is_ke
     assert window is not None
     monkeypatch.setattr(ZarrFrames, "read", noting)
     monkeypatch.setattr(shards.TileCodec, "decode", counting)
-    filter_run(
+    report = filter_run(
         source, FilterSettings(scorer=scorer), outputs=Outputs(store=tmp_path / "h"), pool=serial
     )
     assert asked == [window, window]
     layout = source.source.layout  # type: ignore[attr-defined]
-    # What is kept is compared with what was scored.
-    kept = open_run(tmp_path / "h").n_events
-    assert decoded == (70 + kept) * len(
+    # What is copied is compared with what was scored.
+    copied = report.kept + report.audit_sample
+    assert decoded == (70 + copied) * len(
         tile_pieces(layout.frame_shape, layout.chunks[1:], source.detector, window)
     )
 
