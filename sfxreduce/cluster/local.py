@@ -1,4 +1,8 @@
-"""Workers on this machine: processes that listen on 127.0.0.1 only."""
+"""Workers on this machine: processes that listen on 127.0.0.1 only, and talk to nobody else.
+
+Every user of a machine reaches 127.0.0.1, and a scheduler runs whatever it is sent. So each cluster
+has an authority of its own for as long as it lives (docs/decisions/0022).
+"""
 
 from __future__ import annotations
 
@@ -38,8 +42,9 @@ def local_cluster(n_workers: int, *, gpu: bool, security: Security | None = None
     gpu : bool
         Whether they offer the resource ``GPU``.
     security : distributed.security.Security, optional
-        Certificates; without them any user of this machine can talk to the cluster.
+        Certificates; by default new ones, whose key never leaves the memory of these processes.
     """
+    security = security or Security.temporary()
     processors = len(os.sched_getaffinity(0))
     # Ctrl-C reaches every process of a terminal. Workers inherit this mask and leave it to us;
     # the resource tracker, started later, would undo it.
@@ -47,7 +52,7 @@ def local_cluster(n_workers: int, *, gpu: bool, security: Security | None = None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         if gpu:
-            return _gpu_cluster(n_workers, visible_cards(), security or Security())
+            return _gpu_cluster(n_workers, visible_cards(), security)
         return LocalCluster(
             n_workers=n_workers or processors,
             threads_per_worker=1,
@@ -78,7 +83,7 @@ def _gpu_cluster(n_workers: int, cards: Sequence[str], security: Security) -> Sp
     shared = {
         "host": HOST,
         "security": security,
-        "protocol": "tls://" if security.require_encryption else "tcp://",
+        "protocol": "tls://",
     }
     workers = {
         number: {

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import psutil
 import pytest
+from accounts import Account, need_root, open_folder
 from commands import run
+from distributed import LocalCluster
+from distributed.comm.core import connect as open_comm
 from distributed.security import Security
 from elsewhere import scheduler_elsewhere
 from planted import BrightestPixel, planted_run
@@ -72,6 +79,90 @@ def listeners(process: psutil.Process) -> set[tuple[str, int]]:
     except psutil.Error:
         pass  # it has just ended
     return found
+
+
+STRANGER = Account(61_004, in_group=False)
+
+
+def pages(port: int) -> dict[str, tuple[int, bytes]]:
+    """What a port says to those who speak HTTP; nothing if it does not answer."""
+    said = {}
+    for method, path in (
+        ("GET", "/sitemap.json"), ("GET", "/json/counts.json"), ("GET", "/info/main/workers.html"),
+        ("GET", "/health"), ("GET", "/metrics"), ("GET", "/status"),
+        ("POST", "/api/v1/retire_workers"), ("POST", "/info/main/workers.html"),
+    ):  # fmt: skip
+        http = HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            http.request(method, path)
+            answer = http.getresponse()
+            said[f"{method} {path}"] = answer.status, answer.read()
+        except (OSError, HTTPException):
+            continue
+        finally:
+            http.close()
+    return said
+
+
+def talks(port: int, security: Security | None) -> bool:
+    """Whether a server of Dask answers somebody with these certificates, or without any."""
+
+    async def ask() -> object:
+        scheme = "tls" if security else "tcp"
+        told = security.get_connection_args("client") if security else {}
+        comm = await open_comm(f"{scheme}://127.0.0.1:{port}", timeout=3, **told)
+        await comm.write({"op": "identity", "reply": True})
+        return await comm.read()
+
+    try:
+        return bool(asyncio.run(asyncio.wait_for(ask(), 10)))
+    except (OSError, ValueError, TimeoutError):
+        return False
+
+
+def tried(ports: list[int], report: Path, foreign: Security) -> None:
+    """Try everything on every port, and write down what came of it."""
+    facts = {
+        port: {
+            "plain": talks(port, None),
+            "foreign": talks(port, foreign),
+            "pages": {k: (status, body.hex()) for k, (status, body) in pages(port).items()},
+        }
+        for port in ports
+    }
+    report.write_text(json.dumps(facts))
+
+
+def test_another_account_gets_nothing_done_and_sees_no_frame(ours: Path) -> None:
+    # Any user of the machine could send a function to the scheduler, which ran it as this one.
+    need_root()
+    planted = planted_run(n_events=40)
+    row = planted.source.read([0]).pixels[0].tobytes()[:64]
+    with open_folder() as folder, open_pool(n_workers=2) as pool:
+        collect_scores(planted, BrightestPixel(), pool=pool)
+        ports = sorted(port for _, port in listeners(psutil.Process()))
+        dashboard = int(pool.dashboard.rpartition(":")[2].partition("/")[0])
+        os.chown(folder, STRANGER.uid, -1)
+        foreign, report = read_security(ours), folder / "report.json"
+        assert STRANGER.does(lambda: tried(ports, report, foreign)) == 0
+        found = json.loads(report.read_text())
+        collect_scores(planted, BrightestPixel(), pool=pool)
+    # The scheduler, its dashboard, two nannies and two workers.
+    assert len(found) >= 6
+    assert not [port for port, facts in found.items() if facts["plain"] or facts["foreign"]]
+    spoken = {int(port): facts["pages"] for port, facts in found.items() if facts["pages"]}
+    assert dashboard in spoken
+    for port, answers in spoken.items():
+        for what, (status, body) in answers.items():
+            assert row not in bytes.fromhex(body), (port, what)
+            # It tells what is being done, and takes no orders.
+            assert status in (404, 405) or what.startswith("GET"), (port, what, status)
+
+
+def test_a_cluster_without_certificates_would_have_answered() -> None:
+    here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=1, processes=False, protocol="tcp", **here) as c:
+        assert talks(int(c.scheduler_address.rpartition(":")[2]), None)
 
 
 def test_what_listens_to_everybody_would_be_found() -> None:
