@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn, TextIO
 
 import typer
 
-from sfxreduce.errors import SfxReduceError, SfxReduceWarning
+from sfxreduce.errors import SfxReduceError, SfxReduceWarning, UsageError
 from sfxreduce_cli.archive import archive
 from sfxreduce_cli.audit import audit
 from sfxreduce_cli.clean import clean
@@ -136,12 +136,27 @@ class _Interrupts:
 
 def _run() -> None:
     try:
+        _refuse_in_starting_worker()
         app(prog_name="sfxreduce")
     except SfxReduceError as error:
         _fail(error)
     except (OSError, MemoryError, UnicodeError) as error:
         # What the system refuses in a way nobody foresaw is still one line.
         _fail(SfxReduceError(f"{type(error).__name__}: {error}"))
+
+
+def _refuse_in_starting_worker() -> None:
+    """Refuse to begin a command once more in its own workers.
+
+    A worker imports the script that it was started from. One that gives a command as soon as it is
+    imported would give it again there, beside the first, which holds the locks.
+    """
+    processes = sys.modules.get("multiprocessing.process")
+    if processes and getattr(processes.current_process(), "_inheriting", False):
+        raise UsageError(
+            "this script gives its command when it is imported, which workers do as they start; "
+            "put the call under 'if __name__ == \"__main__\":', or pass --serial"
+        )
 
 
 def _show_warning(

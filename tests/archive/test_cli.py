@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +218,84 @@ def test_a_thousand_runs_are_summed_up_with_few_looks_at_each(
     # Their runs are not there; their journals still say what they were.
     assert len(found["attention"]) == 1000
     assert opened <= 5 * 1000
+
+
+def test_a_script_without_a_guard_is_told_so_in_its_workers(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its workers gave the command again, and said that another process was at work.
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    status, found, _ = call("archive", "plan", tmp_path / "run.zarr")
+    assert status == 2
+    assert "__main__" in found["error"]
+
+
+NOT_UTF8 = os.fsdecode(b"run\xff.zarr")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["archive", "plan", "{run}", "--hits", "{odd}"],
+        ["archive", "plan", "{odd}", "--hits", "{odd}"],
+        ["archive", "plan", "{run}", "--hits", "{run}", "--evidence", "{odd}.evidence"],
+        ["archive", "plan", "{run}", "--hits", "{run}", "--as", "{odd}"],
+        ["archive", "plan", "{run}", "--hits", "{run}", "--group", "{odd}"],
+        ["archive", "plan", "{run}", "--hits", "{run}", "--policy", "{odd}"],
+        ["archive", "approve", "{odd}"],
+        ["archive", "approve", "{run}", "--role", "{odd}"],
+        ["archive", "execute", "{odd}", "--to", "a=posix:{odd}"],
+        ["archive", "execute", "{run}", "--to", "{odd}"],
+        ["archive", "recall-test", "{odd}"],
+        ["archive", "release", "{odd}", "--serial"],
+        ["archive", "release", "{run}", "--policy", "{odd}", "--serial"],
+        ["archive", "restore", "{odd}", "--all", "--out", "{odd}.back"],
+        ["archive", "status", "{odd}"],
+        ["archive", "explain", "{odd}"],
+        ["archive", "check-ticket", "{odd}", "--key", "{odd}"],
+        ["hold", "add", "{odd}", "--reason", "x", "--authority", "pi"],
+        ["hold", "add", "{run}", "--reason", "{odd}", "--authority", "pi"],
+        ["hold", "add", "{run}", "--reason", "x", "--authority", "{odd}"],
+        ["hold", "lift", "{run}", "{odd}", "--authority", "pi"],
+        ["hold", "list", "{odd}"],
+        ["policy", "check", "{odd}"],
+    ],
+    ids=" ".join,
+)
+def test_names_that_are_not_utf8_are_one_line(call: Call, tmp_path: Path, words: list[str]) -> None:
+    # They ended in the traceback of whatever wrote them down first.
+    run, odd = tmp_path / "run.zarr", tmp_path / NOT_UTF8
+    for folder in (run, odd):
+        folder.mkdir()
+    status, out, err = call(*(w.format(run=run, odd=odd) for w in words), json_too=False)
+    assert status in (1, 2, 3), out
+    assert len(err.splitlines()) == 1, err
+    assert err.startswith("sfxreduce: ")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[release]\nlimit_root = '/data/\\u0000x'",
+        "[release]\nsign_key = '/data/\\nx'",
+        "[holds]\nholds_root = 'relative'",
+        "[pools]\na = 'lying:none:/tmp'\nb = 'posix:/b'",
+        "[pools]\na = 'posix:relative'\nb = 'posix:/b'",
+        "[pools]\na = 'posix:/a\\u0000'\nb = 'posix:/b'",
+    ],
+)
+def test_a_policy_names_no_path_that_is_none(call: Call, tmp_path: Path, line: str) -> None:
+    # A zero byte ended in a traceback at the release, and an archive that lies was accepted.
+    (tmp_path / "site.toml").write_text(line.replace("'", '"'))
+    status, found, err = call("policy", "check", tmp_path / "site.toml")
+    assert (status, codes(found)) == (3, {"R16"}), err
+
+
+def test_two_pools_in_one_folder_are_one_copy(call: Call, beamtime: Path) -> None:
+    run, hits = beamtime / "run.zarr", beamtime / "hits.zarr"
+    (beamtime / "alias").symlink_to(beamtime / "tape_a")
+    _, made, _ = call("archive", "plan", run, "--hits", hits, "--serial", "--as", "ann")
+    assert call("archive", "approve", run, "--as", "bob")[0] == 0
+    to = [f"--to=a=posix:{beamtime}/tape_a", f"--to=b=posix:{beamtime}/alias"]
+    status, found, _ = call("archive", "execute", run, *to, "--execute", made["plan_id"])
+    assert (status, codes(found)) == (3, {"R07"})
