@@ -52,6 +52,7 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
         "they are stored; zero where nothing was kept",
         "units": "1",
     },
+    # A column each: a second axis would give every event two rows in a table.
     "payload_low": {"long_name": "low word of the same", "units": "1"},
 }
 """What a ledger says of its own columns, in CF's words."""
@@ -108,7 +109,6 @@ def ledger_table(decisions: Decisions, columns: xr.Dataset | None = None) -> xr.
         ),
         "peaks": decisions.peaks,
         "peak_width_px": decisions.peak_width_px,
-        # A column each: a second axis would give every event two rows in a table.
         "payload_high": _payload(decisions)[:, 0],
         "payload_low": _payload(decisions)[:, 1],
     }

@@ -22,7 +22,7 @@ from sfxreduce.io.writers.zarr import (
     write_columns,
 )
 from sfxreduce.pipeline.stages.write import shard_rescue
-from sfxreduce.run.run import Run
+from sfxreduce.run.run import FrameSource, Run
 from sfxreduce.run.window import Window
 
 __all__ = ["IngestSummary", "ingest_run"]
@@ -44,6 +44,8 @@ class IngestSummary:
     rewrapped : bool
         Whether the source's chunks were taken over as they are; otherwise they were decoded, and
         encoded in tiles for the scorer's window.
+    not_carried : tuple of str
+        Per-event data of the source that the store does not have.
     """
 
     out: str
@@ -52,6 +54,7 @@ class IngestSummary:
     bytes_in: int
     bytes_out: int
     rewrapped: bool
+    not_carried: tuple[str, ...] = ()
 
 
 def ingest_run(
@@ -67,8 +70,7 @@ def ingest_run(
 
     Frames keep every bit. The store appears under its name complete, or not at all. One HDF5 file
     whose chunks are whole panels packed by Blosc alone is not decoded: its chunks become the tiles.
-    Such a chunk that is missing, or whose header does not fit, is a hole; one damaged behind its
-    header is taken over: Blosc keeps no checksum that would tell. Other tiles suit the window.
+    Such a chunk without a header that fits is a hole; one damaged behind it is taken over.
 
     Parameters
     ----------
@@ -88,8 +90,7 @@ def ingest_run(
         If the disk is full or the path cannot be written.
     """
     check_outputs(stores=[out], inputs=run.inputs, overwrite=overwrite)
-    source = run.source.source if isinstance(run.source, PlacedFrames) else run.source
-    stored = source.layout if isinstance(source, CxiFrames) and not retile else None
+    stored = None if retile else _stored_layout(run.source)
     layout = stored or choose_layout(
         run.detector.frame_shape,
         dtype=np.dtype(run.source.dtype),
@@ -114,7 +115,14 @@ def ingest_run(
         bytes_in=run.source.n_bytes,
         bytes_out=disk_bytes(out),
         rewrapped=stored is not None,
+        not_carried=run.not_carried,
     )
+
+
+def _stored_layout(source: FrameSource) -> Layout | None:
+    """Layout by which chunks are taken over as they are; None if they have to be decoded."""
+    stored = source.source if isinstance(source, PlacedFrames) else source
+    return stored.layout if isinstance(stored, CxiFrames) else None
 
 
 def _shard_jobs(run: Run, layout: Layout, *, store: Path) -> list[ShardJob]:

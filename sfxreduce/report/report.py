@@ -90,6 +90,8 @@ class Report:
         Events whose pixels changed between scoring and copying; those kept are undecided.
     plugin_path : str or None
         Folder that readers of the CXI file need in HDF5_PLUGIN_PATH; None if they need none.
+    not_carried : tuple of str
+        Per-event data of the source that no output has.
     """
 
     events: int
@@ -122,6 +124,7 @@ class Report:
     geometry: str = "given"
     changed: int = 0
     plugin_path: str | None = None
+    not_carried: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
@@ -138,6 +141,7 @@ class Storage:
     cxi: Path | None
     report: Path | None
     plugin_path: str | None = None
+    not_carried: tuple[str, ...] = ()
 
 
 def summarize(
@@ -181,6 +185,7 @@ def summarize(
         geometry=geometry,
         changed=int(np.count_nonzero(decisions.reason & np.uint32(Reason.CHANGED))),
         plugin_path=storage.plugin_path,
+        not_carried=storage.not_carried,
         kept_for_peaks=int(np.count_nonzero(decisions.reason & np.uint32(Reason.PEAK_COUNT))),
         **method.claims,
     )

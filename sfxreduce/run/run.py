@@ -280,6 +280,11 @@ class Run:
         return self.source.n_events
 
     @property
+    def not_carried(self) -> tuple[str, ...]:
+        """Per-event data of the source that have no column."""
+        return tuple(str(path) for path in self.columns.attrs.get("not_carried", ()))
+
+    @property
     def inputs(self) -> list[Path]:
         """Files and folders the events come from: no output may touch them.
 

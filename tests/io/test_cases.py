@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sfxreduce.errors import SchemaError
 from sfxreduce.io.open import open_run
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
@@ -47,3 +48,26 @@ def test_units_of_a_nexus_file_change_nothing(make: Make) -> None:
     np.testing.assert_allclose(by_shot, 12398.4198 / np.linspace(0.99, 1.01, 12), rtol=1e-6)
     for name in ("si_spectrum.h5", "si_poly12.h5"):
         assert np.isnan(open_run(folder / name).columns["photon_energy_ev"].values).all(), name
+
+
+@pytest.mark.parametrize(
+    ("name", "named", "distance"),
+    [
+        ("two_detectors.cxi", "/entry_1/data_2/data", 0.1),
+        ("two_entries.cxi", "/entry_2/data_1/data", None),
+        ("entry_and_entry_1.h5", "/entry/data/data", None),
+        ("two_detectors_cxi_instr.cxi", "/entry_1/instrument_1/detector_2/data", None),
+    ],
+)
+def test_the_frames_of_two_detectors_have_to_be_named(
+    make: Make, name: str, named: str, distance: float | None
+) -> None:
+    """The second one, which alone saw Bragg peaks, was ignored."""
+    path = make("c09") / name
+    with pytest.raises(SchemaError, match=r"(name one of them with --data-path|an entry_2 as)"):
+        open_run(path)
+    run = open_run(path, data_path=named)
+    assert run.n_events == 12
+    frames = run.source.read(range(12)).pixels
+    assert [int(i) for i in np.flatnonzero(frames.max(axis=(1, 2)) > 100)] == [1, 4, 7, 10]
+    assert distance is None or run.detector.distance_m == distance

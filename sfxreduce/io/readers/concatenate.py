@@ -134,13 +134,28 @@ def join_runs(runs: Sequence[Run]) -> Run:
     note = "; truth left behind, the files have different variables" if dropped else ""
     return Run(
         source=source,
-        columns=xr.concat([run.columns for run in runs], dim="event"),
+        columns=_joined_columns([run.columns for run in runs]),
         truth=truth,
         experiment=first.experiment,
         name=first.name,
         provenance=f"{first.provenance} and {len(runs) - 1} more files{note}",
         events_per_block=first.events_per_block,
     )
+
+
+def _joined_columns(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Columns that all files have in one form; what only some have is not carried."""
+    forms = [{name: (c.dims, c.shape[1:], c.dtype) for name, c in p.items()} for p in parts]
+    alike = [name for name, form in forms[0].items() if all(f.get(name) == form for f in forms)]
+    left = {path for part in parts for path in part.attrs.get("not_carried", ())}
+    left |= {
+        str(column.attrs.get("path", name))
+        for part in parts
+        for name, column in part.items()
+        if name not in alike
+    }
+    joined = xr.concat([part[alike] for part in parts], dim="event")
+    return joined.assign_attrs(not_carried=sorted(left))
 
 
 def _check_alike(first: Run, run: Run) -> None:

@@ -97,6 +97,7 @@ def _of_run(run: Run) -> tuple[dict[str, Any], list[NDArray[Any]]]:
         },
         "detector": detector_to_json(run.detector),
         "columns": _of_table(run.columns, arrays),
+        "not_carried": run.columns.attrs.get("not_carried"),
         "truth": None if run.truth is None else _of_table(run.truth, arrays),
     }, arrays
 
@@ -150,11 +151,14 @@ def opened_run(answer: Mapping[str, Any], arrays: list[NDArray[Any]], *, where: 
         facts = dict(answer["facts"])
         _check_facts(facts)
         mask = np.asarray(arrays[0], np.uint32)
-        truth = answer["truth"]
+        truth, left = answer["truth"], answer["not_carried"]
+        columns = _table(answer["columns"], arrays)
+        if left is not None:
+            columns.attrs["not_carried"] = [str(path) for path in left]
         return OpenedRun(
             facts=facts,
             detector=detector_from_json(answer["detector"], mask=mask, where=where),
-            columns=_table(answer["columns"], arrays),
+            columns=columns,
             truth=None if truth is None else _table(truth, arrays),
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

@@ -123,7 +123,27 @@ def _write(file: h5py.File, content: CxiContent) -> int:
         _write_slab_view(file, content)
     if "source_index" in content.columns:
         _put(file, "/entry_1/data_1/source_index", content.columns["source_index"].values)
+    _write_carried(file, content.columns)
     return left_out
+
+
+def _write_carried(file: h5py.File, columns: xr.Dataset) -> None:
+    """Write per-event data of the source under the names that they had there."""
+    for column in columns.values():
+        path = str(column.attrs.get("path", ""))
+        # What the file has already says the same in its own way.
+        if path.startswith("/") and path not in file and _is_free(file, path):
+            values = column.values
+            if values.dtype.kind in "OUT":
+                values = _text([str(text) for text in values.ravel()]).reshape(values.shape)
+            _put(file, path, values)
+
+
+def _is_free(file: h5py.File, path: str) -> bool:
+    """Whether a dataset may lie at a path: nothing above it is one."""
+    parts = path.strip("/").split("/")
+    above = ("/" + "/".join(parts[:n]) for n in range(1, len(parts)))
+    return all(parts) and all(not isinstance(file.get(one), h5py.Dataset) for one in above)
 
 
 def _write_slab_view(file: h5py.File, content: CxiContent) -> None:

@@ -81,16 +81,7 @@ def create_store(
     with interrupts_wait(), output_errors(path):
         root = zarr.create_group(
             str(path),
-            attributes={
-                "schema": SCHEMA,
-                "schema_version": SCHEMA_VERSION,
-                "experiment": run.experiment,
-                "run": run.name,
-                "provenance": run.provenance,
-                "detector": detector_to_json(run.detector),
-                # By CF and xarray: which of the columns names the events.
-                "coordinates": "event_id",
-            },
+            attributes=_root_attributes(run),
         )
         root.create_array(
             "frames",
@@ -183,6 +174,20 @@ def write_table(
         root = zarr.open_group(str(path), mode="r+", zarr_format=3)
         child = root.create_group(group, attributes=_plain({**table.attrs, **(attributes or {})}))
         _write_columns(child, table)
+
+
+def _root_attributes(run: Run) -> dict[str, Any]:
+    """What a store says of itself and of its run."""
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "experiment": run.experiment,
+        "run": run.name,
+        "provenance": run.provenance,
+        "detector": detector_to_json(run.detector),
+        # By CF and xarray: which of the columns names the events.
+        "coordinates": "event_id",
+    }
 
 
 def consolidate(path: Path) -> None:

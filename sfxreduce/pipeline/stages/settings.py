@@ -269,4 +269,5 @@ def storage_of(run: Run, outputs: Outputs, work: Unfinished) -> Storage:
         cxi=outputs.cxi,
         report=outputs.report,
         plugin_path=hdf5plugin.PLUGIN_PATH if outputs.needs_plugin else None,
+        not_carried=run.not_carried,
     )

@@ -13,7 +13,7 @@ from sfxreduce.io.readers.hdf5.units import in_ev, in_mj
 from sfxreduce.io.readers.hdf5.unwritten import find_holes
 from sfxreduce.run.columns import MISSING_TIME, event_columns
 
-__all__ = ["read_columns", "read_truth"]
+__all__ = ["COLUMN_PATHS", "read_columns", "read_truth"]
 
 EVENT_IDS = (
     "/entry_1/data_1/experiment_identifier",
@@ -48,6 +48,9 @@ PULSE_ENERGY = {
     "/LCLS/f_11_ENRC": "mJ",  # gas detector, as Cheetah names it
 }
 """The same of pulse energies."""
+
+COLUMN_PATHS = (*EVENT_IDS, SECONDS, NANOSECONDS, *PHOTON_ENERGY, *PULSE_ENERGY)
+"""Datasets that columns are made of."""
 
 SPECTRUM_WEIGHTS = "/entry/instrument/beam/incident_wavelength_weights"
 """With it, wavelengths are the lines of one spectrum, not those of events."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import dataclass
 from functools import partial
 
 import h5py
@@ -41,7 +43,49 @@ HAS_SIGNAL = 0x1000
 MOST_MASKS = 16
 
 
-def read_detector(file: Hdf5File, frame_shape: tuple[int, ...]) -> Detector:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _DetectorFile(Hdf5File):
+    """An open file in which the first detector is another one, that of the frames.
+
+    Parameters
+    ----------
+    entry, number : str
+        Of the CXI entry, and of the detector in it.
+    """
+
+    entry: str
+    number: str
+
+    def dataset(self, *paths: str) -> h5py.Dataset | None:
+        """Return the first of these paths that is a dataset. See `Hdf5File.dataset`."""
+        own = (
+            path.replace("/entry_1/", f"/entry_{self.entry}/")
+            .replace("/detector_1/", f"/detector_{self.number}/")
+            .replace("/data_1/", f"/data_{self.number}/")
+            for path in paths
+        )
+        return Hdf5File.dataset(self, *own)
+
+
+def _of_frames(file: Hdf5File, frames_path: str) -> Hdf5File:
+    """The file as seen from the detector that the frames are of."""
+    named = re.fullmatch(r"/?entry_(\d+)/(?:data_|instrument_\d+/detector_)(\d+)/data", frames_path)
+    if named is None or named.groups() == ("1", "1"):
+        return file
+    return _DetectorFile(
+        handle=file.handle,
+        roots=file.roots,
+        opened=file.opened,
+        named=file.named,
+        stack=file.stack,
+        entry=named[1],
+        number=named[2],
+    )
+
+
+def read_detector(
+    file: Hdf5File, frame_shape: tuple[int, ...], *, frames_path: str = ""
+) -> Detector:
     """Put a detector together from what the file says.
 
     Without a geometry in the file the beam is at the centre of the frame; panels are then stacked
@@ -54,6 +98,9 @@ def read_detector(file: Hdf5File, frame_shape: tuple[int, ...]) -> Detector:
     frame_shape : tuple of int
         (y, x) or (panel, y, x) of a frame in the file. A frame of rank 2 with the names of several
         panels is a slab, (panel * y, x); the detector then has the panels apart.
+    frames_path : str
+        Of the frames: those of ``data_2`` are of ``detector_2``, of which the first one says
+        nothing.
 
     Raises
     ------
@@ -66,6 +113,7 @@ def read_detector(file: Hdf5File, frame_shape: tuple[int, ...]) -> Detector:
     ----------
     .. [1] F. R. N. C. Maia, Nat. Methods 9 (2012) 854. doi:10.1038/nmeth.2110
     """
+    file = _of_frames(file, frames_path)
     pixel_size = _length(file, PIXEL_SIZE, most=MOST_PIXEL_M)
     panels = _placed_panels(file, frame_shape, pixel_size) or _default_panels(
         file, frame_shape, pixel_size
@@ -87,9 +135,9 @@ def read_detector(file: Hdf5File, frame_shape: tuple[int, ...]) -> Detector:
     return detector if mask is None else detector.with_mask(mask)
 
 
-def has_mask(file: Hdf5File) -> bool:
-    """Whether the file has a mask, even one that calls every pixel good."""
-    return file.dataset(*CXI_MASKS, *NXMX_MASKS) is not None
+def has_mask(file: Hdf5File, *, frames_path: str = "") -> bool:
+    """Whether the file has a mask for frames, even one that calls every pixel good."""
+    return _of_frames(file, frames_path).dataset(*CXI_MASKS, *NXMX_MASKS) is not None
 
 
 def _name(file: Hdf5File) -> str:

@@ -15,6 +15,7 @@ FRAME_PATHS = (
     "/entry_1/instrument_1/detector_1/data",
     "/entry/data/data",
 )
+OTHER_DETECTORS = ("/entry_1/data_2/data", "/entry_1/instrument_1/detector_2/data")
 MOST_LISTED = 8
 
 
@@ -34,8 +35,8 @@ def find_frames(file: Hdf5File, data_path: str) -> tuple[str, h5py.Dataset]:
     Raises
     ------
     SchemaError
-        If there are none, or there are more than one entry of the file gives, or they declare far
-        more than is stored; see `check_extent`.
+        If there are none, or there are those of two entries or detectors and none is named, or they
+        declare far more than is stored; see `check_extent`.
     SourceError
         If they are compressed with a filter that is not installed.
     """
@@ -55,12 +56,25 @@ def find_frames(file: Hdf5File, data_path: str) -> tuple[str, h5py.Dataset]:
     where = f"{file.path}: {frames.name}"
     check_frames(frames.shape[1:], frames.dtype, where=where)
     check_extent(frames.shape, frames.dtype, stored=file.stored_bytes, where=where)
-    if not data_path and file.find("/entry_2") is not None:
-        raise SchemaError(
-            f"{file.path}: expected all events in entry_1, found an entry_2 as well; name the "
-            "frames of one of them with data_path"
-        )
+    if not data_path:
+        if file.find("/entry_2") is not None:
+            raise SchemaError(
+                f"{file.path}: expected all events in entry_1, found an entry_2 as well; name the "
+                "frames of one of them with data_path"
+            )
+        _check_only(file, path, frames)
     return path, frames
+
+
+def _check_only(file: Hdf5File, path: str, frames: h5py.Dataset) -> None:
+    """Refuse a file with the frames of another detector: which is meant has to be said."""
+    for other_path in (*FRAME_PATHS, *OTHER_DETECTORS):
+        other = file.dataset(other_path)
+        if other is not None and other != frames and other.ndim >= 3:
+            raise SchemaError(
+                f"{file.path}: expected the frames of one detector, found {path} {frames.shape} "
+                f"and {other_path} {other.shape}; name one of them with --data-path"
+            )
 
 
 def _listing(file: Hdf5File) -> str:

@@ -17,8 +17,9 @@ from sfxreduce.errors import SchemaError, SfxReduceError, SourceError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.readers.count_mask import MASK_FRAMES, lasting_sentinels
 from sfxreduce.io.readers.crop import take_window
+from sfxreduce.io.readers.hdf5.carried import read_carried
 from sfxreduce.io.readers.hdf5.chunk_index import ChunkPlaces, chunk_places
-from sfxreduce.io.readers.hdf5.columns import read_columns, read_truth
+from sfxreduce.io.readers.hdf5.columns import COLUMN_PATHS, read_columns, read_truth
 from sfxreduce.io.readers.hdf5.detector import has_mask, read_detector
 from sfxreduce.io.readers.hdf5.file import HDF5_ERRORS, FileStamp, open_hdf5
 from sfxreduce.io.readers.hdf5.find_frames import find_frames
@@ -64,6 +65,8 @@ def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> R
     n_events = len(facts.missing)
     with open_hdf5(path, roots) as file:
         columns = read_columns(file, n_events, path=str(path))
+        carried, left = read_carried(file, file.trusted(facts.path), known=COLUMN_PATHS)
+        columns = columns.merge(carried).assign_attrs(not_carried=list(left))
         truth = read_truth(file, n_events)
         files = {*facts.files, *file.opened}
         named = {**facts.named, **file.named, str(path): _of_a_link(path)}
@@ -248,7 +251,7 @@ def _facts(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> _Facts:
     """Look at the run behind a stamp, once a process."""
     with open_hdf5(stamp.path, roots) as file:
         path, frames = find_frames(file, data_path)
-        detector = read_detector(file, frames.shape[1:])
+        detector = read_detector(file, frames.shape[1:], frames_path=path)
         n_panels = len(detector.panels)
         missing = find_missing(file, frames, n_panels)
         always: NDArray[np.bool_] = missing.sum(axis=0) == max(len(missing), 1)
@@ -257,7 +260,7 @@ def _facts(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> _Facts:
         missing[:, always] = False
         lacking = np.zeros(detector.frame_shape, np.bool_)
         lacking.reshape(n_panels, -1)[always] = True
-        if not has_mask(file):
+        if not has_mask(file, frames_path=path):
             detector = _masked(detector, frames, np.any(missing, axis=1))
         flags = np.where(lacking, np.uint32(PixelFlag.INVALID), np.uint32(0))
         return _Facts(

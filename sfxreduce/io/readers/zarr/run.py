@@ -323,7 +323,7 @@ def _columns(path: Path, store: Store) -> xr.Dataset:
     if store.attributes.get("schema") != SCHEMA:
         return xr.Dataset()
     table = open_table(path)
-    return table[[name for name in table if table[name].dims == ("event",)]]
+    return table[[name for name in table if table[name].dims[:1] == ("event",)]]
 
 
 # Their packed bytes are held until they are unpacked together.
