@@ -9,38 +9,20 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sfxreduce.errors import SchemaError, UsageError
+from sfxreduce.errors import SchemaError
 from sfxreduce.io.chunks.blosc import USUAL_PACKING
 from sfxreduce.io.chunks.layout import Layout
-from sfxreduce.io.writers.publish import check_cxi_filter
+from sfxreduce.io.writers.publish import check_cxi_filter, check_cxi_layout
 from sfxreduce.io.writers.shards import TiledSource
 from sfxreduce.run.columns import EVENT_COLUMNS
 from sfxreduce.run.run import FrameSource
 
 __all__ = [
-    "CXI_LAYOUTS",
     "BloscChunks",
     "CxiContent",
     "PeakTable",
-    "check_cxi_layout",
     "plan_blosc_chunks",
 ]
-
-CXI_LAYOUTS = ("modules", "slab")
-
-
-def check_cxi_layout(name: str) -> None:
-    """Refuse a layout of panels that is not known.
-
-    Raises
-    ------
-    UsageError
-        If it is not one of `CXI_LAYOUTS`.
-    """
-    if name not in CXI_LAYOUTS:
-        raise UsageError(
-            f"layout of a CXI file: expected {' or '.join(CXI_LAYOUTS)}, found '{name}'"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,11 +41,13 @@ from sfxreduce.io.store.metadata import SCHEMA
 
 __all__ = [
     "CXI_FILTERS",
+    "CXI_LAYOUTS",
     "JOURNAL",
     "Move",
     "Staging",
     "begin_staging",
     "check_cxi_filter",
+    "check_cxi_layout",
     "check_outputs",
     "check_replaceable",
     "complete_moves",
@@ -528,6 +530,7 @@ def remove(path: Path) -> None:
 
 
 CXI_FILTERS = ("gzip", "blosc")
+CXI_LAYOUTS = ("modules", "slab")
 """How frames may be packed: as every HDF5 library can unpack them, or as run stores have them."""
 
 
@@ -688,4 +691,18 @@ def check_cxi_filter(name: str) -> None:
     if name not in CXI_FILTERS:
         raise UsageError(
             f"CXI filter: expected one of {', '.join(CXI_FILTERS)}, found '{name}'; choose one"
+        )
+
+
+def check_cxi_layout(name: str) -> None:
+    """Refuse a layout of panels that is not known.
+
+    Raises
+    ------
+    UsageError
+        If it is none of `CXI_LAYOUTS`.
+    """
+    if name not in CXI_LAYOUTS:
+        raise UsageError(
+            f"CXI layout: expected one of {', '.join(CXI_LAYOUTS)}, found '{name}'; choose one"
         )

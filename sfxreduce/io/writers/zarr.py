@@ -30,6 +30,7 @@ from sfxreduce.io.store.metadata import (
     illegal_value,
 )
 from sfxreduce.io.writers.shards import ShardWritten
+from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import DeclaresMissing, FrameSource, Run, WrappedFrames
 
 __all__ = [
@@ -96,16 +97,10 @@ def create_store(
             attributes={"long_name": "detector frames", "units": "ADU"},
             config={"write_empty_chunks": True},
         )
-        mask = xr.DataArray(
-            run.detector.mask,
-            dims=run.detector.frame_dims,
-            attrs={"long_name": "pixel mask, zero is good", "units": "1"},
-        )
-        _write_array(root, "mask", mask)
+        _write_array(root, "mask", _mask_column(run.detector))
         _write_columns(root, columns)
         if truth is not None:
-            own = {dim: name for dim, name in renamed.items() if dim in truth.dims}
-            write_table(path, "truth", truth.rename(own))
+            write_table(path, "truth", truth.rename(renamed))
 
 
 def panels_missing(
@@ -188,6 +183,14 @@ def _root_attributes(run: Run) -> dict[str, Any]:
         # By CF and xarray: which of the columns names the events.
         "coordinates": "event_id",
     }
+
+
+def _mask_column(detector: Detector) -> xr.DataArray:
+    return xr.DataArray(
+        detector.mask,
+        dims=detector.frame_dims,
+        attrs={"long_name": "pixel mask, zero is good", "units": "1"},
+    )
 
 
 def consolidate(path: Path) -> None:

@@ -17,8 +17,7 @@ from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import UsageError
 from sfxreduce.io.files.durable import disk_bytes
 from sfxreduce.io.files.safe_read import content_pin
-from sfxreduce.io.writers.cxi_content import check_cxi_layout
-from sfxreduce.io.writers.publish import check_cxi_filter, check_outputs
+from sfxreduce.io.writers.publish import check_cxi_filter, check_cxi_layout, check_outputs
 from sfxreduce.io.writers.resume import Unfinished, appearing
 from sfxreduce.report.report import Storage
 from sfxreduce.run.run import Run
