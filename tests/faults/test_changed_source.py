@@ -165,6 +165,20 @@ def test_a_run_that_was_moved_by_a_backup_between_two_calls_is_gone_on_with(
         filtered(run, tmp_path / "again.zarr")
 
 
+def test_a_filter_that_fails_before_a_score_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_hdf5(tmp_path, frames())
+
+    def fail(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(filtering, "_plan", fail)
+    with pytest.raises(KeyboardInterrupt):
+        filtered(run, tmp_path / "hits.zarr")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.h5"]
+
+
 def test_a_link_that_is_turned_elsewhere_is_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,10 +38,13 @@ from sfxreduce.io.writers.publish import (
 )
 from sfxreduce.io.writers.shards import ShardWritten
 
-__all__ = ["JOURNAL", "Unfinished", "appearing", "unfinished", "unfinished_folder"]
+__all__ = ["IDENTITY", "JOURNAL", "Unfinished", "appearing", "unfinished", "unfinished_folder"]
 
 KIND = "filter"
 """Of a hidden folder that can be gone on with; all others hold nothing worth it."""
+
+IDENTITY = "identity"
+"""Stage under which it is noted which files the source consisted of when the output was begun."""
 
 NOTE_SECONDS = 1.0
 """What was done in this time is acknowledged together: a line of the journal is a wait for the
@@ -86,7 +89,7 @@ class Unfinished:
     @property
     def begun(self) -> bool:
         """Whether anything is there that need not be done again."""
-        return bool(self._notes or self._shards)
+        return bool(self._notes.keys() - {IDENTITY} or self._shards)
 
     @property
     def shards(self) -> Mapping[str, ShardWritten]:

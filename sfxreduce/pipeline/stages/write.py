@@ -33,7 +33,7 @@ from sfxreduce.io.store.metadata import (
     CONDITIONS_GROUP,
     LEDGER_GROUP,
 )
-from sfxreduce.io.writers.resume import Unfinished, unfinished
+from sfxreduce.io.writers.resume import IDENTITY, Unfinished, unfinished
 from sfxreduce.io.writers.shards import (
     ShardJob,
     ShardWritten,
@@ -59,9 +59,6 @@ from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Reading, Run, WrappedFrames
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.protocol import Scorer
-
-IDENTITY = "identity"
-"""Stage under which it is noted which files the source consisted of when the output was begun."""
 
 __all__ = ["audit_columns", "kept_columns", "published_at_once", "shard_rescue", "write_reduced"]
 
