@@ -21,6 +21,9 @@ from sfxreduce.run.reasons import EventClass, Reason
 
 __all__ = ["ledger_rows", "ledger_run"]
 
+FORMULA_STARTS = "=+-@\t\r"
+"""First characters of what spreadsheets compute when they open a CSV file, as OWASP lists them."""
+
 
 def ledger_rows(table: xr.Dataset, *, where: str) -> pa.Table:
     """Ledger with decisions and reasons in words.
@@ -98,9 +101,21 @@ def ledger_run(store: Path, out: Path, *, overwrite: bool = False) -> int:
     check_outputs(files=[out], inputs=[store], overwrite=overwrite)
     rows = ledger_rows(open_table(store, LEDGER_GROUP), where=str(store))
     write = csv.write_csv if out.suffix == ".csv" else parquet.write_table
+    if out.suffix == ".csv" and "source_file" in rows.column_names:
+        rows = _without_formulas(rows, "source_file")
     with staged(files=[out], overwrite=overwrite) as hidden, output_errors(out):
         write(rows, hidden[out])
     return int(rows.num_rows)
+
+
+def _without_formulas(rows: pa.Table, name: str) -> pa.Table:
+    """Rows whose relative paths begin with ``./`` where a spreadsheet would take them for formulas.
+
+    The path leads to the same file.
+    """
+    paths = rows.column(name).to_pylist()
+    plain = [f"./{path}" if path[:1] in FORMULA_STARTS and path else path for path in paths]
+    return rows.set_column(rows.column_names.index(name), name, pa.array(plain, pa.string()))
 
 
 def _names(values: NDArray[np.unsignedinteger], words: dict[int, str]) -> NDArray[np.object_]:

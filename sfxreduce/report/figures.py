@@ -74,6 +74,9 @@ def assembled_png(frame: NDArray[np.generic], detector: Detector) -> str:
     seen = (index >= 0) & detector.good().reshape(-1)[index]
     values = np.where(seen, frame.reshape(-1)[index].astype(np.float32), np.nan)
     step = max(-(-max(values.shape) // THUMBNAIL_PIXELS), 1)
+    # A picture of one row is no thinner than one point: it is filled up to a whole block.
+    filled = [(0, max(step - n, 0)) for n in values.shape]
+    values = np.pad(values, filled, constant_values=np.nan)
     rows, columns = (n // step * step for n in values.shape)
     blocks = values[:rows, :columns].reshape(rows // step, step, columns // step, step)
     brightest = np.nan_to_num(blocks, nan=-np.inf, posinf=-np.inf).max(axis=(1, 3))

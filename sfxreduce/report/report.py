@@ -24,6 +24,7 @@ from sfxreduce.report.figures import (
     reliability_svg,
     share_svg,
 )
+from sfxreduce.run.columns import plain_text
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
@@ -305,7 +306,7 @@ def write_page(
         thumbnails=make_thumbnails(run, decisions),
     )
     with output_errors(path):
-        write_file(path, page.encode())
+        write_file(path, plain_text(page).encode())
 
 
 def render_html(

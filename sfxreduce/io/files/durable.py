@@ -81,10 +81,14 @@ def output_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             folder = next(p for p in path.resolve().parents if p.exists())
-            free = shutil.disk_usage(folder).free
+            free, facts = shutil.disk_usage(folder).free, os.statvfs(folder)
+            what, do = f"no space left on the disk ({free} bytes free)", "free some space"
+            # Some file systems make inodes as they go, and count none.
+            if facts.f_files and not facts.f_favail:
+                what = f"no file can be added to the disk (0 of {facts.f_files} inodes free)"
+                do = "remove some files"
             raise OutputError(
-                f"{path}: no space left on the disk ({free} bytes free); nothing was left under "
-                "this name, free some space or choose another disk"
+                f"{path}: {what}; nothing was left under this name, {do} or choose another disk"
             ) from error
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
 

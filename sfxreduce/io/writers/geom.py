@@ -10,6 +10,7 @@ References
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def write_event_list(path: Path, cxi_path: Path | str, n_events: int) -> None:
         If the file cannot be written.
     """
     text = "".join(f"{cxi_path} //{event}\n" for event in range(n_events))
-    if 0 < len(text.encode()) < FEWEST_LIST_BYTES:
+    if 0 < len(os.fsencode(text)) < FEWEST_LIST_BYTES:
         text = f"./{text}"
     _write(path, text)
 
@@ -192,4 +193,5 @@ def _decimal(value: float, *, sign: bool = False) -> str:
 def _write(path: Path, text: str) -> None:
     """Write a text file whole."""
     with output_errors(path):
-        path.write_text(text, encoding="utf-8")
+        # Names of files come back as the bytes that they are.
+        path.write_bytes(os.fsencode(text))

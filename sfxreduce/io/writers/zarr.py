@@ -16,6 +16,7 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
 
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.chunks.shards import TileCodec
@@ -81,7 +82,7 @@ def create_store(
     serializer, compressors = codec.zarr_codecs()
     with interrupts_wait(), output_errors(path):
         root = zarr.create_group(
-            str(path),
+            LocalStore(path),
             attributes=_root_attributes(run),
         )
         root.create_array(
@@ -148,7 +149,7 @@ def write_columns(path: Path, columns: xr.Dataset) -> None:
         Of the store.
     """
     with interrupts_wait(), output_errors(path):
-        _write_columns(zarr.open_group(str(path), mode="r+", zarr_format=3), columns)
+        _write_columns(zarr.open_group(LocalStore(path), mode="r+", zarr_format=3), columns)
 
 
 def write_table(
@@ -166,7 +167,7 @@ def write_table(
         JSON attributes of the group besides the dataset's own.
     """
     with interrupts_wait(), output_errors(path):
-        root = zarr.open_group(str(path), mode="r+", zarr_format=3)
+        root = zarr.open_group(LocalStore(path), mode="r+", zarr_format=3)
         child = root.create_group(group, attributes=_plain({**table.attrs, **(attributes or {})}))
         _write_columns(child, table)
 
@@ -216,7 +217,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         Of the store.
     """
     with interrupts_wait(), output_errors(path):
-        root = zarr.open_group(str(path), mode="r+", zarr_format=3)
+        root = zarr.open_group(LocalStore(path), mode="r+", zarr_format=3)
         root.create_group(MANIFEST_GROUP, attributes=manifest_to_json(manifest))
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.chunks.layout import Layout
@@ -127,7 +128,8 @@ class ReusedFrames(WrappedFrames):
 def _events_in(store: str, stamp: str) -> NDArray[np.int64]:  # noqa: ARG001 - part of the key
     """Source positions of the events that a store holds, ascending."""
     try:
-        index = np.asarray(zarr.open_array(f"{store}/source_index", mode="r")[...], np.int64)
+        array = zarr.open_array(LocalStore(store), path="source_index", mode="r")
+        index = np.asarray(array[...], np.int64)
     except ZARR_ERRORS as error:
         raise SchemaError(f"{store}: its column source_index cannot be read ({error})") from error
     return index

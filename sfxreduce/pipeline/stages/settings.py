@@ -154,7 +154,7 @@ class Outputs:
     Raises
     ------
     UsageError
-        If there is no such filter.
+        If there is no such filter, or CrystFEL's event list cannot hold the path of `cxi`.
     """
 
     store: Path
@@ -168,6 +168,8 @@ class Outputs:
     def __post_init__(self) -> None:
         check_cxi_filter(self.cxi_filter)
         check_cxi_layout(self.cxi_layout)
+        if self.cxi is not None:
+            crystfel_paths(self.cxi)
 
     @property
     def crystfel(self) -> tuple[Path, ...]:
@@ -251,8 +253,8 @@ def crystfel_paths(cxi: Path) -> tuple[Path, Path, Path]:
         raise UsageError(f"'{cxi}': expected the name of a CXI file, found none")
     if len(f"{cxi}.".splitlines()) > 1:
         raise UsageError(
-            f"'{cxi}': expected a path in one line, found a line break; CrystFEL's list of events "
-            "has one line an event"
+            f"--cxi: expected a path that fits on a line of CrystFEL's event list, found "
+            f"{str(cxi)!a}; choose a name without line breaks"
         )
     stem = cxi.stem if cxi.suffix in (".cxi", ".h5") else cxi.name
     return cxi, cxi.with_name(f"{stem}.geom"), cxi.with_name(f"{stem}.lst")

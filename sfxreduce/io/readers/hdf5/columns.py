@@ -163,7 +163,9 @@ def _timestamps(file: Hdf5File, n_events: int) -> NDArray[np.int64]:
     nanoseconds = _per_event(file, NANOSECONDS, n_events)
     if seconds is None:
         return np.full(n_events, MISSING_TIME)
-    rest = np.zeros(n_events) if nanoseconds is None else nanoseconds
+    # Where nothing else tells the fraction of a second, it is in the seconds.
+    fraction = np.rint(np.where(np.isfinite(seconds), seconds, 0) % 1 * 1e9)
+    rest = np.minimum(fraction, 999_999_999) if nanoseconds is None else nanoseconds
     known = (seconds > 0) & (seconds < 2**33) & (rest >= 0) & (rest < 1e9)
     whole = np.where(known, seconds, 0).astype(np.int64) * 1_000_000_000
     return np.where(known, whole + np.where(known, rest, 0).astype(np.int64), MISSING_TIME)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+
 import h5py
 
 from sfxreduce.errors import SchemaError
@@ -17,6 +21,9 @@ FRAME_PATHS = (
 )
 OTHER_DETECTORS = ("/entry_1/data_2/data", "/entry_1/instrument_1/detector_2/data")
 MOST_LISTED = 8
+MOST_LOOKED_AT = 10_000
+"""Objects that are looked at for a message, so that it comes at once for a file of any number of
+them, and for one whose links run in a circle. Chosen."""
 
 
 def find_frames(file: Hdf5File, data_path: str) -> tuple[str, h5py.Dataset]:
@@ -79,12 +86,25 @@ def _check_only(file: Hdf5File, path: str, frames: h5py.Dataset) -> None:
 
 def _listing(file: Hdf5File) -> str:
     """Name the datasets of a file with an event axis, the first few."""
-    found: list[str] = []
-
-    def note(name: str, item: h5py.Dataset | h5py.Group) -> bool | None:
-        if isinstance(item, h5py.Dataset) and item.ndim >= 2:
-            found.append(f"/{name} {item.shape}")
-        return True if len(found) == MOST_LISTED else None
-
-    file.attempt(lambda: file.handle.visititems(note), "/")
+    found = file.attempt(lambda: list(islice(_arrays(file.handle), MOST_LISTED)), "/")
     return ", ".join(found) or "no array of two or more axes"
+
+
+def _arrays(root: h5py.Group) -> Iterator[str]:
+    """Names and shapes of arrays of two or more axes, those of the outer groups first.
+
+    One link after the other: HDF5's own walk begins each name at the root, so that groups nested
+    deep cost the square of their depth.
+    """
+    waiting, looked_at = deque([("", root)]), 0
+    while waiting and looked_at < MOST_LOOKED_AT:
+        path, group = waiting.popleft()
+        for name in group:
+            looked_at += 1
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                continue
+            item = group[name]
+            if isinstance(item, h5py.Dataset) and item.ndim >= 2:
+                yield f"{path}/{name} {item.shape}"
+            elif isinstance(item, h5py.Group):
+                waiting.append((f"{path}/{name}", item))
