@@ -194,7 +194,7 @@ def way_to_the_ticket(run: Path, out: Path) -> Iterator[list[str]]:
         str(out / "ev.zarr"),
         *here,
     ]
-    yield ["archive", "restore", str(run), "--all", "--out", str(out / "back.zarr")]
+    yield ["archive", "restore", str(run), "--all", "--out", str(out / "back.zarr"), *to]
     yield ["archive", "nightly", "--root", str(run.parent)]
     yield ["hold", "add", str(run), "--reason", "thesis", "--authority", "pi"]
     yield ["archive", "restore", str(run), "--cancel"]
