@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -245,14 +245,8 @@ def release(
         print_facts(f"{run}: released", {"state": str(state)}, as_json=as_json)
         return
     with where.opened() as work:
-        released = sfxreduce.archive.release_run(
-            subject,
-            token=token,
-            data_path=data_path,
-            sign_key=sign_key,
-            **archives(to, policy),
-            **work,
-        )
+        own: dict[str, Any] = {**archives(to, policy), "data_path": data_path, "sign_key": sign_key}
+        released = sfxreduce.archive.release_run(subject, token=token, **own, **work)
     title = "nothing was written; it could be released" if released.dry_run else "ticket written"
     print_facts(f"{run}: {title}", released.to_json(), as_json=as_json)
 
@@ -282,8 +276,7 @@ def restore(
     Example: sfxreduce archive restore run.zarr --events @3,@17 --out events.zarr
     """
     target = _target(run, out, events=bool(events), whole=whole, cancel=cancel)
-    subject = subject_of(run, evidence, by)
-    places = archives(to, policy)
+    subject, places = subject_of(run, evidence, by), archives(to, policy)
     if cancel:
         facts: dict[str, object] = {"state": str(sfxreduce.archive.cancel_run(subject))}
     elif whole:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,10 +22,12 @@ from sfxreduce_cli.options import (
     WindowName,
     spread_options,
 )
-from sfxreduce_cli.output import end_if_changed, print_filter, print_filter_plan
+from sfxreduce_cli.output import print_filter, print_filter_plan
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
+    from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
+    from sfxreduce.run.run import Run
     from sfxreduce.scorers.cnn.scorer import CnnScorer
 
 __all__ = ["filter_"]
@@ -83,15 +87,18 @@ def filter_(
     with where.opened(gpu=by_network and judging.wants_gpu(where)) as work:
         network = _network(judging, work["pool"], window) if by_network else None
         settings = judging.settings(network or peaks.scorer)
-        if dry_run:
-            plan = sfxreduce.plan_filter(run, settings, outputs=outputs, **work)
-        else:
-            done = sfxreduce.filter_run(run, settings, outputs=outputs, **work)
+        show = _carried_out(run, settings, outputs, work, dry_run=dry_run)
+    show(as_json=as_json)
+
+
+def _carried_out(
+    run: Run, settings: FilterSettings, outputs: Outputs, work: Mapping[str, Any], *, dry_run: bool
+) -> Callable[..., None]:
+    """Do it, or plan it; returns what prints the outcome."""
     if dry_run:
-        print_filter_plan(plan, as_json=as_json)
-        return
-    print_filter(done, as_json=as_json)
-    end_if_changed(done)
+        plan = sfxreduce.plan_filter(run, settings, outputs=outputs, **work)
+        return partial(print_filter_plan, plan)
+    return partial(print_filter, sfxreduce.filter_run(run, settings, outputs=outputs, **work))
 
 
 def _network(judging: JudgingOptions, pool: Pool, window: WindowName) -> CnnScorer:

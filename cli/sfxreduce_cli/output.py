@@ -207,8 +207,9 @@ def print_redecided(report: Report, reread: Reread, *, as_json: bool) -> None:
     """Print the numbers of an output with another threshold, and what had to be read for it."""
     if as_json:
         print_json(report.to_json() | reread.to_json())
+        end_if_changed(report)
         return
-    print_filter(report, as_json=False)
+    _print_kept(report)
     print_table(
         "Read from the source",
         {
@@ -217,6 +218,7 @@ def print_redecided(report: Report, reread: Reread, *, as_json: bool) -> None:
             f"reopened and {reread.events_rechecked:,} that were checked again",
         },
     )
+    end_if_changed(report)
 
 
 def end_if_changed(report: Report) -> None:
@@ -232,6 +234,16 @@ def end_if_changed(report: Report) -> None:
 
 def print_filter(report: Report, *, as_json: bool) -> None:
     """Print the numbers of a filter run, and warn where every event was rejected."""
+    if as_json:
+        _warn_of(report)
+        print_json(report.to_json())
+    else:
+        _print_kept(report)
+    end_if_changed(report)
+
+
+def _warn_of(report: Report) -> None:
+    """Say what readers of an output have to know at once."""
     if report.events and not report.kept:
         say("sfxreduce: warning: every event was rejected; inspect some before you trust this")
     if report.plugin_path:
@@ -239,9 +251,11 @@ def print_filter(report: Report, *, as_json: bool) -> None:
             f"to read {report.cxi} with other programs: export "
             f"HDF5_PLUGIN_PATH={report.plugin_path}"
         )
-    if as_json:
-        print_json(report.to_json())
-        return
+
+
+def _print_kept(report: Report) -> None:
+    """Print the numbers of an output as a table."""
+    _warn_of(report)
     in_, out = decimal(report.bytes_in), decimal(report.bytes_out)
     print_table(
         f"Kept {report.kept:,} of {report.events:,} events: {in_} became {out}",

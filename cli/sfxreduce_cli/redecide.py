@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,10 +13,12 @@ import sfxreduce
 from sfxreduce.errors import UsageError
 from sfxreduce_cli.judging_options import JudgingOptions, OutputOptions, refuse_given
 from sfxreduce_cli.options import AsJson, Out, PlacedOptions, PoolOptions, spread_options
-from sfxreduce_cli.output import end_if_changed, print_filter_plan, print_redecided
+from sfxreduce_cli.output import print_filter_plan, print_redecided
 
 if TYPE_CHECKING:
     from sfxreduce.pipeline.stages.reduced import Reduced
+    from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
+    from sfxreduce.run.run import Run
 
 __all__ = ["redecide"]
 
@@ -63,15 +67,25 @@ def redecide(
         _check(ctx, known, judging)
         device = judging.kind_of_device(work["pool"])
         settings = judging.settings(known.scorer(model=judging.model, device=device))
-        if dry_run:
-            plan = sfxreduce.plan_filter(run, settings, known=known, outputs=outputs, **work)
-        else:
-            done = sfxreduce.redecide_run(run, settings, known=known, outputs=outputs, **work)
+        show = _carried_out(run, settings, known, outputs, work, dry_run=dry_run)
+    show(as_json=as_json)
+
+
+def _carried_out(
+    run: Run,
+    settings: FilterSettings,
+    known: Reduced,
+    outputs: Outputs,
+    work: Mapping[str, Any],
+    *,
+    dry_run: bool,
+) -> Callable[..., None]:
+    """Do it, or plan it; returns what prints the outcome."""
     if dry_run:
-        print_filter_plan(plan, as_json=as_json)
-        return
-    print_redecided(*done, as_json=as_json)
-    end_if_changed(done[0])
+        plan = sfxreduce.plan_filter(run, settings, known=known, outputs=outputs, **work)
+        return partial(print_filter_plan, plan)
+    done = sfxreduce.redecide_run(run, settings, known=known, outputs=outputs, **work)
+    return partial(print_redecided, *done)
 
 
 def _check(ctx: typer.Context, old: Reduced, judging: JudgingOptions) -> None:

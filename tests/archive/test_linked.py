@@ -93,10 +93,10 @@ def test_every_file_that_frames_come_from_is_archived_released_and_restored(
     token = made["plan_id"][:8]
     assert call("archive", "approve", run, "--as", "bob")[0] == 0
     assert call("archive", "execute", run, *pools, "--execute", token)[0] == 0
-    assert call("archive", "recall-test", run)[0] == 0
+    assert call("archive", "recall-test", run, *pools)[0] == 0
     wall = wall_clock()
     set_clock(monkeypatch, lambda: wall + 8 * DAY_NS)
-    status, released, _ = call("archive", "release", run, "--serial", "--execute", token)
+    status, released, _ = call("archive", "release", run, *pools, "--serial", "--execute", token)
     assert (status, released["state"]) == (0, "RELEASE_TICKETED")
     ticket = json.loads(Path(released["ticket"]).read_text())
     assert {file["path"] for file in ticket["files"]} == set(whole)
@@ -110,13 +110,16 @@ def test_every_file_that_frames_come_from_is_archived_released_and_restored(
     assert report_savings([run], hits=[hits]).runs[0].freed.realised == ticket["bytes"]
     out = tmp_path / "events.zarr"
     names = ",".join(f"@{n}" for n in range(N_EVENTS))
-    status, found, _ = call("archive", "restore", run, "--events", names, "--out", out, "--serial")
-    assert (status, found["events"]) == (0, N_EVENTS)
+    status, found, _ = call(
+        "archive", "restore", run, *pools, "--events", names, "--out", out, "--serial"
+    )
+    assert status == 0, found["error"]
+    assert found["events"] == N_EVENTS
     assert found["from_archive"] > 0
     restored = open_run(out).source.read(range(N_EVENTS))
     assert not restored.reasons.any()
     assert restored.pixels.tobytes() == frames().tobytes()
-    assert call("archive", "restore", run, "--all", "--out", tmp_path / "back")[0] == 0
+    assert call("archive", "restore", run, *pools, "--all", "--out", tmp_path / "back")[0] == 0
     assert files_below(tmp_path / "back") == whole
 
 

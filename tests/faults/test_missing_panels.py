@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from archived import Call
-from beamtimes import DAY_NS, POOL, set_clock
+from beamtimes import DAY_NS, POOL, people_by_name, set_clock
 from planted import ArrayFrames, BrightestPixel, planted_run
 
 from sfxreduce.archive.evidence.subject import wall_clock
@@ -149,6 +149,7 @@ def test_missing_panels_come_through_verify_archive_and_restore(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    people_by_name(monkeypatch)
     data = frames()
     run = make(tmp_path, data)
     hits = filtered(run)
@@ -167,25 +168,27 @@ def test_missing_panels_come_through_verify_archive_and_restore(
     pools = [f"--to=a=posix:{tmp_path}/tape_a", f"--to=b=posix:{tmp_path}/tape_b"]
     made = call("archive", "plan", run, "--hits", hits, "--as", "ann", "--serial")[1]
     token = made["plan_id"][:8]
-    assert call("archive", "approve", run, "--as", "bob")[0] == 0
+    assert (done := call("archive", "approve", run, "--as", "bob"))[0] == 0, done
     assert call("archive", "execute", run, *pools, "--execute", token)[0] == 0
-    assert call("archive", "recall-test", run)[0] == 0
+    assert call("archive", "recall-test", run, *pools)[0] == 0
     wall = wall_clock()
     set_clock(monkeypatch, lambda: wall + 8 * DAY_NS)
-    assert call("archive", "release", run, "--serial", "--execute", token)[0] == 0
+    assert call("archive", "release", run, *pools, "--serial", "--execute", token)[0] == 0
     raw = {path.name: path.read_bytes() for path in tmp_path.glob("*.h5")}
     for name in raw:
         (tmp_path / name).unlink()
     out = tmp_path / "events.zarr"
     events = [e for e in range(N_EVENTS) if e not in LOST]
     names = ",".join(f"@{n}" for n in events)
-    status, found, _ = call("archive", "restore", run, "--events", names, "--out", out, "--serial")
+    status, found, _ = call(
+        "archive", "restore", run, *pools, "--events", names, "--out", out, "--serial"
+    )
     assert (status, found["events"]) == (0, len(events))
     marks = expected_marks(np.array(events))
     np.testing.assert_array_equal(open_table(out)["panel_missing"].values, marks)
     held = open_run(out).source.read(range(len(events))).pixels
     assert held[~marks].tobytes() == data[events][~marks].tobytes()
-    assert call("archive", "restore", run, "--all", "--out", tmp_path / "back")[0] == 0
+    assert call("archive", "restore", run, *pools, "--all", "--out", tmp_path / "back")[0] == 0
     assert {p.name: p.read_bytes() for p in (tmp_path / "back").iterdir()} == raw
 
 
@@ -208,7 +211,9 @@ def test_a_cxi_file_masks_missing_panels_in_their_events(cxi_filter: str, tmp_pa
     data = frames()
     run = write_run(tmp_path / "run.h5", data)
     hits = tmp_path / "hits.zarr"
-    outputs = Outputs(store=hits, cxi=tmp_path / "hits.cxi", cxi_filter=cxi_filter)
+    outputs = Outputs(
+        store=hits, cxi=tmp_path / "hits.cxi", cxi_filter=cxi_filter, cxi_without_geometry=True
+    )
     filter_run(
         open_run(run), FilterSettings(scorer=BrightestPixel()), outputs=outputs, pool=SerialPool()
     )

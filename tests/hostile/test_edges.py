@@ -41,7 +41,12 @@ def write_run(path: Path, shape: tuple[int, ...] = (6, 60, 60)) -> Path:
 
 def filtered(run: Path, store: Path, **outputs: Path) -> Report:
     settings = FilterSettings(scorer=BrightestPixel())
-    return filter_run(open_run(run), settings, outputs=Outputs(store=store, **outputs), pool=POOL)
+    return filter_run(
+        open_run(run),
+        settings,
+        outputs=Outputs(store=store, cxi_without_geometry=True, **outputs),
+        pool=POOL,
+    )
 
 
 def test_a_line_of_pixels_has_its_picture_on_the_page(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_a_path_with_a_line_break_is_refused(tmp_path: Path, call: Call) -> None
     """The list has one line an event; such a path would make two of it."""
     write_run(tmp_path / "run.cxi")
     status, _, errors = filtered(call, tmp_path, "--cxi", tmp_path / "a\nb.cxi")
-    assert (status, "expected a path in one line" in errors) == (2, True)
+    assert (status, "expected a path that fits on a line" in errors) == (2, True)
 
 
 def test_the_saturation_and_every_bit_of_a_mask_reach_crystfel(tmp_path: Path, call: Call) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.io.store.metadata import illegal_value
+from sfxreduce.run.columns import EVENT_COLUMNS
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import DeclaresMissing, FrameSource, Reading, Run
@@ -145,8 +146,14 @@ def join_runs(runs: Sequence[Run]) -> Run:
 
 def _joined_columns(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     """Columns that all files have in one form; what only some have is not carried."""
+    parts = [part.reset_coords() for part in parts]  # stores name events by a coordinate
+    needed = {column.name for column in EVENT_COLUMNS}
     forms = [{name: (c.dims, c.shape[1:], c.dtype) for name, c in p.items()} for p in parts]
-    alike = [name for name, form in forms[0].items() if all(f.get(name) == form for f in forms)]
+    alike = [
+        name
+        for name, form in forms[0].items()
+        if name in needed or all(f.get(name) == form for f in forms)
+    ]
     left = {path for part in parts for path in part.attrs.get("not_carried", ())}
     left |= {
         str(column.attrs.get("path", name))

@@ -205,7 +205,7 @@ def consolidate(path: Path) -> None:
         Of the store, complete but for its manifest.
     """
     with interrupts_wait(), output_errors(path), warnings.catch_warnings(action="ignore"):
-        zarr.consolidate_metadata(str(path), zarr_format=3)
+        zarr.consolidate_metadata(LocalStore(path), zarr_format=3)
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
