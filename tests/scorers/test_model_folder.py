@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 from safetensors.numpy import save
 
 from sfxreduce.errors import ModelError, OutputExists
-from sfxreduce.scorers.cnn.folder import read_model, write_model
-from sfxreduce.scorers.cnn.model import Model, ModelConfig, Provenance, TrainingRun
+from sfxreduce.scorers.cnn.folder import default_model, read_model, write_model
+from sfxreduce.scorers.cnn.model import CALIBRATION, Model, ModelConfig, Provenance, TrainingRun
 
 FILES = ("README.md", "config.json", "model.safetensors")
 
@@ -107,3 +108,15 @@ def test_what_is_wrong_with_a_folder_is_said_in_one_line(
         read_model(tmp_path / "model")
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "model") in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0), (0,), (4, 2)])
+def test_weights_of_classes_of_another_shape_are_refused(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    # Empty ones ended in a traceback once the first event was scored.
+    whole = read_model(default_model())
+    weights = {**whole.weights, f"{CALIBRATION}class_weight": np.zeros(shape, np.float32)}
+    write_model(tmp_path / "model", replace(whole, weights=weights))
+    with pytest.raises(ModelError, match="expected weights of 4 features for 3 classes"):
+        read_model(tmp_path / "model")

@@ -74,7 +74,7 @@ def read_model(path: Path | str) -> Model:
         card=card.decode("utf-8", errors="replace"),
     )
     try:
-        _ = model.usual
+        _ = model.usual, model.class_head
     except ModelError as error:
         raise ModelError(f"{folder / _WEIGHTS}: {error}") from error
     return model

@@ -13,6 +13,7 @@ from safetensors.numpy import save
 
 from sfxreduce.errors import ModelError
 from sfxreduce.run.labels import Label
+from sfxreduce.run.reasons import EventClass
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import CENTRE, CENTRE_TILE, TileChoice
 from sfxreduce.scorers.calibration.probability import ProbabilityMap, ReliabilityBin
@@ -20,7 +21,7 @@ from sfxreduce.scorers.calibration.record import LevelRule, Reference
 from sfxreduce.scorers.calibration.windows import WindowLoss
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
 from sfxreduce.scorers.cnn.patches.outliers import Usual
-from sfxreduce.scorers.cnn.patches.pooling import Pooling
+from sfxreduce.scorers.cnn.patches.pooling import FEATURES, Pooling
 from sfxreduce.scorers.cnn.poster.normalise import Normalisation
 
 __all__ = [
@@ -203,10 +204,24 @@ class Model:
 
     @property
     def class_head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Weight and bias for `patches.classes.class_of`; None if the model has no such head."""
+        """Weight and bias for `patches.pooling.class_of`; None if the model has no such head.
+
+        Raises
+        ------
+        ModelError
+            If they are of another shape.
+        """
         weight = self.weights.get(f"{CALIBRATION}class_weight")
         bias = self.weights.get(f"{CALIBRATION}class_bias")
-        return None if weight is None or bias is None else (weight, bias)
+        if weight is None or bias is None:
+            return None
+        n_classes = len(EventClass) - 1  # all but the unknown one
+        if (weight.shape, bias.shape) != ((len(FEATURES), n_classes), (n_classes,)):
+            raise ModelError(
+                f"model: expected weights of {len(FEATURES)} features for {n_classes} classes, "
+                f"found {weight.shape} and {bias.shape}; copy the model again, or train it anew"
+            )
+        return weight, bias
 
     @property
     def usual(self) -> Usual | None:
