@@ -43,12 +43,19 @@ def shared_data() -> Path:
     return SHARED
 
 
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
-    """Take back what a test made of Ctrl-C: the command line ignores a second one for a while."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Begin and end with the usual Ctrl-C: the command line ignores a second one for a while.
+
+    Fixtures of a module run it before a test begins.
+    """
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
     yield
-    for number, handler in before.items():
+    for number, handler in HANDLERS.items():
         signal.signal(number, handler)
 
 

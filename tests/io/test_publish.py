@@ -116,6 +116,7 @@ def test_an_interrupt_while_outputs_are_renamed_waits(
         return swaps and exchange(one, other)
 
     monkeypatch.setattr("sfxreduce.io.writers.publish.exchange", interrupted)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job of a shell
     with pytest.raises(KeyboardInterrupt), staged(stores=[store], overwrite=True) as hidden:
         hidden[store].mkdir()
         write_file(hidden[store] / "data", b"new")
