@@ -6,6 +6,7 @@ import inspect
 import os
 import random
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from commands import run as command
 from planted import BrightestPixel, planted_run
 
 from sfxreduce.cluster import SerialPool
-from sfxreduce.errors import RefusedError, SfxReduceError, UsageError
+from sfxreduce.errors import RefusedError, SfxReduceError, SfxReduceWarning, UsageError
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
@@ -135,7 +136,7 @@ class Asked:
         filter_run(opened, self.settings, outputs=self.outputs, pool=SerialPool())
 
 
-WORDS = ("centre", "full", "cuda", "blosc", "entry/other/data")
+WORDS = ("centre", "full", "cuda", "blosc", "slab", "entry/other/data")
 """Texts that some option takes."""
 
 
@@ -169,9 +170,9 @@ def changes(value: Any, name: str = "") -> Iterator[tuple[str, Callable[[], Any]
 def asked_otherwise(asked: Asked) -> dict[str, list[Callable[[], Asked]]]:
     """Every way to ask for something else, by the option that it changes."""
     ways: dict[str, list[Callable[[], Asked]]] = {}
-    for name, changed in [*changes(asked.settings), *changes(asked.outputs)]:
-        kind = "settings" if "cxi_filter" not in name and "overwrite" not in name else "outputs"
-        ways.setdefault(name, []).append(lambda k=kind, c=changed: replace(asked, **{k: c()}))
+    for kind in ("settings", "outputs"):
+        for name, changed in changes(getattr(asked, kind)):
+            ways.setdefault(name, []).append(lambda k=kind, c=changed: replace(asked, **{k: c()}))
     for name, parameter in inspect.signature(open_run).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
             for other in others(asked.reader.get(name, parameter.default), ""):
@@ -243,7 +244,10 @@ class Bench:
 def outcome(bench: Bench, asked: Callable[[], Asked]) -> tuple[str, dict[str, bytes]]:
     """How a filter run ends, and what it published."""
     try:
-        asked().filter(bench.run)
+        with warnings.catch_warnings():
+            # That copies of files are touched is told; here it is how every trial begins.
+            warnings.simplefilter("ignore", SfxReduceWarning)
+            asked().filter(bench.run)
     except UsageError:
         return "usage", {}
     except RefusedError:
