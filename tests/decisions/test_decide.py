@@ -74,4 +74,5 @@ def test_reason_bits_never_change_their_meaning() -> None:
         "UNSTABLE_READ": 1048576,
         "OUT_OF_DISTRIBUTION": 2097152,
         "PEAK_COUNT": 4194304,
+        "CHANGED": 8388608,
     }

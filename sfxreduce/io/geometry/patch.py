@@ -72,7 +72,7 @@ def with_value(text: str, name: str, value: str) -> str:
     Examples
     --------
     >>> with_value("clen = 0.1", "clen", "0.2 m")
-    'clen = 0.2 m\\n; of the run: clen = 0.1'
+    'clen = 0.2 m\n; of the run: clen = 0.1'
     """
     dropped = {name, *SAME.get(name, ())}
     return f"{name} = {value}\n" + _commented(text, file=name, dropped=dropped, places="")
