@@ -117,7 +117,8 @@ class PosterOnCpu:
 
 def _margins(evidence: TileEvidence) -> NDArray[np.float64]:
     """Answers of the poster's network, shape (event, tile)."""
-    return np.empty(evidence.shape) if evidence.of_tiles is None else evidence.of_tiles
+    # What was not looked at has no answer.
+    return np.full(evidence.shape, np.nan) if evidence.of_tiles is None else evidence.of_tiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
