@@ -17,7 +17,7 @@ from sfxreduce.io.files.durable import (
 )
 from sfxreduce.io.store.manifest import PublishJob, publish_file
 from sfxreduce.io.store.metadata import SCHEMA
-from sfxreduce.io.writers.publish import check_outputs, exchange, staged
+from sfxreduce.io.writers.publish import check_outputs, rename_flagged, staged
 
 
 def make_store(path: Path, content: bytes = b"old") -> Path:
@@ -77,22 +77,20 @@ def test_a_rename_that_fails_takes_the_others_back(
     # The outputs were once renamed one by one, and the first ones stayed when a later one failed.
     store, page = make_store(tmp_path / "out"), tmp_path / "page.html"
     page.write_bytes(b"old")
-    rename = Path.rename
+    link = Path.hardlink_to
 
-    def failing(self: Path, target: Path) -> Path:
-        if target == page and not self.name.endswith(".old"):
+    def failing_link(self: Path, target: Path) -> None:
+        if self == page:
             raise OSError(errno.EIO, "Input/output error")
-        return rename(self, target)
+        link(self, target)
 
-    def failing_swap(one: Path, other: Path) -> bool:
-        if other == page:
+    def failing(one: Path, other: Path, flags: int) -> bool:
+        if other == page and swaps:
             raise OSError(errno.EIO, "Input/output error")
-        return exchange(one, other)
+        return swaps and rename_flagged(one, other, flags)
 
-    monkeypatch.setattr(Path, "rename", failing)
-    monkeypatch.setattr(
-        "sfxreduce.io.writers.publish.exchange", failing_swap if swaps else lambda *_: False
-    )
+    monkeypatch.setattr(Path, "hardlink_to", failing_link)
+    monkeypatch.setattr("sfxreduce.io.writers.publish.rename_flagged", failing)
     with (
         pytest.raises(OutputError, match="cannot be written"),
         staged(stores=[store], files=[page], overwrite=True) as hidden,
@@ -111,11 +109,11 @@ def test_an_interrupt_while_outputs_are_renamed_waits(
     # Between two renames the old output was gone and the new one not there.
     store = make_store(tmp_path / "out")
 
-    def interrupted(one: Path, other: Path) -> bool:
+    def interrupted(one: Path, other: Path, flags: int) -> bool:
         signal.raise_signal(signal.SIGINT)  # to this thread: another one may take its time
-        return swaps and exchange(one, other)
+        return swaps and rename_flagged(one, other, flags)
 
-    monkeypatch.setattr("sfxreduce.io.writers.publish.exchange", interrupted)
+    monkeypatch.setattr("sfxreduce.io.writers.publish.rename_flagged", interrupted)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job of a shell
     with pytest.raises(KeyboardInterrupt), staged(stores=[store], overwrite=True) as hidden:
         hidden[store].mkdir()
@@ -130,6 +128,33 @@ def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
             make_store(hidden[tmp_path / "out"], b"ours")
             make_store(tmp_path / "out", b"theirs")
     assert (tmp_path / "out" / "data").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("flags_known", [True, False])
+@pytest.mark.parametrize("is_store", [True, False])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_what_takes_the_name_at_the_last_moment_is_not_replaced(
+    flags_known: bool,
+    is_store: bool,
+    overwrite: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Between the last look at the name and the rename another program published under it.
+    out = tmp_path / "out"
+
+    def beaten(one: Path, other: Path, flags: int) -> bool:
+        if other == out and not out.exists():
+            make_store(out, b"theirs") if is_store else out.write_bytes(b"theirs")
+        return flags_known and rename_flagged(one, other, flags)
+
+    monkeypatch.setattr("sfxreduce.io.writers.publish.rename_flagged", beaten)
+    asked = {"stores": [out]} if is_store else {"files": [out]}
+    with pytest.raises(OutputExists, match="already exists"):
+        with staged(**asked, overwrite=overwrite) as hidden:  # type: ignore[arg-type]
+            make_store(hidden[out], b"ours") if is_store else hidden[out].write_bytes(b"ours")
+    assert (out / "data" if is_store else out).read_bytes() == b"theirs"
+    assert names(tmp_path) == ["out"]
 
 
 def test_a_long_name_is_no_trouble(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ LOCK_ATTEMPTS = 40
 LOCK_SECONDS = 0.05
 """Two seconds together; what they are waited for takes a few fsyncs."""
 
-AT_FDCWD, RENAME_EXCHANGE = -100, 2
+AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCHANGE = -100, 1, 2
 """As in ``linux/fcntl.h`` and ``linux/fs.h``."""
 
 
@@ -153,15 +153,11 @@ def _do(move: Move) -> None:
             f"{move.final}: was complete and is gone, or its folder was copied from another disk; "
             "pass --overwrite to begin anew"
         )
-    if not there:
-        move.hidden.rename(move.final)
-    elif not move.replaces:
-        raise OutputExists(
-            f"{move.final}: already exists, it was not there before; move it away to go on"
-        )
+    if not there or not move.replaces:
+        _rename_to_free_name(move.hidden, move.final)
     elif not exchange(move.hidden, move.final):
         move.final.rename(move.old)
-        move.hidden.rename(move.final)
+        _rename_to_free_name(move.hidden, move.final)
     sync_folder(move.final.parent)
     sync_folder(move.hidden.parent)
 
@@ -187,16 +183,41 @@ def _inode(path: Path) -> int:
         return 0
 
 
-def exchange(one: Path, other: Path) -> bool:
-    """Swap what lies under two names, at once; False where system or disk cannot.
+def _rename_to_free_name(path: Path, final: Path) -> None:
+    """Give a name to an output; what took the name since it was looked at is not replaced.
 
-    Linux has it since 3.15; NFS and Lustre have not.
+    Raises
+    ------
+    OutputExists
+        If something lies under the name.
     """
-    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if swap is None:
+    try:
+        if rename_flagged(path, final, RENAME_NOREPLACE):
+            return
+        if path.is_dir():  # rename(2) replaces empty folders alone, and no file by a folder
+            path.rename(final)
+            return
+        final.hardlink_to(path)
+        path.unlink()
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        raise OutputExists(
+            f"{final}: already exists, it was not there before; move it away to go on"
+        ) from error
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap what lies under two names, at once; False where system or disk cannot."""
+    return rename_flagged(one, other, RENAME_EXCHANGE)
+
+
+def rename_flagged(one: Path, other: Path, flags: int) -> bool:
+    """Rename as Linux can since 3.15; False where system or disk cannot, as NFS and Lustre."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
         return False
-    names = os.fsencode(one), os.fsencode(other)
-    if swap(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0:
+    if rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), flags) == 0:
         return True
     number = ctypes.get_errno()
     if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
