@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from urllib.parse import urljoin
 
 import psutil
 import pytest
@@ -84,23 +86,43 @@ def listeners(process: psutil.Process) -> set[tuple[str, int]]:
 STRANGER = Account(61_004, in_group=False)
 
 
+ROUTES = (
+    ("GET", "/sitemap.json"), ("GET", "/json/counts.json"), ("GET", "/info/main/workers.html"),
+    ("GET", "/health"), ("GET", "/metrics"), ("GET", "/status"), ("GET", "/info/logs.html"),
+    ("POST", "/api/v1/retire_workers"), ("POST", "/info/main/workers.html"),
+)  # fmt: skip
+
+N_PAGES = 400
+"""More than the dashboard of two workers has; so many are followed from its own links."""
+
+
 def pages(port: int) -> dict[str, tuple[int, bytes]]:
-    """What a port says to those who speak HTTP; nothing if it does not answer."""
-    said = {}
-    for method, path in (
-        ("GET", "/sitemap.json"), ("GET", "/json/counts.json"), ("GET", "/info/main/workers.html"),
-        ("GET", "/health"), ("GET", "/metrics"), ("GET", "/status"),
-        ("POST", "/api/v1/retire_workers"), ("POST", "/info/main/workers.html"),
-    ):  # fmt: skip
+    """What a port says to those who speak HTTP, on each page that another one names.
+
+    Nothing if it does not answer.
+    """
+    said: dict[str, tuple[int, bytes]] = {}
+    routes = list(ROUTES)
+    while routes and len(said) < N_PAGES:
+        method, path = routes.pop(0)
         http = HTTPConnection("127.0.0.1", port, timeout=10)
         try:
             http.request(method, path)
             answer = http.getresponse()
-            said[f"{method} {path}"] = answer.status, answer.read()
+            body = answer.read()
         except (OSError, HTTPException):
             continue
         finally:
             http.close()
+        said[f"{method} {path}"] = answer.status, body
+        if "statics" in path or "static/" in path:
+            continue
+        texts = body.decode(errors="replace")
+        links = re.findall(r"""(?:href|src)=["']([^"'#?]+)["']|"(/[\w./-]+)\"""", texts)
+        for link in {urljoin(path, one or other) for one, other in links}:
+            route = ("GET", link)
+            if link.startswith("/") and f"GET {link}" not in said and route not in routes:
+                routes.append(route)
     return said
 
 
@@ -133,25 +155,59 @@ def tried(ports: list[int], report: Path, foreign: Security) -> None:
     report.write_text(json.dumps(facts))
 
 
-def test_another_account_gets_nothing_done_and_sees_no_frame(ours: Path) -> None:
+WAITING = """
+import sys, time
+from pathlib import Path
+from sfxreduce.pipeline import filter
+from sfxreduce_cli.main import app
+
+scored, go, *words = sys.argv[1:]
+method_for = filter.method_for
+
+def waits(*given, **named):
+    Path(scored).touch()
+    while not Path(go).exists():
+        time.sleep(0.05)
+    return method_for(*given, **named)
+
+filter.method_for = waits
+app(words)
+"""
+"""The command line, which stops for a look once all events have their scores."""
+
+
+def test_another_account_gets_nothing_done_and_sees_no_frame(ours: Path, tmp_path: Path) -> None:
     # Any user of the machine could send a function to the scheduler, which ran it as this one.
     need_root()
     planted = planted_run(n_events=40)
     row = planted.source.read([0]).pixels[0].tobytes()[:64]
-    with open_folder() as folder, open_pool(n_workers=2) as pool:
-        collect_scores(planted, BrightestPixel(), pool=pool)
-        ports = sorted(port for _, port in listeners(psutil.Process()))
-        dashboard = int(pool.dashboard.rpartition(":")[2].partition("/")[0])
+    ingest_run(planted, out=tmp_path / "run.zarr", pool=SerialPool())
+    scored, go = tmp_path / "scored", tmp_path / "go"
+    command = [
+        sys.executable, "-c", WAITING, str(scored), str(go), "filter", "--in",
+        str(tmp_path / "run.zarr"), "--out", str(tmp_path / "hits.zarr"), "--scorer", "peaks",
+        "--workers", "2",
+    ]  # fmt: skip
+    foreign = read_security(ours)
+    with open_folder() as folder, psutil.Popen(command, stderr=subprocess.PIPE) as filtering:
+        report = folder / "report.json"
         os.chown(folder, STRANGER.uid, -1)
-        foreign, report = read_security(ours), folder / "report.json"
+        while not scored.exists() and filtering.poll() is None:
+            time.sleep(0.05)
+        ports = sorted(port for _, port in listeners(filtering))
         assert STRANGER.does(lambda: tried(ports, report, foreign)) == 0
+        go.touch()
+        assert filtering.wait() == 0, filtering.stderr.read()
         found = json.loads(report.read_text())
-        collect_scores(planted, BrightestPixel(), pool=pool)
     # The scheduler, its dashboard, two nannies and two workers.
     assert len(found) >= 6
     assert not [port for port, facts in found.items() if facts["plain"] or facts["foreign"]]
     spoken = {int(port): facts["pages"] for port, facts in found.items() if facts["pages"]}
-    assert dashboard in spoken
+    answered = [
+        what for said in spoken.values() for what, (status, _) in said.items() if status == 200
+    ]
+    # The dashboards of scheduler and workers, on every page that they link to.
+    assert 30 < len(answered) < N_PAGES, answered
     for port, answers in spoken.items():
         for what, (status, body) in answers.items():
             assert row not in bytes.fromhex(body), (port, what)
