@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import zarr
 from archived import Call
 from beamtimes import DAY_NS, POOL, people_by_name, set_clock
 from planted import ArrayFrames, BrightestPixel, planted_run
@@ -307,3 +308,44 @@ def test_a_chunk_that_is_missing_of_a_camera_of_one_panel_costs_that_chunk_only(
     assert (reading.pixels[0, n_y // 2 :] == -(2**15)).all()
     found = verify_run(hits, against=open_run(tmp_path / "run.h5"), pool=POOL)
     assert (found.ok, found.kept_with_holes, found.kept_without_pixels) == (True, 1, 0)
+
+
+@pytest.mark.parametrize("shards", [None, (2, N_PANELS)])
+def test_a_damaged_chunk_of_a_zarr_run_of_others_costs_that_chunk_only(
+    shards: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    # One damaged chunk of an event cost all of its pixels.
+    data, path = frames(), tmp_path / "run.zarr"
+    side = data.shape[2:]
+    stored = zarr.create_group(path).create_array(
+        "frames",
+        shape=data.shape,
+        dtype="i2",
+        chunks=(1, 1, *side),
+        shards=(*shards, *side) if shards else None,
+        compressors=zarr.codecs.GzipCodec(),
+    )
+    stored[:] = data
+    if shards:
+        file = path / "frames" / "c" / "5" / "0" / "0" / "0"
+        raw = bytearray(file.read_bytes())
+        raw[8:24] = b"\xff" * 16  # in the first chunk of event 10
+        file.write_bytes(raw)
+        damaged = {10: 0}
+    else:
+        damaged = {11: 1, 12: 0}
+        for event, panel in damaged.items():
+            file = path / "frames" / "c" / str(event) / str(panel) / "0" / "0"
+            file.write_bytes(file.read_bytes()[:40])
+    hits = filtered(path)
+    table = open_table(hits)
+    events = table["source_index"].values.tolist()
+    held = open_run(hits).source.read(range(len(events))).pixels
+    for event, panel in damaged.items():
+        place = events.index(event)
+        others = [one for one in range(N_PANELS) if one != panel]
+        assert table["panel_missing"].values[place].nonzero()[0].tolist() == [panel]
+        assert held[place, others].tobytes() == data[event, others].tobytes()
+        assert (held[place, panel] == -(2**15)).all()
+    found = verify_run(hits, against=open_run(path), pool=POOL)
+    assert (found.ok, found.kept_with_holes, found.kept_without_pixels) == (True, len(damaged), 0)

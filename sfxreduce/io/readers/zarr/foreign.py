@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,11 @@ from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Reading
 from sfxreduce.run.window import Box, Window
 
-__all__ = ["read_foreign"]
+__all__ = ["read_foreign", "read_foreign_parts"]
+
+
+Part = tuple[slice, ...]
+"""Pixels of a frame that are stored together."""
 
 
 def read_foreign(path: str, events: Sequence[int], window: Window | None, reading: Reading) -> None:
@@ -58,6 +62,34 @@ def read_foreign(path: str, events: Sequence[int], window: Window | None, readin
                 reading.pixels[places] = grid.read(wanted, store.detector, window)
         except (*ZARR_ERRORS, SourceError):
             reading.reasons[places] = Reason.READ_ERROR
+
+
+def read_foreign_parts(path: str, event: int, frame: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Read the chunks of an event, as far as they are whole; which pixels are missing.
+
+    Parameters
+    ----------
+    path : str
+        Of the store.
+    frame : ndarray
+        Shape of a frame; filled here, and with the store's fill value where pixels are missing.
+    """
+    store = open_store(path)
+    lost = np.ones(frame.shape, np.bool_)
+    frame[...] = store.fill
+    there, absent = _stored(store, Path(path), event)
+    if not there:
+        return lost
+    sides = store.array.chunks[1:]
+    grid = [math.ceil(n / side) for n, side in zip(frame.shape, sides, strict=True)]
+    for place in np.ndindex(*grid):
+        part = tuple(slice(i * side, (i + 1) * side) for i, side in zip(place, sides, strict=True))
+        with suppress(*ZARR_ERRORS, SourceError):
+            frame[part] = np.asarray(store.array[event : event + 1, *part])[0]
+            lost[part] = False
+    for part in absent if store.own else ():
+        lost[part] = True
+    return lost
 
 
 def _read_whole(store: Store, events: Sequence[int]) -> NDArray[np.generic]:
@@ -162,11 +194,19 @@ def _was_stored(store: Store, path: Path, event: int) -> bool:
     chunks when it writes. One of them is enough, then, to know that the event was written. In a
     store of our schema an absent one is a hole.
     """
+    there, absent = _stored(store, path, event)
+    return bool(there) and not (store.own and absent)
+
+
+def _stored(store: Store, path: Path, event: int) -> tuple[list[Part], list[Part]]:
+    """Parts of a frame whose stored objects are there, and those whose objects are absent."""
     array = store.array
-    chunks = array.shards or array.chunks
-    grid = [math.ceil(n / c) for n, c in zip(array.shape[1:], chunks[1:], strict=True)]
-    there = (
-        (path / "frames" / array.metadata.encode_chunk_key((event // chunks[0], *place))).exists()
-        for place in np.ndindex(*grid)
-    )
-    return all(there) if store.own else any(there)
+    first, *sides = array.shards or array.chunks
+    grid = [math.ceil(n / side) for n, side in zip(array.shape[1:], sides, strict=True)]
+    there: list[Part] = []
+    absent: list[Part] = []
+    for place in np.ndindex(*grid):
+        key = array.metadata.encode_chunk_key((event // first, *place))
+        part = tuple(slice(i * side, (i + 1) * side) for i, side in zip(place, sides, strict=True))
+        (there if (path / "frames" / key).exists() else absent).append(part)
+    return there, absent

@@ -22,7 +22,7 @@ from sfxreduce.io.chunks.limits import MOST_CHUNK_BYTES, MOST_RATIO, SPARED_BYTE
 from sfxreduce.io.chunks.pieces import TilePiece, frame_pieces, tile_pieces, whole_tiles
 from sfxreduce.io.chunks.shards import ShardFile, TileCodec, check_crc
 from sfxreduce.io.files.durable import disk_bytes
-from sfxreduce.io.readers.zarr.foreign import read_foreign
+from sfxreduce.io.readers.zarr.foreign import read_foreign, read_foreign_parts
 from sfxreduce.io.store.guard import GuardedStore, check_tree
 from sfxreduce.io.store.manifest import Manifest, manifest_from_json
 from sfxreduce.io.store.metadata import (
@@ -219,19 +219,10 @@ class ZarrFrames:
         self, store: Store, event: int, frame: NDArray[np.generic]
     ) -> NDArray[np.bool_] | None:
         """Read the tiles of an event that are there; which pixels are missing, None if all are."""
-        lost = np.full(frame.shape, store.layout is not None or not store.missing[event].any())
-        if store.layout is not None:
-            codec = TileCodec(
-                dtype=store.dtype, tile=store.layout.tile, packing=store.layout.packing
-            )
-            frame[...] = illegal_value(store.dtype)
-            encoded = next(self.encoded([event]))
-            for piece in frame_pieces(store.layout):
-                tile = encoded[piece.tile]
-                with suppress(SourceError):
-                    if tile is not None:
-                        piece.put(codec.decode(tile), frame)
-                        lost[store.layout.tile_slices(piece.tile)] = False
+        if store.layout is None:
+            lost = read_foreign_parts(self.path, event, frame)
+        else:
+            lost = _read_tile_by_tile(store, store.layout, next(self.encoded([event])), frame)
         panels, filled = (a.reshape(store.missing.shape[1], -1) for a in (lost, frame))
         for panel in np.flatnonzero(store.missing[event]):
             row = filled[panel]
@@ -303,6 +294,22 @@ class ZarrFrames:
             raise SchemaError(f"{self.path}: frames are not stored in tiles that can be copied")
         for event in events_in_shards(self.path, layout, events):
             yield [event.checked_tile(tile) for tile in range(layout.tiles_per_event)]
+
+
+def _read_tile_by_tile(
+    store: Store, layout: Layout, encoded: Sequence[bytes | None], frame: NDArray[np.generic]
+) -> NDArray[np.bool_]:
+    """Read the stored tiles of an event, as far as they are whole; which pixels are missing."""
+    codec = TileCodec(dtype=store.dtype, tile=layout.tile, packing=layout.packing)
+    lost = np.ones(frame.shape, np.bool_)
+    frame[...] = illegal_value(store.dtype)
+    for piece in frame_pieces(layout):
+        tile = encoded[piece.tile]
+        with suppress(SourceError):
+            if tile is not None:
+                piece.put(codec.decode(tile), frame)
+                lost[layout.tile_slices(piece.tile)] = False
+    return lost
 
 
 def _events_per_block(store: Store) -> int:
