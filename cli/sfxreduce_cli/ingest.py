@@ -29,6 +29,15 @@ Retile = Annotated[
     ),
 ]
 
+Packing = Annotated[
+    str,
+    typer.Option(
+        "--packing",
+        help="fast: tiles are read in half of the time; small: 1 to 20 % fewer bytes.",
+        metavar="fast|small",
+    ),
+]
+
 
 @spread_options
 def ingest(
@@ -37,6 +46,7 @@ def ingest(
     out: Out,
     inputs: PlacedOptions,
     retile: Retile = False,
+    packing: Packing = "fast",
     overwrite: Overwrite = False,
     where: PoolOptions,
     as_json: AsJson = False,
@@ -47,5 +57,7 @@ def ingest(
     """
     run = inputs.opened(in_)
     with where.opened() as work:
-        stored = sfxreduce.ingest_run(run, out=out, retile=retile, overwrite=overwrite, **work)
+        stored = sfxreduce.ingest_run(
+            run, out=out, retile=retile, packing=packing, overwrite=overwrite, **work
+        )
     print_facts(f"{out}: stored", asdict(stored), as_json=as_json)

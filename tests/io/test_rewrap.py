@@ -19,7 +19,7 @@ from planted import BrightestPixel
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.io.chunks import decode as partial
 from sfxreduce.io.chunks import shards
-from sfxreduce.io.chunks.blosc import USUAL_PACKING, Packing
+from sfxreduce.io.chunks.blosc import PACKINGS, USUAL_PACKING, Packing
 from sfxreduce.io.chunks.pieces import tile_pieces
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
@@ -224,14 +224,17 @@ def test_tiles_of_one_packing_are_not_copied_into_a_store_of_another(
         copy_shard(job)
 
 
-def test_retile_decodes_and_cuts_tiles_for_the_window(tmp_path: Path, serial: Pool) -> None:
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_retile_decodes_and_cuts_tiles_for_the_window(
+    packing: str, tmp_path: Path, serial: Pool
+) -> None:
     frames = frames_of(4, (400, 380))
     run = open_run(write(tmp_path / "run.h5", frames, **ZSTD))
-    summary = ingest_run(run, out=tmp_path / "run.zarr", pool=serial, retile=True)
+    summary = ingest_run(run, out=tmp_path / "run.zarr", pool=serial, retile=True, packing=packing)
     assert not summary.rewrapped
     source = ZarrFrames(path=str(tmp_path / "run.zarr"))
     assert source.layout is not None
-    assert source.layout.packing == USUAL_PACKING
+    assert source.layout.packing == PACKINGS[packing]
     shapes = source.layout.frame_shape, source.layout.chunks[1:]
     assert len(tile_pieces(*shapes, run.detector, Window.centre(run.detector))) == 1
     assert source.read(range(4)).pixels.tobytes() == frames.tobytes()

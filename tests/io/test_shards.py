@@ -13,8 +13,12 @@ from hypothesis.extra import numpy as hnp
 
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks import shards
+from sfxreduce.io.chunks.blosc import PACKINGS
 from sfxreduce.io.chunks.decode import can_unpack_many, unpack_many
 from sfxreduce.io.chunks.shards import ABSENT, ShardFile, TileCodec, shard_parts, with_crc
+
+NOT_SPLIT = 0x10
+"""Of the flags in a Blosc header."""
 
 DTYPES = st.sampled_from(["int16", "uint16", "int32", "uint8", "float32", ">i2"])
 
@@ -22,13 +26,24 @@ DTYPES = st.sampled_from(["int16", "uint16", "int32", "uint8", "float32", ">i2"]
 @given(
     pixels=DTYPES.flatmap(
         lambda d: hnp.arrays(np.dtype(d), hnp.array_shapes(min_dims=2, max_dims=2, max_side=40))
-    )
+    ),
+    packing=st.sampled_from(sorted(PACKINGS)),
 )
-def test_a_tile_comes_back_bit_for_bit(pixels: np.ndarray) -> None:
-    codec = TileCodec(dtype=pixels.dtype, tile=pixels.shape)
+def test_a_tile_comes_back_bit_for_bit(pixels: np.ndarray, packing: str) -> None:
+    codec = TileCodec(dtype=pixels.dtype, tile=pixels.shape, packing=PACKINGS[packing])
     back = codec.decode(codec.encode(pixels))
     assert back.dtype == pixels.dtype
     assert back.tobytes() == pixels.tobytes()
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_blocks_of_a_tile_are_not_split(packing: str) -> None:
+    # By default Blosc packs the bytes of a pixel apart: half as many bytes again.
+    tile = np.random.default_rng(0).poisson(0.2, (350, 350)).astype("u2")
+    codec = TileCodec(dtype=tile.dtype, tile=tile.shape, packing=PACKINGS[packing])
+    encoded = codec.encode(tile)
+    assert encoded[2] & NOT_SPLIT
+    assert len(encoded) < 0.12 * tile.nbytes  # 0.14 where they are
 
 
 @given(position=st.integers(0, 10**6), bit=st.integers(0, 7))

@@ -42,7 +42,7 @@ class Layout:
     tile : tuple of int
         (y, x) pixels of a tile; a tile never spans two panels.
     packing : Packing
-        How tiles are packed; bitshuffle and zstd level 1 if not given.
+        How tiles are packed; `USUAL_PACKING` if not given.
 
     Examples
     --------
@@ -124,6 +124,7 @@ def choose_layout(
     *,
     dtype: np.dtype[np.generic],
     boxes: Sequence[Box],
+    packing: Packing = USUAL_PACKING,
     target_shard_bytes: int = TARGET_SHARD_BYTES,
 ) -> Layout:
     """Tile grid that reads the fewest bytes for a window, and shards near a target size.
@@ -140,6 +141,8 @@ def choose_layout(
         Of a pixel.
     boxes : sequence of Box
         Source rectangles of the window, see `Window.boxes`.
+    packing : Packing
+        How tiles are packed.
     target_shard_bytes : int
         Uncompressed bytes of a shard.
 
@@ -167,6 +170,7 @@ def choose_layout(
         events_per_shard=events_per_shard(
             frame_shape, dtype=dtype, target_shard_bytes=target_shard_bytes
         ),
+        packing=packing,
     )
 
 

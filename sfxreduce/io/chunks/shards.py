@@ -7,8 +7,10 @@ tile has both numbers at their maximum. Source: the sharding codec of the Zarr v
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +39,9 @@ __all__ = [
 ]
 
 ABSENT = np.iinfo(np.uint64).max
+NEVER_SPLIT = 2
+"""``BLOSC_NEVER_SPLIT`` of ``blosc.h``."""
+
 CRC_BYTES = 4
 CRC_RESIDUE = 0x48674BC7
 """The crc32c of anything followed by its own crc32c."""
@@ -53,7 +58,7 @@ class TileCodec:
     tile : tuple of int
         (y, x) pixels of a tile.
     packing : Packing
-        How tiles are packed; bitshuffle and zstd level 1 if not given.
+        How tiles are packed; `USUAL_PACKING` if not given.
 
     Examples
     --------
@@ -286,8 +291,16 @@ def _is_sound(stored: bytes) -> bool:
 
 @lru_cache(maxsize=8)
 def _packer(packing: Packing) -> blosc.Blosc:
-    """Return the packer; workers run side by side, so each packs with one thread."""
+    """Return the packer; workers run side by side, so each packs with one thread.
+
+    Blosc would cut each block into as many streams as a pixel has bytes, which bits that were
+    shuffled gain nothing by: half as many bytes again on frames of photons. It has one setting for
+    a whole process, and buffers unpack alike by either. Where the library hides it, they get
+    larger.
+    """
     blosc.use_threads = False
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(blosc.__file__).blosc_set_splitmode(NEVER_SPLIT)
     return blosc.Blosc(
         cname=packing.cname,
         clevel=packing.clevel,
