@@ -29,7 +29,8 @@ from machine import machine
 from numpy.typing import NDArray
 
 import sfxreduce
-from sfxreduce.cluster import BLOCKS_AT_ONCE, Pool
+from sfxreduce.cluster import Pool
+from sfxreduce.cluster.pool import BLOCKS_AT_ONCE
 from sfxreduce.pipeline.filter import plan_filter
 from sfxreduce.pipeline.stages.plan import plan_reduction
 from sfxreduce.pipeline.stages.score import collect_scores, score

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import dask.array as da
 from dask.core import flatten
 from distributed import Client, Future
+from distributed.security import Security
+from distributed.utils import silence_logging_cmgr
 from numpy.typing import NDArray
 
-from sfxreduce.cluster.in_flight import PATIENCE_SECONDS, Flow, SetAside
+from sfxreduce.cluster.connection import connect
+from sfxreduce.cluster.in_flight import Flow, SetAside
 from sfxreduce.cluster.isolated import Alone, Failed
-from sfxreduce.cluster.pool import BLOCKS_AT_ONCE, Rescue, part_of
+from sfxreduce.cluster.local import local_cluster
+from sfxreduce.cluster.pool import BLOCKS_AT_ONCE, PATIENCE_SECONDS, Rescue, part_of
+from sfxreduce.cluster.respawn import kept_in_number
+from sfxreduce.cluster.security import read_security
 from sfxreduce.cluster.suspects import Suspect, results_of
 from sfxreduce.errors import ClusterError
 from sfxreduce.io.process import START_SECONDS
 
-__all__ = ["BLOCKS_AT_ONCE", "DaskPool"]
+__all__ = ["DaskPool", "open_dask_pool"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -197,3 +206,46 @@ def _no_rescue(key: Any) -> None:
     raise ClusterError(
         f"block {key} ends its workers again and again; give them more memory, or try --serial"
     )
+
+
+@contextmanager
+def open_dask_pool(
+    *,
+    scheduler: str,
+    n_workers: int,
+    gpu: bool,
+    security: Path | None,
+    patience_seconds: float,
+) -> Iterator[DaskPool]:
+    """Open a pool of workers elsewhere, or on this machine where no scheduler is named.
+
+    See `sfxreduce.cluster.open.open_pool`.
+    """
+    certificates = read_security(security) if security else None
+    clients = (
+        _connected(scheduler, certificates)
+        if scheduler
+        else _own_cluster(n_workers, gpu, certificates)
+    )
+    with clients as client:
+        yield DaskPool(client, patience_seconds=patience_seconds)
+
+
+@contextmanager
+def _connected(scheduler: str, certificates: Security | None) -> Iterator[Client]:
+    # What goes wrong is told in one line, here; Dask would add pages of its own.
+    with (
+        silence_logging_cmgr(logging.CRITICAL),
+        connect(scheduler, security=certificates) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def _own_cluster(n_workers: int, gpu: bool, certificates: Security | None) -> Iterator[Client]:
+    with (
+        local_cluster(n_workers, gpu=gpu, security=certificates) as cluster,
+        kept_in_number(cluster),
+        Client(cluster) as client,
+    ):
+        yield client

@@ -19,14 +19,10 @@ from distributed.comm.core import CommClosedError
 
 from sfxreduce.errors import ClusterError
 
-__all__ = ["PATIENCE_SECONDS", "TASKS_PER_THREAD", "Flow", "SetAside"]
+__all__ = ["TASKS_PER_THREAD", "Flow", "SetAside"]
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
-
-PATIENCE_SECONDS = 1800.0
-"""Without any task done, after which the workers are restarted. The longest task of a filter run
-takes a minute or two, on a slow disk."""
 
 ANSWER_SECONDS = 60
 """In which a scheduler has to answer: it does little else."""

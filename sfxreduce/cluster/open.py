@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from distributed import Client
-from distributed.security import Security
-from distributed.utils import silence_logging_cmgr
-
-from sfxreduce.cluster.connection import connect
-from sfxreduce.cluster.dask_pool import DaskPool
-from sfxreduce.cluster.in_flight import PATIENCE_SECONDS
-from sfxreduce.cluster.local import local_cluster
-from sfxreduce.cluster.pool import Pool, SerialPool
-from sfxreduce.cluster.respawn import kept_in_number
-from sfxreduce.cluster.security import read_security
+from sfxreduce.cluster.pool import PATIENCE_SECONDS, Pool, SerialPool
 from sfxreduce.errors import UsageError
 
 __all__ = ["open_pool"]
@@ -72,31 +61,13 @@ def open_pool(
     if serial:
         yield SerialPool()
         return
-    certificates = read_security(security) if security else None
-    clients = (
-        _connected(scheduler, certificates)
-        if scheduler
-        else _own_cluster(n_workers, gpu, certificates)
-    )
-    with clients as client:
-        yield DaskPool(client, patience_seconds=patience_seconds)
+    from sfxreduce.cluster.dask_pool import open_dask_pool  # half a second, of no use above
 
-
-@contextmanager
-def _connected(scheduler: str, certificates: Security | None) -> Iterator[Client]:
-    # What goes wrong is told in one line, here; Dask would add pages of its own.
-    with (
-        silence_logging_cmgr(logging.CRITICAL),
-        connect(scheduler, security=certificates) as client,
-    ):
-        yield client
-
-
-@contextmanager
-def _own_cluster(n_workers: int, gpu: bool, certificates: Security | None) -> Iterator[Client]:
-    with (
-        local_cluster(n_workers, gpu=gpu, security=certificates) as cluster,
-        kept_in_number(cluster),
-        Client(cluster) as client,
-    ):
-        yield client
+    with open_dask_pool(
+        scheduler=scheduler,
+        n_workers=n_workers,
+        gpu=gpu,
+        security=security,
+        patience_seconds=patience_seconds,
+    ) as pool:
+        yield pool

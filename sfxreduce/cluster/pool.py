@@ -20,6 +20,7 @@ from sfxreduce.errors import UsageError
 __all__ = [
     "BLOCKS_AT_ONCE",
     "NO_NOTES",
+    "PATIENCE_SECONDS",
     "Notes",
     "Pool",
     "Progress",
@@ -38,6 +39,10 @@ Result = TypeVar("Result")
 BLOCKS_AT_ONCE = 512
 """Blocks that are planned and submitted together. A task that is known to the scheduler costs it
 and its client some 13 kB; a long run would fill gigabytes if all of its blocks were."""
+
+PATIENCE_SECONDS = 1800.0
+"""Without any task done, after which workers are restarted. The longest task of a filter run takes
+a minute or two, on a slow disk."""
 
 
 class Pool(Protocol):

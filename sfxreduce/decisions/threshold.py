@@ -28,7 +28,7 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, binomtest
+from scipy.special import bdtr, betaincinv
 
 from sfxreduce.errors import LabelError, UsageError
 
@@ -184,8 +184,8 @@ def losses_allowed(n_hits: int, *, promise: Promise) -> int:
     >>> [losses_allowed(n, promise=Promise()) for n in (298, 299, 1000, 5000)]
     [-1, 0, 4, 38]
     """
-    k = int(binom.ppf(promise.risk, n_hits, promise.max_loss))
-    return k if binom.cdf(k, n_hits, promise.max_loss) <= promise.risk else k - 1
+    risks = bdtr(np.arange(n_hits + 1.0), n_hits, promise.max_loss)
+    return int(np.searchsorted(risks, promise.risk, side="right")) - 1
 
 
 def hits_needed(*, promise: Promise, lost: int = 0) -> int:
@@ -198,7 +198,7 @@ def hits_needed(*, promise: Promise, lost: int = 0) -> int:
     """
 
     def enough(n_hits: int) -> bool:
-        return bool(binom.cdf(lost, n_hits, promise.max_loss) <= promise.risk)
+        return bool(bdtr(float(lost), n_hits, promise.max_loss) <= promise.risk)
 
     most = lost + 1
     while not enough(most):
@@ -395,6 +395,6 @@ def share_upper(found: int, of: int, *, confidence: float) -> float:
     """
     if not 0 <= found <= of:
         raise UsageError(f"bounds: expected 0 <= found <= drawn, found {found} and {of}")
-    if of == 0:
+    if found == of:
         return 1.0
-    return float(binomtest(found, of, alternative="less").proportion_ci(confidence).high)
+    return float(betaincinv(found + 1, of - found, confidence))

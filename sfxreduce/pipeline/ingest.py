@@ -97,18 +97,10 @@ def ingest_run(
     OutputError
         If the disk is full or the path cannot be written.
     """
-    if packing not in PACKINGS:
-        raise UsageError(
-            f"--packing {packing}: expected {' or '.join(PACKINGS)}; leave it out for fast"
-        )
+    retiled = _retiled(run, packing)
     check_outputs(stores=[out], inputs=run.inputs, overwrite=overwrite)
     stored = None if retile else _stored_layout(run.source)
-    layout = stored or choose_layout(
-        run.detector.frame_shape,
-        dtype=np.dtype(run.source.dtype),
-        boxes=Window.centre(run.detector).boxes(run.detector),
-        packing=PACKINGS[packing],
-    )
+    layout = stored or retiled
     with staged(stores=[out], overwrite=overwrite) as paths:
         hidden = paths[out]
         create_store(hidden, run=run, layout=layout, columns=run.columns, truth=run.truth)
@@ -129,6 +121,20 @@ def ingest_run(
         bytes_out=disk_bytes(out),
         rewrapped=stored is not None,
         not_carried=run.not_carried,
+    )
+
+
+def _retiled(run: Run, packing: str) -> Layout:
+    """Tiles for the centre window."""
+    if packing not in PACKINGS:
+        raise UsageError(
+            f"--packing {packing}: expected {' or '.join(PACKINGS)}; leave it out for fast"
+        )
+    return choose_layout(
+        run.detector.frame_shape,
+        dtype=np.dtype(run.source.dtype),
+        boxes=Window.centre(run.detector).boxes(run.detector),
+        packing=PACKINGS[packing],
     )
 
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntFlag
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -324,6 +325,8 @@ class Detector:
     def assembly(self) -> NDArray[np.int64]:
         """Which source pixel shows at each place of the assembled picture.
 
+        Worked out once and kept: do not write into it.
+
         Returns
         -------
         ndarray of int64
@@ -335,20 +338,7 @@ class Detector:
         SchemaError
             If the panels lie so far apart that their places cannot be meant in pixels.
         """
-        covered = self.covered()
-        places = [place[covered] for place in self.assembled_positions()]
-        n_rows, n_columns = (float(place.max()) for place in places)
-        # Corners in millimetres would ask for terabytes. Not "more than", so that NaN is caught.
-        if not n_rows * n_columns <= MOST_PICTURE_PIXELS * self.mask.size:
-            raise SchemaError(
-                f"detector '{self.name}': expected corner positions of the panels that make a "
-                f"picture of about the frame's {self.mask.size} pixels, found one of "
-                f"{n_rows:.3g} x {n_columns:.3g}; are corners and pixel size in metres?"
-            )
-        row, column = (place.astype(np.int64) for place in places)
-        picture = np.full((int(row.max()) + 1, int(column.max()) + 1), -1, np.int64)
-        picture[row, column] = np.flatnonzero(covered)
-        return picture
+        return _assembly(self)
 
     def assembled_positions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Place of every pixel's centre in the assembled picture, (row, column), fractions kept.
@@ -359,3 +349,23 @@ class Detector:
         covered = self.covered()
         x, y = self.positions()
         return y - y[covered].min() + 0.5, x - x[covered].min() + 0.5
+
+
+@lru_cache(maxsize=4)
+def _assembly(detector: Detector) -> NDArray[np.int64]:
+    """See `Detector.assembly`."""
+    covered = detector.covered()
+    places = [place[covered] for place in detector.assembled_positions()]
+    n_rows, n_columns = (float(place.max()) for place in places)
+    # Corners in millimetres would ask for terabytes. Not "more than", so that NaN is caught.
+    if not n_rows * n_columns <= MOST_PICTURE_PIXELS * detector.mask.size:
+        raise SchemaError(
+            f"detector '{detector.name}': expected corner positions of the panels that make a "
+            f"picture of about the frame's {detector.mask.size} pixels, found one of "
+            f"{n_rows:.3g} x {n_columns:.3g}; are corners and pixel size in metres?"
+        )
+    row, column = (place.astype(np.int64) for place in places)
+    picture = np.full((int(row.max()) + 1, int(column.max()) + 1), -1, np.int64)
+    picture[row, column] = np.flatnonzero(covered)
+    picture.setflags(write=False)
+    return picture

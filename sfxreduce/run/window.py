@@ -64,7 +64,7 @@ class Window:
         >>> Window.centre(Detector.centred("camera", (1750, 1750))).origins
         ((700, 700),)
         """
-        rows, columns = _assembly(detector).shape
+        rows, columns = detector.assembly().shape
         origin = ((rows - tile_shape[0]) // 2, (columns - tile_shape[1]) // 2)
         return cls(name="centre", tile_shape=tile_shape, origins=(origin,))
 
@@ -98,7 +98,7 @@ class Window:
         >>> Window.tiled(camera, most=3, spread=True).origins
         ((700, 700), (350, 350), (350, 1050))
         """
-        picture = _assembly(detector)
+        picture = detector.assembly()
         middle = cls.centre(detector, tile_shape=tile_shape).origins[0]
         axes = [
             range(m - tile * math.ceil(m / tile), size, tile)
@@ -138,7 +138,7 @@ class Window:
         ndarray of int64
             Shape (tile, row, column).
         """
-        picture = _assembly(detector)
+        picture = detector.assembly()
         index = np.full(self.shape, -1, np.int64)
         for tile, (row, column) in zip(index, self.origins, strict=True):
             part = _part(picture, row, column, self.tile_shape)
@@ -184,12 +184,6 @@ def _part(
     """Cut what a tile shows of the assembled picture; it may hang over the edge."""
     rows = slice(max(row, 0), max(row + shape[0], 0))
     return picture[rows, max(column, 0) : max(column + shape[1], 0)]
-
-
-@lru_cache(maxsize=4)
-def _assembly(detector: Detector) -> NDArray[np.int64]:
-    """Assembled picture of a detector, kept because every window of a run asks for it."""
-    return detector.assembly()
 
 
 @lru_cache(maxsize=8)

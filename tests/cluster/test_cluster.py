@@ -17,7 +17,8 @@ from distributed.scheduler import Scheduler
 from planted import BrightestPixel
 
 import sfxreduce.cluster.pool
-from sfxreduce.cluster import DaskPool, Pool, SerialPool, open_pool
+from sfxreduce.cluster import Pool, SerialPool, open_pool
+from sfxreduce.cluster.dask_pool import DaskPool
 from sfxreduce.errors import ClusterError, SfxReduceError, SourceError, UsageError
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import Outputs, filter_run

@@ -23,7 +23,8 @@ import pytest
 from elsewhere import scheduler_elsewhere
 from planted import BrightestPixel, planted_run
 
-from sfxreduce.cluster import DaskPool, Pool, SerialPool, open_pool
+from sfxreduce.cluster import Pool, SerialPool, open_pool
+from sfxreduce.cluster.dask_pool import DaskPool
 from sfxreduce.cluster.in_flight import Flow
 from sfxreduce.cluster.isolated import Failed
 from sfxreduce.cluster.pool import Rescue, halves_of

@@ -19,7 +19,10 @@ from planted import BrightestPixel, planted_run
 
 import sfxreduce.cluster.pool
 from sfxreduce.audit.sample import draw_sample
-from sfxreduce.cluster import BLOCKS_AT_ONCE, TASKS_PER_THREAD, DaskPool, Pool, SerialPool
+from sfxreduce.cluster import Pool, SerialPool
+from sfxreduce.cluster.dask_pool import DaskPool
+from sfxreduce.cluster.in_flight import TASKS_PER_THREAD
+from sfxreduce.cluster.pool import BLOCKS_AT_ONCE
 from sfxreduce.decisions.decide import Decisions, decide
 from sfxreduce.decisions.ledger import ledger_table
 from sfxreduce.io.open import open_run

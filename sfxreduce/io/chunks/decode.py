@@ -8,17 +8,19 @@ smaller Blosc buffer: no other decoder is needed.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from sfxreduce._numba import compiled
+from sfxreduce._numba import compiled, intrinsic
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks.blosc import HEADER_BYTES, BloscHeader, Stored
 
@@ -165,12 +167,13 @@ def _decompress(packed: memoryview | NDArray[np.uint8], out: NDArray[np.uint8]) 
 
 
 _Addresses: TypeAlias = NDArray[np.uint64]
-_Loop: TypeAlias = Callable[[_Addresses, _Addresses, int, NDArray[np.int64]], None]
+
+_ADDRESS, _SIZE, _STATUS = ir.IntType(8).as_pointer(), ir.IntType(64), ir.IntType(32)
 
 
 def can_unpack_many() -> bool:
     """Whether Blosc can be called here from compiled code."""
-    return _loop() is not None
+    return _blosc_decompress_ctx() is not None
 
 
 def unpack_many(
@@ -193,8 +196,8 @@ def unpack_many(
         Shape (buffer,): which of them were what was expected; the places of others may hold
         anything.
     """
-    loop = _loop()
-    if loop is None:
+    function = _blosc_decompress_ctx()
+    if function is None:
         raise NotImplementedError("Blosc cannot be called from compiled code; see can_unpack_many")
     if not out.flags.c_contiguous or (places < 0).any() or (places >= len(out)).any():
         raise ValueError(f"expected {len(places)} places in {len(out)} rows in memory order")
@@ -205,7 +208,7 @@ def unpack_many(
     sources = (together.ctypes.data + np.cumsum(sizes) - sizes).astype(np.uint64)
     targets = (out.ctypes.data + places * n_bytes).astype(np.uint64)
     found = np.zeros(np.count_nonzero(fits), np.int64)
-    loop(sources[fits], targets[fits], n_bytes, found)
+    _unpack_each(function, sources[fits], targets[fits], n_bytes, found)
     fits[fits] = found == n_bytes
     return fits
 
@@ -224,20 +227,39 @@ def _fits(packed: Sequence[bytes], sizes: NDArray[np.int64], n_bytes: int) -> ND
 
 
 @lru_cache(maxsize=1)
-def _loop() -> _Loop | None:
-    """Compile the loop, once per process; None where the library hides Blosc's functions."""
+def _blosc_decompress_ctx() -> np.uint64 | None:
+    """Address of the function in this process; None where the library hides it."""
     try:
-        unpack = ctypes.CDLL(blosc.__file__).blosc_decompress_ctx
+        function = ctypes.CDLL(blosc.__file__).blosc_decompress_ctx
     except (OSError, AttributeError):
         return None
-    unpack.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    unpack.restype = ctypes.c_int
+    return np.uint64(ctypes.cast(function, ctypes.c_void_p).value or 0)
 
-    @compiled(cache=False)
-    def loop(
-        sources: _Addresses, targets: _Addresses, n_bytes: int, found: NDArray[np.int64]
-    ) -> None:
-        for i in range(len(sources)):
-            found[i] = unpack(sources[i], targets[i], n_bytes, 1)
 
-    return loop
+@intrinsic
+def _unpack(_: Any, function: Any, source: Any, target: Any, n_bytes: Any) -> Any:
+    """Call ``blosc_decompress_ctx`` by its address, on one thread: bytes unpacked, or an error.
+
+    A kernel that is given the address can be kept on disk; one that holds it cannot.
+    """
+
+    def write(_: Any, builder: Any, __: Any, values: Any) -> Any:
+        kind = ir.FunctionType(_STATUS, [_ADDRESS, _ADDRESS, _SIZE, _STATUS])
+        unpack = builder.inttoptr(values[0], kind.as_pointer())
+        packed, out = (builder.inttoptr(value, _ADDRESS) for value in values[1:3])
+        done = builder.call(unpack, [packed, out, values[3], _STATUS(1)])
+        return builder.sext(done, _SIZE)
+
+    return types.int64(function, source, target, n_bytes), write
+
+
+@compiled
+def _unpack_each(
+    function: np.uint64,
+    sources: _Addresses,
+    targets: _Addresses,
+    n_bytes: int,
+    found: NDArray[np.int64],
+) -> None:
+    for i in range(len(sources)):
+        found[i] = _unpack(function, sources[i], targets[i], n_bytes)

@@ -174,9 +174,11 @@ def _copy(source: Places, target: Places, width: int, shape: Sequence[int]) -> P
 
 def _spans(places: Places, n_pixels: int) -> Places | None:
     """Ranges that hold all places; small gaps are taken along."""
-    ordered = np.unique(places)
-    if ordered.size == n_pixels:
+    wanted = np.zeros(n_pixels, np.bool_)
+    wanted[places] = True
+    if wanted.all():
         return None
+    ordered = np.flatnonzero(wanted)
     last = np.flatnonzero(np.diff(ordered) > GAP_PIXELS)
     starts = ordered[np.append(0, last + 1)]
     return np.stack([starts, ordered[np.append(last, -1)] + 1], axis=1)

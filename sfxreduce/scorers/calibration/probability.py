@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
-from scipy.stats import binomtest
+from scipy.special import betaincinv
 
 from sfxreduce.errors import LabelError
 
@@ -144,8 +144,10 @@ class ReliabilityBin:
         """Two-sided 95 % interval of that share, after Clopper and Pearson."""
         if not self.n_events:
             return 0.0, 1.0
-        found = binomtest(self.n_hits, self.n_events).proportion_ci(0.95)
-        return float(found.low), float(found.high)
+        hits, others = self.n_hits, self.n_events - self.n_hits
+        low = betaincinv(hits, others + 1, 0.025) if hits else 0.0
+        high = betaincinv(hits + 1, others, 0.975) if others else 1.0
+        return float(low), float(high)
 
 
 def reliability_bins(
