@@ -1,8 +1,9 @@
 """Where the work runs: in this process, on a cluster of this machine, or on a pool elsewhere.
 
-`pool` says what a pool is. `dask_pool` hands tasks to workers, `in_flight` waits for them, `suspects`
-deals with tasks that end their workers, `isolated` runs one call in its own process. `local`
-starts workers on this machine, `connection` reaches others, `security` says who may talk to them.
+`pool` says what a pool is. `dask_pool` hands tasks to workers, `in_flight` waits for them,
+`suspects` deals with tasks that end their workers, `isolated` runs one call in its own process.
+`local` starts workers on this machine, `connection` reaches others, `security` says who may talk to
+them.
 """
 
 from __future__ import annotations

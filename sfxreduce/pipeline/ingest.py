@@ -80,8 +80,7 @@ def ingest_run(
     pool : Pool
         Where shards are made.
     retile : bool
-        Decode in any case, and encode in tiles for the scorer's window. It pays where that window
-        is a small part of the frame.
+        Decode in any case: it pays where the centre window is a small part of the frame.
     packing : str
         "fast" for tiles that are read in less than half of the time, "small" for some fewer bytes
         (decision 24). Chunks that are taken over as they are keep theirs.
@@ -97,20 +96,18 @@ def ingest_run(
     OutputError
         If the disk is full or the path cannot be written.
     """
-    retiled = _retiled(run, packing)
+    new = _new_layout(run, packing)
     check_outputs(stores=[out], inputs=run.inputs, overwrite=overwrite)
-    stored = None if retile else _stored_layout(run.source)
-    layout = stored or retiled
+    layout = (None if retile else _stored_layout(run.source)) or new
     with staged(stores=[out], overwrite=overwrite) as paths:
         hidden = paths[out]
         create_store(hidden, run=run, layout=layout, columns=run.columns, truth=run.truth)
         jobs = _shard_jobs(run, layout, store=hidden)
-        write = copy_shard if stored else encode_shard
+        write = encode_shard if layout is new else copy_shard
         written = pool.map("store", write, jobs, rescue=shard_rescue(write))
         done = tracked(written, stage="store", total=len(jobs), progress=progress)
         holed = [shard for _, shard in done if shard.holes]
-        everything = np.arange(run.n_events)
-        write_columns(hidden, panels_missing(run.source, holed, everything))
+        write_columns(hidden, panels_missing(run.source, holed, np.arange(run.n_events)))
         sweep_partial(hidden)
         consolidate(hidden)
     return IngestSummary(
@@ -119,12 +116,12 @@ def ingest_run(
         unreadable=sum(len(shard.holes) for shard in holed),
         bytes_in=run.source.n_bytes,
         bytes_out=disk_bytes(out),
-        rewrapped=stored is not None,
+        rewrapped=layout is not new,
         not_carried=run.not_carried,
     )
 
 
-def _retiled(run: Run, packing: str) -> Layout:
+def _new_layout(run: Run, packing: str) -> Layout:
     """Tiles for the centre window."""
     if packing not in PACKINGS:
         raise UsageError(
