@@ -216,9 +216,11 @@ class InputOptions:
         return {}
 
     def opened(self, path: Path | Sequence[Path]) -> Run:
-        """Open a run; warn where its panels have no places, or its mask leaves too few pixels."""
+        """Open a run; warn of what its files lack, or where a mask leaves too few pixels."""
         run = sfxreduce.open_run(path, **self.reading)
         run = sfxreduce.with_values(run, **self.values) if self.values else run
+        for warning in run.warnings:
+            say(f"sfxreduce: warning: {run.path}: {warning}")
         detector = run.detector
         if detector.is_assumed:
             say(

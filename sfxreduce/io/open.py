@@ -8,7 +8,7 @@ from pathlib import Path
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError, UsageError
 from sfxreduce.io.placed import place_run
 from sfxreduce.io.readers.concatenate import join_runs
-from sfxreduce.io.readers.hdf5.run import open_cxi
+from sfxreduce.io.readers.hdf5.master import open_hdf5_run
 from sfxreduce.io.readers.images.run import open_images
 from sfxreduce.io.readers.zarr.run import open_zarr
 from sfxreduce.io.sandbox.source import open_untrusted
@@ -75,7 +75,7 @@ def _open(files: Sequence[Path], *, data_path: str, roots: Sequence[str]) -> Run
     if files and all(_suffix(file) in IMAGE_SUFFIXES for file in files):
         return open_images(files)
     if len(files) > 1 and all(_suffix(file) in HDF5_SUFFIXES for file in files):
-        return join_runs([open_cxi(file, data_path=data_path, roots=roots) for file in files])
+        return join_runs([open_hdf5_run(file, data_path=data_path, roots=roots) for file in files])
     if len(files) != 1:
         raise UsageError(
             f"expected one run, HDF5 files, or image files of one event each, found {len(files)} "
@@ -84,7 +84,7 @@ def _open(files: Sequence[Path], *, data_path: str, roots: Sequence[str]) -> Run
     if files[0].is_dir():
         return open_zarr(files[0])
     if _suffix(files[0]) in HDF5_SUFFIXES:
-        return open_cxi(files[0], data_path=data_path, roots=roots)
+        return open_hdf5_run(files[0], data_path=data_path, roots=roots)
     raise SchemaError(
         f"{files[0]}: expected a Zarr store, or a file ending in "
         f"{', '.join(HDF5_SUFFIXES + IMAGE_SUFFIXES)}, found one ending in "

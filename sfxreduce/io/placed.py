@@ -28,6 +28,7 @@ from sfxreduce.io.geometry.statements import GeometryValue
 from sfxreduce.io.readers.count_mask import MASK_FRAMES
 from sfxreduce.io.readers.hdf5.detector import read_detector
 from sfxreduce.io.readers.hdf5.file import Hdf5File, open_hdf5
+from sfxreduce.io.readers.hdf5.master import MasterFrames
 from sfxreduce.io.readers.hdf5.run import CxiFrames
 from sfxreduce.io.readers.hdf5.unwritten import find_holes
 from sfxreduce.io.sandbox.source import UntrustedFrames
@@ -494,7 +495,7 @@ def _bad_by_mask(
     if part.file:
         with open_hdf5(part.file) as mask_file:
             return _marked(mask_file, part, detector, needed=file)
-    if isinstance(source, CxiFrames):
+    if isinstance(source, CxiFrames | MasterFrames):
         with open_hdf5(source.path, source.roots) as data_file:
             return _marked(data_file, part, detector)
     return None
@@ -587,7 +588,7 @@ def _with_energy(run: Run, found: CrystfelGeometry) -> xr.Dataset:
 def _per_event(run: Run, quantity: GeometryValue) -> NDArray[np.float64] | None:
     """Metres or eV of every event from the file of the frames; None if it is not to be had."""
     source = run.source
-    if not isinstance(source, CxiFrames):
+    if not isinstance(source, CxiFrames | MasterFrames):
         return None
     with open_hdf5(source.path, source.roots) as file:
         dataset = file.dataset(quantity.path)

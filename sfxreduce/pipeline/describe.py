@@ -51,6 +51,8 @@ class Description:
         Pixels that were found to be bright, or to scatter too far, in the same frames.
     complete : bool or None
         Whether a reduced store has a valid manifest.
+    warnings : tuple of str or None
+        What is missing of its files, and what else to know of them; None if there is nothing.
     """
 
     kind: str
@@ -78,6 +80,7 @@ class Description:
     hot_pixels: int | None = None
     noisy_pixels: int | None = None
     complete: bool | None = None
+    warnings: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
@@ -145,6 +148,7 @@ def describe_run(run: Run) -> Description:
         columns=tuple(sorted(map(str, run.columns))),
         truth=() if run.truth is None else tuple(sorted(map(str, run.truth))),
         complete=complete,
+        warnings=run.warnings or None,
         **judged,
         **_conditions(run),
     )

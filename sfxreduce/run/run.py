@@ -285,6 +285,11 @@ class Run:
         return tuple(str(path) for path in self.columns.attrs.get("not_carried", ()))
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever uses it should know of its files, one sentence each."""
+        return tuple(str(text) for text in self.columns.attrs.get("warnings", ()))
+
+    @property
     def inputs(self) -> list[Path]:
         """Files and folders the events come from: no output may touch them.
 

@@ -12,6 +12,7 @@ import pytest
 
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.open import open_run
+from sfxreduce.run.run import Run
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 
@@ -31,6 +32,42 @@ def make(tmp_path: Path) -> Make:
         return tmp_path
 
     return written
+
+
+def hits_of(run: Run) -> list[int]:
+    """Events with peaks, of the pixels that are not masked."""
+    pixels = run.source.read(range(run.n_events)).pixels * run.detector.good()
+    strong = pixels.reshape(run.n_events, -1) > 100
+    return [int(event) for event in np.flatnonzero(strong.sum(axis=1) > 20)]
+
+
+@pytest.mark.parametrize("name", ["whole", "aborted"])
+def test_a_master_is_one_run_of_the_files_that_are_there(make: Make, name: str) -> None:
+    """It was refused, and what the message advised read 4 of 12 events, without a geometry."""
+    run = open_run(make("c02") / f"{name}_master.h5")
+    assert run.n_events == 12
+    assert hits_of(run) == [1, 4, 7, 10]
+    assert run.detector.distance_m == pytest.approx(0.12)
+    np.testing.assert_allclose(run.columns["photon_energy_ev"], 12398.42, rtol=1e-6)
+    missing = "aborted_data_000004.h5, aborted_data_000005.h5: not there"
+    assert [missing in text for text in run.warnings] == [True] * (name == "aborted")
+
+
+@pytest.mark.parametrize("name", ["nomask", "specific", "normal"])
+def test_numbers_that_are_no_counts_are_masked(make: Make, name: str) -> None:
+    run = open_run(make("c03") / f"{name}.h5")
+    assert np.count_nonzero(run.detector.mask) == 4099
+    assert hits_of(run) == [1, 4, 7, 10]
+
+
+def test_events_of_a_virtual_source_that_is_gone_are_holes(make: Make) -> None:
+    folder = make("c04")
+    run = open_run(folder / "parts.h5")
+    reasons = run.source.read(range(12)).reasons
+    assert np.flatnonzero(reasons).tolist() == [4, 5, 6, 7]
+    assert hits_of(run) == [1, 10]
+    assert ["part1.h5: not there" in text for text in run.warnings] == [True]
+    assert hits_of(open_run(folder / "renamed.h5")) == [1, 4, 7, 10]
 
 
 def test_units_of_a_nexus_file_change_nothing(make: Make) -> None:

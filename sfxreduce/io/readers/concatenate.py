@@ -87,7 +87,7 @@ class JoinedFrames:
                 continue
             pixels[places], reasons[places] = reading.pixels, reading.reasons
             missing |= {places[place]: pixel for place, pixel in reading.missing.items()}
-            lacking = _lacking(self)[owner]
+            lacking = self.lacking_only(owner)
             if lacking.any():
                 # Other files have these panels, so that here they are holes.
                 whole = reasons[places] == 0
@@ -102,6 +102,10 @@ class JoinedFrames:
         """See `sfxreduce.run.run.DeclaresMissing`."""
         first = self.sources[0]
         return first.fill if isinstance(first, DeclaresMissing) else illegal_value(self.dtype)
+
+    def lacking_only(self, owner: int) -> NDArray[np.bool_]:
+        """Pixels that every event of one file lacks, and some of another one have."""
+        return _lacking(self)[owner]
 
     @property
     def lacking(self) -> NDArray[np.bool_]:
@@ -162,7 +166,8 @@ def _joined_columns(parts: Sequence[xr.Dataset]) -> xr.Dataset:
         if name not in alike
     }
     joined = xr.concat([part[alike] for part in parts], dim="event")
-    return joined.assign_attrs(not_carried=sorted(left))
+    warnings = dict.fromkeys(text for part in parts for text in part.attrs.get("warnings", ()))
+    return joined.assign_attrs(not_carried=sorted(left), warnings=list(warnings))
 
 
 def _check_alike(first: Run, run: Run) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import SourceError
 from sfxreduce.io.store.metadata import detector_from_json, detector_to_json, illegal_value
+from sfxreduce.run.columns import plain_text
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import DeclaresMissing, Run
 from sfxreduce.run.window import Window
@@ -98,6 +99,7 @@ def _of_run(run: Run) -> tuple[dict[str, Any], list[NDArray[Any]]]:
         "detector": detector_to_json(run.detector),
         "columns": _of_table(run.columns, arrays),
         "not_carried": run.columns.attrs.get("not_carried"),
+        "warnings": list(run.warnings),
         "truth": None if run.truth is None else _of_table(run.truth, arrays),
     }, arrays
 
@@ -155,6 +157,7 @@ def opened_run(answer: Mapping[str, Any], arrays: list[NDArray[Any]], *, where: 
         columns = _table(answer["columns"], arrays)
         if left is not None:
             columns.attrs["not_carried"] = [str(path) for path in left]
+        columns.attrs["warnings"] = [plain_text(str(text)) for text in answer["warnings"]]
         return OpenedRun(
             facts=facts,
             detector=detector_from_json(answer["detector"], mask=mask, where=where),

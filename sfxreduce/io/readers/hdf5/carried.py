@@ -29,16 +29,16 @@ GROUPS = ("truth", "ledger", "audit", "conditions", "manifest")
 
 
 def read_carried(
-    file: Hdf5File, frames: h5py.Dataset, *, known: Collection[str]
+    file: Hdf5File, n_events: int, *, known: Collection[str], frames: h5py.Dataset | None = None
 ) -> tuple[xr.Dataset, tuple[str, ...]]:
     """Columns of every dataset whose first axis is the events, and what does not come along.
 
     Parameters
     ----------
-    frames : Dataset
-        Of the frames.
     known : collection of str
         Paths of datasets that are columns already.
+    frames : Dataset, optional
+        The frames, if they lie in this file.
 
     Returns
     -------
@@ -46,7 +46,6 @@ def read_carried(
         Columns on dimension ``event``, each with its path in the attribute ``path``; and paths of
         datasets that are too large, damaged, or of no plain type.
     """
-    n_events = frames.shape[0]
     found: list[h5py.Dataset] = []
 
     def note(_: str, item: h5py.Dataset | h5py.Group) -> bool | None:

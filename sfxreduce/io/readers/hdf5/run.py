@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.errors import SchemaError, SfxReduceError, SourceError
+from sfxreduce.errors import RunNotFound, SchemaError, SfxReduceError, SourceError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.readers.count_mask import MASK_FRAMES, lasting_sentinels
 from sfxreduce.io.readers.crop import take_window
@@ -34,9 +34,19 @@ from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 
-__all__ = ["CxiFrames", "open_cxi"]
+__all__ = [
+    "CxiFrames",
+    "FrameFacts",
+    "few_of",
+    "fill_of",
+    "of_a_link",
+    "open_cxi",
+    "with_sentinels",
+]
 
 DEFAULT_EVENTS_PER_BLOCK = 32
+MOST_NAMED = 3
+"""Files that a message names. Chosen."""
 
 
 def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> Run:
@@ -62,14 +72,21 @@ def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> R
     stamp = FileStamp.of(path)
     roots = tuple(roots)
     facts = _facts(stamp, data_path, roots)
+    if facts.is_outdated():
+        for known in (_facts, _places, _layout):
+            known.cache_clear()
+        facts = _facts(stamp, data_path, roots)
     n_events = len(facts.missing)
     with open_hdf5(path, roots) as file:
         columns = read_columns(file, n_events, path=str(path))
-        carried, left = read_carried(file, file.trusted(facts.path), known=COLUMN_PATHS)
-        columns = columns.merge(carried).assign_attrs(not_carried=list(left))
+        frames = file.trusted(facts.path)
+        carried, left = read_carried(file, n_events, known=COLUMN_PATHS, frames=frames)
         truth = read_truth(file, n_events)
-        files = {*facts.files, *file.opened}
-        named = {**facts.named, **file.named, str(path): _of_a_link(path)}
+        files = {*(one.path for one in facts.files), *file.opened}
+        named = {**facts.named, **file.named, str(path): of_a_link(path)}
+        columns = columns.merge(carried).assign_attrs(
+            not_carried=list(left), warnings=_absences(named)
+        )
     source = CxiFrames(
         path=str(path),
         data_path=data_path,
@@ -93,7 +110,29 @@ def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> R
     )
 
 
-def _of_a_link(path: Path) -> str:
+def few_of(names: Sequence[str]) -> str:
+    """The first few of some names, and how many more there are.
+
+    Examples
+    --------
+    >>> few_of(["a.h5"]), few_of(["a.h5", "b.h5", "c.h5", "d.h5", "e.h5"])
+    ('a.h5', 'a.h5, b.h5, c.h5 and 2 more')
+    """
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+def _absences(named: Mapping[str, str]) -> list[str]:
+    """What to know of files that a file names and that are not there."""
+    absent = [Path(name) for name, why in named.items() if why]
+    names = [path.name for path in absent if not path.exists()]
+    if not names:
+        return []
+    return [plain_text(f"{few_of(names)}: not there, so that what it takes from them is missing")]
+
+
+def of_a_link(path: Path) -> str:
+    """Why a copy of what a path leads to would not be the same; empty if it would."""
     return f"{path}: expected a file, found a symbolic link" if path.is_symlink() else ""
 
 
@@ -147,9 +186,7 @@ class CxiFrames:
                 reasons[:] = Reason.UNEXPECTED_FORMAT
                 return Reading(pixels=pixels, reasons=reasons)
             places = (
-                None
-                if window is None
-                else _places(FileStamp.of(self.path), self.data_path, self.roots)
+                None if window is None else _places(FileStamp.of(self.path), facts.path, self.roots)
             )
             with open_hdf5(self.path, self.roots) as file:
                 dataset = file.trusted(facts.path)
@@ -207,12 +244,12 @@ class CxiFrames:
                     tiles = [stored.of_event(event) for event in events]
         yield from tiles
 
-    def _facts(self) -> _Facts:
+    def _facts(self) -> FrameFacts:
         return _facts(FileStamp.of(self.path), self.data_path, self.roots)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Facts:
+class FrameFacts:
     """What a process remembers of a run, so that it looks at a file once.
 
     Parameters
@@ -223,6 +260,10 @@ class _Facts:
         In the shape of a frame: pixels of panels that every event lacks, a masked region.
     fill : int or float
         What stands in pixels that are missing.
+    files : tuple of FileStamp
+        Files that were read for it.
+    named : mapping of str to str
+        See `Hdf5File`.
     """
 
     path: str
@@ -232,8 +273,18 @@ class _Facts:
     missing: NDArray[np.bool_]
     lacking: NDArray[np.bool_]
     fill: int | float
-    files: tuple[str, ...]
-    named: dict[str, str]
+    files: tuple[FileStamp, ...] = ()
+    named: Mapping[str, str] = field(default_factory=dict)
+
+    def is_outdated(self) -> bool:
+        """Whether one of the files was replaced, or one that was not there has appeared."""
+        absent = [Path(name) for name, why in self.named.items() if why]
+        known = {file.path for file in self.files}
+        try:
+            changed = any(FileStamp.of(file.path) != file for file in self.files)
+        except (RunNotFound, SourceError):
+            return True
+        return changed or any(path.exists() for path in absent if str(path.resolve()) not in known)
 
     @property
     def holes(self) -> NDArray[np.bool_]:
@@ -247,7 +298,7 @@ class _Facts:
 
 
 @lru_cache(maxsize=16)
-def _facts(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> _Facts:
+def _facts(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> FrameFacts:
     """Look at the run behind a stamp, once a process."""
     with open_hdf5(stamp.path, roots) as file:
         path, frames = find_frames(file, data_path)
@@ -263,20 +314,20 @@ def _facts(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> _Facts:
         if not has_mask(file, frames_path=path):
             detector = _masked(detector, frames, np.any(missing, axis=1))
         flags = np.where(lacking, np.uint32(PixelFlag.INVALID), np.uint32(0))
-        return _Facts(
+        return FrameFacts(
             path=path,
             dtype=frames.dtype.newbyteorder("="),
             events_per_chunk=int(frames.chunks[0]) if frames.chunks else 1,
             detector=detector.with_mask(detector.mask | flags) if lacking.any() else detector,
             missing=missing,
             lacking=lacking,
-            fill=_fill(frames),
-            files=tuple(file.opened),
+            fill=fill_of(frames),
+            files=tuple(FileStamp.of(name) for name in file.opened),
             named=dict(file.named),
         )
 
 
-def _fill(frames: h5py.Dataset) -> int | float:
+def fill_of(frames: h5py.Dataset) -> int | float:
     """What stands in pixels that are missing: what the file says, or else what none delivers."""
     declared = frames.id.get_create_plist().fill_value_defined()
     if frames.dtype.kind != "f" and declared == h5py.h5d.FILL_VALUE_USER_DEFINED:
@@ -284,7 +335,7 @@ def _fill(frames: h5py.Dataset) -> int | float:
     return illegal_value(frames.dtype)
 
 
-def _in_window(facts: _Facts, window: Window | None) -> NDArray[np.bool_]:
+def _in_window(facts: FrameFacts, window: Window | None) -> NDArray[np.bool_]:
     """Pixels that every event lacks, as a window shows them."""
     if window is None:
         return facts.lacking
@@ -294,7 +345,7 @@ def _in_window(facts: _Facts, window: Window | None) -> NDArray[np.bool_]:
 
 def _read_parts(
     frames: Hdf5Frames,
-    facts: _Facts,
+    facts: FrameFacts,
     events: Sequence[int],
     pixels: NDArray[np.generic],
     reasons: NDArray[np.uint32],
@@ -315,22 +366,27 @@ def _masked(detector: Detector, frames: h5py.Dataset, holes: NDArray[np.bool_]) 
     """Detector with the mask that a few frames, spread evenly over the run, give away."""
     whole = np.flatnonzero(~holes)
     spread = np.linspace(0, whole.size - 1, min(whole.size, MASK_FRAMES)).astype(int)
+    return with_sentinels(detector, [(frames, int(event)) for event in whole[spread]])
+
+
+def with_sentinels(detector: Detector, events: Sequence[tuple[h5py.Dataset, int]]) -> Detector:
+    """Detector with the mask that some events give away, each a dataset and a place in it."""
     sample = []
-    for event in whole[spread]:
+    for frames, event in events:
         # One that cannot be read says nothing of the mask; it is flagged when its turn comes.
         with suppress(*HDF5_ERRORS, SourceError):
-            check_chunks(frames, int(event), int(event) + 1)
+            check_chunks(frames, event, event + 1)
             sample.append(np.asarray(frames[event]).reshape(detector.frame_shape))
     mask = lasting_sentinels(sample, count_cutoff=detector.saturation_adu)
     return detector if mask is None else detector.with_mask(mask)
 
 
 @lru_cache(maxsize=16)
-def _places(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> ChunkPlaces | None:
-    """Where the chunks of a run lie, taken down once a process."""
+def _places(stamp: FileStamp, path: str, roots: tuple[str, ...]) -> ChunkPlaces | None:
+    """Where the chunks of the frames at a path lie, taken down once a process."""
     # Where that fails, HDF5 may still read some events, and says which it cannot.
     with open_hdf5(stamp.path, roots) as file, suppress(*HDF5_ERRORS):
-        return chunk_places(file.trusted(_facts(stamp, data_path, roots).path))
+        return chunk_places(file.trusted(path))
     return None
 
 
