@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import SourceError
 from sfxreduce.io.readers.hdf5.file import Hdf5File
+from sfxreduce.io.readers.hdf5.nexus import BEAM, NXMX, seen_from
 from sfxreduce.io.readers.hdf5.units import in_ev, in_mj
 from sfxreduce.io.readers.hdf5.unwritten import find_holes
 from sfxreduce.run.columns import MISSING_TIME, event_columns
@@ -37,8 +38,9 @@ FLOAT_OR_NONE = NDArray[np.float64] | None
 PHOTON_ENERGY = {
     "/LCLS/photon_energy_eV": "eV",
     "/entry_1/instrument_1/source_1/energy": "J",
-    "/entry/instrument/beam/incident_energy": "eV",
-    "/entry/instrument/beam/incident_wavelength": "angstrom",
+    f"{BEAM}/incident_energy": "eV",
+    f"{BEAM}/incident_wavelength": "angstrom",
+    f"{NXMX}/detectorSpecific/photon_energy": "eV",
 }
 """Where photon energies may stand, and the unit of those that say none."""
 
@@ -52,11 +54,11 @@ PULSE_ENERGY = {
 COLUMN_PATHS = (*EVENT_IDS, SECONDS, NANOSECONDS, *PHOTON_ENERGY, *PULSE_ENERGY)
 """Datasets that columns are made of."""
 
-SPECTRUM_WEIGHTS = "/entry/instrument/beam/incident_wavelength_weights"
+SPECTRUM_WEIGHTS = f"{BEAM}/incident_wavelength_weights"
 """With it, wavelengths are the lines of one spectrum, not those of events."""
 
 
-def read_columns(file: Hdf5File, n_events: int, *, path: str) -> xr.Dataset:
+def read_columns(file: Hdf5File, n_events: int, *, path: str, frames_path: str = "") -> xr.Dataset:
     """Columns of a run.
 
     A dataset of another length than the run, or one number where every event needs its own, says
@@ -66,12 +68,15 @@ def read_columns(file: Hdf5File, n_events: int, *, path: str) -> xr.Dataset:
     ----------
     path : str
         Of the file, as the user gave it.
+    frames_path : str
+        Of the frames, which says of which entry and beam they are; see `seen_from`.
 
     Raises
     ------
     SourceError
         If the file is damaged.
     """
+    file = seen_from(file, frames_path)
     return event_columns(
         n_events,
         event_id=_event_ids(file, n_events, stem=path.rsplit("/", 1)[-1].rsplit(".", 1)[0]),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import dataclass
 from functools import partial
 
 import h5py
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from sfxreduce.errors import SchemaError, SourceError
 from sfxreduce.io.readers.hdf5.file import Hdf5File
 from sfxreduce.io.readers.hdf5.guard import check_chunks
+from sfxreduce.io.readers.hdf5.nexus import NXMX, seen_from
 from sfxreduce.io.readers.hdf5.units import (
     MOST_DISTANCE_M,
     MOST_PIXEL_M,
@@ -26,7 +25,6 @@ from sfxreduce.run.detector import Detector, Panel, PixelFlag
 __all__ = ["has_mask", "read_detector"]
 
 CXI = "/entry_1/instrument_1/detector_1"
-NXMX = "/entry/instrument/detector"
 
 DISTANCE = (f"{CXI}/distance", f"{NXMX}/distance", f"{NXMX}/detector_distance")
 PIXEL_SIZE = (f"{CXI}/x_pixel_size", f"{NXMX}/x_pixel_size")
@@ -34,53 +32,13 @@ ADU_PER_PHOTON = (f"{CXI}/adu_per_photon",)
 SATURATION = (f"{CXI}/saturation_value", f"{NXMX}/saturation_value")
 
 CXI_MASKS = ("/entry_1/data_1/mask", f"{CXI}/mask", f"{CXI}/mask_shared")
-NXMX_MASKS = (f"{NXMX}/pixel_mask",)
+NXMX_MASKS = (f"{NXMX}/pixel_mask", f"{NXMX}/detectorSpecific/pixel_mask")
 NXMX_GAP = 0x1
 
 # "Has signal" (CXI 1.6) marks pixels with something on them. They are the last ones to leave out.
 HAS_SIGNAL = 0x1000
 
 MOST_MASKS = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _DetectorFile(Hdf5File):
-    """An open file in which the first detector is another one, that of the frames.
-
-    Parameters
-    ----------
-    entry, number : str
-        Of the CXI entry, and of the detector in it.
-    """
-
-    entry: str
-    number: str
-
-    def dataset(self, *paths: str) -> h5py.Dataset | None:
-        """Return the first of these paths that is a dataset. See `Hdf5File.dataset`."""
-        own = (
-            path.replace("/entry_1/", f"/entry_{self.entry}/")
-            .replace("/detector_1/", f"/detector_{self.number}/")
-            .replace("/data_1/", f"/data_{self.number}/")
-            for path in paths
-        )
-        return Hdf5File.dataset(self, *own)
-
-
-def _of_frames(file: Hdf5File, frames_path: str) -> Hdf5File:
-    """The file as seen from the detector that the frames are of."""
-    named = re.fullmatch(r"/?entry_(\d+)/(?:data_|instrument_\d+/detector_)(\d+)/data", frames_path)
-    if named is None or named.groups() == ("1", "1"):
-        return file
-    return _DetectorFile(
-        handle=file.handle,
-        roots=file.roots,
-        opened=file.opened,
-        named=file.named,
-        stack=file.stack,
-        entry=named[1],
-        number=named[2],
-    )
 
 
 def read_detector(
@@ -99,8 +57,7 @@ def read_detector(
         (y, x) or (panel, y, x) of a frame in the file. A frame of rank 2 with the names of several
         panels is a slab, (panel * y, x); the detector then has the panels apart.
     frames_path : str
-        Of the frames: those of ``data_2`` are of ``detector_2``, of which the first one says
-        nothing.
+        Of the frames, which says of which detector they are; see `seen_from`.
 
     Raises
     ------
@@ -113,7 +70,7 @@ def read_detector(
     ----------
     .. [1] F. R. N. C. Maia, Nat. Methods 9 (2012) 854. doi:10.1038/nmeth.2110
     """
-    file = _of_frames(file, frames_path)
+    file = seen_from(file, frames_path)
     pixel_size = _length(file, PIXEL_SIZE, most=MOST_PIXEL_M)
     panels = _placed_panels(file, frame_shape, pixel_size) or _default_panels(
         file, frame_shape, pixel_size
@@ -137,7 +94,7 @@ def read_detector(
 
 def has_mask(file: Hdf5File, *, frames_path: str = "") -> bool:
     """Whether the file has a mask for frames, even one that calls every pixel good."""
-    return _of_frames(file, frames_path).dataset(*CXI_MASKS, *NXMX_MASKS) is not None
+    return seen_from(file, frames_path).dataset(*CXI_MASKS, *NXMX_MASKS) is not None
 
 
 def _name(file: Hdf5File) -> str:
@@ -246,7 +203,9 @@ def _xy(vector: NDArray[np.float64]) -> tuple[float, float]:
 
 def _mask(file: Hdf5File, frame_shape: tuple[int, ...]) -> NDArray[np.uint32] | None:
     """Mask of the run in `PixelFlag` bits, or None if the file has none."""
-    dataset = file.dataset(*CXI_MASKS, *NXMX_MASKS)
+    of_cxi = file.dataset(*CXI_MASKS)
+    nxmx = of_cxi is None
+    dataset = file.dataset(*NXMX_MASKS) if nxmx else of_cxi
     if dataset is None:
         return None
     where = f"{file.path}: {dataset.name}"
@@ -254,7 +213,6 @@ def _mask(file: Hdf5File, frame_shape: tuple[int, ...]) -> NDArray[np.uint32] | 
         raise SourceError(f"{where} is a mask with parts that were never written; fetch it again")
     if dataset.dtype.kind not in "biuf":
         raise SchemaError(f"{where}: expected a mask of numbers, found {dataset.dtype}")
-    nxmx = dataset.name in NXMX_MASKS
     n_pixels = math.prod(frame_shape)
     if dataset.size == n_pixels:
         mask = _flags(file.read(dataset), nxmx=nxmx)

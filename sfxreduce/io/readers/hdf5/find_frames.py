@@ -11,15 +11,14 @@ import h5py
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.chunks.limits import check_extent, check_frames
 from sfxreduce.io.readers.hdf5.file import Hdf5File
+from sfxreduce.io.readers.hdf5.nexus import CXI_FRAMES, NEXUS_FRAMES, are_same, frames_by_class
 
 __all__ = ["FRAME_PATHS", "find_frames"]
 
-FRAME_PATHS = (
-    "/entry_1/data_1/data",
-    "/entry_1/instrument_1/detector_1/data",
-    "/entry/data/data",
-)
-OTHER_DETECTORS = ("/entry_1/data_2/data", "/entry_1/instrument_1/detector_2/data")
+FRAME_PATHS = (*CXI_FRAMES, *NEXUS_FRAMES)
+MOST_DETECTORS = 9
+"""Detectors of a CXI entry that are looked for."""
+
 MOST_LISTED = 8
 MOST_LOOKED_AT = 10_000
 """Objects that are looked at for a message, so that it comes at once for a file of any number of
@@ -32,7 +31,8 @@ def find_frames(file: Hdf5File, data_path: str) -> tuple[str, h5py.Dataset]:
     Parameters
     ----------
     data_path : str
-        Where they are; empty for the first of `FRAME_PATHS` that exists.
+        Where they are; empty for the first of `FRAME_PATHS` that exists, or else those of the only
+        NXdata or NXdetector group that has some.
 
     Returns
     -------
@@ -48,40 +48,49 @@ def find_frames(file: Hdf5File, data_path: str) -> tuple[str, h5py.Dataset]:
         If they are compressed with a filter that is not installed.
     """
     paths = (data_path,) if data_path else FRAME_PATHS
-    found = ((path, file.dataset(path)) for path in paths)
-    path, frames = next((item for item in found if item[1] is not None), ("", None))
+    known = ((path, file.dataset(path)) for path in paths)
+    path, frames = next((item for item in known if item[1] is not None), ("", None))
+    if frames is None and not data_path:
+        path, frames = next(frames_by_class(file), ("", None))
     if frames is None:
         raise SchemaError(
             f"{file.path}: expected frames at {' or '.join(paths)}, found {_listing(file)}; "
-            "name their dataset with data_path"
+            "name their dataset with --data-path"
         )
     if frames.ndim not in (3, 4) or frames.dtype.kind not in "iuf" or 0 in frames.shape[1:]:
         raise SchemaError(
             f"{file.path}: expected {frames.name} to be numbers (event, y, x) or (event, panel, "
-            f"y, x), found {frames.dtype} {frames.shape}; name the frames with data_path"
+            f"y, x), found {frames.dtype} {frames.shape}; name the frames with --data-path"
         )
     where = f"{file.path}: {frames.name}"
     check_frames(frames.shape[1:], frames.dtype, where=where)
     check_extent(frames.shape, frames.dtype, stored=file.stored_bytes, where=where)
     if not data_path:
-        if file.find("/entry_2") is not None:
-            raise SchemaError(
-                f"{file.path}: expected all events in entry_1, found an entry_2 as well; name the "
-                "frames of one of them with data_path"
-            )
         _check_only(file, path, frames)
     return path, frames
 
 
 def _check_only(file: Hdf5File, path: str, frames: h5py.Dataset) -> None:
-    """Refuse a file with the frames of another detector: which is meant has to be said."""
-    for other_path in (*FRAME_PATHS, *OTHER_DETECTORS):
-        other = file.dataset(other_path)
-        if other is not None and other != frames and other.ndim >= 3:
+    """Refuse a file with frames of another detector or entry: which is meant has to be said."""
+    if file.find("/entry_2") is not None:
+        raise SchemaError(
+            f"{file.path}: expected all events in entry_1, found an entry_2 as well; name the "
+            "frames of one of them with --data-path"
+        )
+    others = [(path, file.dataset(path)) for path in (*FRAME_PATHS, *_other_detectors())]
+    for other_path, other in (*others, *frames_by_class(file)):
+        if other is not None and other.ndim >= 3 and not are_same(frames, other):
             raise SchemaError(
                 f"{file.path}: expected the frames of one detector, found {path} {frames.shape} "
                 f"and {other_path} {other.shape}; name one of them with --data-path"
             )
+
+
+def _other_detectors() -> Iterator[str]:
+    """Where CXI keeps the frames of the second detector and of those after it."""
+    for number in range(2, MOST_DETECTORS + 1):
+        yield f"/entry_1/data_{number}/data"
+        yield f"/entry_1/instrument_1/detector_{number}/data"
 
 
 def _listing(file: Hdf5File) -> str:

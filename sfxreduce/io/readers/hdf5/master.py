@@ -258,7 +258,7 @@ def _open_listed(
     samples = tuple(there[i] for i in spread)
     shared = _shared(stamp, samples, roots)
     with open_hdf5(path, roots) as file:
-        columns = read_columns(file, n_events, path=str(path))
+        columns = read_columns(file, n_events, path=str(path), frames_path=there[0])
         carried, left = read_carried(file, n_events, known=(*COLUMN_PATHS, *there))
         warnings = _warnings(files, counts, announced=_announced(file))
         columns = columns.merge(carried).assign_attrs(not_carried=list(left), warnings=warnings)

@@ -78,7 +78,7 @@ def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> R
         facts = _facts(stamp, data_path, roots)
     n_events = len(facts.missing)
     with open_hdf5(path, roots) as file:
-        columns = read_columns(file, n_events, path=str(path))
+        columns = read_columns(file, n_events, path=str(path), frames_path=facts.path)
         frames = file.trusted(facts.path)
         carried, left = read_carried(file, n_events, known=COLUMN_PATHS, frames=frames)
         truth = read_truth(file, n_events)
