@@ -5,6 +5,7 @@ from .cluster import open_pool as open_pool
 from .decisions.decide import Decision as Decision
 from .decisions.threshold import Promise as Promise
 from .errors import SfxReduceError as SfxReduceError
+from .io.masks import GivenMask as GivenMask
 from .io.open import open_run as open_run
 from .io.placed import with_values as with_values
 from .pipeline.audit import audit_certify as audit_certify

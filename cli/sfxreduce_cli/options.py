@@ -22,6 +22,7 @@ from sfxreduce_cli.pool_on_demand import PoolOnDemand
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
     from sfxreduce.cluster.pool import Progress
+    from sfxreduce.io.masks import GivenMask
     from sfxreduce.run.run import Run
     from sfxreduce.scorers.peaks.finder import PeakScorer
     from sfxreduce.train.labelling import Labelling, PeakLabelling
@@ -115,6 +116,7 @@ class PlacedReading(Reading):
     """How runs are read, and where their pixels lie."""
 
     geometry: Path | None
+    mask: GivenMask | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +217,11 @@ class InputOptions:
         """What the user says of runs; nothing here."""
         return {}
 
+    @property
+    def polarity(self) -> str:
+        """What to do about a mask that leaves few pixels."""
+        return "is 1 good? Ingest it with --mask-good-is 1"
+
     def opened(self, path: Path | Sequence[Path]) -> Run:
         """Open a run; warn of what its files lack, or where a mask leaves too few pixels."""
         run = sfxreduce.open_run(path, **self.reading)
@@ -230,10 +237,9 @@ class InputOptions:
             )
         if not detector.is_usable():
             say(
-                f"sfxreduce: warning: {run.path}: its mask leaves "
-                f"{detector.usable_share():.2g} of the "
-                "pixels usable, where a score needs half; events without a score are undecided and "
-                "kept. A good pixel is zero in a mask: turn the mask if it is the other way round"
+                f"sfxreduce: warning: {run.path}: {100 * (1 - detector.usable_share()):.0f} % "
+                f"masked: {self.polarity}. A score needs half of the pixels; events without one "
+                "are undecided and kept"
             )
         return run
 
@@ -248,6 +254,24 @@ class PlacedOptions(InputOptions):
             metavar="FILE",
             help="Where the pixels lie: a CrystFEL .geom or a NeXus master; it takes precedence "
             "over the run.",
+            rich_help_panel=DETECTOR,
+        ),
+    ] = None
+    mask: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE[:PATH]",
+            help="Bad pixels besides those of the run: .npy, an image, or an HDF5 file and the "
+            "path in it.",
+            rich_help_panel=DETECTOR,
+        ),
+    ] = ""
+    mask_good_is: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Good pixels are 0 or 1 in --mask, or else in the mask of the run; default: 0.",
             rich_help_panel=DETECTOR,
         ),
     ] = None
@@ -275,7 +299,16 @@ class PlacedOptions(InputOptions):
             "roots": self.root or (),
             "untrusted": self.untrusted,
             "geometry": self.geometry,
+            "mask": sfxreduce.GivenMask(file=self.mask, good_is=self.mask_good_is)
+            if self.mask or self.mask_good_is is not None
+            else None,
         }
+
+    @property
+    def polarity(self) -> str:
+        """What to do about a mask that leaves few pixels."""
+        other = 0 if self.mask_good_is == 1 else 1
+        return f"is {other} good? --mask-good-is {other}"
 
     @property
     def values(self) -> Mapping[str, float]:

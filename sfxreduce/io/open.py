@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError, UsageError
-from sfxreduce.io.placed import place_run
+from sfxreduce.io.masks import GivenMask
+from sfxreduce.io.placed import place_run, with_mask
 from sfxreduce.io.readers.concatenate import join_runs
 from sfxreduce.io.readers.hdf5.master import open_hdf5_run
 from sfxreduce.io.readers.images.run import open_images
@@ -28,6 +30,7 @@ def open_run(
     roots: Sequence[Path] = (),
     untrusted: bool = False,
     geometry: Path | None = None,
+    mask: GivenMask | None = None,
 ) -> Run:
     """Open a run where it lies; only metadata is read.
 
@@ -44,6 +47,8 @@ def open_run(
         Let another process read it; that process may crash; see `sfxreduce.io.sandbox.source`.
     geometry : Path, optional
         Geometry file that says where its pixels lie; see `sfxreduce.io.placed.place_run`.
+    mask : GivenMask, optional
+        A mask besides its own, or which of its own pixels are good.
 
     Raises
     ------
@@ -54,8 +59,8 @@ def open_run(
     SourceError
         If a file is damaged or may not be read.
     UsageError
-        If several paths are given that are neither images nor HDF5 files, or the geometry is of
-        another detector.
+        If several paths are given that are neither images nor HDF5 files, the geometry is of
+        another detector, or the mask that is spoken of is not there.
     """
     # Workers of a pool elsewhere have a working directory of their own.
     named = [paths] if isinstance(paths, str | Path) else paths
@@ -63,19 +68,32 @@ def open_run(
     for file in files:
         _look_for(file)
     allowed = [str(Path(root).absolute()) for root in roots]
+    # What is said of good pixels is of the mask that is given, or else of the run's own.
+    good_is = None if mask is None or mask.file else mask.good_is
+    is_store = len(files) == 1 and files[0].is_dir()
     if untrusted:
         run = open_untrusted([str(file) for file in files], data_path=data_path, roots=allowed)
     else:
-        run = _open(files, data_path=data_path, roots=allowed)
-    return run if geometry is None else place_run(run, geometry, roots=allowed)
+        run = _open(
+            files, data_path=data_path, roots=allowed, good_is=None if is_store else good_is
+        )
+    run = run if geometry is None else place_run(run, geometry, roots=allowed)
+    if mask is None or (not mask.file and good_is is None):
+        return run
+    return with_mask(run, mask, turned=is_store and good_is == 1)
 
 
-def _open(files: Sequence[Path], *, data_path: str, roots: Sequence[str]) -> Run:
+def _open(
+    files: Sequence[Path], *, data_path: str, roots: Sequence[str], good_is: int | None
+) -> Run:
     """Open files by what their names say they are."""
     if files and all(_suffix(file) in IMAGE_SUFFIXES for file in files):
+        if good_is is not None:
+            raise UsageError("--mask-good-is: images have no mask; give one with --mask FILE")
         return open_images(files)
+    opened = partial(open_hdf5_run, data_path=data_path, roots=roots, mask_good_is=good_is)
     if len(files) > 1 and all(_suffix(file) in HDF5_SUFFIXES for file in files):
-        return join_runs([open_hdf5_run(file, data_path=data_path, roots=roots) for file in files])
+        return join_runs([opened(file) for file in files])
     if len(files) != 1:
         raise UsageError(
             f"expected one run, HDF5 files, or image files of one event each, found {len(files)} "
@@ -84,7 +102,7 @@ def _open(files: Sequence[Path], *, data_path: str, roots: Sequence[str]) -> Run
     if files[0].is_dir():
         return open_zarr(files[0])
     if _suffix(files[0]) in HDF5_SUFFIXES:
-        return open_hdf5_run(files[0], data_path=data_path, roots=roots)
+        return opened(files[0])
     raise SchemaError(
         f"{files[0]}: expected a Zarr store, or a file ending in "
         f"{', '.join(HDF5_SUFFIXES + IMAGE_SUFFIXES)}, found one ending in "

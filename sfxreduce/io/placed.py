@@ -8,36 +8,49 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sfxreduce.errors import RunNotFound, SchemaError, SourceError, UsageError
+from sfxreduce.errors import RunNotFound, SchemaError, UsageError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.files.safe_read import read_small
 from sfxreduce.io.geometry.crystfel import (
-    BadRegion,
     CrystfelGeometry,
-    GeometryPanel,
-    MaskPart,
     parse_geometry,
 )
 from sfxreduce.io.geometry.patch import with_value
 from sfxreduce.io.geometry.statements import GeometryValue
-from sfxreduce.io.readers.count_mask import MASK_FRAMES
+from sfxreduce.io.masks import (
+    GivenMask,
+    bad_by_geometry,
+    bad_by_mask_file,
+    bad_by_masks,
+    bad_by_value,
+    frame_extent,
+    panel_rows,
+)
 from sfxreduce.io.readers.hdf5.detector import read_detector
-from sfxreduce.io.readers.hdf5.file import Hdf5File, open_hdf5
+from sfxreduce.io.readers.hdf5.file import open_hdf5
 from sfxreduce.io.readers.hdf5.master import MasterFrames
 from sfxreduce.io.readers.hdf5.run import CxiFrames
 from sfxreduce.io.readers.hdf5.unwritten import find_holes
 from sfxreduce.io.sandbox.source import UntrustedFrames
 from sfxreduce.io.writers.shards import TiledSource
 from sfxreduce.run.detector import Detector, PixelFlag, Sensor
-from sfxreduce.run.run import Reading, Run, WrappedFrames
+from sfxreduce.run.run import FrameSource, Reading, Run, WrappedFrames
 from sfxreduce.run.window import Box, Window
 
-__all__ = ["PlacedFrames", "detector_of_geometry", "place_run", "read_geometry", "with_values"]
+__all__ = [
+    "PlacedFrames",
+    "detector_of_geometry",
+    "place_run",
+    "read_geometry",
+    "with_mask",
+    "with_values",
+]
 
 MOST_GEOMETRY_BYTES = 4 << 20
 """Longest geometry file that is read: that of 16 million pixels in 256 chips takes 0.1 MB."""
@@ -66,7 +79,9 @@ class Placement:
     crystfel : bytes
         Text of a CrystFEL geometry file, packed.
     masked : bytes
-        Pixels that are bad by it, in the order of a frame: bits, packed.
+        Pixels that are bad by it, or by a mask of the user, in the order of a frame: bits, packed.
+    turned : bool
+        Whether good pixels in the mask of the source are those that it marks.
     """
 
     sensors: tuple[Sensor, ...]
@@ -76,6 +91,7 @@ class Placement:
     saturation_adu: float | None
     crystfel: bytes
     masked: bytes
+    turned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +102,14 @@ class PlacedFrames(WrappedFrames):
     ----------
     geometry : Path or None
         The file, which counts as an input: no output may replace it. None if there is none, and
-        numbers were given.
+        numbers or a mask were given.
+    mask : Path or None
+        The same of a mask.
     """
 
     geometry: Path | None
     placement: Placement
+    mask: Path | None = None
 
     @property
     def detector(self) -> Detector:
@@ -100,7 +119,7 @@ class PlacedFrames(WrappedFrames):
     @property
     def inputs(self) -> tuple[Path, ...]:
         """Every file and folder that frames and geometry are read from."""
-        return (*self.source.inputs, *((self.geometry,) if self.geometry else ()))
+        return (*self.source.inputs, *filter(None, (self.geometry, self.mask)))
 
     @property
     def layout(self) -> Layout | None:
@@ -217,7 +236,7 @@ def with_values(
         "adu_per_photon": adu_per_photon,
         "photon_energy_ev": photon_energy_ev,
     }
-    known = {name: value for name, value in given.items() if value is not None}
+    known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name, value in known.items():
         low, high = POSSIBLE[name]
         if not low <= value <= high:
@@ -231,20 +250,66 @@ def with_values(
         columns = columns.assign(photon_energy_ev=("event", energies, attributes))
     detector, source = run.detector, run.source
     text = _amended(detector, {**known, "photon_energy_ev": photon_energy_ev})
-    old = source.placement if isinstance(source, PlacedFrames) else None
-    numbers: dict[str, float | None] = {name: getattr(old, name, None) for name in NUMBERS}
+    placed = _as_placed(source)
+    crystfel = zlib.compress(text.encode())
+    placement = replace(placed.placement, crystfel=crystfel, **known)
+    return replace(run, source=replace(placed, placement=placement), columns=columns)
+
+
+def with_mask(run: Run, given: GivenMask, *, turned: bool = False) -> Run:
+    """Mask what a mask of the user calls bad, besides what the run masks.
+
+    Parameters
+    ----------
+    given : GivenMask
+        Without a file only `turned` counts.
+    turned : bool
+        Take the pixels that the run masks for good, and the others for bad.
+
+    Raises
+    ------
+    RunNotFound, SchemaError, SourceError
+        See `bad_by_mask_file`.
+    UsageError
+        If the run is read as untrusted.
+    """
+    if isinstance(run.source, UntrustedFrames):
+        raise UsageError(
+            "--mask does not go with --untrusted: ingest the run with --mask first, from a copy "
+            "that you trust"
+        )
+    placed = _as_placed(run.source)
+    if turned:
+        placed = replace(placed, placement=replace(placed.placement, turned=True))
+    if given.file:
+        detector = placed.detector
+        bad = bad_by_mask_file(given, detector)
+        old = _unpacked(placed.placement.masked, bad.size)
+        placement = replace(placed.placement, masked=_packed(bad.reshape(-1) | old))
+        placed = replace(placed, placement=placement, mask=given.named[0].absolute())
+    if not placed.detector.good().any():
+        raise SchemaError(
+            f"{run.path}: expected good pixels, found none with --mask and --mask-good-is as they "
+            "are; is the mask the other way round?"
+        )
+    return replace(run, source=placed)
+
+
+def _as_placed(source: FrameSource) -> PlacedFrames:
+    """A source that may be placed otherwise; nothing is, so far, where it was not before."""
+    if isinstance(source, PlacedFrames):
+        return source
+    detector = source.detector
     placement = Placement(
         sensors=detector.sensors,
-        crystfel=zlib.compress(text.encode()),
-        masked=_packed(np.zeros(detector.mask.size, np.bool_)) if old is None else old.masked,
-        **{**numbers, **known},
+        pixel_size_m=None,
+        distance_m=None,
+        adu_per_photon=None,
+        saturation_adu=None,
+        crystfel=zlib.compress(detector.crystfel.encode()),
+        masked=_packed(np.zeros(detector.mask.size, np.bool_)),
     )
-    placed = (
-        replace(source, placement=placement)
-        if isinstance(source, PlacedFrames)
-        else PlacedFrames(source=source, geometry=None, placement=placement)
-    )
-    return replace(run, source=placed, columns=columns)
+    return PlacedFrames(source=source, geometry=None, placement=placement)
 
 
 def _amended(detector: Detector, known: Mapping[str, float | None]) -> str:
@@ -292,12 +357,12 @@ def read_geometry(path: Path) -> CrystfelGeometry:
 
 def detector_of_geometry(found: CrystfelGeometry) -> Detector:
     """Detector of a geometry file alone, with frames as large as its panels need."""
-    rows, columns, height = _extent(found)
+    rows, columns, height = frame_extent(found)
     n_panels = rows // height
     bare = Detector.unplaced("", (n_panels, height, columns) if n_panels > 1 else (rows, columns))
     sensors = _sensors(found, bare, of="")
     detector = replace(bare, sensors=sensors, pixel_size_m=1 / found.panels[0].res)
-    return detector.with_mask(_bad_by_geometry(found, detector).astype(np.uint32) * PixelFlag.BAD)
+    return detector.with_mask(bad_by_geometry(found, detector).astype(np.uint32) * PixelFlag.BAD)
 
 
 @lru_cache(maxsize=4)
@@ -312,12 +377,18 @@ def _placed(detector: Detector, placement: Placement) -> Detector:
         crystfel=zlib.decompress(placement.crystfel).decode(),
         **known,
     )
-    bits = np.frombuffer(zlib.decompress(placement.masked), np.uint8)
-    masked = np.unpackbits(bits, count=detector.mask.size).astype(bool)
     mask = detector.mask.copy()
+    if placement.turned:
+        mask = np.where(mask == 0, np.uint32(PixelFlag.BAD), np.uint32(0))
+    masked = _unpacked(placement.masked, mask.size)
     mask.reshape(-1)[masked] |= np.uint32(PixelFlag.BAD)
     mask[~placed.covered()] = PixelFlag.GAP
     return placed.with_mask(mask)
+
+
+def _unpacked(masked: bytes, n_pixels: int) -> NDArray[np.bool_]:
+    bits = np.frombuffer(zlib.decompress(masked), np.uint8)
+    return np.unpackbits(bits, count=n_pixels).astype(bool)
 
 
 def _packed(masked: NDArray[np.bool_]) -> bytes:
@@ -351,8 +422,8 @@ def _of_crystfel(run: Run, found: CrystfelGeometry, columns: xr.Dataset) -> Plac
     detector = run.detector
     sensors = _sensors(found, detector, of=run.path)
     placed = replace(detector, sensors=sensors)
-    masked = _bad_by_geometry(found, placed) | _bad_by_masks(run, found, placed)
-    masked |= _bad_by_value(run, found, placed)
+    masked = bad_by_geometry(found, placed) | bad_by_masks(run, found, placed)
+    masked |= bad_by_value(run, found, placed)
     energies = columns["photon_energy_ev"].values
     known = energies[np.isfinite(energies)]
     saturation = min(panel.max_adu for panel in found.panels)
@@ -369,33 +440,9 @@ def _of_crystfel(run: Run, found: CrystfelGeometry, columns: xr.Dataset) -> Plac
     )
 
 
-def _extent(found: CrystfelGeometry) -> tuple[int, int, int]:
-    """Rows and columns of a frame whose panels lie one below the other, and rows of a module."""
-    modules = [panel.modules for panel in found.panels]
-    if len({len(fixed) for fixed in modules}) > 1 or len(modules[0]) > 1:
-        raise SchemaError(
-            f"{found.file}: expected all panels with the same axes, at most one of them with a "
-            f"fixed index, found indices {sorted(set(modules))[:4]}"
-        )
-    if len({panel.data for panel in found.panels}) > 1:
-        raise SchemaError(
-            f"{found.file}: expected all panels in one dataset, found "
-            f"{', '.join(sorted({panel.data for panel in found.panels})[:3])}"
-        )
-    height = max(panel.ss[1] for panel in found.panels)
-    n_modules = 1 + max((fixed[0] for fixed in modules if fixed), default=0)
-    return n_modules * height, max(panel.fs[1] for panel in found.panels), height
-
-
-def _rows(panel: GeometryPanel, height: int) -> tuple[int, int]:
-    """Rows of a panel in a frame whose panels lie one below the other."""
-    first = panel.modules[0] * height if panel.modules else 0
-    return first + panel.ss[0], first + panel.ss[1]
-
-
 def _sensors(found: CrystfelGeometry, detector: Detector, *, of: str) -> tuple[Sensor, ...]:
     """Panels of a geometry file as sensors of a detector, in pixels of the first one's size."""
-    rows, columns, height = _extent(found)
+    rows, columns, height = frame_extent(found)
     n_y, n_x = detector.panel_shape
     frame = (len(detector.panels) * n_y, n_x)
     if (rows, columns) != frame or (found.panels[0].modules and detector.stacked and height != n_y):
@@ -410,7 +457,7 @@ def _sensors(found: CrystfelGeometry, detector: Detector, *, of: str) -> tuple[S
     taken = np.zeros(frame, np.bool_)
     sensors = []
     for panel in found.panels:
-        where = slice(*_rows(panel, height)), slice(*panel.fs)
+        where = slice(*panel_rows(panel, height)), slice(*panel.fs)
         if taken[where].any():
             raise SchemaError(f"{found.file}: panel '{panel.name}' has pixels of another panel")
         taken[where] = True
@@ -422,7 +469,7 @@ def _sensors(found: CrystfelGeometry, detector: Detector, *, of: str) -> tuple[S
                 corner=(corner[0], corner[1]),
                 fast=(panel.fast[0] * scale, panel.fast[1] * scale),
                 slow=(panel.slow[0] * scale, panel.slow[1] * scale),
-                rows=_rows(panel, height),
+                rows=panel_rows(panel, height),
                 columns=panel.fs,
             )
         )
@@ -432,120 +479,6 @@ def _sensors(found: CrystfelGeometry, detector: Detector, *, of: str) -> tuple[S
 def _known(quantity: GeometryValue) -> float:
     """Shift of the detector, zero where it is left to the data: it then differs by event."""
     return 0.0 if math.isnan(quantity.value) else quantity.value
-
-
-def _bad_by_geometry(found: CrystfelGeometry, detector: Detector) -> NDArray[np.bool_]:
-    """Pixels that the file calls bad by their place, in the shape of a frame."""
-    height = _extent(found)[2]
-    bad = np.zeros((len(detector.panels) * detector.panel_shape[0], detector.panel_shape[1]), bool)
-    for panel in found.panels:
-        top, bottom = _rows(panel, height)
-        pixels = bad[top:bottom, slice(*panel.fs)]
-        edge = panel.edge_pixels
-        inner = pixels[edge : pixels.shape[0] - edge, edge : pixels.shape[1] - edge]
-        good = np.zeros_like(pixels)
-        if not panel.no_index and inner.size:
-            good[edge : edge + inner.shape[0], edge : edge + inner.shape[1]] = True
-        pixels[~good] = True
-        for region in found.bad:
-            pixels[_in_region(region, panel, pixels.shape)] = True
-    return bad.reshape(detector.frame_shape)
-
-
-def _in_region(
-    region: BadRegion, panel: GeometryPanel, shape: tuple[int, ...]
-) -> NDArray[np.bool_]:
-    """Pixels of a panel in a bad region, first row and column of the panel first."""
-    ss, fs = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
-    (low, lower), (high, higher) = region.low, region.high
-    if region.panel:
-        if region.panel != panel.name:
-            return np.zeros(shape, np.bool_)
-        fs, ss = fs + panel.fs[0], ss + panel.ss[0]
-        return (fs >= low) & (fs <= high) & (ss >= lower) & (ss <= higher)
-    # CrystFEL looks at the corner of a pixel, and takes the limits for pixels of the panel.
-    x = fs * panel.fast[0] + ss * panel.slow[0] + panel.corner[0]
-    y = fs * panel.fast[1] + ss * panel.slow[1] + panel.corner[1]
-    return (x > low) & (x < high) & (y > lower) & (y < higher)
-
-
-def _bad_by_masks(run: Run, found: CrystfelGeometry, detector: Detector) -> NDArray[np.bool_]:
-    """Pixels that the masks named in the file call bad, in the shape of a frame."""
-    height = _extent(found)[2]
-    bad = np.zeros((len(detector.panels) * detector.panel_shape[0], detector.panel_shape[1]), bool)
-    parts = {part for panel in found.panels for part in panel.masks}
-    for part in sorted(parts, key=lambda part: (part.file, part.data)):
-        marked = _bad_by_mask(run, part, detector, file=found.file)
-        for panel in found.panels:
-            if marked is not None and part in panel.masks:
-                where = slice(*_rows(panel, height)), slice(*panel.fs)
-                bad[where] |= marked[where]
-    return bad.reshape(detector.frame_shape)
-
-
-def _bad_by_mask(
-    run: Run, part: MaskPart, detector: Detector, *, file: str
-) -> NDArray[np.bool_] | None:
-    """Pixels that one mask calls bad, panels one below the other; None if it is not to be had.
-
-    A mask in the file of the frames is of the source: without that file, in a run store say, its
-    mask stands in.
-    """
-    source = run.source
-    if part.file:
-        with open_hdf5(part.file) as mask_file:
-            return _marked(mask_file, part, detector, needed=file)
-    if isinstance(source, CxiFrames | MasterFrames):
-        with open_hdf5(source.path, source.roots) as data_file:
-            return _marked(data_file, part, detector)
-    return None
-
-
-def _marked(
-    file: Hdf5File, part: MaskPart, detector: Detector, *, needed: str = ""
-) -> NDArray[np.bool_] | None:
-    """Pixels that a dataset calls bad; in one mask an event, those that the first calls bad."""
-    dataset = file.dataset(part.data)
-    if dataset is None:
-        if not needed:
-            return None
-        raise SchemaError(
-            f"{needed}: {file.path} has no mask {part.data}; check mask_file and mask"
-        )
-    if find_holes(file, dataset).any():
-        raise SourceError(f"{file.path}: {part.data} was not written whole; fetch it again")
-    shape, n_pixels = detector.frame_shape, detector.mask.size
-    if dataset.size == n_pixels:
-        values = file.read(dataset)
-    elif dataset.ndim > 2 and dataset.size == dataset.shape[0] * n_pixels:
-        values = file.attempt(lambda: np.asarray(dataset[0]), part.data)
-    else:
-        raise SchemaError(
-            f"{file.path}: {part.data}: expected a mask of {shape}, found {dataset.shape}"
-        )
-    bits = values.reshape(-1, detector.panel_shape[1]).astype(np.int64)
-    bad: NDArray[np.bool_] = (bits & part.good_bits) != part.good_bits
-    bad |= (bits & part.bad_bits) != 0
-    return bad
-
-
-def _bad_by_value(run: Run, found: CrystfelGeometry, detector: Detector) -> NDArray[np.bool_]:
-    """Pixels whose value is flagged in every frame that is looked at, as a run has one mask."""
-    slab = (len(detector.panels) * detector.panel_shape[0], detector.panel_shape[1])
-    bad = np.zeros(slab, np.bool_)
-    if not any(panel.flags for panel in found.panels) or not run.n_events:
-        return bad.reshape(detector.frame_shape)
-    count = min(run.n_events, MASK_FRAMES)
-    reading = run.source.read(np.linspace(0, run.n_events - 1, count).astype(int).tolist())
-    frames = reading.pixels[reading.reasons == 0].reshape(-1, *slab)
-    height = _extent(found)[2]
-    for panel in found.panels if len(frames) else ():
-        where = slice(*_rows(panel, height)), slice(*panel.fs)
-        for kind, value in panel.flags:
-            pixels = frames[:, *where]
-            flagged = {"lessthan": np.less, "morethan": np.greater, "equal": np.equal}[kind]
-            bad[where] |= flagged(pixels, value).all(axis=0)
-    return bad.reshape(detector.frame_shape)
 
 
 def _gain(found: CrystfelGeometry, energy_ev: float) -> float | None:

@@ -357,8 +357,7 @@ def test_a_mask_the_other_way_round_is_told_and_rejects_nothing(tmp_path: Path) 
         facts = json.loads(done.stdout)
         assert (facts["undecided"], facts["rejected"]) == (6, 0)
         [line] = [one for one in done.stderr.splitlines() if "warning" in one]
-        assert "its mask leaves" in line
-        assert "turn the mask if it is the other way round" in line
+        assert "100 % masked: is 1 good? --mask-good-is 1. A score needs half" in line
 
 
 def test_labels_by_peaks_take_thresholds_by_either_name_and_others_take_none(

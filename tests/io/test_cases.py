@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sfxreduce.errors import SchemaError
+from sfxreduce.io.masks import GivenMask
 from sfxreduce.io.open import open_run
 from sfxreduce.run.run import Run
 
@@ -108,3 +109,17 @@ def test_the_frames_of_two_detectors_have_to_be_named(
     frames = run.source.read(range(12)).pixels
     assert [int(i) for i in np.flatnonzero(frames.max(axis=(1, 2)) > 100)] == [1, 4, 7, 10]
     assert distance is None or run.detector.distance_m == distance
+
+
+@pytest.mark.parametrize("name", ["gaps_uint8", "gaps_bool", "noisy_uint8", "noisy_float"])
+def test_a_mask_in_which_one_is_good_is_noticed_and_read_right_when_that_is_said(
+    make: Make, name: str
+) -> None:
+    """The peak finder rejected every hit, with exit status 0."""
+    folder = make("c07")
+    assert not open_run(folder / f"good1_{name}.cxi").detector.is_usable()
+    run = open_run(folder / f"good1_{name}.cxi", mask=GivenMask(good_is=1))
+    assert hits_of(run) == list(range(0, 24, 3))
+    if "noisy" in name:
+        right = open_run(folder / "good1_right_way.cxi").detector
+        np.testing.assert_array_equal(right.good(), run.detector.good())

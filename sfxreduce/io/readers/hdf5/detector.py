@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import h5py
@@ -22,7 +23,7 @@ from sfxreduce.io.readers.hdf5.units import (
 from sfxreduce.io.readers.hdf5.unwritten import find_holes
 from sfxreduce.run.detector import Detector, Panel, PixelFlag
 
-__all__ = ["has_mask", "read_detector"]
+__all__ = ["axes_of_mask", "has_mask", "read_detector", "read_mask"]
 
 CXI = "/entry_1/instrument_1/detector_1"
 
@@ -42,7 +43,11 @@ MOST_MASKS = 16
 
 
 def read_detector(
-    file: Hdf5File, frame_shape: tuple[int, ...], *, frames_path: str = ""
+    file: Hdf5File,
+    frame_shape: tuple[int, ...],
+    *,
+    frames_path: str = "",
+    mask_good_is: int | None = None,
 ) -> Detector:
     """Put a detector together from what the file says.
 
@@ -58,6 +63,8 @@ def read_detector(
         panels is a slab, (panel * y, x); the detector then has the panels apart.
     frames_path : str
         Of the frames, which says of which detector they are; see `seen_from`.
+    mask_good_is : int, optional
+        See `read_mask`.
 
     Raises
     ------
@@ -88,7 +95,7 @@ def read_detector(
         adu_per_photon=_positive(file, ADU_PER_PHOTON),
         saturation_adu=_positive(file, SATURATION),
     )
-    mask = _mask(file, detector.frame_shape)
+    mask = read_mask(file, detector.frame_shape, good_is=mask_good_is)
     return detector if mask is None else detector.with_mask(mask)
 
 
@@ -201,10 +208,53 @@ def _xy(vector: NDArray[np.float64]) -> tuple[float, float]:
     return round(float(vector[0]), 9), round(float(vector[1]), 9)
 
 
-def _mask(file: Hdf5File, frame_shape: tuple[int, ...]) -> NDArray[np.uint32] | None:
-    """Mask of the run in `PixelFlag` bits, or None if the file has none."""
-    of_cxi = file.dataset(*CXI_MASKS)
-    nxmx = of_cxi is None
+def axes_of_mask(shape: tuple[int, ...], frame_shape: tuple[int, ...]) -> int | None:
+    """Axes of a mask in front of those of a frame: one of events, or none.
+
+    Panels may lie one below the other in either of them. Any other shape of as many pixels is one
+    of other pixels.
+
+    Returns
+    -------
+    int or None
+        None if it is a mask of other frames.
+
+    Examples
+    --------
+    >>> [axes_of_mask(shape, (2, 3, 4)) for shape in ((2, 3, 4), (6, 4), (9, 6, 4), (4, 6))]
+    [0, 0, 1, None]
+    """
+    forms = (frame_shape, (math.prod(frame_shape[:-1]), frame_shape[-1]))
+    if shape in forms or (shape[:1] == (1,) and shape[1:] in forms):
+        return 0
+    return 1 if shape[1:] in forms else None
+
+
+def read_mask(
+    file: Hdf5File,
+    frame_shape: tuple[int, ...],
+    *,
+    paths: tuple[str, ...] = (),
+    good_is: int | None = None,
+) -> NDArray[np.uint32] | None:
+    """Mask of a run in `PixelFlag` bits, or None if the file has none.
+
+    Parameters
+    ----------
+    paths : tuple of str
+        Where it may be; by default where CXI and NXmx keep it.
+    good_is : int, optional
+        0 or 1: value of good pixels; by default zero.
+
+    Raises
+    ------
+    SchemaError
+        If it is no mask of such frames, or has no good pixel.
+    SourceError
+        If it was not written whole.
+    """
+    of_cxi = file.dataset(*(paths or CXI_MASKS))
+    nxmx = of_cxi is None and not paths
     dataset = file.dataset(*NXMX_MASKS) if nxmx else of_cxi
     if dataset is None:
         return None
@@ -213,26 +263,28 @@ def _mask(file: Hdf5File, frame_shape: tuple[int, ...]) -> NDArray[np.uint32] | 
         raise SourceError(f"{where} is a mask with parts that were never written; fetch it again")
     if dataset.dtype.kind not in "biuf":
         raise SchemaError(f"{where}: expected a mask of numbers, found {dataset.dtype}")
-    n_pixels = math.prod(frame_shape)
-    if dataset.size == n_pixels:
-        mask = _flags(file.read(dataset), nxmx=nxmx)
-    elif dataset.ndim > 2 and dataset.size == dataset.shape[0] * n_pixels:
-        mask = _common_flags(file, dataset, nxmx=nxmx)
-    else:
+    axes = axes_of_mask(dataset.shape, frame_shape)
+    if axes is None:
         raise SchemaError(
             f"{where}: expected a mask of the shape of a frame, {frame_shape}, found "
             f"{dataset.shape}; repair the mask or take it out of the file"
         )
+    flags = partial(_flags, nxmx=nxmx, good_is=good_is)
+    mask = _common_flags(file, dataset, flags) if axes else flags(file.read(dataset))
     if mask.all():
+        good = good_is or 0
         raise SchemaError(
-            f"{where}: expected zero at good pixels, found no zero at all; perhaps the mask is "
-            "the other way round"
+            f"{where}: expected {good} at good pixels, found no {good} at all; if the mask is the "
+            f"other way round, give --mask-good-is {1 - good}"
         )
     return mask.reshape(frame_shape)
 
 
-def _flags(values: NDArray[np.generic], *, nxmx: bool) -> NDArray[np.uint32]:
-    """Turn a mask into `PixelFlag` bits; what is not zero is bad."""
+def _flags(values: NDArray[np.generic], *, nxmx: bool, good_is: int | None) -> NDArray[np.uint32]:
+    """Turn a mask into `PixelFlag` bits; what is not zero is bad, or good if one is."""
+    if good_is == 1:
+        good = np.isfinite(values) & (values != 0)
+        return np.where(good, np.uint32(0), np.uint32(PixelFlag.BAD))
     if values.dtype.kind in "bf":
         return np.where(values != 0, np.uint32(PixelFlag.BAD), np.uint32(0))
     bits = values.astype(np.uint32)
@@ -244,7 +296,11 @@ def _flags(values: NDArray[np.generic], *, nxmx: bool) -> NDArray[np.uint32]:
     return flags
 
 
-def _common_flags(file: Hdf5File, dataset: h5py.Dataset, *, nxmx: bool) -> NDArray[np.uint32]:
+def _common_flags(
+    file: Hdf5File,
+    dataset: h5py.Dataset,
+    flags: Callable[[NDArray[np.generic]], NDArray[np.uint32]],
+) -> NDArray[np.uint32]:
     """Flags that a pixel has in every event looked at.
 
     A run has one mask. A pixel that is bad in some events only stays good: leaving it out
@@ -255,6 +311,6 @@ def _common_flags(file: Hdf5File, dataset: h5py.Dataset, *, nxmx: bool) -> NDArr
     events = np.unique(np.linspace(0, n - 1, min(n, MOST_MASKS)).astype(int))
     for i in events.tolist():
         file.attempt(partial(check_chunks, dataset, i, i + 1), dataset.name)
-    masks = file.attempt(lambda: [_flags(dataset[i], nxmx=nxmx) for i in events], dataset.name)
+    masks = file.attempt(lambda: [flags(dataset[i]) for i in events], dataset.name)
     always_bad = np.all([mask != 0 for mask in masks], axis=0)
     return np.where(always_bad, np.bitwise_or.reduce(masks), 0).astype(np.uint32)

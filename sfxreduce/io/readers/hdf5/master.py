@@ -40,6 +40,7 @@ from sfxreduce.io.readers.hdf5.run import (
     fill_of,
     of_a_link,
     open_cxi,
+    refuse_polarity,
     with_sentinels,
 )
 from sfxreduce.io.readers.hdf5.unwritten import find_missing
@@ -65,7 +66,13 @@ MOST_LISTED = 1 << 16
 """Files that a master may list: 6.5 million frames, a hundred in each."""
 
 
-def open_hdf5_run(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> Run:
+def open_hdf5_run(
+    path: Path,
+    *,
+    data_path: str = "",
+    roots: Sequence[str] = (),
+    mask_good_is: int | None = None,
+) -> Run:
     """Open a run in an HDF5 file, or in the files that it lists; see `open_cxi`.
 
     Files at the end of a list that are not there were never written, in a collection that was
@@ -82,8 +89,8 @@ def open_hdf5_run(path: Path, *, data_path: str = "", roots: Sequence[str] = ())
     stamp, roots = FileStamp.of(path), tuple(roots)
     files = () if data_path else _listed(stamp, roots)
     if files:
-        return _open_listed(path, stamp, files, roots)
-    run = open_cxi(path, data_path=data_path, roots=roots)
+        return _open_listed(path, stamp, files, roots, mask_good_is)
+    run = open_cxi(path, data_path=data_path, roots=roots, mask_good_is=mask_good_is)
     master = "" if data_path else _master_of(Path(stamp.path))
     if not master:
         return run
@@ -245,7 +252,11 @@ def _name_behind(file: Hdf5File, link: str) -> str:
 
 
 def _open_listed(
-    path: Path, stamp: FileStamp, files: tuple[ListedFile, ...], roots: tuple[str, ...]
+    path: Path,
+    stamp: FileStamp,
+    files: tuple[ListedFile, ...],
+    roots: tuple[str, ...],
+    mask_good_is: int | None,
 ) -> Run:
     """Run of the files that a master lists."""
     counts = _checked_counts(path, files)
@@ -256,7 +267,7 @@ def _open_listed(
     there = [file.link for file in files if file.n_events is not None]
     spread = np.linspace(0, len(there) - 1, min(len(there), MASK_FRAMES)).astype(int)
     samples = tuple(there[i] for i in spread)
-    shared = _shared(stamp, samples, roots)
+    shared = _shared(stamp, samples, roots, mask_good_is)
     with open_hdf5(path, roots) as file:
         columns = read_columns(file, n_events, path=str(path), frames_path=there[0])
         carried, left = read_carried(file, n_events, known=(*COLUMN_PATHS, *there))
@@ -276,6 +287,7 @@ def _open_listed(
         n_bytes=0,
         inputs=(),
         roots=roots,
+        mask_good_is=mask_good_is,
         samples=samples,
     )
     grouped = shared.events_per_chunk > 1
@@ -409,7 +421,7 @@ class ListedFrames(CxiFrames):
 
     def _facts(self) -> FrameFacts:
         stamp = FileStamp.of(self.path)
-        return _of_listed(stamp, self.data_path, self.samples, self.roots)
+        return _of_listed(stamp, self.data_path, self.samples, self.roots, self.mask_good_is)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -492,12 +504,17 @@ class MasterFrames(JoinedFrames):
 
 
 @lru_cache(maxsize=4)
-def _shared(stamp: FileStamp, samples: tuple[str, ...], roots: tuple[str, ...]) -> FrameFacts:
+def _shared(
+    stamp: FileStamp, samples: tuple[str, ...], roots: tuple[str, ...], mask_good_is: int | None
+) -> FrameFacts:
     """What all files of a master share, looked up once a process."""
     with open_hdf5(stamp.path, roots) as file:
         path, frames = find_frames(file, samples[0])
-        detector = read_detector(file, frames.shape[1:], frames_path=path)
+        detector = read_detector(
+            file, frames.shape[1:], frames_path=path, mask_good_is=mask_good_is
+        )
         if not has_mask(file, frames_path=path):
+            refuse_polarity(file, mask_good_is)
             detector = with_sentinels(detector, list(_spread(file, samples)))
         return FrameFacts(
             path=path,
@@ -522,10 +539,14 @@ def _spread(file: Hdf5File, samples: Sequence[str]) -> Iterator[tuple[h5py.Datas
 
 @lru_cache(maxsize=1024)
 def _of_listed(
-    stamp: FileStamp, link: str, samples: tuple[str, ...], roots: tuple[str, ...]
+    stamp: FileStamp,
+    link: str,
+    samples: tuple[str, ...],
+    roots: tuple[str, ...],
+    mask_good_is: int | None,
 ) -> FrameFacts:
     """What is known of one file of a master, looked up once a process."""
-    shared = _shared(stamp, samples, roots)
+    shared = _shared(stamp, samples, roots, mask_good_is)
     with open_hdf5(stamp.path, roots) as file:
         path, frames = find_frames(file, link)
         if math.prod(frames.shape[1:]) != math.prod(shared.detector.frame_shape):

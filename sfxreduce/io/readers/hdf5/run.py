@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.errors import RunNotFound, SchemaError, SfxReduceError, SourceError
+from sfxreduce.errors import RunNotFound, SchemaError, SfxReduceError, SourceError, UsageError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.readers.count_mask import MASK_FRAMES, lasting_sentinels
 from sfxreduce.io.readers.crop import take_window
@@ -21,7 +21,7 @@ from sfxreduce.io.readers.hdf5.carried import read_carried
 from sfxreduce.io.readers.hdf5.chunk_index import ChunkPlaces, chunk_places
 from sfxreduce.io.readers.hdf5.columns import COLUMN_PATHS, read_columns, read_truth
 from sfxreduce.io.readers.hdf5.detector import has_mask, read_detector
-from sfxreduce.io.readers.hdf5.file import HDF5_ERRORS, FileStamp, open_hdf5
+from sfxreduce.io.readers.hdf5.file import HDF5_ERRORS, FileStamp, Hdf5File, open_hdf5
 from sfxreduce.io.readers.hdf5.find_frames import find_frames
 from sfxreduce.io.readers.hdf5.frames import Hdf5Frames, neighbours
 from sfxreduce.io.readers.hdf5.guard import check_chunks
@@ -49,7 +49,13 @@ MOST_NAMED = 3
 """Files that a message names. Chosen."""
 
 
-def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> Run:
+def open_cxi(
+    path: Path,
+    *,
+    data_path: str = "",
+    roots: Sequence[str] = (),
+    mask_good_is: int | None = None,
+) -> Run:
     """Open a run in a CXI, NXmx or other HDF5 file; at most `MASK_FRAMES` frames are read.
 
     Parameters
@@ -59,6 +65,8 @@ def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> R
         the first of the places where CXI and NXmx keep them.
     roots : sequence of str
         Folders that links and virtual datasets may lead into, besides that of the file.
+    mask_good_is : int, optional
+        0 or 1: value of good pixels in the file's mask; by default zero.
 
     Raises
     ------
@@ -68,14 +76,16 @@ def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> R
         If the file is truncated, damaged or not HDF5, or its compression filter is not known.
     SchemaError
         If there are no frames in it, or it leads outside its own folder.
+    UsageError
+        If good pixels are said to be other than zero, and it has no mask.
     """
     stamp = FileStamp.of(path)
     roots = tuple(roots)
-    facts = _facts(stamp, data_path, roots)
+    facts = _facts(stamp, data_path, roots, mask_good_is)
     if facts.is_outdated():
         for known in (_facts, _places, _layout):
             known.cache_clear()
-        facts = _facts(stamp, data_path, roots)
+        facts = _facts(stamp, data_path, roots, mask_good_is)
     n_events = len(facts.missing)
     with open_hdf5(path, roots) as file:
         columns = read_columns(file, n_events, path=str(path), frames_path=facts.path)
@@ -98,6 +108,7 @@ def open_cxi(path: Path, *, data_path: str = "", roots: Sequence[str] = ()) -> R
         inputs=tuple(Path(name) for name in sorted({*files, *filter(os.path.exists, named)})),
         unmovable=tuple(sorted(filter(None, named.values()))),
         roots=roots,
+        mask_good_is=mask_good_is,
     )
     grouped = facts.events_per_chunk > 1
     return Run(
@@ -157,6 +168,8 @@ class CxiFrames:
         See `sfxreduce.run.run.LeadsOn`.
     roots : tuple of str
         Folders that they may lead into, besides that of the file.
+    mask_good_is : int or None
+        Value of good pixels in the file's mask, if the user said it.
     """
 
     path: str
@@ -168,6 +181,7 @@ class CxiFrames:
     inputs: tuple[Path, ...]
     unmovable: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
+    mask_good_is: int | None = None
 
     @property
     def detector(self) -> Detector:
@@ -221,7 +235,7 @@ class CxiFrames:
     @property
     def layout(self) -> Layout | None:
         """Tile grid of a store that takes the chunks over as they are; None if none can."""
-        return _layout(FileStamp.of(self.path), self.data_path, self.roots)
+        return _layout(FileStamp.of(self.path), self.data_path, self.roots, self.mask_good_is)
 
     def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
         """Tiles of events made of the stored chunks without unpacking; see `Hdf5Tiles.of_event`.
@@ -245,7 +259,7 @@ class CxiFrames:
         yield from tiles
 
     def _facts(self) -> FrameFacts:
-        return _facts(FileStamp.of(self.path), self.data_path, self.roots)
+        return _facts(FileStamp.of(self.path), self.data_path, self.roots, self.mask_good_is)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -298,11 +312,15 @@ class FrameFacts:
 
 
 @lru_cache(maxsize=16)
-def _facts(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> FrameFacts:
+def _facts(
+    stamp: FileStamp, data_path: str, roots: tuple[str, ...], mask_good_is: int | None
+) -> FrameFacts:
     """Look at the run behind a stamp, once a process."""
     with open_hdf5(stamp.path, roots) as file:
         path, frames = find_frames(file, data_path)
-        detector = read_detector(file, frames.shape[1:], frames_path=path)
+        detector = read_detector(
+            file, frames.shape[1:], frames_path=path, mask_good_is=mask_good_is
+        )
         n_panels = len(detector.panels)
         missing = find_missing(file, frames, n_panels)
         always: NDArray[np.bool_] = missing.sum(axis=0) == max(len(missing), 1)
@@ -312,6 +330,7 @@ def _facts(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> FrameFac
         lacking = np.zeros(detector.frame_shape, np.bool_)
         lacking.reshape(n_panels, -1)[always] = True
         if not has_mask(file, frames_path=path):
+            refuse_polarity(file, mask_good_is)
             detector = _masked(detector, frames, np.any(missing, axis=1))
         flags = np.where(lacking, np.uint32(PixelFlag.INVALID), np.uint32(0))
         return FrameFacts(
@@ -324,6 +343,20 @@ def _facts(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> FrameFac
             fill=fill_of(frames),
             files=tuple(FileStamp.of(name) for name in file.opened),
             named=dict(file.named),
+        )
+
+
+def refuse_polarity(file: Hdf5File, mask_good_is: int | None) -> None:
+    """Refuse a word on a mask that is not there.
+
+    Raises
+    ------
+    UsageError
+        If there is one.
+    """
+    if mask_good_is is not None:
+        raise UsageError(
+            f"--mask-good-is: expected a mask in {file.path}, found none; give it with --mask FILE"
         )
 
 
@@ -391,9 +424,11 @@ def _places(stamp: FileStamp, path: str, roots: tuple[str, ...]) -> ChunkPlaces 
 
 
 @lru_cache(maxsize=16)
-def _layout(stamp: FileStamp, data_path: str, roots: tuple[str, ...]) -> Layout | None:
+def _layout(
+    stamp: FileStamp, data_path: str, roots: tuple[str, ...], mask_good_is: int | None
+) -> Layout | None:
     """Layout of a run store that could take the chunks of a run over."""
-    facts = _facts(stamp, data_path, roots)
+    facts = _facts(stamp, data_path, roots, mask_good_is)
     with open_hdf5(stamp.path, roots) as file:
         frames = file.trusted(facts.path)
         if facts.lacking.any():
