@@ -123,3 +123,19 @@ def test_a_mask_in_which_one_is_good_is_noticed_and_read_right_when_that_is_said
     if "noisy" in name:
         right = open_run(folder / "good1_right_way.cxi").detector
         np.testing.assert_array_equal(right.good(), run.detector.good())
+
+
+def test_frames_of_any_size_chunk_and_dtype_are_read_or_refused_in_one_line(make: Make) -> None:
+    """(y, x, event) was read as 256 events of 256 x 12 pixels."""
+    folder = make("c16")
+    refused = {
+        "y_x_event": r"\(256, 256, 12\), of which the last axis seems to be that of the events",
+        "bool": "to be numbers .*, found bool",
+        "szip_like_sz": "packed with filter 32013",
+    }
+    for path in sorted(folder.glob("*.cxi")):
+        if path.stem in refused:
+            with pytest.raises(SchemaError, match=refused[path.stem]):
+                open_run(path)
+        else:
+            assert hits_of(open_run(path)) == [1, 4, 7, 10], path.name

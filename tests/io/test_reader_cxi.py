@@ -810,3 +810,73 @@ def test_numbers_of_odd_width_are_left_to_hdf5(tmp_path: Path) -> None:
     window = Window.centre(run.detector, tile_shape=(4, 4))
     pixels = run.source.read(range(4), window).pixels
     np.testing.assert_array_equal(pixels[:, 0], frames[:, 4:8, 3:7])
+
+
+class TestEventsOnTheLastAxis:
+    @pytest.mark.parametrize(
+        ("shape", "chunks", "more"),
+        [
+            ((64, 70, 5), None, {}),
+            ((64, 70, 60), (64, 70, 1), {}),
+            ((64, 70, 60), None, {"/LCLS/photon_energy_eV": np.full(60, 9e3)}),
+            ((2, 64, 70, 5), None, {}),
+        ],
+    )
+    def test_they_are_noticed_and_refused(
+        self,
+        tmp_path: Path,
+        shape: tuple[int, ...],
+        chunks: tuple[int, ...] | None,
+        more: dict[str, np.ndarray],
+    ) -> None:
+        with h5py.File(tmp_path / "run.h5", "w") as file:
+            file.create_dataset("raw", shape, "i2", chunks=chunks, data=np.ones(shape, "i2"))
+            for name, values in more.items():
+                file[name] = values
+        with pytest.raises(SchemaError, match=r"raw: expected \(event, y, x\), .*np\.moveaxis"):
+            open_cxi(tmp_path / "run.h5", data_path="/raw")
+
+    def test_names_of_axes_count_more_than_their_lengths(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "run.h5", "w") as file:
+            file["raw"] = np.ones((64, 70, 5), "i2")
+            file["raw"].attrs["axes"] = "experiment_identifier:y:x"
+            file["small"] = np.ones((6, 7, 8), "i2")
+            file["small"].attrs["axes"] = "y:x:experiment_identifier"
+        assert open_cxi(tmp_path / "run.h5", data_path="/raw").n_events == 64
+        with pytest.raises(SchemaError, match="the last axis seems to be that of the events"):
+            open_cxi(tmp_path / "run.h5", data_path="/small")
+
+    def test_as_many_events_as_rows_are_told(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "run.h5", "w") as file:
+            file["raw"] = np.ones((64, 64, 70), "i2")
+            file.create_dataset("chunked", (64, 64, 70), "i2", chunks=(1, 64, 70))
+        [warning] = open_cxi(tmp_path / "run.h5", data_path="/raw").warnings
+        assert "its 64 events have as many rows each" in warning
+        assert open_cxi(tmp_path / "run.h5", data_path="/chunked").warnings == ()
+
+
+class TestUnderload:
+    @pytest.mark.parametrize("with_mask", [False, True])
+    def test_pixels_below_it_in_all_frames_are_masked(
+        self, tmp_path: Path, with_mask: bool
+    ) -> None:
+        frames = frames_of(6, dtype="i4")
+        frames[:, 2, 3] = -9
+        frames[1:, 4, 4] = -9
+        mask = np.zeros((12, 10), "u4")
+        mask[0, 0] = mask[2, 3] = 1
+        with h5py.File(tmp_path / "run.h5", "w") as file:
+            file["/entry/data/data"] = frames
+            file["/entry/instrument/detector/underload_value"] = 0
+            if with_mask:
+                file["/entry/instrument/detector/pixel_mask"] = mask
+        found = open_cxi(tmp_path / "run.h5").detector.mask
+        expected = [[0, 0], [2, 3]] if with_mask else [[2, 3]]
+        assert np.argwhere(found).tolist() == expected
+        assert found[2, 3] == (PixelFlag.GAP if with_mask else PixelFlag.BAD)
+
+    def test_one_above_all_pixels_masks_none(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "run.h5", "w") as file:
+            file["/entry/data/data"] = frames_of(6, dtype="i4")
+            file["/entry/instrument/detector/underload_value"] = 1e9
+        assert not open_cxi(tmp_path / "run.h5").detector.mask.any()

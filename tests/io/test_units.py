@@ -133,6 +133,42 @@ def test_what_cannot_be_meant_is_one_line_with_its_place(
         opened(tmp_path / "run.h5", number=(name, value, units))
 
 
+def test_of_a_number_for_each_event_the_usual_one_counts_and_the_lowest_saturation(
+    tmp_path: Path,
+) -> None:
+    run = opened(
+        tmp_path / "run.h5",
+        distance=(f"{NXMX}/detector/distance", np.array([0.0, 120.0, 121.0]), "mm"),
+        full=(f"{NXMX}/detector/saturation_value", np.array([900.0, 0.0, 700.0]), ""),
+    )
+    assert run.detector.distance_m == pytest.approx(0.1205)
+    assert run.detector.saturation_adu == 700
+
+
+def test_a_whole_run_is_the_same_in_either_units(tmp_path: Path) -> None:
+    numbers = {
+        "distance": (0.12, "m", 120.0, "mm"),
+        "x_pixel_size": (75e-6, "m", 75e3, "nm"),
+        "beam_center_x": (10.0, "pixel", 7.5e5, "nm"),
+        "beam_center_y": (8.0, "pixel", 0.6, "mm"),
+    }
+    energies = np.array([9000.0, 9001.0, 9002.0])
+    runs = []
+    for which in (0, 2):
+        given = {
+            name: (f"{NXMX}/detector/{name}", values[which], str(values[which + 1]))
+            for name, values in numbers.items()
+        }
+        unit, scale = (("eV", 1.0), ("keV", 1e-3))[which // 2]
+        given["energy"] = (f"{NXMX}/beam/incident_energy", energies * scale, unit)
+        runs.append(opened(tmp_path / f"run{which}.h5", **given))
+    one, other = (run.detector for run in runs)
+    assert (one.distance_m, one.pixel_size_m) == (other.distance_m, other.pixel_size_m)
+    np.testing.assert_array_equal(one.positions(), other.positions())
+    for run in runs:
+        np.testing.assert_allclose(run.columns["photon_energy_ev"], energies, rtol=1e-14)
+
+
 def test_one_event_with_an_odd_energy_stops_nothing(tmp_path: Path) -> None:
     energies = np.array([9000.0, 0.0, 9001.0])
     run = opened(tmp_path / "run.h5", energy=("/LCLS/photon_energy_eV", energies, ""))

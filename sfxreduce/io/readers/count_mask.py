@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.run.detector import PixelFlag
 
-__all__ = ["MASK_FRAMES", "lasting_sentinels", "sentinel_mask"]
+__all__ = ["MASK_FRAMES", "lasting_sentinels", "lasting_underloads", "sentinel_mask"]
 
 MASK_FRAMES = 5
 """Frames, spread evenly over a run, that its mask is made from."""
@@ -97,6 +97,37 @@ def lasting_sentinels(
     masks = [sentinel_mask([frame], count_cutoff=count_cutoff) for frame in frames]
     lasting = np.all([mask != 0 for mask in masks], axis=0)
     return None if lasting.all() else np.where(lasting, masks[0], np.uint32(0))
+
+
+def lasting_underloads(
+    frames: Sequence[NDArray[Any]], *, least: float
+) -> NDArray[np.uint32] | None:
+    """Mask the pixels that are below the least measurement in every frame.
+
+    Parameters
+    ----------
+    frames : sequence of ndarray
+        Some frames of a run in one shape, in counts or ADU.
+    least : float
+        Lowest value that is a measurement.
+
+    Returns
+    -------
+    ndarray of uint32 or None
+        `PixelFlag` bits in the shape of a frame; None if there is no frame, or no pixel would be
+        left.
+
+    Examples
+    --------
+    >>> frame = np.array([[7, -1], [-2, 0]], np.int32)
+    >>> lasting_underloads([frame, frame + 1], least=0)
+    array([[  0,   0],
+           [128,   0]], dtype=uint32)
+    """
+    lasting = np.all([frame < least for frame in frames], axis=0)
+    if not frames or lasting.all():
+        return None
+    return np.where(lasting, np.uint32(PixelFlag.BAD), np.uint32(0))
 
 
 def _highest(dtype: np.dtype[Any], count_cutoff: float) -> float:

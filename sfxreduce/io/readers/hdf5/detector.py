@@ -23,7 +23,7 @@ from sfxreduce.io.readers.hdf5.units import (
 from sfxreduce.io.readers.hdf5.unwritten import find_holes
 from sfxreduce.run.detector import Detector, Panel, PixelFlag
 
-__all__ = ["axes_of_mask", "has_mask", "read_detector", "read_mask"]
+__all__ = ["axes_of_mask", "has_mask", "read_detector", "read_mask", "underload_of"]
 
 CXI = "/entry_1/instrument_1/detector_1"
 
@@ -104,6 +104,13 @@ def has_mask(file: Hdf5File, *, frames_path: str = "") -> bool:
     return seen_from(file, frames_path).dataset(*CXI_MASKS, *NXMX_MASKS) is not None
 
 
+def underload_of(file: Hdf5File, *, frames_path: str = "") -> float:
+    """Lowest value that is a measurement, the highest of several; NaN if the file says none."""
+    values = _numbers(seen_from(file, frames_path), f"{NXMX}/underload_value")
+    known = values[np.isfinite(values)] if values is not None else np.zeros(0)
+    return float(known.max()) if known.size else math.nan
+
+
 def _name(file: Hdf5File) -> str:
     """Name of the detector."""
     dataset = file.dataset(f"{CXI}/description", f"{NXMX}/description")
@@ -113,12 +120,13 @@ def _name(file: Hdf5File) -> str:
 
 
 def _positive(file: Hdf5File, paths: tuple[str, ...]) -> float:
-    """Read a number that means something only above zero; NaN if there is none."""
+    """Read a number that means something only above zero; NaN if there is none.
+
+    Of one for each event, or each panel, it is the lowest: of a saturation no full pixel is missed.
+    """
     values = _numbers(file, *paths)
-    if values is None or values.size == 0:
-        return math.nan
-    value = float(values.ravel()[0])
-    return value if math.isfinite(value) and value > 0 else math.nan
+    known = np.zeros(0) if values is None else values[np.isfinite(values) & (values > 0)]
+    return float(known.min()) if known.size else math.nan
 
 
 def _length(file: Hdf5File, paths: tuple[str, ...], *, most: float) -> float:
@@ -126,8 +134,8 @@ def _length(file: Hdf5File, paths: tuple[str, ...], *, most: float) -> float:
     values, dataset = _numbers(file, *paths), file.dataset(*paths)
     if values is None or dataset is None or values.size == 0:
         return math.nan
-    value = float(in_metres(file, dataset, values.ravel()[:1], most=most)[0])
-    return value if math.isfinite(value) and value > 0 else math.nan
+    known = values[np.isfinite(values) & (values > 0)]
+    return float(np.median(in_metres(file, dataset, known, most=most))) if known.size else math.nan
 
 
 def _beam(file: Hdf5File, path: str, pixel_size: float) -> float:
@@ -136,6 +144,8 @@ def _beam(file: Hdf5File, path: str, pixel_size: float) -> float:
     if values is None or dataset is None or values.size == 0:
         return math.nan
     value = float(in_pixels(file, dataset, values.ravel()[:1], pixel_size=pixel_size)[0])
+    # A length divided by a length leaves noise in the last digits; see `_xy`.
+    value = round(value, 9)
     return value if math.isfinite(value) and value > 0 else math.nan
 
 

@@ -10,6 +10,7 @@ import h5py
 
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.chunks.limits import check_extent, check_frames
+from sfxreduce.io.readers.hdf5.columns import COLUMN_PATHS
 from sfxreduce.io.readers.hdf5.file import Hdf5File
 from sfxreduce.io.readers.hdf5.nexus import CXI_FRAMES, NEXUS_FRAMES, are_same, frames_by_class
 
@@ -19,6 +20,9 @@ FRAME_PATHS = (*CXI_FRAMES, *NEXUS_FRAMES)
 MOST_DETECTORS = 9
 """Detectors of a CXI entry that are looked for."""
 
+LEAST_SIDE = 32
+"""Pixels on a side of frames: fewer beside two axes of twice as many and more are events. Chosen:
+the smallest tile of a camera has 64."""
 MOST_LISTED = 8
 MOST_LOOKED_AT = 10_000
 """Objects that are looked at for a message, so that it comes at once for a file of any number of
@@ -63,11 +67,34 @@ def find_frames(file: Hdf5File, data_path: str) -> tuple[str, h5py.Dataset]:
             f"y, x), found {frames.dtype} {frames.shape}; name the frames with --data-path"
         )
     where = f"{file.path}: {frames.name}"
+    if _ends_with_events(file, frames):
+        raise SchemaError(
+            f"{where}: expected (event, y, x), found {frames.shape}, of which the last axis seems "
+            "to be that of the events; store them on the first, in Python by np.moveaxis(frames, "
+            "-1, 0)"
+        )
     check_frames(frames.shape[1:], frames.dtype, where=where)
     check_extent(frames.shape, frames.dtype, stored=file.stored_bytes, where=where)
     if not data_path:
         _check_only(file, path, frames)
     return path, frames
+
+
+def _ends_with_events(file: Hdf5File, frames: h5py.Dataset) -> bool:
+    """Whether events seem to be on the last axis: by its name, its length, chunks, or columns."""
+    *_, n_y, n_x, n_last = frames.shape
+    named = file.attempt(lambda: frames.attrs.get("axes", ""), str(frames.name))
+    text = named.decode(errors="replace") if isinstance(named, bytes) else str(named)
+    if text.count(":") == frames.ndim - 1:
+        return text.endswith(":experiment_identifier")
+    if min(n_y, n_x) < 2 * LEAST_SIDE:
+        return False
+    chunks = frames.chunks or ()
+    a_frame_each = chunks[-3:] == (n_y, n_x, 1) and n_last > 1
+    columns = [column for path in COLUMN_PATHS if (column := file.dataset(path)) is not None]
+    lengths = {column.shape[0] for column in columns if column.ndim and column.size > 1}
+    by_columns = n_last in lengths and frames.shape[0] not in lengths
+    return bool(n_last < LEAST_SIDE or a_frame_each or by_columns)
 
 
 def _check_only(file: Hdf5File, path: str, frames: h5py.Dataset) -> None:

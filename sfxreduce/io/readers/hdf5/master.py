@@ -33,15 +33,14 @@ from sfxreduce.io.readers.hdf5.detector import has_mask, read_detector
 from sfxreduce.io.readers.hdf5.file import FileStamp, Hdf5File, open_hdf5
 from sfxreduce.io.readers.hdf5.find_frames import find_frames
 from sfxreduce.io.readers.hdf5.run import (
-    DEFAULT_EVENTS_PER_BLOCK,
     CxiFrames,
     FrameFacts,
     few_of,
     fill_of,
+    masked_by_values,
     of_a_link,
     open_cxi,
     refuse_polarity,
-    with_sentinels,
 )
 from sfxreduce.io.readers.hdf5.unwritten import find_missing
 from sfxreduce.run.columns import plain_text
@@ -290,7 +289,6 @@ def _open_listed(
         mask_good_is=mask_good_is,
         samples=samples,
     )
-    grouped = shared.events_per_chunk > 1
     return Run(
         source=MasterFrames(
             sources=_sources(files, counts, a_file),
@@ -305,7 +303,7 @@ def _open_listed(
         truth=truth,
         name=plain_text(path.stem),
         provenance=plain_text(f"read from {path.name} and {len(there)} files that it lists"),
-        events_per_block=shared.events_per_chunk if grouped else DEFAULT_EVENTS_PER_BLOCK,
+        events_per_block=shared.events_per_block,
     )
 
 
@@ -515,7 +513,7 @@ def _shared(
         )
         if not has_mask(file, frames_path=path):
             refuse_polarity(file, mask_good_is)
-            detector = with_sentinels(detector, list(_spread(file, samples)))
+        detector = masked_by_values(detector, file, path, list(_spread(file, samples)))
         return FrameFacts(
             path=path,
             dtype=frames.dtype.newbyteorder("="),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,16 +12,21 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from sfxreduce.errors import RunNotFound, SchemaError, SfxReduceError, SourceError, UsageError
 from sfxreduce.io.chunks.layout import Layout
-from sfxreduce.io.readers.count_mask import MASK_FRAMES, lasting_sentinels
+from sfxreduce.io.readers.count_mask import (
+    MASK_FRAMES,
+    lasting_sentinels,
+    lasting_underloads,
+)
 from sfxreduce.io.readers.crop import take_window
 from sfxreduce.io.readers.hdf5.carried import read_carried
 from sfxreduce.io.readers.hdf5.chunk_index import ChunkPlaces, chunk_places
 from sfxreduce.io.readers.hdf5.columns import COLUMN_PATHS, read_columns, read_truth
-from sfxreduce.io.readers.hdf5.detector import has_mask, read_detector
+from sfxreduce.io.readers.hdf5.detector import has_mask, read_detector, underload_of
 from sfxreduce.io.readers.hdf5.file import HDF5_ERRORS, FileStamp, Hdf5File, open_hdf5
 from sfxreduce.io.readers.hdf5.find_frames import find_frames
 from sfxreduce.io.readers.hdf5.frames import Hdf5Frames, neighbours
@@ -39,9 +45,10 @@ __all__ = [
     "FrameFacts",
     "few_of",
     "fill_of",
+    "masked_by_values",
     "of_a_link",
     "open_cxi",
-    "with_sentinels",
+    "refuse_polarity",
 ]
 
 DEFAULT_EVENTS_PER_BLOCK = 32
@@ -79,24 +86,15 @@ def open_cxi(
     UsageError
         If good pixels are said to be other than zero, and it has no mask.
     """
-    stamp = FileStamp.of(path)
     roots = tuple(roots)
-    facts = _facts(stamp, data_path, roots, mask_good_is)
-    if facts.is_outdated():
-        for known in (_facts, _places, _layout):
-            known.cache_clear()
-        facts = _facts(stamp, data_path, roots, mask_good_is)
+    facts = _fresh_facts(FileStamp.of(path), data_path, roots, mask_good_is)
     n_events = len(facts.missing)
     with open_hdf5(path, roots) as file:
-        columns = read_columns(file, n_events, path=str(path), frames_path=facts.path)
-        frames = file.trusted(facts.path)
-        carried, left = read_carried(file, n_events, known=COLUMN_PATHS, frames=frames)
+        columns = _columns(file, facts, path)
         truth = read_truth(file, n_events)
         files = {*(one.path for one in facts.files), *file.opened}
         named = {**facts.named, **file.named, str(path): of_a_link(path)}
-        columns = columns.merge(carried).assign_attrs(
-            not_carried=list(left), warnings=_absences(named)
-        )
+    columns.attrs["warnings"] += _absences(named)
     source = CxiFrames(
         path=str(path),
         data_path=data_path,
@@ -110,15 +108,46 @@ def open_cxi(
         roots=roots,
         mask_good_is=mask_good_is,
     )
-    grouped = facts.events_per_chunk > 1
     return Run(
         source=source,
         columns=columns,
         truth=truth,
         name=plain_text(path.stem),
         provenance=plain_text(f"read from {path.name}"),
-        events_per_block=facts.events_per_chunk if grouped else DEFAULT_EVENTS_PER_BLOCK,
+        events_per_block=facts.events_per_block,
     )
+
+
+def _fresh_facts(
+    stamp: FileStamp, data_path: str, roots: tuple[str, ...], mask_good_is: int | None
+) -> FrameFacts:
+    """What is known of a run, looked up again if a file that it leads to has changed."""
+    facts = _facts(stamp, data_path, roots, mask_good_is)
+    if facts.is_outdated():
+        for known in (_facts, _places, _layout):
+            known.cache_clear()
+        facts = _facts(stamp, data_path, roots, mask_good_is)
+    return facts
+
+
+def _columns(file: Hdf5File, facts: FrameFacts, path: Path) -> xr.Dataset:
+    """Columns of a run, and what else comes along."""
+    n_events, frames = len(facts.missing), file.trusted(facts.path)
+    columns = read_columns(file, n_events, path=str(path), frames_path=facts.path)
+    carried, left = read_carried(file, n_events, known=COLUMN_PATHS, frames=frames)
+    return columns.merge(carried).assign_attrs(not_carried=list(left), warnings=_oddities(frames))
+
+
+def _oddities(frames: h5py.Dataset) -> list[str]:
+    """What to know of frames whose axes may have been meant otherwise."""
+    n_events, *frame_shape = frames.shape
+    by_event = frames.chunks is not None and frames.chunks[0] == 1
+    if by_event or n_events < 2 or frame_shape[0] != n_events or frame_shape[-1] == n_events:
+        return []
+    return [
+        f"its {n_events} events have as many rows each; if {frames.shape} is (y, x, event), store "
+        "the events on the first axis"
+    ]
 
 
 def few_of(names: Sequence[str]) -> str:
@@ -305,6 +334,11 @@ class FrameFacts:
         """Events that were not written whole, shape (event,); panels that all lack left aside."""
         return np.asarray(self.missing.any(axis=1))
 
+    @property
+    def events_per_block(self) -> int:
+        """Events that are read together: those of a chunk where it has several."""
+        return self.events_per_chunk if self.events_per_chunk > 1 else DEFAULT_EVENTS_PER_BLOCK
+
     def give(self, source: CxiFrames) -> bool:
         """Whether the file still holds what it held when the run was opened."""
         found = (len(self.missing), self.detector.frame_shape, self.dtype)
@@ -331,7 +365,8 @@ def _facts(
         lacking.reshape(n_panels, -1)[always] = True
         if not has_mask(file, frames_path=path):
             refuse_polarity(file, mask_good_is)
-            detector = _masked(detector, frames, np.any(missing, axis=1))
+        events = _spread(frames, np.any(missing, axis=1))
+        detector = masked_by_values(detector, file, path, events)
         flags = np.where(lacking, np.uint32(PixelFlag.INVALID), np.uint32(0))
         return FrameFacts(
             path=path,
@@ -395,23 +430,49 @@ def _read_parts(
     return found
 
 
-def _masked(detector: Detector, frames: h5py.Dataset, holes: NDArray[np.bool_]) -> Detector:
-    """Detector with the mask that a few frames, spread evenly over the run, give away."""
+def _spread(frames: h5py.Dataset, holes: NDArray[np.bool_]) -> list[tuple[h5py.Dataset, int]]:
+    """A few events of those that are whole, spread evenly over the run."""
     whole = np.flatnonzero(~holes)
     spread = np.linspace(0, whole.size - 1, min(whole.size, MASK_FRAMES)).astype(int)
-    return with_sentinels(detector, [(frames, int(event)) for event in whole[spread]])
+    return [(frames, int(event)) for event in whole[spread]]
 
 
-def with_sentinels(detector: Detector, events: Sequence[tuple[h5py.Dataset, int]]) -> Detector:
-    """Detector with the mask that some events give away, each a dataset and a place in it."""
+def masked_by_values(
+    detector: Detector,
+    file: Hdf5File,
+    frames_path: str,
+    events: Sequence[tuple[h5py.Dataset, int]],
+) -> Detector:
+    """Detector with the pixels masked that are no measurement in any of some events.
+
+    Below the file's underload value, and, where it has no mask, sentinels.
+
+    Parameters
+    ----------
+    events : sequence of tuple
+        A dataset and a place in it.
+    """
+    least, is_masked = (
+        underload_of(file, frames_path=frames_path),
+        has_mask(file, frames_path=frames_path),
+    )
+    if is_masked and math.isnan(least):
+        return detector
     sample = []
     for frames, event in events:
         # One that cannot be read says nothing of the mask; it is flagged when its turn comes.
         with suppress(*HDF5_ERRORS, SourceError):
             check_chunks(frames, event, event + 1)
             sample.append(np.asarray(frames[event]).reshape(detector.frame_shape))
-    mask = lasting_sentinels(sample, count_cutoff=detector.saturation_adu)
-    return detector if mask is None else detector.with_mask(mask)
+    mask = detector.mask
+    if not is_masked:
+        sentinels = lasting_sentinels(sample, count_cutoff=detector.saturation_adu)
+        mask = mask if sentinels is None else mask | sentinels
+    if not math.isnan(least):
+        below = lasting_underloads(sample, least=least)
+        # What a mask or a sentinel says of a pixel is more than that it is low.
+        mask = mask if below is None else np.where(mask == 0, below, mask)
+    return detector if mask.all() else detector.with_mask(mask)
 
 
 @lru_cache(maxsize=16)

@@ -16,13 +16,16 @@ __all__ = ["EV_ANGSTROM", "in_ev", "in_metres", "in_mj", "in_pixels", "units_of"
 JOULE_PER_EV = 1.602176634e-19  # exact, SI 2019
 EV_ANGSTROM = 12398.419843320026  # h c, exact, SI 2019
 
-METRES: Mapping[str, float] = {
+PER_METRE: Mapping[str, float] = {
     **dict.fromkeys(("m", "metre", "metres", "meter", "meters"), 1.0),
-    **dict.fromkeys(("mm", "millimetre", "millimetres", "millimeter", "millimeters"), 1e-3),
-    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometre", "micrometer"), 1e-6),
-    **dict.fromkeys(("nm", "nanometre", "nanometres", "nanometer", "nanometers"), 1e-9),
-    **dict.fromkeys(("angstrom", "angstroms", "Angstrom", "ANGSTROM", "Å", "A"), 1e-10),
+    **dict.fromkeys(("mm", "millimetre", "millimetres", "millimeter", "millimeters"), 1e3),
+    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometre", "micrometer"), 1e6),
+    **dict.fromkeys(("nm", "nanometre", "nanometres", "nanometer", "nanometers"), 1e9),
+    **dict.fromkeys(("angstrom", "angstroms", "Angstrom", "ANGSTROM", "Å", "A"), 1e10),
 }
+"""Units in a metre; a number divided by them is the length nearest to it, which a product is not."""
+
+
 EV: Mapping[str, float] = {
     **dict.fromkeys(("eV", "ev", "EV", "electronvolt"), 1.0),
     **dict.fromkeys(("keV", "kev", "KEV", "kiloelectronvolt"), 1e3),
@@ -66,7 +69,7 @@ def in_metres(
         If the unit is none of length, or a length is larger.
     """
     unit = units_of(file, dataset) or "m"
-    lengths = values * _factor(file, dataset, unit, METRES)
+    lengths = values / _factor(file, dataset, unit, PER_METRE)
     _check(file, dataset, lengths, limits=(-most, most), unit="m")
     return lengths
 
@@ -78,7 +81,7 @@ def in_pixels(
     unit = units_of(file, dataset)
     if unit in ("", *PIXELS):
         return values
-    return values * _factor(file, dataset, unit, METRES) / pixel_size
+    return values / _factor(file, dataset, unit, PER_METRE) / pixel_size
 
 
 def in_ev(
@@ -99,8 +102,8 @@ def in_ev(
     """
     unit = units_of(file, dataset) or usual
     known = np.where(np.isfinite(values) & (values > 0), values, np.nan)
-    if unit in METRES:
-        energies = EV_ANGSTROM / (known * METRES[unit] * 1e10)
+    if unit in PER_METRE:
+        energies = EV_ANGSTROM / (known * (1e10 / PER_METRE[unit]))
     elif unit == usual == "J":
         # One joule is 6e18 eV: no photon comes near it from either side.
         energies = np.where(known > 1, known, known / JOULE_PER_EV)
