@@ -23,7 +23,7 @@ PER_METRE: Mapping[str, float] = {
     **dict.fromkeys(("nm", "nanometre", "nanometres", "nanometer", "nanometers"), 1e9),
     **dict.fromkeys(("angstrom", "angstroms", "Angstrom", "ANGSTROM", "Å", "A"), 1e10),
 }
-"""Units in a metre; a number divided by them is the length nearest to it, which a product is not."""
+"""Units in a metre; a number divided by them is the nearest to its length, which a product is not."""
 
 
 EV: Mapping[str, float] = {
