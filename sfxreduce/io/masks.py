@@ -85,7 +85,7 @@ def bad_by_mask_file(given: GivenMask, detector: Detector) -> NDArray[np.bool_]:
         If it is damaged.
     """
     path, inner = given.named
-    if not path.exists():
+    if not path.is_file():
         raise RunNotFound(f"{path}: no such file; check the path given to --mask")
     if path.suffix.lower() in HDF5_SUFFIXES:
         with open_hdf5(path) as file:
@@ -118,7 +118,8 @@ def _values_of(path: Path) -> NDArray[np.generic]:
     values: NDArray[np.generic] | None
     if path.suffix.lower() == ".npy":
         try:
-            values = np.load(path, allow_pickle=False)
+            # Mapped, so that nothing is reserved for more than the file holds.
+            values = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError, EOFError) as error:
             raise SourceError(f"{path}: cannot be read as an array ({error})") from error
     elif path.suffix.lower() in IMAGE_SUFFIXES:

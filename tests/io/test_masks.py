@@ -185,10 +185,17 @@ class TestGivenFile:
         (tmp_path / "bad.tif").write_bytes(b"II*\0nothing")
         (tmp_path / "bad.txt").write_text("0 1")
         np.save(tmp_path / "text.npy", np.full(SHAPE, "a"))
+        np.savez(tmp_path / "packed", STRIPE)
+        (tmp_path / "packed.npz").rename(tmp_path / "packed.npy")
+        np.save(tmp_path / "objects.npy", np.full(SHAPE, None), allow_pickle=True)
+        (tmp_path / "folder.npy").mkdir()
         for name, error in (
             ("bad.npy", SourceError),
             ("bad.tif", SourceError),
             ("text.npy", SourceError),
+            ("packed.npy", SourceError),
+            ("objects.npy", SourceError),
+            ("folder.npy", RunNotFound),
             ("bad.txt", UsageError),
             ("none.npy", RunNotFound),
             ("run.cxi:/no/mask", SchemaError),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.open import open_run
+from sfxreduce.run.detector import PixelFlag
 
 FRAMES = np.arange(3 * 64 * 80).reshape(3, 64, 80).astype("i4")
 
@@ -137,3 +139,157 @@ class TestTwoDetectors:
             for name, values in (("data", FRAMES), ("azint", np.zeros((3, 16, 500)))):
                 group(file, f"/entry/{name}", "NXdata")["data"] = values
         assert open_run(tmp_path / "run.nxs").n_events == 3
+
+
+DEGREES = np.deg2rad(30.0)
+
+
+def add_module(
+    detector: h5py.Group,
+    name: str,
+    *,
+    origin: list[int],
+    size: list[int],
+    corner_mm: tuple[float, float],
+    turned: bool = False,
+    depends_on: str = "transformations/stage",
+) -> None:
+    """Write a module with pixels of 0.1 mm; a turned one hangs on a rotation by 30 degrees."""
+    made = group(detector.file, f"{detector.name}/{name}", "NXdetector_module")
+    made["data_origin"], made["data_size"] = origin, size
+    made["module_offset"] = 1.0
+    offset = {
+        "vector": [0.0, 0.0, 1.0], "transformation_type": "translation", "units": "mm",
+        "offset": [*corner_mm, -1.0], "offset_units": "mm",
+        "depends_on": f"{detector.name}/transformations/tilt" if turned else
+        f"{detector.name}/{depends_on}",
+    }  # fmt: skip
+    for key, value in offset.items():
+        made["module_offset"].attrs[key] = value
+    for key, vector in (("fast", [2.0, 0.0, 0.0]), ("slow", [0.0, -1.0, 0.0])):
+        made[f"{key}_pixel_direction"] = 0.1
+        for attribute, value in (
+            ("vector", vector), ("units", "mm"), ("depends_on", "module_offset"),
+        ):  # fmt: skip
+            made[f"{key}_pixel_direction"].attrs[attribute] = value
+
+
+def add_motions(detector: h5py.Group) -> None:
+    motions = group(detector.file, f"{detector.name}/transformations", "NXtransformations")
+    for name, value, units, kind, vector, depends_on in (
+        ("tilt", 30.0, "deg", "rotation", [0.0, 0.0, 1.0], "stage"),
+        ("stage", 150.0, "mm", "translation", [0.0, 0.0, 1.0], "."),
+    ):
+        motions[name] = [value]
+        for key, text in (
+            ("units", units), ("transformation_type", kind), ("vector", vector),
+            ("depends_on", depends_on),
+        ):  # fmt: skip
+            motions[name].attrs[key] = text
+
+
+class TestModules:
+    def start(self, file: h5py.File, frames: np.ndarray) -> h5py.Group:
+        file["/entry/data/data"] = frames
+        group(file, "/entry", "NXentry")
+        group(file, "/entry/instrument", "NXinstrument")
+        made = group(file, "/entry/instrument/jungfrau", "NXdetector")
+        add_motions(made)
+        return made
+
+    @pytest.mark.parametrize("stacked", [False, True])
+    def test_panels_lie_where_their_chains_of_motions_put_them(
+        self, tmp_path: Path, stacked: bool
+    ) -> None:
+        frames = np.ones((3, 2, 64, 80), "i4")
+        with h5py.File(tmp_path / "run.nxs", "w") as file:
+            made = self.start(file, frames if stacked else frames.reshape(3, 128, 80))
+            for place, corner in enumerate([(-8.0, 7.0), (1.0, 2.0)]):
+                origin = [place, 0, 0] if stacked else [64 * place, 0]
+                size = [1, 64, 80] if stacked else [64, 80]
+                add_module(
+                    made, f"m{place}", origin=origin, size=size, corner_mm=corner,
+                    turned=place == 1,
+                )  # fmt: skip
+        detector = open_run(tmp_path / "run.nxs").detector
+        assert detector.geometry == "given"
+        assert detector.pixel_size_m == pytest.approx(1e-4)
+        assert len(detector.sensors) == (0 if stacked else 2)
+        x, y = (axis.reshape(2, 64, 80) for axis in detector.positions())
+        i, j = np.meshgrid(np.arange(80) + 0.5, np.arange(64) + 0.5)
+        np.testing.assert_allclose(x[0], -80 + i, atol=1e-6)
+        np.testing.assert_allclose(y[0], 70 - j, atol=1e-6)
+        flat = (10 + i) + 1j * (20 - j)
+        turned = flat * np.exp(1j * DEGREES)
+        np.testing.assert_allclose(x[1], turned.real, atol=1e-6)
+        np.testing.assert_allclose(y[1], turned.imag, atol=1e-6)
+
+    def test_pixels_of_no_module_are_gaps(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "run.nxs", "w") as file:
+            made = self.start(file, FRAMES)
+            for name, row in (("a", 0), ("b", 34)):
+                add_module(made, name, origin=[row, 0], size=[30, 80], corner_mm=(-4, row / 10))
+        mask = open_run(tmp_path / "run.nxs").detector.mask
+        assert set(np.unique(mask[30:34])) == {PixelFlag.GAP}
+        assert not mask[:30].any()
+        assert not mask[34:].any()
+
+    @pytest.mark.parametrize(
+        ("corner", "beam", "expected"),
+        [
+            ((-4.0, 3.2), None, (-40.0, 32.0)),
+            ((-4.0, 3.2), (40.0, 32.4), (-40.0, 32.0)),
+            ((0.0, 0.0), (40.0, 32.0), (-40.0, -32.0)),
+            ((-4.0, 3.2), (10.0, 12.0), (-10.0, -12.0)),
+        ],
+    )
+    def test_a_lone_module_counts_where_it_agrees_with_the_beam(
+        self,
+        tmp_path: Path,
+        corner: tuple[float, float],
+        beam: tuple[float, float] | None,
+        expected: tuple[float, float],
+    ) -> None:
+        with h5py.File(tmp_path / "run.nxs", "w") as file:
+            made = self.start(file, FRAMES)
+            add_module(made, "only", origin=[0, 0], size=[64, 80], corner_mm=corner)
+            if beam is not None:
+                made["beam_center_x"], made["beam_center_y"] = beam
+        [panel] = open_run(tmp_path / "run.nxs").detector.panels
+        assert panel.corner == pytest.approx(expected)
+
+    def test_a_master_can_be_the_geometry_of_another_run(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "d.nxs", "w") as file:
+            made = self.start(file, np.ones((1, 2, 64, 80), "i4"))
+            for place in (0, 1):
+                add_module(
+                    made, f"m{place}", origin=[place, 0, 0], size=[1, 64, 80],
+                    corner_mm=(-4.0, 7.0 * place),
+                )  # fmt: skip
+        with h5py.File(tmp_path / "run.cxi", "w") as file:
+            file["/entry_1/data_1/data"] = np.ones((3, 2, 64, 80), "i4")
+        assert open_run(tmp_path / "run.cxi").detector.geometry == "assumed"
+        run = open_run(tmp_path / "run.cxi", geometry=tmp_path / "d.nxs")
+        assert run.detector.geometry == "given"
+        assert [s.corner for s in run.detector.placed()] == [(-40.0, 0.0), (-40.0, 70.0)]
+
+    @pytest.mark.parametrize(
+        ("second", "message"),
+        [
+            ({"origin": [10, 0], "size": [30, 80]}, "found b with pixels of another one"),
+            ({"origin": [40, 0], "size": [30, 80]}, r"found \[40, 0\] to \[70, 80\]"),
+            (
+                {"origin": [40, 0], "size": [9, 80], "depends_on": "b/module_offset"},
+                "expected a chain of motions with an end",
+            ),
+        ],
+    )
+    def test_what_cannot_be_meant_is_one_line(
+        self, tmp_path: Path, second: dict[str, Any], message: str
+    ) -> None:
+        with h5py.File(tmp_path / "run.nxs", "w") as file:
+            made = self.start(file, FRAMES)
+            add_module(made, "a", origin=[0, 0], size=[30, 80], corner_mm=(-4, 1))
+            add_module(made, "b", corner_mm=(-4, 5), **second)
+        with pytest.raises(SchemaError, match=message):
+            open_run(tmp_path / "run.nxs")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sfxreduce.errors import SchemaError, SourceError
 from sfxreduce.io.readers.hdf5.file import Hdf5File
 from sfxreduce.io.readers.hdf5.guard import check_chunks
+from sfxreduce.io.readers.hdf5.modules import read_modules
 from sfxreduce.io.readers.hdf5.nexus import NXMX, seen_from
 from sfxreduce.io.readers.hdf5.units import (
     MOST_DISTANCE_M,
@@ -21,7 +22,7 @@ from sfxreduce.io.readers.hdf5.units import (
     in_pixels,
 )
 from sfxreduce.io.readers.hdf5.unwritten import find_holes
-from sfxreduce.run.detector import Detector, Panel, PixelFlag
+from sfxreduce.run.detector import Detector, Panel, PixelFlag, Sensor
 
 __all__ = ["axes_of_mask", "has_mask", "read_detector", "read_mask", "underload_of"]
 
@@ -41,6 +42,9 @@ HAS_SIGNAL = 0x1000
 
 MOST_MASKS = 16
 
+LEAST_AREA = 0.1
+"""Area of a pixel as seen along the beam, of its own: a module seen from the side has none."""
+
 
 def read_detector(
     file: Hdf5File,
@@ -54,7 +58,7 @@ def read_detector(
     Without a geometry in the file the beam is at the centre of the frame; panels are then stacked
     along y, in the order of the file. With one, `corner_position` gives the corner of every panel
     and `basis_vectors` its slow and fast steps, both in metres from the beam [1]_, and
-    `module_identifier` the name of each.
+    `module_identifier` the name of each; or the modules of a NeXus detector do.
 
     Parameters
     ----------
@@ -79,9 +83,10 @@ def read_detector(
     """
     file = seen_from(file, frames_path)
     pixel_size = _length(file, PIXEL_SIZE, most=MOST_PIXEL_M)
-    panels = _placed_panels(file, frame_shape, pixel_size) or _default_panels(
-        file, frame_shape, pixel_size
-    )
+    panels = _placed_panels(file, frame_shape, pixel_size)
+    sensors: tuple[Sensor, ...] = ()
+    if not panels:
+        panels, sensors, pixel_size = _by_modules(file, frame_shape, pixel_size)
     stacked = len(frame_shape) == 3 or len(panels) > 1
     n_y, n_x = frame_shape[-2:]
     panel_shape = (n_y // len(panels), n_x) if len(frame_shape) == 2 else (n_y, n_x)
@@ -94,9 +99,14 @@ def read_detector(
         distance_m=_length(file, DISTANCE, most=MOST_DISTANCE_M),
         adu_per_photon=_positive(file, ADU_PER_PHOTON),
         saturation_adu=_positive(file, SATURATION),
+        sensors=sensors,
     )
     mask = read_mask(file, detector.frame_shape, good_is=mask_good_is)
-    return detector if mask is None else detector.with_mask(mask)
+    detector = detector if mask is None else detector.with_mask(mask)
+    if not sensors:
+        return detector
+    gap = np.uint32(PixelFlag.GAP)
+    return detector.with_mask(np.where(detector.covered(), detector.mask, gap))
 
 
 def has_mask(file: Hdf5File, *, frames_path: str = "") -> bool:
@@ -168,6 +178,38 @@ def _default_panels(
     left = -n_x / 2 if math.isnan(beam_x) else -beam_x
     top = -n_panels * n_y / 2 if math.isnan(beam_y) else -beam_y
     return tuple(Panel(name=f"p{i}", corner=(left, top + i * n_y)) for i in range(n_panels))
+
+
+def _by_modules(
+    file: Hdf5File, frame_shape: tuple[int, ...], pixel_size: float
+) -> tuple[tuple[Panel, ...], tuple[Sensor, ...], float]:
+    """Panels where the modules of a NeXus detector lie, or else by the beam; size of a pixel.
+
+    Sensors where modules are no whole panels.
+    """
+    panels = _default_panels(file, frame_shape, pixel_size)
+    sensors, side = read_modules(file, frame_shape)
+    if not sensors or (len(sensors) == 1 and not _has_beam(file, sensors[0], side)):
+        return panels, (), pixel_size
+    n_y, n_x = frame_shape[-2:]
+    whole = [((i * n_y, (i + 1) * n_y), (0, n_x)) for i in range(len(panels))]
+    sensors = tuple(sorted(sensors, key=lambda sensor: (sensor.rows, sensor.columns)))
+    if [(sensor.rows, sensor.columns) for sensor in sensors] != whole:
+        return panels, sensors, side
+    placed = (Panel(name=s.name, corner=s.corner, fast=s.fast, slow=s.slow) for s in sensors)
+    return tuple(placed), (), side
+
+
+def _has_beam(file: Hdf5File, sensor: Sensor, side: float) -> bool:
+    """Whether a lone module lies where the beam says, if it does: zeros are written for unknown."""
+    if not any(sensor.corner):
+        return False
+    steps = np.array([sensor.fast, sensor.slow]).T
+    told = [_beam(file, f"{NXMX}/beam_center_{axis}", side) for axis in "xy"]
+    if abs(np.linalg.det(steps)) < LEAST_AREA:
+        return False
+    beam = np.linalg.solve(steps, -np.array(sensor.corner))
+    return not any(abs(one - other) > 1 for one, other in zip(beam, told, strict=True))
 
 
 def _placed_panels(

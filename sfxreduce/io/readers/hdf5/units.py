@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import h5py
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.readers.hdf5.file import Hdf5File
 
-__all__ = ["EV_ANGSTROM", "in_ev", "in_metres", "in_mj", "in_pixels", "units_of"]
+__all__ = ["EV_ANGSTROM", "in_ev", "in_metres", "in_mj", "in_pixels", "in_radians", "units_of"]
 
 JOULE_PER_EV = 1.602176634e-19  # exact, SI 2019
 EV_ANGSTROM = 12398.419843320026  # h c, exact, SI 2019
@@ -23,7 +24,7 @@ PER_METRE: Mapping[str, float] = {
     **dict.fromkeys(("nm", "nanometre", "nanometres", "nanometer", "nanometers"), 1e9),
     **dict.fromkeys(("angstrom", "angstroms", "Angstrom", "ANGSTROM", "Å", "A"), 1e10),
 }
-"""Units in a metre; a number divided by them is the nearest to its length, which a product is not."""
+"""Units in a metre: dividing by them gives the nearest length, multiplying by a factor does not."""
 
 
 EV: Mapping[str, float] = {
@@ -36,6 +37,10 @@ MJ: Mapping[str, float] = {
     **dict.fromkeys(("mJ", "millijoule", "millijoules"), 1.0),
     **dict.fromkeys(("uJ", "µJ", "μJ", "microjoule", "microjoules"), 1e-3),
 }
+RADIANS: Mapping[str, float] = {
+    **dict.fromkeys(("deg", "degree", "degrees", "°"), math.pi / 180),
+    **dict.fromkeys(("rad", "radian", "radians"), 1.0),
+}
 PIXELS = ("pixel", "pixels", "px")
 
 LEAST_EV, MOST_EV = 100.0, 200_000.0
@@ -45,21 +50,28 @@ MOST_DISTANCE_M, MOST_PIXEL_M = 50.0, 0.01
 """Farther away, or larger, no detector is: such a number is in another unit than it says."""
 
 
-def units_of(file: Hdf5File, dataset: h5py.Dataset) -> str:
+def units_of(file: Hdf5File, dataset: h5py.Dataset, *, attribute: str = "units") -> str:
     """Units that a dataset says it has; empty if it does not say."""
-    found = file.attempt(lambda: dataset.attrs.get("units", ""), str(dataset.name))
+    found = file.attempt(lambda: dataset.attrs.get(attribute, ""), str(dataset.name))
     one = found.ravel()[0] if isinstance(found, np.ndarray) and found.size == 1 else found
     text = one.decode(errors="replace") if isinstance(one, bytes) else str(one)
     return text.strip()
 
 
 def in_metres(
-    file: Hdf5File, dataset: h5py.Dataset, values: NDArray[np.float64], *, most: float
+    file: Hdf5File,
+    dataset: h5py.Dataset,
+    values: NDArray[np.float64],
+    *,
+    most: float,
+    attribute: str = "units",
 ) -> NDArray[np.float64]:
     """Lengths in metres; those that say no unit are.
 
     Parameters
     ----------
+    attribute : str
+        Of the dataset, that names the unit.
     most : float
         Largest length that can be meant, in metres.
 
@@ -68,10 +80,18 @@ def in_metres(
     SchemaError
         If the unit is none of length, or a length is larger.
     """
-    unit = units_of(file, dataset) or "m"
+    unit = units_of(file, dataset, attribute=attribute) or "m"
     lengths = values / _factor(file, dataset, unit, PER_METRE)
     _check(file, dataset, lengths, limits=(-most, most), unit="m")
     return lengths
+
+
+def in_radians(
+    file: Hdf5File, dataset: h5py.Dataset, values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Angles in radians; those that say no unit are degrees, as NeXus has it."""
+    unit = units_of(file, dataset) or "deg"
+    return values * _factor(file, dataset, unit, RADIANS)
 
 
 def in_pixels(
@@ -128,7 +148,7 @@ def in_mj(
 
 def _factor(file: Hdf5File, dataset: h5py.Dataset, unit: str, known: Mapping[str, float]) -> float:
     if unit not in known:
-        usual = ("m", "mm", "um", "nm", "angstrom", "eV", "keV", "J", "mJ", "uJ")
+        usual = ("m", "mm", "um", "nm", "angstrom", "eV", "keV", "J", "mJ", "uJ", "deg", "rad")
         examples = [name for name in usual if name in known]
         raise SchemaError(
             f"{file.path}: {dataset.name}: expected units {', '.join(examples)}, found "
