@@ -71,6 +71,17 @@ def test_events_of_a_virtual_source_that_is_gone_are_holes(make: Make) -> None:
     assert hits_of(open_run(folder / "renamed.h5")) == [1, 4, 7, 10]
 
 
+@pytest.mark.parametrize(("name", "n_masked"), [("r0001", 8192), ("r0003", 0)])
+def test_a_module_without_a_mask_stops_nothing(make: Make, name: str, n_masked: int) -> None:
+    """One that was off has no mask either, and the run was refused."""
+    run = open_run(make("c01") / f"{name}.cxi")
+    assert np.count_nonzero(run.detector.mask) == n_masked
+    reading = run.source.read(range(12))
+    whole = np.where(np.isfinite(reading.pixels), reading.pixels, 0) > 100
+    strong = whole & run.detector.good()
+    assert np.flatnonzero(strong.reshape(12, -1).sum(axis=1) > 20).tolist() == [1, 4, 7, 10]
+
+
 def test_units_of_a_nexus_file_change_nothing(make: Make) -> None:
     """Millimetres were taken for metres, keV for eV, and metres for pixels."""
     folder = make("c08")

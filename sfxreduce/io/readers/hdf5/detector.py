@@ -21,7 +21,7 @@ from sfxreduce.io.readers.hdf5.units import (
     in_metres,
     in_pixels,
 )
-from sfxreduce.io.readers.hdf5.unwritten import find_holes
+from sfxreduce.io.readers.hdf5.unwritten import find_holes, find_missing
 from sfxreduce.run.detector import Detector, Panel, PixelFlag, Sensor
 
 __all__ = ["axes_of_mask", "has_mask", "read_detector", "read_mask", "underload_of"]
@@ -311,8 +311,6 @@ def read_mask(
     if dataset is None:
         return None
     where = f"{file.path}: {dataset.name}"
-    if find_holes(file, dataset).any():
-        raise SourceError(f"{where} is a mask with parts that were never written; fetch it again")
     if dataset.dtype.kind not in "biuf":
         raise SchemaError(f"{where}: expected a mask of numbers, found {dataset.dtype}")
     axes = axes_of_mask(dataset.shape, frame_shape)
@@ -322,7 +320,12 @@ def read_mask(
             f"{dataset.shape}; repair the mask or take it out of the file"
         )
     flags = partial(_flags, nxmx=nxmx, good_is=good_is)
-    mask = _common_flags(file, dataset, flags) if axes else flags(file.read(dataset))
+    if axes:
+        mask = _common_flags(file, dataset, flags, frame_shape)
+    elif find_holes(file, dataset).any():
+        raise SourceError(f"{where} is a mask with parts that were never written; fetch it again")
+    else:
+        mask = flags(file.read(dataset))
     if mask.all():
         good = good_is or 0
         raise SchemaError(
@@ -352,17 +355,30 @@ def _common_flags(
     file: Hdf5File,
     dataset: h5py.Dataset,
     flags: Callable[[NDArray[np.generic]], NDArray[np.uint32]],
+    frame_shape: tuple[int, ...],
 ) -> NDArray[np.uint32]:
-    """Flags that a pixel has in every event looked at.
+    """Flags that a pixel has in every event looked at, in the shape of a frame.
 
     A run has one mask. A pixel that is bad in some events only stays good: leaving it out
     everywhere could hide Bragg peaks and lose hits, while a bad pixel more in one event at worst
-    keeps a miss. At most `MOST_MASKS` events, spread evenly over the run, are looked at.
+    keeps a miss. At most `MOST_MASKS` events, spread evenly over those whose mask was written, are
+    looked at. A panel whose mask was never written, one that was off say, has none.
     """
-    n = dataset.shape[0]
-    events = np.unique(np.linspace(0, n - 1, min(n, MOST_MASKS)).astype(int))
-    for i in events.tolist():
+    n_panels = frame_shape[0] if len(frame_shape) == 3 else 1
+    missing = find_missing(file, dataset, n_panels)
+    never = missing.all(axis=0)
+    whole = np.flatnonzero(~missing[:, ~never].any(axis=1))
+    if never.all() or not whole.size:
+        raise SourceError(
+            f"{file.path}: {dataset.name} is a mask with parts that were never written; fetch it "
+            "again"
+        )
+    spread = np.linspace(0, whole.size - 1, min(whole.size, MOST_MASKS)).astype(int)
+    events = np.unique(whole[spread]).tolist()
+    for i in events:
         file.attempt(partial(check_chunks, dataset, i, i + 1), dataset.name)
     masks = file.attempt(lambda: [flags(dataset[i]) for i in events], dataset.name)
     always_bad = np.all([mask != 0 for mask in masks], axis=0)
-    return np.where(always_bad, np.bitwise_or.reduce(masks), 0).astype(np.uint32)
+    common = np.where(always_bad, np.bitwise_or.reduce(masks), 0).astype(np.uint32)
+    common.reshape(n_panels, -1)[never] = 0
+    return common.reshape(frame_shape)
