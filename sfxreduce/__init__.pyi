@@ -14,6 +14,7 @@ from .pipeline.audit import audit_draw as audit_draw
 from .pipeline.audit import audit_label as audit_label
 from .pipeline.clean import Leftover as Leftover
 from .pipeline.clean import clean_leftovers as clean_leftovers
+from .pipeline.convert import convert_run as convert_run
 from .pipeline.describe import info_run as info_run
 from .pipeline.filter import filter_run as filter_run
 from .pipeline.filter import plan_filter as plan_filter

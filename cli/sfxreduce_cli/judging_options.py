@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
     from sfxreduce.scorers.protocol import Scorer
 
-__all__ = ["JudgingOptions", "OutputOptions", "given", "refuse_given"]
+__all__ = [
+    "CxiFilter",
+    "CxiLayout",
+    "CxiPacking",
+    "CxiPanels",
+    "JudgingOptions",
+    "OutputOptions",
+    "given",
+    "refuse_given",
+]
 
 
 class CxiFilter(StrEnum):
@@ -43,6 +52,22 @@ class OnOff(StrEnum):
     OFF = "off"
 
 
+CxiPacking = Annotated[
+    CxiFilter,
+    typer.Option(
+        "--cxi-filter",
+        help="How frames of the CXI file are packed; every HDF5 library unpacks gzip.",
+    ),
+]
+CxiPanels = Annotated[
+    CxiLayout,
+    typer.Option(
+        "--cxi-layout",
+        help="Panels of the CXI file as an axis of their own, or one below the other.",
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
     """What is written beside the reduced store, and over what."""
@@ -50,13 +75,8 @@ class OutputOptions:
     cxi: Annotated[
         Path | None, typer.Option(help="Also write the hits as CXI, with .geom and .lst beside it.")
     ] = None
-    cxi_filter: Annotated[
-        CxiFilter, typer.Option(help="How its frames are packed; every HDF5 library unpacks gzip.")
-    ] = CxiFilter.GZIP
-    cxi_layout: Annotated[
-        CxiLayout,
-        typer.Option(help="Its panels as an axis of their own, or one below the other."),
-    ] = CxiLayout.MODULES
+    cxi_filter: CxiPacking = CxiFilter.GZIP
+    cxi_layout: CxiPanels = CxiLayout.MODULES
     cxi_without_geometry: Annotated[
         bool,
         typer.Option(

@@ -17,6 +17,7 @@ from sfxreduce.errors import SfxReduceError, SfxReduceWarning, UsageError
 from sfxreduce_cli.archive import archive
 from sfxreduce_cli.audit import audit
 from sfxreduce_cli.clean import clean
+from sfxreduce_cli.convert import convert
 from sfxreduce_cli.crossval import crossval
 from sfxreduce_cli.evaluate import evaluate
 from sfxreduce_cli.filter import filter_
@@ -57,6 +58,7 @@ app.command("info")(info)
 app.command("clean")(clean)
 app.command("simulate")(simulate)
 app.command("ingest", cls=ManyInputs)(ingest)
+app.command("convert", cls=ManyInputs)(convert)
 app.command("label", cls=OneInput)(label)
 app.command("train", cls=ManyInputs)(train)
 app.command("evaluate", cls=ManyInputs)(evaluate)

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import sfxreduce
 if TYPE_CHECKING:
     from sfxreduce.archive.savings.sums import Savings
     from sfxreduce.pipeline.clean import Leftover
+    from sfxreduce.pipeline.convert import ConvertSummary
     from sfxreduce.pipeline.stages.plan import FilterPlan, Reread
     from sfxreduce.pipeline.verify.output import Verification
     from sfxreduce.report.report import Report
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ProgressDisplay",
     "end_if_changed",
+    "print_converted",
     "print_crossval",
     "print_evaluation",
     "print_facts",
@@ -68,6 +71,18 @@ def print_facts(title: str, facts: Mapping[str, Any], *, as_json: bool) -> None:
         print_json(facts)
     else:
         print_table(title, facts)
+
+
+def print_converted(summary: ConvertSummary, *, as_json: bool) -> None:
+    """Print what was written, and what of the source it does not have."""
+    facts = asdict(summary)
+    plugins = facts["plugin_path"]
+    if plugins:
+        say(f"to read {summary.out} with other programs: export HDF5_PLUGIN_PATH={plugins}")
+    if not as_json:
+        facts |= {"not_carried": ", ".join(summary.not_carried) or "nothing"}
+        facts.pop("plugin_path")
+    print_facts(f"{summary.out}: converted", facts, as_json=as_json)
 
 
 def print_sentences(sentences: Sequence[str], *, of: Mapping[str, Any], as_json: bool) -> None:

@@ -15,6 +15,7 @@ from sfxreduce.io.chunks.layout import Layout, choose_layout
 from sfxreduce.io.files.durable import disk_bytes, sweep_partial
 from sfxreduce.io.placed import PlacedFrames
 from sfxreduce.io.readers.hdf5.run import CxiFrames
+from sfxreduce.io.store.metadata import PANEL_MISSING
 from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.io.writers.shards import ShardJob, copy_shard, encode_shard
 from sfxreduce.io.writers.zarr import (
@@ -27,7 +28,7 @@ from sfxreduce.pipeline.stages.write import shard_rescue
 from sfxreduce.run.run import FrameSource, Run
 from sfxreduce.run.window import Window
 
-__all__ = ["IngestSummary", "ingest_run"]
+__all__ = ["IngestSummary", "WrittenStore", "ingest_run", "write_store"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,42 +97,75 @@ def ingest_run(
     OutputError
         If the disk is full or the path cannot be written.
     """
-    new = _new_layout(run, packing)
-    check_outputs(stores=[out], inputs=run.inputs, overwrite=overwrite)
-    layout = (None if retile else _stored_layout(run.source)) or new
-    with staged(stores=[out], overwrite=overwrite) as paths:
-        hidden = paths[out]
-        create_store(hidden, run=run, layout=layout, columns=run.columns, truth=run.truth)
-        jobs = _shard_jobs(run, layout, store=hidden)
-        write = encode_shard if layout is new else copy_shard
-        written = pool.map("store", write, jobs, rescue=shard_rescue(write))
-        done = tracked(written, stage="store", total=len(jobs), progress=progress)
-        holed = [shard for _, shard in done if shard.holes]
-        write_columns(hidden, panels_missing(run.source, holed, np.arange(run.n_events)))
-        sweep_partial(hidden)
-        consolidate(hidden)
-    return IngestSummary(
-        out=str(out),
-        events=run.n_events,
-        unreadable=sum(len(shard.holes) for shard in holed),
-        bytes_in=run.source.n_bytes,
-        bytes_out=disk_bytes(out),
-        rewrapped=layout is not new,
-        not_carried=run.not_carried,
-    )
-
-
-def _new_layout(run: Run, packing: str) -> Layout:
-    """Tiles for the centre window."""
     if packing not in PACKINGS:
         raise UsageError(
             f"--packing {packing}: expected {' or '.join(PACKINGS)}; leave it out for fast"
         )
-    return choose_layout(
+    check_outputs(stores=[out], inputs=run.inputs, overwrite=overwrite)
+    with staged(stores=[out], overwrite=overwrite) as paths:
+        stored = write_store(
+            run, paths[out], pool=pool, retile=retile, packing=packing, progress=progress
+        )
+    return IngestSummary(
+        out=str(out),
+        events=run.n_events,
+        unreadable=stored.unreadable,
+        bytes_in=run.source.n_bytes,
+        bytes_out=disk_bytes(out),
+        rewrapped=stored.rewrapped,
+        not_carried=run.not_carried,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenStore:
+    """What became of a run's frames; see `IngestSummary`."""
+
+    unreadable: int
+    rewrapped: bool
+
+
+def write_store(
+    run: Run,
+    path: Path,
+    *,
+    pool: Pool,
+    retile: bool = False,
+    packing: str = "fast",
+    progress: Progress = silent,
+) -> WrittenStore:
+    """Write a run store where nobody looks yet; see `ingest_run`.
+
+    Parameters
+    ----------
+    path : Path
+        Must not exist.
+
+    Raises
+    ------
+    OutputError
+        If the disk is full or the path cannot be written.
+    """
+    stored = None if retile else _stored_layout(run.source)
+    layout = stored or choose_layout(
         run.detector.frame_shape,
         dtype=np.dtype(run.source.dtype),
         boxes=Window.centre(run.detector).boxes(run.detector),
         packing=PACKINGS[packing],
+    )
+    # Which panels are missing is found again, while they are read.
+    columns = run.columns.drop_vars(PANEL_MISSING, errors="ignore")
+    create_store(path, run=run, layout=layout, columns=columns, truth=run.truth)
+    jobs = _shard_jobs(run, layout, store=path)
+    write = copy_shard if stored else encode_shard
+    written = pool.map("store", write, jobs, rescue=shard_rescue(write))
+    done = tracked(written, stage="store", total=len(jobs), progress=progress)
+    holed = [shard for _, shard in done if shard.holes]
+    write_columns(path, panels_missing(run.source, holed, np.arange(run.n_events)))
+    sweep_partial(path)
+    consolidate(path)
+    return WrittenStore(
+        unreadable=sum(len(shard.holes) for shard in holed), rewrapped=stored is not None
     )
 
 

@@ -156,6 +156,19 @@ def commands(folder: Path) -> list[Command]:
             words=("ingest", *run, "--out", at("copy.zarr"), "--serial", "--overwrite"),
         ),
         Command(
+            name="convert", outputs=("run.cxi",),
+            words=("convert", *run, "--out", at("run.cxi")),
+        ),
+        Command(
+            name="convert --overwrite", outputs=("copy.zarr",),
+            before=(
+                ("convert", *run, "--out", at("run.cxi"), "--cxi-filter", "blosc"),
+                ("ingest", *run, "--out", at("copy.zarr"), "--serial"),
+            ),
+            words=("convert", "--in", at("run.cxi"), "--out", at("copy.zarr"), "--serial",
+                   "--overwrite"),
+        ),
+        Command(
             name="simulate", outputs=("new.zarr",), words=(*simulated, "--out", at("new.zarr")),
         ),
         Command(

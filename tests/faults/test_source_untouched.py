@@ -44,6 +44,7 @@ def commands(run: Path, out: Path) -> list[list[str]]:
          "--report", str(out / "report.html"), "--audit-share", "0.5", "--workers", "1", *PEAKS],
         ["verify", "--in", str(hits), "--against", str(run), "--serial"],
         ["ingest", "--in", str(run), "--out", str(out / "copy.zarr"), "--serial"],
+        ["convert", "--in", str(run), "--out", str(out / "copy.cxi"), "--serial"],
         ["info", str(run)],
     ]  # fmt: skip
 

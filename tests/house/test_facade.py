@@ -45,7 +45,7 @@ def test_the_page_of_names_is_complete() -> None:
 def test_a_command_and_its_library_function_have_the_same_name() -> None:
     names = set(sfxreduce.__all__)
     for command in (
-        "filter", "info", "ingest", "label", "ledger", "redecide", "simulate", "verify",
+        "convert", "filter", "info", "ingest", "label", "ledger", "redecide", "simulate", "verify",
     ):  # fmt: skip
         assert f"{command}_run" in names
     assert {"train_model", "evaluate_model", "crossval_models"} <= names

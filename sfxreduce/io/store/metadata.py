@@ -41,6 +41,7 @@ __all__ = [
     "detector_to_json",
     "illegal_value",
     "open_store",
+    "pixels_missing",
 ]
 
 ZARR_ERRORS = (
@@ -392,6 +393,32 @@ def illegal_value(dtype: np.dtype[np.generic]) -> int | float:
         return math.nan
     limits = np.iinfo(dtype.str)
     return int(limits.min if dtype.kind == "i" else limits.max)
+
+
+def pixels_missing(
+    frame: NDArray[np.generic], panels: NDArray[np.bool_], *, fill: float
+) -> NDArray[np.bool_]:
+    """Pixels of marked panels in which the fill value stands; all of a panel that has none.
+
+    Parameters
+    ----------
+    frame : ndarray
+        Shape (y, x) or (panel, y, x).
+    panels : ndarray of bool
+        Shape (panel,).
+
+    Examples
+    --------
+    >>> pixels_missing(np.array([[[7, -1]], [[7, -1]]]), np.array([False, True]), fill=-1).tolist()
+    [[[False, False]], [[False, True]]]
+    """
+    missing = np.zeros(frame.shape, np.bool_)
+    rows, filled = (array.reshape(panels.size, -1) for array in (missing, frame))
+    for panel in np.flatnonzero(panels):
+        row = filled[panel]
+        empty = np.isnan(row) if frame.dtype.kind == "f" else row == fill
+        rows[panel] = empty if empty.any() else True
+    return missing
 
 
 def _pair(value: Any) -> tuple[float, float]:

@@ -31,6 +31,7 @@ from sfxreduce.io.chunks.blosc import SHUFFLES, BloscHeader, MemoryRange
 from sfxreduce.io.chunks.shards import CRC_BYTES, TileCodec
 from sfxreduce.io.store.metadata import illegal_value
 from sfxreduce.io.writers.cxi_content import BloscChunks, CxiContent, PeakTable, plan_blosc_chunks
+from sfxreduce.io.writers.cxi_record import put, put_column, text_array, write_record
 from sfxreduce.io.writers.shards import TiledSource, marked_in
 from sfxreduce.run.detector import Detector, PixelFlag
 from sfxreduce.run.reasons import Reason
@@ -108,8 +109,8 @@ def _output_error(path: Path, content: CxiContent, error: Exception) -> OutputEr
 
 def _write(file: h5py.File, content: CxiContent) -> int:
     """Write everything; returns the number of frames left out."""
-    _put(file, "cxi_version", np.int64(CXI_VERSION))
-    _put(file, "number_of_entries", np.int64(1))
+    put(file, "cxi_version", np.int64(CXI_VERSION))
+    put(file, "number_of_entries", np.int64(1))
     _write_detector(file, content)
     _write_events(file, content.columns)
     left_out = _write_frames(file, content)
@@ -122,21 +123,24 @@ def _write(file: h5py.File, content: CxiContent) -> int:
         data["module_identifier"] = h5py.SoftLink(f"{DETECTOR}/module_identifier")
         _write_slab_view(file, content)
     if "source_index" in content.columns:
-        _put(file, "/entry_1/data_1/source_index", content.columns["source_index"].values)
-    _write_carried(file, content.columns)
+        put(file, "/entry_1/data_1/source_index", content.columns["source_index"].values)
+    carried = _write_carried(file, content.columns)
+    if content.run is not None:
+        write_record(file, content.run, carried=carried)
     return left_out
 
 
-def _write_carried(file: h5py.File, columns: xr.Dataset) -> None:
-    """Write per-event data of the source under the names that they had there."""
-    for column in columns.values():
-        path = str(column.attrs.get("path", ""))
+def _write_carried(file: h5py.File, columns: xr.Dataset) -> list[str]:
+    """Write per-event data of the source under the names that they had there; returns these."""
+    written = []
+    # A store lists its columns in any order.
+    paths = {str(column.attrs.get("path", "")): column for column in columns.values()}
+    for path, column in sorted(paths.items()):
         # What the file has already says the same in its own way.
         if path.startswith("/") and path not in file and _is_free(file, path):
-            values = column.values
-            if values.dtype.kind in "OUT":
-                values = _text([str(text) for text in values.ravel()]).reshape(values.shape)
-            _put(file, path, values)
+            put_column(file, path, column.values)
+            written.append(path)
+    return written
 
 
 def _is_free(file: h5py.File, path: str) -> bool:
@@ -167,15 +171,10 @@ def _write_slab_view(file: h5py.File, content: CxiContent) -> None:
         h5py.h5d.create(file.id, place, stored.id.get_type(), space, created)
 
 
-def _put(file: h5py.File, name: str, values: object) -> h5py.Dataset:
-    """Write a small dataset."""
-    return file.create_dataset(name, data=values, track_times=False)
-
-
 def _write_detector(file: h5py.File, content: CxiContent) -> None:
     """Write place, scale and mask; what is not known stays away."""
     detector = content.source.detector
-    _put(file, f"{DETECTOR}/description", detector.name)
+    put(file, f"{DETECTOR}/description", detector.name)
     facts = {
         "distance": detector.distance_m,
         "x_pixel_size": detector.pixel_size_m,
@@ -185,7 +184,7 @@ def _write_detector(file: h5py.File, content: CxiContent) -> None:
     }
     for name, value in facts.items():
         if math.isfinite(value):
-            _put(file, f"{DETECTOR}/{name}", np.float64(value))
+            put(file, f"{DETECTOR}/{name}", np.float64(value))
     _write_places(file, detector)
     mask = detector.mask.reshape(content.stored_shape)
     chunk = (1, *detector.panel_shape) if content.modules else content.stored_shape
@@ -205,16 +204,16 @@ def _write_places(file: h5py.File, detector: Detector) -> None:
         corners[:, :2] = np.array([panel.corner for panel in placed]) * detector.pixel_size_m
     # The specification wants a corner in every file, known or not.
     one = n == 1
-    _put(file, f"{DETECTOR}/corner_position", corners[0] if one else corners)
+    put(file, f"{DETECTOR}/corner_position", corners[0] if one else corners)
     if told and math.isfinite(detector.pixel_size_m):
         # In the order of the axes of a panel's data.
         steps = [[[*panel.slow, 0.0], [*panel.fast, 0.0]] for panel in placed]
         vectors = np.array(steps) * detector.pixel_size_m
-        _put(file, f"{DETECTOR}/basis_vectors", vectors[0] if one else vectors)
+        put(file, f"{DETECTOR}/basis_vectors", vectors[0] if one else vectors)
     if not one:
         # Without the names, the corners of a slab could be taken for those of so many events.
-        names = _text([panel.name for panel in detector.panels])
-        _put(file, f"{DETECTOR}/module_identifier", names)
+        names = text_array([panel.name for panel in detector.panels])
+        put(file, f"{DETECTOR}/module_identifier", names)
 
 
 def _mask_pixels(
@@ -232,12 +231,6 @@ def _mask_pixels(
     file[MASK][event] |= np.where(
         missing.reshape(shape), np.uint32(PixelFlag.INVALID), np.uint32(0)
     )
-
-
-def _text(names: list[str]) -> NDArray[np.bytes_]:
-    """Names as text of one length, which lies where HDF5 puts it the same way every time."""
-    encoded = [name.encode() for name in names]
-    return np.array(encoded, h5py.string_dtype("utf-8", max([1, *map(len, encoded)])))
 
 
 def _packing(chunk: tuple[int, ...]) -> dict[str, Any]:
@@ -373,23 +366,24 @@ def _unsealed(tile: bytes, n_bytes: int) -> bytes | None:
 
 def _write_events(file: h5py.File, columns: xr.Dataset) -> None:
     """Write what is known of each event, in SI units and under the LCLS names."""
-    names = _text([str(name) for name in columns["event_id"].values])
-    _put(file, f"{DETECTOR}/experiment_identifier", names)
+    names = text_array([str(name) for name in columns["event_id"].values])
+    put(file, f"{DETECTOR}/experiment_identifier", names)
     time_ns = columns["timestamp_ns"].values
     known = np.where(time_ns > 0, time_ns, 0)
-    _put(file, "/LCLS/machineTime", known // 1_000_000_000)
-    _put(file, "/LCLS/machineTimeNanoSeconds", known % 1_000_000_000)
+    put(file, "/LCLS/machineTime", known // 1_000_000_000)
+    put(file, "/LCLS/machineTimeNanoSeconds", known % 1_000_000_000)
     energy_ev = columns["photon_energy_ev"].values
     if np.isfinite(energy_ev).any():
-        _put(file, "/LCLS/photon_energy_eV", energy_ev)
-        _put(file, "/entry_1/instrument_1/source_1/energy", energy_ev * JOULE_PER_EV)
+        put(file, "/LCLS/photon_energy_eV", energy_ev)
+        put(file, "/entry_1/instrument_1/source_1/energy", energy_ev * JOULE_PER_EV)
     pulse_mj = columns["pulse_energy_mj"].values
     if np.isfinite(pulse_mj).any():
-        _put(file, "/entry_1/instrument_1/source_1/pulse_energy", pulse_mj * 1e-3)
+        put(file, "/LCLS/pulse_energy_mJ", pulse_mj)
+        put(file, "/entry_1/instrument_1/source_1/pulse_energy", pulse_mj * 1e-3)
     if "score" in columns:
         # By the specification a row for each heading: events are the fastest axis.
         score = np.asarray(columns["score"].values, np.float32)[np.newaxis]
-        _put(file, f"{DETECTOR}/score", score).attrs["headings"] = _text(["score"])
+        put(file, f"{DETECTOR}/score", score).attrs["headings"] = text_array(["score"])
     if "reason" in columns:
         _write_tags(file, columns["reason"].values.astype(np.uint32))
 
@@ -400,8 +394,8 @@ def _write_tags(file: h5py.File, reasons: NDArray[np.uint32]) -> None:
     if not told:
         return
     tags = np.array([(reasons & np.uint32(reason)) != 0 for reason in told], np.uint8)
-    headings = _text([str(reason.name).lower() for reason in told])
-    _put(file, f"{DETECTOR}/tags", tags).attrs["headings"] = headings
+    headings = text_array([str(reason.name).lower() for reason in told])
+    put(file, f"{DETECTOR}/tags", tags).attrs["headings"] = headings
 
 
 def _write_peaks(file: h5py.File, peaks: PeakTable, *, panel_rows: int) -> None:
@@ -410,7 +404,7 @@ def _write_peaks(file: h5py.File, peaks: PeakTable, *, panel_rows: int) -> None:
     event = np.repeat(np.arange(n), peaks.count)
     place = np.arange(len(event)) - np.repeat(np.cumsum(peaks.count) - peaks.count, peaks.count)
     # CrystFEL takes a two-dimensional nPeaks for no peaks at all, without a word.
-    _put(file, "/entry_1/result_1/nPeaks", peaks.count.astype(np.int32))
+    put(file, "/entry_1/result_1/nPeaks", peaks.count.astype(np.int32))
     lists = {
         "peakXPosRaw": peaks.x,
         "peakYPosRaw": peaks.y + peaks.panel * panel_rows,
@@ -422,4 +416,4 @@ def _write_peaks(file: h5py.File, peaks: PeakTable, *, panel_rows: int) -> None:
     for name, values in lists.items():
         table = np.zeros((n, most), np.float32)
         table[event, place] = values
-        _put(file, f"/entry_1/result_1/{name}", table)
+        put(file, f"/entry_1/result_1/{name}", table)

@@ -15,7 +15,7 @@ from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.writers.publish import check_cxi_filter, check_cxi_layout
 from sfxreduce.io.writers.shards import TiledSource
 from sfxreduce.run.columns import EVENT_COLUMNS
-from sfxreduce.run.run import FrameSource
+from sfxreduce.run.run import FrameSource, Run
 
 __all__ = [
     "BloscChunks",
@@ -152,6 +152,9 @@ class CxiContent:
         How frames are packed, one of `CXI_FILTERS`.
     cxi_layout : str
         How panels are stored, one of `CXI_LAYOUTS`: as an axis of their own or one below the other.
+    run : Run, optional
+        Run of these events, of which the file is to hold all there is; see
+        `sfxreduce.io.writers.cxi_record`.
 
     Raises
     ------
@@ -166,6 +169,7 @@ class CxiContent:
     peaks: PeakTable | None = None
     cxi_filter: str = "gzip"
     cxi_layout: str = "modules"
+    run: Run | None = None
 
     def __post_init__(self) -> None:
         check_cxi_filter(self.cxi_filter)

@@ -38,6 +38,7 @@ __all__ = [
     "consolidate",
     "create_store",
     "panels_missing",
+    "plain_attributes",
     "write_columns",
     "write_manifest",
     "write_table",
@@ -168,7 +169,9 @@ def write_table(
     """
     with interrupts_wait(), output_errors(path):
         root = zarr.open_group(LocalStore(path), mode="r+", zarr_format=3)
-        child = root.create_group(group, attributes=_plain({**table.attrs, **(attributes or {})}))
+        child = root.create_group(
+            group, attributes=plain_attributes({**table.attrs, **(attributes or {})})
+        )
         _write_columns(child, table)
 
 
@@ -237,13 +240,13 @@ def _write_array(group: zarr.Group, name: str, column: xr.DataArray) -> None:
         chunks=(rows, *(max(n, 1) for n in column.shape[1:])) if rows else "auto",
         compressors=[ZstdCodec(level=1), Crc32cCodec()],
         dimension_names=[str(dim) for dim in column.dims],
-        attributes=_plain(column.attrs),
+        attributes=plain_attributes(column.attrs),
         config={"write_empty_chunks": True},
     )
     array[...] = column.values.astype(object) if is_text else column.values
 
 
-def _plain(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+def plain_attributes(attributes: Mapping[Any, Any]) -> dict[str, Any]:
     """Attributes as JSON can hold them; they may come from any file."""
     plain: dict[str, Any] = {}
     for name, value in attributes.items():

@@ -45,8 +45,8 @@ PHOTON_ENERGY = {
 """Where photon energies may stand, and the unit of those that say none."""
 
 PULSE_ENERGY = {
-    "/entry_1/instrument_1/source_1/pulse_energy": "J",
     "/LCLS/pulse_energy_mJ": "mJ",
+    "/entry_1/instrument_1/source_1/pulse_energy": "J",
     "/LCLS/f_11_ENRC": "mJ",  # gas detector, as Cheetah names it
 }
 """The same of pulse energies."""

@@ -514,12 +514,14 @@ def _shared(
         if not has_mask(file, frames_path=path):
             refuse_polarity(file, mask_good_is)
         detector = masked_by_values(detector, file, path, list(_spread(file, samples)))
+        none = np.zeros((0, len(detector.panels)), np.bool_)
         return FrameFacts(
             path=path,
             dtype=frames.dtype.newbyteorder("="),
             events_per_chunk=int(frames.chunks[0]) if frames.chunks else 1,
             detector=detector,
-            missing=np.zeros((0, len(detector.panels)), np.bool_),
+            missing=none,
+            marked=none,
             lacking=np.zeros(detector.frame_shape, np.bool_),
             fill=fill_of(frames),
         )

@@ -31,9 +31,11 @@ from sfxreduce.io.readers.hdf5.file import HDF5_ERRORS, FileStamp, Hdf5File, ope
 from sfxreduce.io.readers.hdf5.find_frames import find_frames
 from sfxreduce.io.readers.hdf5.frames import Hdf5Frames, neighbours
 from sfxreduce.io.readers.hdf5.guard import check_chunks
+from sfxreduce.io.readers.hdf5.record import StoreRecord, read_record
 from sfxreduce.io.readers.hdf5.tiles import Hdf5Tiles, chunk_layout
 from sfxreduce.io.readers.hdf5.unwritten import find_missing
-from sfxreduce.io.store.metadata import illegal_value
+from sfxreduce.io.store.in_hdf5 import RECORD_PATH
+from sfxreduce.io.store.metadata import illegal_value, pixels_missing
 from sfxreduce.run.columns import plain_text
 from sfxreduce.run.detector import Detector, PixelFlag
 from sfxreduce.run.reasons import Reason
@@ -90,8 +92,9 @@ def open_cxi(
     facts = _fresh_facts(FileStamp.of(path), data_path, roots, mask_good_is)
     n_events = len(facts.missing)
     with open_hdf5(path, roots) as file:
-        columns = _columns(file, facts, path)
-        truth = read_truth(file, n_events)
+        record = read_record(file)
+        columns = _columns(file, facts, record, path)
+        truth = record.truth_of(file, n_events) or read_truth(file, n_events)
         files = {*(one.path for one in facts.files), *file.opened}
         named = {**facts.named, **file.named, str(path): of_a_link(path)}
     columns.attrs["warnings"] += _absences(named)
@@ -112,8 +115,9 @@ def open_cxi(
         source=source,
         columns=columns,
         truth=truth,
-        name=plain_text(path.stem),
-        provenance=plain_text(f"read from {path.name}"),
+        experiment=record.experiment,
+        name=record.name or plain_text(path.stem),
+        provenance=record.provenance or plain_text(f"read from {path.name}"),
         events_per_block=facts.events_per_block,
     )
 
@@ -130,12 +134,14 @@ def _fresh_facts(
     return facts
 
 
-def _columns(file: Hdf5File, facts: FrameFacts, path: Path) -> xr.Dataset:
+def _columns(file: Hdf5File, facts: FrameFacts, record: StoreRecord, path: Path) -> xr.Dataset:
     """Columns of a run, and what else comes along."""
     n_events, frames = len(facts.missing), file.trusted(facts.path)
     columns = read_columns(file, n_events, path=str(path), frames_path=facts.path)
-    carried, left = read_carried(file, n_events, known=COLUMN_PATHS, frames=frames)
-    return columns.merge(carried).assign_attrs(not_carried=list(left), warnings=_oddities(frames))
+    known = (*COLUMN_PATHS, RECORD_PATH, *record.datasets)
+    carried, left = read_carried(file, n_events, known=known, frames=frames)
+    columns = columns.merge(record.columns_of(file, n_events)).merge(carried)
+    return columns.assign_attrs(not_carried=list(left), warnings=_oddities(frames))
 
 
 def _oddities(frames: h5py.Dataset) -> list[str]:
@@ -261,6 +267,11 @@ class CxiFrames:
         """See `sfxreduce.run.run.DeclaresMissing`."""
         return self._facts().lacking
 
+    def missing_panels(self, event: int) -> NDArray[np.bool_]:
+        """Panels of an event that are marked as missing, shape (panel,)."""
+        marked: NDArray[np.bool_] = self._facts().marked[event]
+        return marked
+
     @property
     def layout(self) -> Layout | None:
         """Tile grid of a store that takes the chunks over as they are; None if none can."""
@@ -299,6 +310,8 @@ class FrameFacts:
     ----------
     missing : ndarray of bool
         Shape (event, panel): panels that were not written whole, but for those in `lacking`.
+    marked : ndarray of bool
+        Those of them that are in the file, with the fill value in what was missing of them.
     lacking : ndarray of bool
         In the shape of a frame: pixels of panels that every event lacks, a masked region.
     fill : int or float
@@ -314,6 +327,7 @@ class FrameFacts:
     events_per_chunk: int
     detector: Detector
     missing: NDArray[np.bool_]
+    marked: NDArray[np.bool_]
     lacking: NDArray[np.bool_]
     fill: int | float
     files: tuple[FileStamp, ...] = ()
@@ -352,9 +366,11 @@ def _facts(
     """Look at the run behind a stamp, once a process."""
     with open_hdf5(stamp.path, roots) as file:
         path, frames = find_frames(file, data_path)
+        record = read_record(file)
         detector = read_detector(
             file, frames.shape[1:], frames_path=path, mask_good_is=mask_good_is
         )
+        detector = record.detector_of(file, detector)
         n_panels = len(detector.panels)
         missing = find_missing(file, frames, n_panels)
         always: NDArray[np.bool_] = missing.sum(axis=0) == max(len(missing), 1)
@@ -363,6 +379,7 @@ def _facts(
         missing[:, always] = False
         lacking = np.zeros(detector.frame_shape, np.bool_)
         lacking.reshape(n_panels, -1)[always] = True
+        marked, fill = record.marked(file, missing, frames.dtype)
         if not has_mask(file, frames_path=path):
             refuse_polarity(file, mask_good_is)
         events = _spread(frames, np.any(missing, axis=1))
@@ -373,9 +390,10 @@ def _facts(
             dtype=frames.dtype.newbyteorder("="),
             events_per_chunk=int(frames.chunks[0]) if frames.chunks else 1,
             detector=detector.with_mask(detector.mask | flags) if lacking.any() else detector,
-            missing=missing,
+            missing=missing | marked,
+            marked=marked,
             lacking=lacking,
-            fill=fill_of(frames),
+            fill=fill if marked.any() else fill_of(frames),
             files=tuple(FileStamp.of(name) for name in file.opened),
             named=dict(file.named),
         )
@@ -422,11 +440,14 @@ def _read_parts(
     found = {}
     for place in np.flatnonzero(reasons).tolist():
         event = events[place]
-        parts = frames.read_parts(event, facts.missing[event], facts.fill)
+        parts = frames.read_parts(event, facts.missing[event] & ~facts.marked[event], facts.fill)
+        if parts is None:
+            continue
+        lost = parts[1] | pixels_missing(parts[0], facts.marked[event], fill=facts.fill)
         # What every event lacks is no hole of this one.
-        if parts is not None and (parts[1] & ~facts.lacking).any():
-            pixels[place], missing = parts
-            found[place] = missing & ~facts.lacking
+        if (lost & ~facts.lacking).any() and not lost.all():
+            pixels[place] = parts[0]
+            found[place] = lost & ~facts.lacking
     return found
 
 

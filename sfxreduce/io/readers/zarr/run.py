@@ -33,6 +33,7 @@ from sfxreduce.io.store.metadata import (
     Store,
     illegal_value,
     open_store,
+    pixels_missing,
 )
 from sfxreduce.run.columns import event_columns, plain_text
 from sfxreduce.run.detector import Detector
@@ -223,11 +224,7 @@ class ZarrFrames:
             lost = read_foreign_parts(self.path, event, frame)
         else:
             lost = _read_tile_by_tile(store, store.layout, next(self.encoded([event])), frame)
-        panels, filled = (a.reshape(store.missing.shape[1], -1) for a in (lost, frame))
-        for panel in np.flatnonzero(store.missing[event]):
-            row = filled[panel]
-            empty = np.isnan(row) if frame.dtype.kind == "f" else row == store.fill
-            panels[panel] |= empty if empty.any() else True
+        lost |= pixels_missing(frame, store.missing[event], fill=store.fill)
         return None if lost.all() else lost
 
     @property
