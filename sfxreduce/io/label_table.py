@@ -70,7 +70,9 @@ def read_labels(path: Path, *, run: Run) -> NDArray[np.int8]:
     ----------
     path : Path
         With the columns ``label`` (hit, miss or maybe, in any case) and ``event`` (position in
-        the run) or ``event_id``. With both, they must name the same event.
+        the run) or ``event_id``. With both, they must name the same event; but a table of
+        `write_labels` may be of the run's hits, whose positions are others: if they are, its events
+        are found by ``event_id``.
 
     Returns
     -------
@@ -88,15 +90,31 @@ def read_labels(path: Path, *, run: Run) -> NDArray[np.int8]:
     """
     try:
         text = read_small(path, most_bytes=MOST_LABEL_BYTES).decode("utf-8-sig")
-        return _read(csv.DictReader(io.StringIO(text, newline="")), path, run)
+        by_id = _is_of_hits(csv.DictReader(io.StringIO(text, newline="")), run)
+        return _read(csv.DictReader(io.StringIO(text, newline="")), path, run, by_id=by_id)
     except FileNotFoundError as error:
         raise RunNotFound(f"{path}: no such file; check the path of the labels") from error
     except (OSError, UnicodeError, csv.Error) as error:
         raise SourceError(f"{path}: cannot be read as CSV ({error}); save it as UTF-8") from error
 
 
-def _read(rows: csv.DictReader[str], path: Path, run: Run) -> NDArray[np.int8]:
-    """Labels of all rows."""
+def _is_of_hits(rows: csv.DictReader[str], run: Run) -> bool:
+    """Whether a table of our own has its events at other positions than the run, and all of them
+    by the names of the run's.
+    """
+    names = [str(name) for name in run.columns["event_id"].values]
+    known, moved = set(names), False
+    if tuple(rows.fieldnames or ()) != COLUMNS:
+        return False
+    for number, row in enumerate(rows):
+        if row["event_id"] not in known or row["event"] != str(number):
+            return False
+        moved = moved or number >= len(names) or row["event_id"] != names[number]
+    return moved
+
+
+def _read(rows: csv.DictReader[str], path: Path, run: Run, *, by_id: bool) -> NDArray[np.int8]:
+    """Labels of all rows; by the names of their events alone if so asked."""
     names = tuple(rows.fieldnames or ())
     if "label" not in names or not {"event", "event_id"} & set(names):
         raise LabelError(
@@ -110,6 +128,8 @@ def _read(rows: csv.DictReader[str], path: Path, run: Run) -> NDArray[np.int8]:
     given = np.zeros(run.n_events, np.bool_)
     for row in rows:
         where = f"{path}, line {rows.line_num}"
+        if by_id:
+            row["event"] = ""
         event = _event_of(row, events, by_name, where=where, run=run.path)
         value = _label(row["label"], where=where)
         if given[event] and label[event] != value:

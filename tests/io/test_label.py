@@ -19,6 +19,7 @@ from sfxreduce.errors import LabelError, OutputExists, UsageError
 from sfxreduce.io.label_table import read_labels, write_labels
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.crystfel_stream import Mention, read_stream
+from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.labels import Label
 from sfxreduce.run.run import Run
@@ -141,12 +142,13 @@ def test_as_many_files_as_runs_are_asked_for() -> None:
         FileLabelling.of([named_run()], [Path("a.csv"), Path("b.csv")])
 
 
-def test_a_store_matches_the_list_that_filter_wrote(tmp_path: Path) -> None:
-    def call(*arguments: object) -> str:
-        result = CliRunner().invoke(app, [str(a) for a in arguments])
-        assert result.exit_code == 0, result.output
-        return result.stdout
+def call(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
+
+def test_a_store_matches_the_list_that_filter_wrote(tmp_path: Path) -> None:
     run, hits, cxi = (tmp_path / name for name in ("run.zarr", "hits.zarr", "hits.cxi"))
     call("simulate", "--out", run, "--experiment", "photosystem-i-8kev", "--events", 4, "--serial")
     call("filter", "--in", run, "--out", hits, "--cxi", cxi, "--scorer", "peaks", "--threshold", 0,
@@ -176,3 +178,53 @@ def test_a_store_matches_the_list_that_filter_wrote(tmp_path: Path) -> None:
         app, [*map(str, ["train", "--in", run, "--out", tmp_path / "m", *two])]
     )
     assert isinstance(refused.exception, UsageError)
+
+
+def hits_of(folder: Path) -> tuple[Path, Path, list[int]]:
+    """A run, the CXI file of its hits, and which of its events these are."""
+    run, hits = folder / "run.zarr", folder / "hits.zarr"
+    ingest_run(planted_run(n_events=12), out=run, pool=SerialPool())
+    call("filter", "--in", run, "--out", hits, "--cxi", folder / "run.cxi", "--scorer", "peaks",
+         "--cxi-without-geometry", "--min-peaks", 1, "--serial")  # fmt: skip
+    kept = open_run(hits).columns["source_index"].values.tolist()
+    assert 2 < len(kept) < 12
+    return run, folder / "run.cxi", kept
+
+
+def test_a_stream_over_the_hits_labels_the_run_they_are_of(tmp_path: Path) -> None:
+    """By the name of each event; a file called like the run was taken for the run."""
+    run, cxi, kept = hits_of(tmp_path)
+    stream = stream_of(tmp_path, chunk(str(cxi), 1, crystals=1), chunk(str(cxi), 2, hit=0))
+    for more, misses in (((), []), (("--unindexed-is-miss",), [kept[0], *kept[2:]])):
+        out = tmp_path / f"{len(more)}.csv"
+        call("label", "--in", run, "--out", out, "--from", "stream", "--stream", stream, "--serial",
+             *more)  # fmt: skip
+        label = read_labels(out, run=open_run(run))
+        assert np.flatnonzero(label == Label.HIT).tolist() == [kept[1]]
+        assert np.flatnonzero(label == Label.MISS).tolist() == misses
+
+
+def test_a_table_of_the_hits_labels_the_run_they_are_of(tmp_path: Path) -> None:
+    run, cxi, kept = hits_of(tmp_path)
+    hits = open_run(tmp_path / "hits.zarr")
+    label = np.array([Label.HIT, Label.MISS] * len(kept), np.int8)[: len(kept)]
+    write_labels(tmp_path / "own.csv", label, run=hits, source="csv")
+    (tmp_path / "ids.csv").write_text(f"event_id,label\nevent-{kept[1]},miss\n")
+    source = open_run(run)
+    found = read_labels(tmp_path / "own.csv", run=source)
+    assert found[kept].tolist() == label.tolist()
+    assert (np.delete(found, kept) == Label.MAYBE).all()
+    assert read_labels(tmp_path / "ids.csv", run=source)[kept[1]] == Label.MISS
+    assert read_labels(tmp_path / "own.csv", run=hits).tolist() == label.tolist()
+    assert open_run(cxi).n_events == len(kept)
+
+
+def test_another_run_with_the_same_names_is_not_labelled(tmp_path: Path) -> None:
+    _, cxi, kept = hits_of(tmp_path)
+    stream = stream_of(tmp_path, chunk(str(cxi), 0, crystals=1))
+    other = planted_run(n_events=12, seed=2)
+    with pytest.raises(LabelError, match=rf"//0: has the name of event {kept[0]} of .*--in"):
+        read_stream(stream, run=other)
+    columns = other.columns.assign(event_id=("event", [f"r2-{i}" for i in range(12)]))
+    with pytest.raises(LabelError, match="no chunk is of memory"):
+        read_stream(stream, run=replace(other, columns=columns))

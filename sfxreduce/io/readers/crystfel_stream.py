@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import LabelError, RunNotFound, SourceError
 from sfxreduce.io.files.safe_read import open_file
+from sfxreduce.io.readers.same_events import find_same_events
 from sfxreduce.run.run import Run
 
 __all__ = ["Mention", "read_stream"]
 
 _LONGEST_LINE = 65_536
-_CXI = (".cxi", ".h5")
+_CXI = (".cxi", ".h5", ".nxs")
 
 
 class Mention(IntEnum):
@@ -50,9 +51,11 @@ class _Chunk:
 def read_stream(path: Path, *, run: Run) -> NDArray[np.int8]:
     """Read what a CrystFEL stream says of each event of a run.
 
-    A chunk means the event whose ``source_file`` and ``source_event`` it names; or event N of the
-    run, if it names the CXI file of the same name that ``filter --cxi`` wrote beside the store.
-    Where no whole path agrees, the names of the files do, if that leaves no doubt.
+    A chunk means the event whose ``source_file`` and ``source_event`` it names. Of another file
+    that is there and names its events, as the CXI file of ``filter --cxi`` does, it is the event of
+    that name, see `find_same_events`; events that this file does not hold are unclear, as nobody
+    tried to index them. Of one that is gone, it is event N of the run if the file has the name of
+    the store. Where no whole path agrees, the names of the files do, if that leaves no doubt.
 
     Parameters
     ----------
@@ -85,6 +88,8 @@ def read_stream(path: Path, *, run: Run) -> NDArray[np.int8]:
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror or error})") from error
     found = events.exact if events.exact.any() else events.loose
+    if events.shown.any():
+        found[~events.shown & (found == Mention.ABSENT)] = Mention.UNCLEAR
     if not found.any():
         raise LabelError(
             f"{path}: no chunk is of {run.path} (read from '{events.example}'), the first is of "
@@ -97,7 +102,10 @@ class _EventsByFile:
     """Finds the event of a chunk, by whole paths and, apart from that, by names of files."""
 
     def __init__(self, run: Run) -> None:
+        self._run = run
         self._n_events = run.n_events
+        self._same: dict[str, NDArray[np.int64] | None] = {}
+        self.shown = np.zeros(run.n_events, np.bool_)
         self.exact = np.zeros(run.n_events, np.int8)
         self.loose = np.zeros(run.n_events, np.int8)
         files = [str(name) for name in run.columns["source_file"].values]
@@ -120,6 +128,9 @@ class _EventsByFile:
         path = str(Path(chunk.file).absolute())
         if path in self._sources:
             found, state = self._by_path.get((path, chunk.event)), self.exact
+        elif (same := self._same_events(path)) is not None:
+            known = chunk.event < same.size and same[chunk.event] >= 0
+            found, state = int(same[chunk.event]) if known else None, self.exact
         elif self._is_export(chunk) and path == str(self._own.absolute().with_name(_name(chunk))):
             found, state = self._position(chunk), self.exact
         else:
@@ -137,6 +148,17 @@ class _EventsByFile:
         state[found] = max(state[found], chunk.seen)
         return True
 
+    def _same_events(self, path: str) -> NDArray[np.int64] | None:
+        """Positions of the events of a file that names them; None of any other."""
+        if path not in self._same:
+            file = Path(path)
+            known = file.suffix in _CXI and file.is_file()
+            self._same[path] = find_same_events(file, self._run) if known else None
+        same = self._same[path]
+        if same is not None:
+            self.shown[same[same >= 0]] = True
+        return same
+
     def _by_names(self, chunk: _Chunk) -> int | None:
         """Position by the name of the file alone; -1 if in doubt."""
         by_source = self._by_name.get((_name(chunk), chunk.event))
@@ -146,8 +168,10 @@ class _EventsByFile:
         return -1
 
     def _is_export(self, chunk: _Chunk) -> bool:
-        """Whether a chunk's file has the name of the run, as what `filter` writes may have."""
+        """Whether a chunk's file has the name of the hits, as what `filter` writes may have."""
         file = Path(chunk.file)
+        if "source_index" not in self._run.columns:
+            return False  # What has the name of a whole run may hold its hits alone.
         return file.suffix in _CXI and file.stem == self._own.stem
 
     def _position(self, chunk: _Chunk) -> int | None:

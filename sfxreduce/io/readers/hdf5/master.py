@@ -551,10 +551,12 @@ def _of_listed(
         path, frames = find_frames(file, link)
         if math.prod(frames.shape[1:]) != math.prod(shared.detector.frame_shape):
             raise SchemaError(f"{stamp.path}: {link}: expected frames as in {samples[0]}")
+        missing = find_missing(file, frames, len(shared.detector.panels))
         return replace(
             shared,
             path=path,
             dtype=frames.dtype.newbyteorder("="),
             events_per_chunk=int(frames.chunks[0]) if frames.chunks else 1,
-            missing=find_missing(file, frames, len(shared.detector.panels)),
+            missing=missing,
+            marked=np.zeros_like(missing),
         )
