@@ -84,7 +84,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 DataPath = Annotated[
     str,
     typer.Option(
-        "--data-path", help="Path of the frames inside an HDF5 file; default: by convention."
+        "--data-path",
+        help="Path of the frames in an HDF5 file or Zarr group; default: by convention.",
     ),
 ]
 MissAtMost = Annotated[

@@ -40,7 +40,7 @@ def open_run(
         A Zarr store, CXI or HDF5 files of one frame shape and dtype, or image files of one event
         each.
     data_path : str
-        Where the frames lie inside an HDF5 file; found by convention if empty.
+        Where the frames lie inside an HDF5 file or a Zarr group; found by convention if empty.
     roots : sequence of Path
         Folders that links and virtual datasets of HDF5 files may lead into, besides their own.
     untrusted : bool
@@ -100,7 +100,7 @@ def _open(
             "paths; give runs one by one"
         )
     if files[0].is_dir():
-        return open_zarr(files[0])
+        return open_zarr(files[0], data_path=data_path)
     if _suffix(files[0]) in HDF5_SUFFIXES:
         return opened(files[0])
     raise SchemaError(

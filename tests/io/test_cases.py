@@ -14,6 +14,7 @@ from sfxreduce.errors import SchemaError
 from sfxreduce.io.masks import GivenMask
 from sfxreduce.io.open import open_run
 from sfxreduce.run.run import Run
+from sfxreduce.run.window import Window
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 
@@ -150,3 +151,39 @@ def test_frames_of_any_size_chunk_and_dtype_are_read_or_refused_in_one_line(make
                 open_run(path)
         else:
             assert hits_of(open_run(path)) == [1, 4, 7, 10], path.name
+
+
+@pytest.mark.parametrize(
+    ("name", "data_path"),
+    [
+        *[(f"{name}.zarr", "") for name in ("v2", "v3", "v2slash", "bare", "cols")],
+        *[("ome.zarr", "0"), ("otherdata.zarr", "data"), ("otherdata.zarr", "/data")],
+    ],
+)
+def test_frames_of_any_zarr_store_are_read(make: Make, name: str, data_path: str) -> None:
+    """The option was ignored without a word, and an array that is the store itself was refused."""
+    run = open_run(make("c06") / name, data_path=data_path)
+    reading = run.source.read(range(12))
+    assert not reading.reasons.any()
+    bright = reading.pixels.max(axis=(1, 2)) > 100
+    assert np.flatnonzero(bright).tolist() == [1, 4, 7, 10]
+    window = Window.centre(run.detector, tile_shape=(100, 100))
+    seen = run.source.read([1, 4], window).pixels
+    expected = [window.take(frame, run.detector) for frame in reading.pixels[[1, 4]]]
+    np.testing.assert_array_equal(seen, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "data_path", "message"),
+    [
+        ("ome.zarr", "", r"found \['0'\].* --data-path"),
+        ("bare.zarr", "x", "found a bare array.* without --data-path"),
+        ("otherdata.zarr", "../v3.zarr/frames", r"found \['data'\]"),
+        ("cols.zarr", "photon_energy_ev", r"expected frames .* found shape \(12,\)"),
+    ],
+)
+def test_an_array_that_holds_no_frames_is_refused(
+    make: Make, name: str, data_path: str, message: str
+) -> None:
+    with pytest.raises(SchemaError, match=message):
+        open_run(make("c06") / name, data_path=data_path)

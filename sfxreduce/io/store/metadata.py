@@ -71,7 +71,9 @@ class Store:
     Parameters
     ----------
     array : zarr.Array
-        The ``frames``.
+        The frames.
+    folder : Path
+        Of that array.
     attributes : dict
         Of the group.
     layout : Layout or None
@@ -86,6 +88,7 @@ class Store:
     """
 
     array: zarr.Array[Any]
+    folder: Path
     attributes: dict[str, Any]
     detector: Detector
     layout: Layout | None
@@ -104,8 +107,14 @@ class Store:
         return np.dtype(self.array.dtype)
 
 
-def open_store(path: str) -> Store:
-    """Open the metadata of a Zarr group with frames; kept until the store is replaced.
+def open_store(path: str, data_path: str = "") -> Store:
+    """Open the metadata of a Zarr store with frames; kept until the store is replaced.
+
+    Parameters
+    ----------
+    data_path : str
+        Of the array of the frames in a group; by default ``frames``, or the store itself if that
+        is an array.
 
     Raises
     ------
@@ -116,12 +125,12 @@ def open_store(path: str) -> Store:
     SchemaError
         If it is no Zarr group, has no frames, or was written by a newer version.
     """
-    return _open(path, _fingerprint(Path(path)))
+    return _open(path, data_path.strip("/"), _fingerprint(Path(path)))
 
 
 def _fingerprint(path: Path) -> tuple[int, int]:
     """What changes when a store is replaced under its name, so that no old one is served."""
-    for name in ("zarr.json", ".zgroup", "."):
+    for name in ("zarr.json", ".zgroup", ".zarray", "."):
         try:
             facts = (path / name).stat()
         except PermissionError as error:
@@ -135,39 +144,20 @@ def _fingerprint(path: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
-def _open(path: str, _fingerprint: tuple[int, int]) -> Store:
-    try:
-        check_tree(Path(path))
-        # Consolidated metadata would be a second copy, which nobody has judged.
-        group = zarr.open_group(GuardedStore(path), mode="r", use_consolidated=False)
-        found = sorted(child.name for child in Path(path).iterdir() if child.is_dir())
-        array = group.get("frames")
-        attributes = dict(group.attrs)
-    except PermissionError as error:
-        raise SourceError(
-            f"{path}: cannot be read ({error.strerror}); ask for the right to read it"
-        ) from error
-    except ZARR_ERRORS as error:
-        raise SchemaError(
-            f"{path}: expected a Zarr group, found none ({type(error).__name__}); "
-            "give a run store, a CXI or an HDF5 file"
-        ) from error
-    if not isinstance(array, zarr.Array):
-        raise SchemaError(
-            f"{path}: no array 'frames'; found {found}. Was it made by 'sfxreduce ingest'?"
-        )
+def _open(path: str, data_path: str, _fingerprint: tuple[int, int]) -> Store:
+    root, array = _open_array(path, data_path)
+    folder = Path(path) / (array.path if isinstance(root, zarr.Group) else "")
     if array.ndim not in (3, 4) or array.dtype.kind not in "iuf":
         raise SchemaError(
             f"{path}: expected frames (event, [panel,] y, x) of numbers, found shape "
-            f"{array.shape} of {array.dtype}"
+            f"{array.shape} of {array.dtype}; name the array of the frames with --data-path"
         )
-    check_frames(array.shape[1:], np.dtype(array.dtype), where=f"{path}: frames")
-    check_extent(
-        array.shape,
-        np.dtype(array.dtype),
-        stored=lambda: disk_bytes(Path(path) / "frames"),
-        where=f"{path}: frames",
-    )
+    where = f"{path}: {array.path or 'the array'}"
+    check_frames(array.shape[1:], np.dtype(array.dtype), where=where)
+    check_extent(array.shape, np.dtype(array.dtype), stored=lambda: disk_bytes(folder), where=where)
+    # A bare array has no group beside it, and its attributes are of any kind.
+    group = root if isinstance(root, zarr.Group) else None
+    attributes = dict(group.attrs) if group is not None and array.path == FRAMES else {}
     version = attributes.get("schema_version", SCHEMA_VERSION)
     if attributes.get("schema", SCHEMA) != SCHEMA or version != SCHEMA_VERSION:
         raise SchemaError(
@@ -181,6 +171,7 @@ def _open(path: str, _fingerprint: tuple[int, int]) -> Store:
     missing, fill = _missing(path, group if own else None, shape)
     return Store(
         array=array,
+        folder=folder,
         attributes=attributes,
         detector=detector,
         layout=layout,
@@ -188,6 +179,45 @@ def _open(path: str, _fingerprint: tuple[int, int]) -> Store:
         missing=missing,
         fill=illegal_value(np.dtype(array.dtype)) if fill is None else fill,
     )
+
+
+def _open_array(path: str, data_path: str) -> tuple[zarr.Group | zarr.Array[Any], zarr.Array[Any]]:
+    """Open a store, and the array of its frames.
+
+    Raises
+    ------
+    SourceError
+        If it may not be read.
+    SchemaError
+        If it is no store, or there is no such array.
+    """
+    try:
+        check_tree(Path(path))
+        # Consolidated metadata would be a second copy, which nobody has judged.
+        root = zarr.open(GuardedStore(path), mode="r", use_consolidated=False)
+        found = sorted(child.name for child in Path(path).iterdir() if child.is_dir())
+        plain = not {"", ".", ".."}.intersection((data_path or FRAMES).split("/"))
+        is_group = isinstance(root, zarr.Group)
+        array = root.get(data_path or FRAMES) if isinstance(root, zarr.Group) and plain else None
+    except PermissionError as error:
+        raise SourceError(
+            f"{path}: cannot be read ({error.strerror}); ask for the right to read it"
+        ) from error
+    except ZARR_ERRORS as error:
+        raise SchemaError(
+            f"{path}: expected a Zarr group, found none ({type(error).__name__}); "
+            "give a run store, a CXI or an HDF5 file"
+        ) from error
+    if isinstance(root, zarr.Array) and not data_path:
+        return root, root
+    if not isinstance(array, zarr.Array):
+        held = found if is_group else "a bare array"
+        how = "Name the array of the frames with" if is_group else "Read it without"
+        raise SchemaError(
+            f"{path}: no array '{data_path or FRAMES}'; found {held}. Was it made by 'sfxreduce "
+            f"ingest'? {how} --data-path"
+        )
+    return root, array
 
 
 def _missing(
@@ -212,13 +242,14 @@ def _missing(
 
 
 def _detector(
-    path: str, group: zarr.Group, array: zarr.Array[Any], attributes: dict[str, Any]
+    path: str, group: zarr.Group | None, array: zarr.Array[Any], attributes: dict[str, Any]
 ) -> Detector:
     """Geometry as stored; without one, the beam is at the frame's centre."""
     shape = tuple(int(n) for n in array.shape[1:])
     mask = np.zeros(shape, np.uint32)
+    beside = array.path.rpartition("/")[0]
     try:
-        stored = group.get("mask")
+        stored = None if group is None else group.get(f"{beside}/mask".lstrip("/"))
         if isinstance(stored, zarr.Array):
             if stored.shape != shape:
                 raise SchemaError(
@@ -290,6 +321,7 @@ def _plain(value: Any) -> Any:
 
 
 SCHEMA = "sfxreduce.run"
+FRAMES = "frames"
 
 SCHEMA_VERSION = 1
 AUDIT_GROUP = "audit"

@@ -22,7 +22,7 @@ from sfxreduce.io.chunks.blosc import FileRange
 from sfxreduce.io.files.safe_read import open_regular
 from sfxreduce.io.readers.chunk_grid import ChunkGrid, FoundChunk, share_chunks
 from sfxreduce.io.readers.crop import take_window, window_boxes
-from sfxreduce.io.store.metadata import ZARR_ERRORS, Store, open_store
+from sfxreduce.io.store.metadata import ZARR_ERRORS, Store
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Reading
 from sfxreduce.run.window import Box, Window
@@ -34,7 +34,9 @@ Part = tuple[slice, ...]
 """Pixels of a frame that are stored together."""
 
 
-def read_foreign(path: str, events: Sequence[int], window: Window | None, reading: Reading) -> None:
+def read_foreign(
+    store: Store, events: Sequence[int], window: Window | None, reading: Reading
+) -> None:
     """Read events of a store that has no tiles of our kind into a reading.
 
     Neighbours in one chunk are read at once: reading them one by one would decode it each time.
@@ -43,16 +45,15 @@ def read_foreign(path: str, events: Sequence[int], window: Window | None, readin
 
     Parameters
     ----------
-    path : str
-        Of the store.
+    store : Store
+        Opened in this process.
     reading : Reading
         Of these events, zero so far.
     """
-    store = open_store(path)
-    grid = None if window is None else _chunk_grid(store, Path(path) / "frames")
+    grid = None if window is None else _chunk_grid(store, store.folder)
     for places, wanted in share_chunks(events, int(store.array.chunks[0])):
         try:
-            if not _was_stored(store, Path(path), wanted[0]):
+            if not _was_stored(store, wanted[0]):
                 reading.reasons[places] = Reason.DATA_HOLE
             elif window is None:
                 reading.pixels[places] = _read_whole(store, wanted)
@@ -64,20 +65,17 @@ def read_foreign(path: str, events: Sequence[int], window: Window | None, readin
             reading.reasons[places] = Reason.READ_ERROR
 
 
-def read_foreign_parts(path: str, event: int, frame: NDArray[np.generic]) -> NDArray[np.bool_]:
+def read_foreign_parts(store: Store, event: int, frame: NDArray[np.generic]) -> NDArray[np.bool_]:
     """Read the chunks of an event, as far as they are whole; which pixels are missing.
 
     Parameters
     ----------
-    path : str
-        Of the store.
     frame : ndarray
         Shape of a frame; filled here, and with the store's fill value where pixels are missing.
     """
-    store = open_store(path)
     lost = np.ones(frame.shape, np.bool_)
     frame[...] = store.fill
-    there, absent = _stored(store, Path(path), event)
+    there, absent = _stored(store, event)
     if not there:
         return lost
     sides = store.array.chunks[1:]
@@ -187,18 +185,18 @@ def _open_chunk(
         os.close(descriptor)
 
 
-def _was_stored(store: Store, path: Path, event: int) -> bool:
+def _was_stored(store: Store, event: int) -> bool:
     """Whether the stored objects behind an event are there.
 
     By the Zarr specification an absent chunk holds fill values only, and zarr leaves out such
     chunks when it writes. One of them is enough, then, to know that the event was written. In a
     store of our schema an absent one is a hole.
     """
-    there, absent = _stored(store, path, event)
+    there, absent = _stored(store, event)
     return bool(there) and not (store.own and absent)
 
 
-def _stored(store: Store, path: Path, event: int) -> tuple[list[Part], list[Part]]:
+def _stored(store: Store, event: int) -> tuple[list[Part], list[Part]]:
     """Parts of a frame whose stored objects are there, and those whose objects are absent."""
     array = store.array
     first, *sides = array.shards or array.chunks
@@ -208,5 +206,5 @@ def _stored(store: Store, path: Path, event: int) -> tuple[list[Part], list[Part
     for place in np.ndindex(*grid):
         key = array.metadata.encode_chunk_key((event // first, *place))
         part = tuple(slice(i * side, (i + 1) * side) for i, side in zip(place, sides, strict=True))
-        (there if (path / "frames" / key).exists() else absent).append(part)
+        (there if (store.folder / key).exists() else absent).append(part)
     return there, absent

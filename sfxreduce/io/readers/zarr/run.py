@@ -56,8 +56,13 @@ __all__ = [
 DEFAULT_EVENTS_PER_BLOCK = 32
 
 
-def open_zarr(path: Path) -> Run:
-    """Open a run store, or any Zarr group with an array ``frames`` (event, [panel,] y, x).
+def open_zarr(path: Path, *, data_path: str = "") -> Run:
+    """Open a run store, or any Zarr array of frames (event, [panel,] y, x).
+
+    Parameters
+    ----------
+    data_path : str
+        Of the array in a group; by default ``frames``, or the store itself if that is an array.
 
     Raises
     ------
@@ -66,11 +71,11 @@ def open_zarr(path: Path) -> Run:
     SchemaError
         If there are no frames in it, or it was written by a newer version.
     """
-    store = open_store(str(path))
+    store = open_store(str(path), data_path)
     columns = _columns(path, store).merge(event_columns(store.n_events), compat="override")
     truth = open_table(path, "truth") if os.path.lexists(path / "truth" / "zarr.json") else None
     return Run(
-        source=ZarrFrames(path=str(path)),
+        source=ZarrFrames(path=str(path), data_path=data_path),
         columns=columns,
         truth=truth if truth is not None and "event" in truth.dims else None,
         experiment=str(store.attributes.get("experiment", "")),
@@ -164,9 +169,16 @@ def read_manifest(path: Path) -> Manifest:
 
 @dataclass(frozen=True, slots=True)
 class ZarrFrames:
-    """Frames in a Zarr group. Holds its path only; each process opens the store for itself."""
+    """Frames in a Zarr store. Holds paths only; each process opens the store for itself.
+
+    Parameters
+    ----------
+    data_path : str
+        See `open_zarr`.
+    """
 
     path: str
+    data_path: str = ""
 
     @property
     def n_events(self) -> int:
@@ -200,7 +212,7 @@ class ZarrFrames:
 
     @property
     def _store(self) -> Store:
-        return open_store(self.path)
+        return open_store(self.path, self.data_path)
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
         """Read events whole, or only the tiles under a window. See `FrameSource.read`."""
@@ -221,7 +233,7 @@ class ZarrFrames:
     ) -> NDArray[np.bool_] | None:
         """Read the tiles of an event that are there; which pixels are missing, None if all are."""
         if store.layout is None:
-            lost = read_foreign_parts(self.path, event, frame)
+            lost = read_foreign_parts(store, event, frame)
         else:
             lost = _read_tile_by_tile(store, store.layout, next(self.encoded([event])), frame)
         lost |= pixels_missing(frame, store.missing[event], fill=store.fill)
@@ -249,7 +261,7 @@ class ZarrFrames:
         store = self._store
         reasons = np.zeros(len(events), np.uint32)
         if store.layout is None:
-            read_foreign(self.path, events, window, Reading(pixels=pixels, reasons=reasons))
+            read_foreign(store, events, window, Reading(pixels=pixels, reasons=reasons))
         else:
             self._read_tiles(store, store.layout, events, window, pixels, reasons)
         marked = store.missing[list(events)].any(axis=1)
