@@ -73,10 +73,19 @@ class WindowName(StrEnum):
 
 
 InRun = Annotated[
-    Path, typer.Option("--in", metavar="RUN", help="Run store, CXI or HDF5 file; never written to.")
+    Path,
+    typer.Option(
+        "--in",
+        metavar="RUN",
+        help="Run store, CXI or HDF5 file, or many files: a folder, a quoted glob or @list.txt; "
+        "never written to.",
+    ),
 ]
 InRuns = Annotated[
-    list[Path], typer.Option("--in", metavar="PATH...", help="One or several paths; globs work.")
+    list[Path],
+    typer.Option(
+        "--in", metavar="PATH...", help="One or several paths, folders, globs, @list.txt."
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="Where the result goes.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]

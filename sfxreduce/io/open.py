@@ -11,7 +11,9 @@ from sfxreduce.io.masks import GivenMask
 from sfxreduce.io.placed import place_run, with_mask
 from sfxreduce.io.readers.concatenate import join_runs
 from sfxreduce.io.readers.hdf5.master import open_hdf5_run
+from sfxreduce.io.readers.hdf5.single import is_single, open_single
 from sfxreduce.io.readers.images.run import open_images
+from sfxreduce.io.readers.inputs import expand_input
 from sfxreduce.io.readers.zarr.run import open_zarr
 from sfxreduce.io.sandbox.source import open_untrusted
 from sfxreduce.run.run import Run
@@ -38,9 +40,10 @@ def open_run(
     ----------
     paths : Path, str or sequence of Path
         A Zarr store, CXI or HDF5 files of one frame shape and dtype, or image files of one event
-        each.
+        each; many of them as a folder, a glob or ``@list.txt``.
     data_path : str
         Where the frames lie inside an HDF5 file or a Zarr group; found by convention if empty.
+        With images that are a dataset each, ``{tag}`` stands for what differs in their paths.
     roots : sequence of Path
         Folders that links and virtual datasets of HDF5 files may lead into, besides their own.
     untrusted : bool
@@ -64,7 +67,7 @@ def open_run(
     """
     # Workers of a pool elsewhere have a working directory of their own.
     named = [paths] if isinstance(paths, str | Path) else paths
-    files = [Path(path).absolute() for path in named]
+    files = [file.absolute() for path in named for file in _expanded(Path(path))]
     for file in files:
         _look_for(file)
     allowed = [str(Path(root).absolute()) for root in roots]
@@ -90,10 +93,11 @@ def _open(
     if files and all(_suffix(file) in IMAGE_SUFFIXES for file in files):
         if good_is is not None:
             raise UsageError("--mask-good-is: images have no mask; give one with --mask FILE")
+        if data_path:
+            raise UsageError(f"--data-path {data_path}: image files have no paths inside; drop it")
         return open_images(files)
-    opened = partial(open_hdf5_run, data_path=data_path, roots=roots, mask_good_is=good_is)
-    if len(files) > 1 and all(_suffix(file) in HDF5_SUFFIXES for file in files):
-        return join_runs([opened(file) for file in files])
+    if files and all(_suffix(file) in HDF5_SUFFIXES and not file.is_dir() for file in files):
+        return _open_hdf5(files, data_path=data_path, roots=roots, good_is=good_is)
     if len(files) != 1:
         raise UsageError(
             f"expected one run, HDF5 files, or image files of one event each, found {len(files)} "
@@ -101,13 +105,30 @@ def _open(
         )
     if files[0].is_dir():
         return open_zarr(files[0], data_path=data_path)
-    if _suffix(files[0]) in HDF5_SUFFIXES:
-        return opened(files[0])
     raise SchemaError(
         f"{files[0]}: expected a Zarr store, or a file ending in "
         f"{', '.join(HDF5_SUFFIXES + IMAGE_SUFFIXES)}, found one ending in "
         f"'{files[0].suffix}'; check the path given to --in"
     )
+
+
+def _open_hdf5(
+    files: Sequence[Path], *, data_path: str, roots: Sequence[str], good_is: int | None
+) -> Run:
+    """Open HDF5 files of many events, or of images that are a dataset each."""
+    if data_path and is_single(files[0], data_path, roots=roots):
+        return open_single(files, data_path=data_path, roots=roots, mask_good_is=good_is)
+    opened = partial(open_hdf5_run, data_path=data_path, roots=roots, mask_good_is=good_is)
+    runs = [opened(file) for file in files]
+    return runs[0] if len(runs) == 1 else join_runs(runs)
+
+
+def _expanded(path: Path) -> list[Path]:
+    """Files that a name stands for; most stand for themselves."""
+    if path.is_file() or path.suffix == ".zarr":
+        return [path]
+    images = (*IMAGE_SUFFIXES, *(i + p for i in IMAGE_SUFFIXES for p in PACKING_SUFFIXES))
+    return expand_input(path, (images, HDF5_SUFFIXES))
 
 
 def _look_for(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,9 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.masks import GivenMask
 from sfxreduce.io.open import open_run
+from sfxreduce.io.writers.cxi import write_cxi
+from sfxreduce.pipeline import convert
+from sfxreduce.pipeline.convert import convert_run
+from sfxreduce.run.columns import MISSING_TIME
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 
@@ -81,6 +87,32 @@ def test_a_module_without_a_mask_stops_nothing(make: Make, name: str, n_masked: 
     whole = np.where(np.isfinite(reading.pixels), reading.pixels, 0) > 100
     strong = whole & run.detector.good()
     assert np.flatnonzero(strong.reshape(12, -1).sum(axis=1) > 20).tolist() == [1, 4, 7, 10]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """The same, written once for all tests that only read."""
+    folders: dict[str, Path] = {}
+
+    def written(name: str) -> Path:
+        programs = sorted(CASES.glob(f"{name}_*.py"))
+        if not programs:
+            pytest.skip(f"needs the case {name} in ../shared/cases, which is not here")
+        if name not in folders:
+            folder = tmp_path_factory.mktemp(name)
+            command = [sys.executable, str(programs[0]), str(folder)]
+            subprocess.run(command, check=True, capture_output=True)
+            folders[name] = folder
+        return folders[name]
+
+    return written
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write CXI files in this process: another one for each takes longer than the rest."""
+    monkeypatch.setattr(convert, "write_cxi_in_subprocess", write_cxi)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def test_units_of_a_nexus_file_change_nothing(make: Make) -> None:
@@ -160,9 +192,9 @@ def test_frames_of_any_size_chunk_and_dtype_are_read_or_refused_in_one_line(make
         *[("ome.zarr", "0"), ("otherdata.zarr", "data"), ("otherdata.zarr", "/data")],
     ],
 )
-def test_frames_of_any_zarr_store_are_read(make: Make, name: str, data_path: str) -> None:
+def test_frames_of_any_zarr_store_are_read(made: Make, name: str, data_path: str) -> None:
     """The option was ignored without a word, and an array that is the store itself was refused."""
-    run = open_run(make("c06") / name, data_path=data_path)
+    run = open_run(made("c06") / name, data_path=data_path)
     reading = run.source.read(range(12))
     assert not reading.reasons.any()
     bright = reading.pixels.max(axis=(1, 2)) > 100
@@ -183,7 +215,90 @@ def test_frames_of_any_zarr_store_are_read(make: Make, name: str, data_path: str
     ],
 )
 def test_an_array_that_holds_no_frames_is_refused(
-    make: Make, name: str, data_path: str, message: str
+    made: Make, name: str, data_path: str, message: str
 ) -> None:
     with pytest.raises(SchemaError, match=message):
-        open_run(make("c06") / name, data_path=data_path)
+        open_run(made("c06") / name, data_path=data_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data_path", "bright", "first"),
+    [
+        ("sacla.h5", "/tag-{tag}/data", [1, 4, 7, 10], "211996540"),
+        ("sacla.h5", "/{tag}/data", [1, 4, 7, 10], "tag-211996540"),
+        ("cxi_image_an_entry.cxi", "/entry_{tag}/data_1/data", [1, 4, 7, 10], "1"),
+        ("cxi_one_image.cxi", "/entry_1/image_1/data", [0], "cxi_one_image"),
+    ],
+)
+def test_images_that_are_a_dataset_each_are_read(
+    made: Make, name: str, data_path: str, bright: list[int], first: str
+) -> None:
+    """In the order of their numbers, where entry_10 came after entry_1."""
+    run = open_run(made("c10") / name, data_path=data_path)
+    reading = run.source.read(range(run.n_events))
+    assert not reading.reasons.any()
+    assert np.flatnonzero(reading.pixels.max(axis=(1, 2)) > 100).tolist() == bright
+    assert run.columns["event_id"].values[0] == first
+    window = Window.centre(run.detector, tile_shape=(100, 100))
+    seen = run.source.read([0], window).pixels
+    np.testing.assert_array_equal(seen[0], window.take(reading.pixels[0], run.detector))
+    if name == "sacla.h5":
+        assert (run.detector.pixel_size_m, run.detector.distance_m) == (50e-6, 0.05)
+        assert run.columns["photon_energy_ev"].values.tolist() == [7000.0 + i for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("name", "data_path", "message"),
+    [
+        ("sacla.h5", "", r"with \{tag\} for what differs"),
+        ("cxi_image_an_entry.cxi", "", r"with \{tag\} for what differs"),
+        ("sacla.h5", "/run-{tag}/data", "expected images at /run-{tag}/data, found none"),
+        ("sacla.h5", "/{tag}/{tag}", "expected one {tag} at most"),
+        ("sacla.h5", "/{run}/data", "expected frames at /{run}/data"),
+    ],
+)
+def test_a_pattern_that_names_no_images_is_refused(
+    made: Make, name: str, data_path: str, message: str
+) -> None:
+    with pytest.raises(SchemaError, match=message):
+        open_run(made("c10") / name, data_path=data_path)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(("name", "n"), [("n0", 0), ("n1", 1), ("n2", 2), ("vds0", 0)])
+def test_a_run_of_few_events_is_converted_there_and_back(
+    made: Make, tmp_path: Path, name: str, n: int
+) -> None:
+    run = open_run(made("c14") / f"{name}.cxi")
+    assert run.n_events == n
+    for out in (tmp_path / "a.zarr", tmp_path / "b.cxi", tmp_path / "c.zarr"):
+        assert convert_run(run, out=out, pool=SerialPool()).unreadable == 0
+        run = open_run(out)
+    before = open_run(made("c14") / f"{name}.cxi").source.read(range(n))
+    assert run.source.read(range(n)).pixels.tobytes() == before.pixels.tobytes()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_images_that_were_never_written_are_holes_in_every_format(
+    made: Make, tmp_path: Path
+) -> None:
+    run = open_run(made("c14") / "empty_images.h5")
+    for out in (tmp_path / "a.zarr", tmp_path / "b.cxi"):
+        assert convert_run(run, out=out, pool=SerialPool()).unreadable == 2
+        run = open_run(out)
+        assert np.flatnonzero(run.source.read(range(12)).reasons).tolist() == [3, 7]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_times_and_names_come_through_as_they_are(made: Make, tmp_path: Path) -> None:
+    """Missing ones stay missing, doubled ones doubled, and fractions of seconds are there."""
+    for path in sorted(made("c15").glob("*.cxi")):
+        run = open_run(path)
+        convert_run(run, out=tmp_path / f"{path.stem}.cxi", pool=SerialPool())
+        back = open_run(tmp_path / f"{path.stem}.cxi").columns
+        for name in ("timestamp_ns", "event_id"):
+            np.testing.assert_array_equal(back[name].values, run.columns[name].values, path.stem)
+    seconds = open_run(tmp_path / "float_seconds.cxi").columns["timestamp_ns"].values
+    assert (seconds % 1_000_000_000 == 250_000_000).all()
+    missing = open_run(tmp_path / "dummy_start.cxi").columns["timestamp_ns"].values
+    assert np.flatnonzero(missing == MISSING_TIME).tolist() == [0, 1, 2]

@@ -20,19 +20,17 @@ COLUMNS_GROUP = "/sfxreduce/columns"
 COMMON_MASK_PATH = "/sfxreduce/mask"
 """The mask of the run, where that of the file has an axis of events."""
 
-DETECTOR_PATHS = tuple(
-    f"/entry_1/instrument_1/detector_1/{name}"
-    for name in (
-        "description",
-        "distance",
-        "x_pixel_size",
-        "y_pixel_size",
-        "adu_per_photon",
-        "saturation_value",
-        "corner_position",
-        "basis_vectors",
-        "module_identifier",
-    )
+_DETECTOR = "/entry_1/instrument_1/detector_1"
+DETECTOR_PATHS = (
+    f"{_DETECTOR}/description",
+    f"{_DETECTOR}/distance",
+    f"{_DETECTOR}/x_pixel_size",
+    f"{_DETECTOR}/y_pixel_size",
+    f"{_DETECTOR}/adu_per_photon",
+    f"{_DETECTOR}/saturation_value",
+    f"{_DETECTOR}/corner_position",
+    f"{_DETECTOR}/basis_vectors",
+    f"{_DETECTOR}/module_identifier",
 )
 """Datasets that say where the pixels lie and what they count."""
 

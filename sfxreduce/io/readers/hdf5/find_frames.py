@@ -59,12 +59,14 @@ def find_frames(file: Hdf5File, data_path: str) -> tuple[str, h5py.Dataset]:
     if frames is None:
         raise SchemaError(
             f"{file.path}: expected frames at {' or '.join(paths)}, found {_listing(file)}; "
-            "name their dataset with --data-path"
+            "name their dataset with --data-path, with {tag} for what differs where each image has "
+            "one of its own"
         )
     if frames.ndim not in (3, 4) or frames.dtype.kind not in "iuf" or 0 in frames.shape[1:]:
         raise SchemaError(
             f"{file.path}: expected {frames.name} to be numbers (event, y, x) or (event, panel, "
-            f"y, x), found {frames.dtype} {frames.shape}; name the frames with --data-path"
+            f"y, x), found {frames.dtype} {frames.shape}; name the frames with --data-path, with "
+            "{tag} for what differs where each image is a dataset of its own"
         )
     where = f"{file.path}: {frames.name}"
     if _ends_with_events(file, frames):

@@ -36,6 +36,11 @@ __all__ = ["ImageFacts", "event_name", "look_at", "read_image"]
 
 PACKED = (".bz2", ".gz")
 TIFF = (b"II*\0", b"MM\0*")
+BIG_TIFF = (b"II+\0", b"MM\0+")
+BINARY_SECTION = b"X-Binary-Size:"
+
+PADDING_BYTES = 4096
+"""Bytes after the pixels of a CBF that are not looked through: the format pads with 4095."""
 MOST_IMAGE_BYTES = 256 << 20
 """Longest image file, unpacked: the largest camera has 18 million pixels."""
 
@@ -91,6 +96,7 @@ def look_at(path: Path) -> ImageFacts | None:
         head = _unpack(path, MOST_HEADER_BYTES)
         if is_cbf(head):
             header = parse_cbf_header(head)
+            _check_sections(path, header)
             return ImageFacts(shape=header.shape, dtype=header.dtype, header=header)
         image = _read(path)
     except DAMAGED:
@@ -145,12 +151,37 @@ def _read(path: Path) -> NDArray[np.generic]:
     return image.astype(image.dtype.newbyteorder("="), copy=False)
 
 
+def _check_sections(path: Path, header: CbfHeader) -> None:
+    """Refuse a CBF with the images of two detectors, or of two events.
+
+    A packed file does not say how long it is; there the second image is passed over.
+
+    Raises
+    ------
+    SchemaError
+        If there is more than one binary section.
+    """
+    end = header.start_byte + header.n_bytes
+    if path.suffix.lower() in PACKED or path.stat().st_size <= end + PADDING_BYTES:
+        return
+    if BINARY_SECTION in _unpack(path)[end:]:
+        raise SchemaError(
+            f"{path}: expected one image, found a CBF with several binary sections; give one file "
+            "for each image"
+        )
+
+
 def _check_kind(data: bytes, path: Path) -> None:
     """Refuse what is neither TIFF nor EDF, or an EDF that is shorter than its image.
 
     fabio knows formats that lead to other files, and makes what a header says before it looks for
     the pixels.
     """
+    if data.startswith(BIG_TIFF):
+        raise SchemaError(
+            f"{path}: expected a TIFF, found a BigTIFF, which is not read; write the images as "
+            "plain TIFF, or all of them into one HDF5 file"
+        )
     if data.startswith(TIFF):
         return
     if not data[:16].lstrip().startswith(b"{"):

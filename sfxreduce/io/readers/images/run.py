@@ -29,8 +29,9 @@ __all__ = ["ImageFrames", "open_images"]
 def open_images(paths: Sequence[Path]) -> Run:
     """Open image files as one run, one event a file, in the order given.
 
-    Of a CBF only the header is read, and the pixels of `MASK_FRAMES` files for the mask; files of
-    other formats are read once.
+    Of a CBF only the header is read, and the pixels of `MASK_FRAMES` files for the mask. Of other
+    formats, which say nothing of their events, only these few files are opened; another one in a
+    different shape is found when it is read, and flagged.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ def open_images(paths: Sequence[Path]) -> Run:
     absent = [path for path in paths if not path.exists()]
     if absent or not paths:
         raise RunNotFound(f"{absent[0] if absent else 'images'}: no such file; check the path")
-    facts = [look_at(path) for path in paths]
+    facts = _looked_at(paths)
     reference = _reference(paths, facts)
     source = ImageFrames(
         paths=tuple(str(path) for path in paths),
@@ -142,6 +143,24 @@ class ImageFrames:
     def fits(self, image: NDArray[np.generic]) -> bool:
         """Whether an image is still what was found when the run was opened."""
         return image.shape == self.frame_shape and image.dtype == self.dtype
+
+
+def _looked_at(paths: Sequence[Path]) -> list[ImageFacts | None]:
+    """Facts of all images if their headers are of use, or of a few; None of the others."""
+    facts: list[ImageFacts | None] = [None] * len(paths)
+    first = -1
+    for first, path in enumerate(paths):
+        facts[first] = look_at(path)
+        if facts[first] is not None:
+            break
+    known = facts[first]
+    rest = [*range(first + 1, len(paths))]
+    if known is not None and known.header is None:
+        spread = np.linspace(0, len(paths) - 1, min(len(paths), MASK_FRAMES)).astype(int).tolist()
+        rest = [event for event in spread if event > first]
+    for event in rest:
+        facts[event] = look_at(paths[event])
+    return facts
 
 
 def _reference(paths: Sequence[Path], facts: Sequence[ImageFacts | None]) -> ImageFacts:
