@@ -45,6 +45,13 @@ class CxiLayout(StrEnum):
     SLAB = "slab"
 
 
+class NxmxCodec(StrEnum):
+    """How the frames of an NXmx file are packed."""
+
+    GZIP = "gzip"
+    BSLZ4 = "bslz4"
+
+
 class OnOff(StrEnum):
     """Whether something is done."""
 
@@ -84,21 +91,50 @@ class OutputOptions:
             help="Write no .geom, which needs distance, pixel size, gain and photon energy.",
         ),
     ] = False
+    nxmx: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the hits as NXmx for DIALS; with --cxi it links to the frames there."
+        ),
+    ] = None
+    nxmx_codec: Annotated[
+        NxmxCodec,
+        typer.Option(help="How its own frames are packed; every HDF5 library unpacks gzip."),
+    ] = NxmxCodec.GZIP
+    sensor: Annotated[
+        str,
+        typer.Option(
+            metavar="MATERIAL:THICKNESS",
+            help="What the detector's sensors are, as Si:320um, or agipd, cspad, eiger, epix10k, "
+            "jungfrau, pilatus; default: by the detector's name.",
+        ),
+    ] = ""
     report: Annotated[Path | None, typer.Option(help="Also write an HTML page.")] = None
     overwrite: Overwrite = False
 
     def outputs(self, out: Path, ctx: typer.Context) -> Outputs:
         """Where the results go; a form of a file that is not asked for is refused."""
-        for name in ("cxi_filter", "cxi_layout", "cxi_without_geometry"):
-            if given(ctx, name) and self.cxi is None:
+        cxi, nxmx = self.cxi is not None, self.nxmx is not None
+        means_something = {
+            "cxi_filter": (cxi, "without --cxi; add it or"),
+            "cxi_layout": (cxi, "without --cxi; add it or"),
+            "cxi_without_geometry": (cxi, "without --cxi; add it or"),
+            "nxmx_codec": (nxmx and not cxi, "unless --nxmx holds the frames, without --cxi;"),
+            "sensor": (nxmx, "without --nxmx; add it or"),
+        }
+        for name, (fits, why) in means_something.items():
+            if given(ctx, name) and not fits:
                 option = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{option} means nothing without --cxi; add it or drop {option}")
+                raise UsageError(f"{option} means nothing {why} drop {option}")
         return sfxreduce.Outputs(
             store=out,
             cxi=self.cxi,
             cxi_filter=self.cxi_filter.value,
             cxi_layout=self.cxi_layout.value,
             cxi_without_geometry=self.cxi_without_geometry,
+            nxmx=self.nxmx,
+            nxmx_codec=self.nxmx_codec.value,
+            sensor=self.sensor,
             report=self.report,
             overwrite=self.overwrite,
         )

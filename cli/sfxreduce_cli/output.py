@@ -263,7 +263,7 @@ def _warn_of(report: Report) -> None:
         say("sfxreduce: warning: every event was rejected; inspect some before you trust this")
     if report.plugin_path:
         say(
-            f"to read {report.cxi} with other programs: export "
+            f"to read {report.cxi or report.nxmx} with other programs: export "
             f"HDF5_PLUGIN_PATH={report.plugin_path}"
         )
 
@@ -286,6 +286,14 @@ def _print_kept(report: Report) -> None:
             "output": report.out,
         }
         | ({"CXI file": report.cxi} if report.cxi else {})
+        | (
+            {
+                "NXmx file": report.nxmx,
+                "for DIALS": f"dials.find_spots gain={report.dials_gain:.6g} min_spot_size=1",
+            }
+            if report.nxmx
+            else {}
+        )
         | ({"report": report.report} if report.report else {}),
     )
 

@@ -17,7 +17,7 @@ from sfxreduce.decisions.decide import Decisions, decide, keep_by_peaks
 from sfxreduce.decisions.method import Method, ThresholdRule, method_for, threshold_rule
 from sfxreduce.pipeline.stages.conditions import event_reasons, measured_conditions, with_conditions
 from sfxreduce.pipeline.stages.drift import check_run
-from sfxreduce.pipeline.stages.export import export_crystfel
+from sfxreduce.pipeline.stages.export import export_hits
 from sfxreduce.pipeline.stages.overlay import take_over
 from sfxreduce.pipeline.stages.plan import FilterPlan, plan_output
 from sfxreduce.pipeline.stages.reduced import Reduced
@@ -113,13 +113,12 @@ def carry_out(
     with published_at_once(run, settings, outputs, known=known) as work:
         plan = _plan(run, settings, known=known, pool=pool, notes=work, progress=progress)
         decisions = write_reduced(plan, work, pool=pool, progress=progress)
-        if outputs.cxi is not None and not work.published:
-            export_crystfel(
+        if (outputs.cxi or outputs.nxmx) and not work.published:
+            reasons = decisions.reason[plan.reduction.kept]
+            export_hits(
                 work.hidden[outputs.store],
                 outputs,
-                columns=kept_columns(plan).assign(
-                    reason=("event", decisions.reason[plan.reduction.kept])
-                ),
+                columns=kept_columns(plan).assign(reason=("event", reasons)),
                 staged=work.hidden,
                 pool=pool,
                 progress=progress,

@@ -63,8 +63,10 @@ class Report:
         Bytes in over bytes out.
     out : str
         Path of the reduced store.
-    cxi, report : str or None
+    cxi, nxmx, report : str or None
         Paths of the other outputs, if they were asked for.
+    dials_gain : float or None
+        What DIALS takes as ``gain=`` for `nxmx`, in ADU per photon.
     max_loss, confidence : float
         What was asked of the threshold.
     certified : bool
@@ -90,7 +92,8 @@ class Report:
     changed : int
         Events whose pixels changed between scoring and copying; those kept are undecided.
     plugin_path : str or None
-        Folder that readers of the CXI file need in HDF5_PLUGIN_PATH; None if they need none.
+        Folder that readers of the CXI or NXmx file need in HDF5_PLUGIN_PATH; None if they need
+        none.
     not_carried : tuple of str
         Per-event data of the source that no output has.
     """
@@ -110,6 +113,8 @@ class Report:
     wall_seconds: float
     out: str
     cxi: str | None = None
+    nxmx: str | None = None
+    dials_gain: float | None = None
     report: str | None = None
     max_loss: float = 0.01
     confidence: float = 0.95
@@ -141,6 +146,8 @@ class Storage:
     out: Path
     cxi: Path | None
     report: Path | None
+    nxmx: Path | None = None
+    dials_gain: float | None = None
     plugin_path: str | None = None
     not_carried: tuple[str, ...] = ()
 
@@ -180,6 +187,8 @@ def summarize(
         wall_seconds=wall_seconds,
         out=str(storage.out),
         cxi=str(storage.cxi) if storage.cxi else None,
+        nxmx=str(storage.nxmx) if storage.nxmx else None,
+        dials_gain=storage.dials_gain,
         report=str(storage.report) if storage.report else None,
         audit_sample=decisions.sample.size,
         tiles_per_event=decisions.tiles_per_event,

@@ -149,6 +149,14 @@ def test_the_file_obeys_the_specification(tmp_path: Path, shape: tuple[int, ...]
         assert data.attrs["axes"] == f"experiment_identifier:{axes}"
         chunk = (1, 1, *shape[1:]) if modules else (1, *shape)
         assert (data.chunks, data.compression, data.compression_opts) == (chunk, "gzip", 1)
+        implicit = ("y", "x", "coordinate", "dimension")
+        for item in ("data", "corner_position", "basis_vectors"):
+            # Every axis of an attribute is implicit, or has its values in the same group.
+            dataset = file[f"{DETECTOR}/{item}"]
+            names = dataset.attrs.get("axes", "y:x" if item == "data" else "").split(":")
+            for name, length in zip(names if names != [""] else [], dataset.shape, strict=False):
+                assert name in implicit or len(file[DETECTOR][name]) == length
+            assert names == [""] or len(names) == dataset.ndim
         # Only panels that are several have names.
         assert ("module_identifier" in file[DETECTOR]) is modules
         assert data.shuffle
@@ -660,7 +668,7 @@ def test_frames_are_held_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
         return read(self, events)
 
     monkeypatch.setattr(CxiFrames, "read", counted)
-    monkeypatch.setattr("sfxreduce.io.writers.cxi.BLOCK_BYTES", 2 * 12 * 10 * 2)
+    monkeypatch.setattr("sfxreduce.io.writers.hdf5.BLOCK_BYTES", 2 * 12 * 10 * 2)
     write_cxi(tmp_path / "hits.cxi", content)
     assert asked == [[0, 1], [2, 3], [4, 5], [6]]
 

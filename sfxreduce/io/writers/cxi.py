@@ -13,10 +13,9 @@ References
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,21 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sfxreduce.errors import OutputError, OutputExists, SourceError
+from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks.blosc import SHUFFLES, BloscHeader, MemoryRange
 from sfxreduce.io.chunks.shards import CRC_BYTES, TileCodec
 from sfxreduce.io.store.metadata import illegal_value
 from sfxreduce.io.writers.cxi_content import BloscChunks, CxiContent, PeakTable, plan_blosc_chunks
-from sfxreduce.io.writers.cxi_record import put, put_column, text_array, write_record
+from sfxreduce.io.writers.cxi_record import write_record
+from sfxreduce.io.writers.hdf5 import (
+    frames_of,
+    gzipped,
+    put,
+    text,
+    write_carried,
+    write_hdf5,
+    write_times,
+)
 from sfxreduce.io.writers.shards import TiledSource, marked_in
 from sfxreduce.run.detector import Detector, PixelFlag
 from sfxreduce.run.reasons import Reason
@@ -45,10 +53,6 @@ SLAB_VIEWS = {"data": "slab", "mask": "slab_mask"}
 """Views of frames and mask in ``/entry_1/data_1`` with the panels one below the other."""
 
 JOULE_PER_EV = 1.602176634e-19  # exact, SI 2019
-BLOCK_BYTES = 64 << 20
-
-# Old readers, CrystFEL's HDF5 among them, cannot read what newer libraries write by default.
-LIBRARY_VERSIONS = ("earliest", "v110")
 
 
 def write_cxi(path: Path, content: CxiContent) -> int:
@@ -77,34 +81,7 @@ def write_cxi(path: Path, content: CxiContent) -> int:
     OutputError
         If the file cannot be written.
     """
-    if os.path.lexists(path):
-        raise OutputExists(f"{path}: already exists; choose another path")
-    complete = False
-    try:
-        with h5py.File(path, "x", libver=LIBRARY_VERSIONS) as file:
-            left_out = _write(file, content)
-        complete = True
-    except (OSError, RuntimeError, ValueError) as error:
-        # h5py tells a full disk by any of these, when it writes and once more when it closes.
-        path.unlink(missing_ok=True)
-        raise _output_error(path, content, error) from error
-    finally:
-        if not complete:
-            path.unlink(missing_ok=True)
-    return left_out
-
-
-def _output_error(path: Path, content: CxiContent, error: Exception) -> OutputError:
-    """Say in one line why a file could not be written."""
-    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-    cause = " ".join(str(error).split())
-    for text in ("No space left on device", "Disk quota exceeded", "File too large"):
-        if text in cause:
-            return OutputError(
-                f"{path}: {text}: at most {content.n_bytes} bytes are needed, {free} are free; "
-                "free some space or choose another disk"
-            )
-    return OutputError(f"{path}: cannot be written ({cause})")
+    return write_hdf5(path, partial(_write, content=content), n_bytes=content.n_bytes)
 
 
 def _write(file: h5py.File, content: CxiContent) -> int:
@@ -124,30 +101,10 @@ def _write(file: h5py.File, content: CxiContent) -> int:
         _write_slab_view(file, content)
     if "source_index" in content.columns:
         put(file, "/entry_1/data_1/source_index", content.columns["source_index"].values)
-    carried = _write_carried(file, content.columns)
+    carried = write_carried(file, content.columns)
     if content.run is not None:
         write_record(file, content.run, carried=carried)
     return left_out
-
-
-def _write_carried(file: h5py.File, columns: xr.Dataset) -> list[str]:
-    """Write per-event data of the source under the names that they had there; returns these."""
-    written = []
-    # A store lists its columns in any order.
-    paths = {str(column.attrs.get("path", "")): column for column in columns.values()}
-    for path, column in sorted(paths.items()):
-        # What the file has already says the same in its own way.
-        if path.startswith("/") and path not in file and _is_free(file, path):
-            put_column(file, path, column.values)
-            written.append(path)
-    return written
-
-
-def _is_free(file: h5py.File, path: str) -> bool:
-    """Whether a dataset may lie at a path: nothing above it is one."""
-    parts = path.strip("/").split("/")
-    above = ("/" + "/".join(parts[:n]) for n in range(1, len(parts)))
-    return all(parts) and all(not isinstance(file.get(one), h5py.Dataset) for one in above)
 
 
 def _write_slab_view(file: h5py.File, content: CxiContent) -> None:
@@ -188,7 +145,7 @@ def _write_detector(file: h5py.File, content: CxiContent) -> None:
     _write_places(file, detector)
     mask = detector.mask.reshape(content.stored_shape)
     chunk = (1, *detector.panel_shape) if content.modules else content.stored_shape
-    file.create_dataset(MASK, data=mask, **_packing(chunk))
+    file.create_dataset(MASK, data=mask, **gzipped(chunk))
 
 
 def _write_places(file: h5py.File, detector: Detector) -> None:
@@ -204,15 +161,19 @@ def _write_places(file: h5py.File, detector: Detector) -> None:
         corners[:, :2] = np.array([panel.corner for panel in placed]) * detector.pixel_size_m
     # The specification wants a corner in every file, known or not.
     one = n == 1
-    put(file, f"{DETECTOR}/corner_position", corners[0] if one else corners)
+    place = put(file, f"{DETECTOR}/corner_position", corners[0] if one else corners)
+    if not one:
+        place.attrs["axes"] = "module_identifier:coordinate"
     if told and math.isfinite(detector.pixel_size_m):
         # In the order of the axes of a panel's data.
         steps = [[[*panel.slow, 0.0], [*panel.fast, 0.0]] for panel in placed]
         vectors = np.array(steps) * detector.pixel_size_m
-        put(file, f"{DETECTOR}/basis_vectors", vectors[0] if one else vectors)
+        steps_of = put(file, f"{DETECTOR}/basis_vectors", vectors[0] if one else vectors)
+        if not one:
+            steps_of.attrs["axes"] = "module_identifier:dimension:coordinate"
     if not one:
         # Without the names, the corners of a slab could be taken for those of so many events.
-        names = text_array([panel.name for panel in detector.panels])
+        names = text([panel.name for panel in detector.panels])
         put(file, f"{DETECTOR}/module_identifier", names)
 
 
@@ -222,7 +183,7 @@ def _mask_pixels(
     """Mask pixels in one event; the first one gives every event a mask of its own."""
     shape = content.stored_shape
     if file[MASK].ndim == len(shape):
-        common, packing = file[MASK][()], _packing((1, *file[MASK].chunks))
+        common, packing = file[MASK][()], gzipped((1, *file[MASK].chunks))
         del file[MASK]
         n = content.source.n_events
         masks = file.create_dataset(MASK, (n, *shape), np.uint32, **packing)
@@ -233,18 +194,6 @@ def _mask_pixels(
     )
 
 
-def _packing(chunk: tuple[int, ...]) -> dict[str, Any]:
-    """How large datasets are stored."""
-    return {
-        "chunks": chunk,
-        "shuffle": True,
-        "compression": "gzip",
-        "compression_opts": 1,
-        "fletcher32": True,
-        "track_times": False,
-    }
-
-
 def _write_frames(file: h5py.File, content: CxiContent) -> int:
     """Write the frames; returns the number left out."""
     source, stored = content.source, content.stored_shape
@@ -252,7 +201,7 @@ def _write_frames(file: h5py.File, content: CxiContent) -> int:
     chunks = plan_blosc_chunks(source, modules=content.modules) if in_tiles else None
     # CrystFEL reads panel by panel.
     chunk = (1, 1, *source.detector.panel_shape) if content.modules else (1, *stored)
-    packing: dict[str, Any] = _packing(chunk) if chunks is None else _blosc(chunks)
+    packing: dict[str, Any] = gzipped(chunk) if chunks is None else _blosc(chunks)
     if not source.n_events:
         # A chunk may not be larger than the dataset, so an empty one goes without.
         packing = {"track_times": False}
@@ -271,7 +220,7 @@ def _write_frames(file: h5py.File, content: CxiContent) -> int:
     if chunks is not None:
         return _write_tiles(file, data, content, chunks)
     left_out = 0
-    for event, (frame, missing) in enumerate(_frames(content)):
+    for event, (frame, missing) in enumerate(frames_of(content.source)):
         if frame is None:
             left_out += 1
             continue
@@ -279,20 +228,6 @@ def _write_frames(file: h5py.File, content: CxiContent) -> int:
         if missing is not None:
             _mask_pixels(file, event, missing, content)
     return left_out
-
-
-def _frames(
-    content: CxiContent,
-) -> Iterator[tuple[NDArray[np.generic] | None, NDArray[np.bool_] | None]]:
-    """Frames in order, a few in memory at a time, and which pixels are missing of them, if any are;
-    None in place of a frame that cannot be read.
-    """
-    source, n = content.source, content.source.n_events
-    step = max(1, BLOCK_BYTES // (math.prod(content.slab_shape) * source.dtype.itemsize))
-    for start in range(0, n, step):
-        reading = source.read(range(start, min(start + step, n)))
-        for place, (frame, lost) in enumerate(zip(reading.pixels, reading.lost, strict=True)):
-            yield None if lost else frame, reading.missing.get(place)
 
 
 def _blosc(chunks: BloscChunks) -> dict[str, Any]:
@@ -341,7 +276,7 @@ def _tiles(
         return [None if frame is None else codec.encode(frame[part]) for part in parts]
 
     if not (chunks.copies_tiles and isinstance(source, TiledSource)):
-        for frame, missing in _frames(content):
+        for frame, missing in frames_of(content.source):
             yield encoded(frame), missing
         return
     n_bytes = math.prod(layout.tile) * np.dtype(source.dtype).itemsize
@@ -366,12 +301,9 @@ def _unsealed(tile: bytes, n_bytes: int) -> bytes | None:
 
 def _write_events(file: h5py.File, columns: xr.Dataset) -> None:
     """Write what is known of each event, in SI units and under the LCLS names."""
-    names = text_array([str(name) for name in columns["event_id"].values])
+    names = text([str(name) for name in columns["event_id"].values])
     put(file, f"{DETECTOR}/experiment_identifier", names)
-    time_ns = columns["timestamp_ns"].values
-    known = np.where(time_ns > 0, time_ns, 0)
-    put(file, "/LCLS/machineTime", known // 1_000_000_000)
-    put(file, "/LCLS/machineTimeNanoSeconds", known % 1_000_000_000)
+    write_times(file, columns)
     energy_ev = columns["photon_energy_ev"].values
     if np.isfinite(energy_ev).any():
         put(file, "/LCLS/photon_energy_eV", energy_ev)
@@ -383,7 +315,7 @@ def _write_events(file: h5py.File, columns: xr.Dataset) -> None:
     if "score" in columns:
         # By the specification a row for each heading: events are the fastest axis.
         score = np.asarray(columns["score"].values, np.float32)[np.newaxis]
-        put(file, f"{DETECTOR}/score", score).attrs["headings"] = text_array(["score"])
+        put(file, f"{DETECTOR}/score", score).attrs["headings"] = text(["score"])
     if "reason" in columns:
         _write_tags(file, columns["reason"].values.astype(np.uint32))
 
@@ -394,7 +326,7 @@ def _write_tags(file: h5py.File, reasons: NDArray[np.uint32]) -> None:
     if not told:
         return
     tags = np.array([(reasons & np.uint32(reason)) != 0 for reason in told], np.uint8)
-    headings = text_array([str(reason.name).lower() for reason in told])
+    headings = text([str(reason.name).lower() for reason in told])
     put(file, f"{DETECTOR}/tags", tags).attrs["headings"] = headings
 
 

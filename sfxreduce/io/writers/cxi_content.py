@@ -202,6 +202,11 @@ class CxiContent:
         return self.source.detector.frame_shape if self.modules else self.slab_shape
 
     @property
+    def slab_path(self) -> str:
+        """Dataset of the file in which panels lie one below the other."""
+        return f"/entry_1/data_1/{'slab' if self.modules else 'data'}"
+
+    @property
     def n_bytes(self) -> int:
         """Bytes of all frames before they are packed."""
         return self.source.n_events * math.prod(self.slab_shape) * self.source.dtype.itemsize

@@ -21,11 +21,12 @@ from sfxreduce.io.store.in_hdf5 import (
     detector_digest,
 )
 from sfxreduce.io.store.metadata import SCHEMA, SCHEMA_VERSION, detector_to_json
+from sfxreduce.io.writers.hdf5 import put, put_column, text
 from sfxreduce.io.writers.zarr import plain_attributes
 from sfxreduce.run.columns import EVENT_COLUMNS
 from sfxreduce.run.run import Run
 
-__all__ = ["put", "put_column", "text_array", "write_record"]
+__all__ = ["write_record"]
 
 
 def write_record(file: h5py.File, run: Run, *, carried: Collection[str]) -> None:
@@ -67,7 +68,7 @@ def write_record(file: h5py.File, run: Run, *, carried: Collection[str]) -> None
         "truth": truth,
         "datasets": _datasets(file),
     }
-    put(file, RECORD_PATH, text_array([json.dumps(record)])[0])
+    put(file, RECORD_PATH, text([json.dumps(record)])[0])
 
 
 def _facts(path: str, variable: xr.DataArray) -> dict[str, Any]:
@@ -96,8 +97,8 @@ def _name(item: tuple[Any, xr.DataArray]) -> str:
 def _of_one_length(value: Any) -> Any:
     """Text of one length: that of any length lies in a heap with bytes of whatever was there."""
     if isinstance(value, str):
-        return text_array([value])[0]
-    return text_array([*value]) if isinstance(value, list) and isinstance(value[0], str) else value
+        return text([value])[0]
+    return text([*value]) if isinstance(value, list) and isinstance(value[0], str) else value
 
 
 def _is_flat(value: object) -> bool:
@@ -126,21 +127,3 @@ def _datasets(file: h5py.File) -> list[str]:
 
     file.visititems(note)
     return names
-
-
-def put_column(file: h5py.File, name: str, values: NDArray[Any]) -> h5py.Dataset:
-    """Write numbers or text."""
-    if values.dtype.kind in "OUT":
-        values = text_array([str(text) for text in values.ravel()]).reshape(values.shape)
-    return put(file, name, values)
-
-
-def put(file: h5py.File, name: str, values: object) -> h5py.Dataset:
-    """Write a small dataset."""
-    return file.create_dataset(name, data=values, track_times=False)
-
-
-def text_array(names: list[str]) -> NDArray[np.bytes_]:
-    """Names as text of one length, which lies where HDF5 puts it the same way every time."""
-    encoded = [name.encode() for name in names]
-    return np.array(encoded, h5py.string_dtype("utf-8", max([1, *map(len, encoded)])))

@@ -1,8 +1,9 @@
-"""The hits of a reduced store for CrystFEL: CXI with peak lists, geometry, event list."""
+"""The hits of a reduced store for other programs: CXI for CrystFEL, NXmx for DIALS."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -17,13 +18,14 @@ from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import Progress, Rescue, halves_of, silent, tracked
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.writers.cxi_content import CxiContent, PeakTable
-from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess
+from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess, write_nxmx_in_subprocess
 from sfxreduce.io.writers.geom import write_event_list, write_geometry
+from sfxreduce.io.writers.nxmx_content import NxmxContent
 from sfxreduce.pipeline.stages.settings import Outputs
 from sfxreduce.run.run import FrameSource
 from sfxreduce.scorers.peaks.finder import PeakFinder, Peaks
 
-__all__ = ["PeakJob", "export_crystfel", "find_peaks", "peak_table"]
+__all__ = ["PeakJob", "export_hits", "find_peaks", "peak_table"]
 
 EVENTS_PER_TASK = 32
 
@@ -44,7 +46,7 @@ class PeakJob:
     stop: int
 
 
-def export_crystfel(
+def export_hits(
     store: Path,
     outputs: Outputs,
     *,
@@ -53,18 +55,18 @@ def export_crystfel(
     pool: Pool,
     progress: Progress = silent,
 ) -> None:
-    """Write the frames of a reduced store as CXI, with a geometry and an event list beside it.
+    """Write the frames of a reduced store in the forms that were asked for.
 
     Parameters
     ----------
     store : Path
         Of the reduced store; it need not be published yet.
     outputs : Outputs
-        With the path under which CrystFEL will open the file.
+        With the paths under which programs will open the files.
     columns : Dataset
         Per-event columns of the store.
     staged : mapping of Path to Path
-        Where to write what will be published under `Outputs.crystfel`.
+        Where to write what will be published under `Outputs.files`.
     pool : Pool
         Finds the peaks.
 
@@ -74,6 +76,24 @@ def export_crystfel(
         If a file cannot be written.
     """
     source = ZarrFrames(path=str(store))
+    link = None
+    if outputs.cxi is not None:
+        peaks = _peaks_of(source, pool=pool, progress=progress)
+        content = CxiContent(
+            source=source,
+            columns=columns,
+            peaks=peaks,
+            cxi_filter=outputs.cxi_filter,
+            cxi_layout=outputs.cxi_layout,
+        )
+        _write_for_crystfel(content, outputs, staged)
+        link = content.slab_path
+    if outputs.nxmx is not None:
+        _write_for_dials(source, outputs, columns=columns, link=link, staged=staged)
+
+
+def _peaks_of(source: FrameSource, *, pool: Pool, progress: Progress) -> PeakTable:
+    """Peaks of every event."""
     n_events = source.n_events
     jobs = [
         PeakJob(
@@ -86,24 +106,49 @@ def export_crystfel(
     ]
     work = pool.map("peaks", find_peaks, jobs, rescue=_RESCUE)
     found = dict(tracked(work, stage="peaks", total=len(jobs), progress=progress))
-    peaks = peak_table([peaks for number in sorted(found) for peaks in found[number]])
+    return peak_table([peaks for number in sorted(found) for peaks in found[number]])
+
+
+def _write_for_crystfel(content: CxiContent, outputs: Outputs, staged: Mapping[Path, Path]) -> None:
+    """Write the CXI file, with a geometry and an event list beside it."""
     cxi, event_list, *geometries = outputs.crystfel
-    content = CxiContent(
-        source=source,
-        columns=columns,
-        peaks=peaks,
-        cxi_filter=outputs.cxi_filter,
-        cxi_layout=outputs.cxi_layout,
-    )
     write_cxi_in_subprocess(staged[cxi], content)
-    energies = columns["photon_energy_ev"].values
+    energies = content.columns["photon_energy_ev"].values
     known = energies[np.isfinite(energies)]
     # With an energy for every event CrystFEL takes each one's own; otherwise one for all.
     common = float(np.median(known)) if 0 < known.size < energies.size else math.nan
+    detector = content.source.detector
     for geometry in geometries:
-        data = "slab" if content.modules else "data"
-        write_geometry(staged[geometry], source.detector, photon_energy_ev=common, data=data)
-    write_event_list(staged[event_list], cxi, n_events)
+        data = content.slab_path.rsplit("/", 1)[-1]
+        write_geometry(staged[geometry], detector, photon_energy_ev=common, data=data)
+    write_event_list(staged[event_list], cxi, content.source.n_events)
+
+
+def _write_for_dials(
+    source: FrameSource,
+    outputs: Outputs,
+    *,
+    columns: xr.Dataset,
+    link: str | None,
+    staged: Mapping[Path, Path],
+) -> None:
+    """Write the NXmx file, with a link to the frames of the CXI file if there is one."""
+    nxmx, cxi = outputs.nxmx, outputs.cxi
+    if nxmx is None:
+        return
+    linked = None
+    if cxi is not None and link is not None:
+        # Under the names that both will have, so that they can be moved together.
+        beside = os.path.relpath(cxi.parent.resolve() / cxi.name, nxmx.parent.resolve())
+        linked = (beside, link)
+    content = NxmxContent(
+        source=source,
+        columns=columns,
+        layer=outputs.layer_of(source.detector),
+        codec=outputs.nxmx_codec,
+        link=linked,
+    )
+    write_nxmx_in_subprocess(staged[nxmx], content)
 
 
 def find_peaks(job: PeakJob) -> list[Peaks]:

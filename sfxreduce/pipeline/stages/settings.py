@@ -17,9 +17,16 @@ from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import UsageError
 from sfxreduce.io.files.durable import disk_bytes
 from sfxreduce.io.files.safe_read import content_pin
+from sfxreduce.io.writers.nxmx_content import (
+    SensorLayer,
+    check_nxmx_codec,
+    modules_of,
+    parse_sensor,
+)
 from sfxreduce.io.writers.publish import check_cxi_filter, check_cxi_layout, check_outputs
 from sfxreduce.io.writers.resume import Unfinished, appearing
 from sfxreduce.report.report import Storage
+from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS
 from sfxreduce.scorers.protocol import Scorer
@@ -148,13 +155,21 @@ class Outputs:
         ``slab``, one below the other.
     cxi_without_geometry : bool
         Write no geometry beside it, which needs a gain, a distance and more.
+    nxmx : Path, optional
+        The same hits for DIALS: a file that links to the frames of `cxi`, or holds them itself if
+        there is none.
+    nxmx_codec : str
+        How it packs frames that it holds itself: ``gzip`` or ``bslz4``.
+    sensor : str
+        What the detector's sensors are made of, "Si:320um"; by default the detector's name says it.
     overwrite : bool
         Replace what lies there.
 
     Raises
     ------
     UsageError
-        If there is no such filter, or CrystFEL's event list cannot hold the path of `cxi`.
+        If there is no such filter, layout, codec or sensor, or CrystFEL's event list cannot hold
+        the path of `cxi`.
     """
 
     store: Path
@@ -163,6 +178,9 @@ class Outputs:
     cxi_filter: str = "gzip"
     cxi_layout: str = "modules"
     cxi_without_geometry: bool = False
+    nxmx: Path | None = None
+    nxmx_codec: str = "gzip"
+    sensor: str = ""
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -170,6 +188,10 @@ class Outputs:
         check_cxi_layout(self.cxi_layout)
         if self.cxi is not None:
             crystfel_paths(self.cxi)
+        if self.nxmx is not None:
+            check_nxmx_codec(self.nxmx_codec)
+        if self.sensor:
+            parse_sensor(self.sensor, detector="")
 
     @property
     def crystfel(self) -> tuple[Path, ...]:
@@ -181,13 +203,20 @@ class Outputs:
 
     @property
     def needs_plugin(self) -> bool:
-        """Whether programs need a filter of hdf5plugin to read the CXI file."""
-        return self.cxi is not None and self.cxi_filter != "gzip"
+        """Whether programs need a filter of hdf5plugin to read CXI or NXmx file."""
+        if self.cxi is not None:
+            return self.cxi_filter != "gzip"
+        return self.nxmx is not None and self.nxmx_codec != "gzip"
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every single file that will appear beside the store."""
-        return (*self.crystfel, *((self.report,) if self.report else ()))
+        beside = (self.nxmx, self.report)
+        return (*self.crystfel, *(path for path in beside if path is not None))
+
+    def layer_of(self, detector: Detector) -> SensorLayer:
+        """What the sensors of a detector are made of, by option or name."""
+        return parse_sensor(self.sensor, detector=detector.name)
 
     def check(self, run: Run, *also_read: Path) -> None:
         """Refuse outputs that would touch the run, each other, or what is not ours to replace.
@@ -200,7 +229,7 @@ class Outputs:
         Raises
         ------
         UsageError
-            If outputs and inputs overlap, or CrystFEL would refuse the geometry.
+            If outputs and inputs overlap, or CrystFEL or DIALS would refuse the geometry.
         OutputExists
             If something lies there that may not be replaced.
         OutputError
@@ -214,11 +243,15 @@ class Outputs:
             appearing=appearing(self.store),
         )
         if self.cxi is not None and not self.cxi_without_geometry:
-            _check_geometry(run)
+            _check_geometry(run, "--cxi: CrystFEL", ", or --cxi-without-geometry")
+        if self.nxmx is not None:
+            _check_geometry(run, "--nxmx: DIALS")
+            self.layer_of(run.detector)
+            modules_of(run.detector)
 
 
-def _check_geometry(run: Run) -> None:
-    """Refuse a CXI file whose geometry would lack what CrystFEL needs; nothing is scored yet."""
+def _check_geometry(run: Run, reader: str, instead: str = "") -> None:
+    """Refuse a file that would lack what its reader needs; nothing is scored yet."""
     detector, energies = run.detector, run.columns["photon_energy_ev"].values
     known = {
         "--distance-m": detector.distance_m,
@@ -230,9 +263,9 @@ def _check_geometry(run: Run) -> None:
     # Of a run without events no energy is known, and none is needed.
     if missing and run.n_events:
         raise UsageError(
-            f"--cxi: CrystFEL refuses a geometry without {' and '.join(missing)}, which neither "
-            f"{run.path} nor a geometry file says; give {'it' if len(missing) == 1 else 'them'}, a "
-            "--geometry FILE, or --cxi-without-geometry"
+            f"{reader} refuses a geometry without {' and '.join(missing)}, which neither "
+            f"{run.path} nor a geometry file says; give {'it' if len(missing) == 1 else 'them'}, "
+            f"{'' if instead else 'or '}a --geometry FILE{instead}"
         )
 
 
@@ -268,6 +301,8 @@ def storage_of(run: Run, outputs: Outputs, work: Unfinished) -> Storage:
         bytes_out=disk_bytes(store),
         out=outputs.store,
         cxi=outputs.cxi,
+        nxmx=outputs.nxmx,
+        dials_gain=run.detector.adu_per_photon if outputs.nxmx else None,
         report=outputs.report,
         plugin_path=hdf5plugin.PLUGIN_PATH if outputs.needs_plugin else None,
         not_carried=run.not_carried,

@@ -371,6 +371,8 @@ def _pins(run: Run, settings: FilterSettings, outputs: Outputs) -> dict[str, Any
         **pinned(settings, by_content=True),
         "cxi-filter": outputs.cxi_filter,
         "cxi-layout": outputs.cxi_layout,
+        "nxmx-codec": outputs.nxmx_codec,
+        "sensor": outputs.sensor,
     }
 
 

@@ -19,6 +19,7 @@ __all__ = ["COLUMN_PATHS", "read_columns", "read_truth"]
 EVENT_IDS = (
     "/entry_1/data_1/experiment_identifier",
     "/entry_1/instrument_1/detector_1/experiment_identifier",
+    "/entry/data/experiment_identifier",
 )
 SECONDS = "/LCLS/machineTime"
 NANOSECONDS = "/LCLS/machineTimeNanoSeconds"

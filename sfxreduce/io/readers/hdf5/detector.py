@@ -30,7 +30,7 @@ CXI = "/entry_1/instrument_1/detector_1"
 
 DISTANCE = (f"{CXI}/distance", f"{NXMX}/distance", f"{NXMX}/detector_distance")
 PIXEL_SIZE = (f"{CXI}/x_pixel_size", f"{NXMX}/x_pixel_size")
-ADU_PER_PHOTON = (f"{CXI}/adu_per_photon",)
+ADU_PER_PHOTON = (f"{CXI}/adu_per_photon", f"{NXMX}/adu_per_photon")
 SATURATION = (f"{CXI}/saturation_value", f"{NXMX}/saturation_value")
 
 CXI_MASKS = ("/entry_1/data_1/mask", f"{CXI}/mask", f"{CXI}/mask_shared")
