@@ -123,6 +123,55 @@ def test_every_file_that_frames_come_from_is_archived_released_and_restored(
     assert files_below(tmp_path / "back") == whole
 
 
+@pytest.mark.parametrize("data_path", ["/mine/raw", "/shot-{tag}/data"])
+def test_events_of_a_run_that_was_read_by_a_path_come_back(
+    data_path: str, call: Call, tmp_path: Path
+) -> None:
+    """The archive knew nothing of the option, and brought back none of them."""
+    run, hits = tmp_path / "run.h5", tmp_path / "hits.zarr"
+    with h5py.File(run, "w") as file:
+        if data_path == "/mine/raw":
+            file[data_path] = frames()
+        else:
+            for event, frame in enumerate(frames()):
+                file[f"shot-{event}/data"] = frame
+    settings = FilterSettings(scorer=BrightestPixel())
+    opened = open_run(run, data_path=data_path)
+    filter_run(opened, settings, outputs=Outputs(store=hits), pool=POOL)
+    for name in ("tape_a", "tape_b"):
+        (tmp_path / name).mkdir()
+    pools = [f"--to=a=posix:{tmp_path}/tape_a", f"--to=b=posix:{tmp_path}/tape_b"]
+    status, made, _ = call("archive", "plan", run, "--hits", hits, "--as", "ann", "--serial",
+                           "--data-path", data_path)  # fmt: skip
+    assert status == 0
+    assert call("archive", "approve", run, "--as", "bob")[0] == 0
+    token = made["plan_id"][:8]
+    assert call("archive", "execute", run, *pools, "--execute", token)[0] == 0
+    for number, place in enumerate(("from_run", "from_archive")):
+        out = tmp_path / f"{number}.zarr"
+        status, found, _ = call("archive", "restore", run, *pools, "--events", "@1,@20", "--out",
+                                out, "--serial")  # fmt: skip
+        assert (status, found[place]) == (0, 2), found
+        back = open_run(out).source.read([0, 1]).pixels
+        assert back.tobytes() == frames()[[1, 20]].tobytes()
+        run.unlink(missing_ok=True)
+
+
+def test_a_folder_of_single_files_is_to_be_stored_first(call: Call, tmp_path: Path) -> None:
+    folder, hits = tmp_path / "images", tmp_path / "hits.zarr"
+    folder.mkdir()
+    for event, frame in enumerate(frames()[:12]):
+        with h5py.File(folder / f"{event}.h5", "w") as file:
+            file["image"] = frame
+    opened = open_run(folder, data_path="/image")
+    settings = FilterSettings(scorer=BrightestPixel())
+    filter_run(opened, settings, outputs=Outputs(store=hits), pool=POOL)
+    status, found, _ = call("archive", "plan", folder, "--hits", hits, "--as", "ann", "--serial",
+                            "--data-path", "/image")  # fmt: skip
+    assert status == 2
+    assert "store them with 'sfxreduce ingest'" in found["error"]
+
+
 @pytest.mark.parametrize("how", ["append", "touch", "remove", "swap"])
 def test_a_change_of_a_file_that_a_run_leads_to_is_a_change_of_the_run(
     how: str, call: Call, tmp_path: Path

@@ -47,6 +47,7 @@ from sfxreduce.decisions.decide import Decision
 from sfxreduce.errors import LeadsOutside, RunNotFound, SchemaError, UsageError
 from sfxreduce.io.files.durable import FileRecord, output_errors
 from sfxreduce.io.open import open_run
+from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.run.run import LeadsOn, Run
 
@@ -232,6 +233,8 @@ def plan_run(
         subject.advance(writer, State.CERTIFIED, policy=options.policy)
         plan = _draft(subject, pinned, hits, options)
         plan = pack_payload(_with_payload(plan, subject, run, certificate, pool=pool))
+        # Before the plan: what brings single events back opens the files in the same way.
+        writer.append("read-with", data_path=options.data_path)
         writer.write("plan.json", paper_bytes(plan))
         subject.advance(writer, State.PLANNED, policy=options.policy)
         _write_bag(subject, plan)
@@ -246,11 +249,18 @@ def _opened(path: Path, *, data_path: str) -> Run:
     ------
     ArchiveRefused
         With R23.
+    UsageError
+        If it is a folder of single files.
     """
     try:
         run = open_run(path, data_path=data_path)
     except LeadsOutside as error:
         raise ArchiveRefused([refuse("R23", str(error))]) from error
+    if path.is_dir() and not isinstance(run.source, ZarrFrames):
+        raise UsageError(
+            f"{path}: expected a run store or a file, found a folder of single files; store them "
+            "with 'sfxreduce ingest', then filter and archive that store"
+        )
     if isinstance(run.source, LeadsOn) and run.source.unmovable:
         raise ArchiveRefused([refuse("R23", why) for why in run.source.unmovable])
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sfxreduce.archive.evidence.advance import arrow
@@ -53,10 +54,12 @@ def restore_run_events(
         If an event is nowhere.
     """
 
-    def restored(plan: PlanPaper | None = None, archive: Holding | None = None) -> Restored:
+    def restored(
+        plan: PlanPaper | None = None, archive: Holding | None = None, data_path: str = ""
+    ) -> Restored:
         return restore_events(
             events,
-            places=_places(subject, plan, hits, archive),
+            places=_places(subject, plan, hits, archive, data_path=data_path),
             out=out,
             pool=pool,
             overwrite=overwrite,
@@ -70,7 +73,7 @@ def restore_run_events(
         job = uuid.uuid4().hex[:12]
         writer.append("job-began", job=job, what="restore")
         try:
-            return restored(found.plan, archive)
+            return restored(found.plan, archive, _data_path(found.contents))
         except SourceError as error:
             if archive is None and found.contents.last("asked"):
                 raise SourceError(
@@ -83,14 +86,26 @@ def restore_run_events(
 
 
 def _places(
-    subject: Subject, plan: PlanPaper | None, hits: Path | None, archive: Holding | None
+    subject: Subject,
+    plan: PlanPaper | None,
+    hits: Path | None,
+    archive: Holding | None,
+    *,
+    data_path: str,
 ) -> Places:
     store = hits or (Path(plan.hits) if plan else None)
     return Places(
         run=(subject.run,) if subject.run.exists() else (),
         hits=store if store is not None and store.exists() else None,
         archive=archive,
+        data_path=data_path,
     )
+
+
+def _data_path(contents: Contents) -> str:
+    """Path of the frames within the run's files, as it was planned with."""
+    read_with = contents.last("read-with")
+    return "" if read_with is None else str(read_with["data_path"])
 
 
 def _holding(
@@ -101,7 +116,9 @@ def _holding(
     if plan is None or asked is None or not (to or (policy and policy.pools)):
         return None
     part = next(part for part in ("raw", "rejects", "hits") if part in plan.roots)
-    return _part(plan, part, open_copies(copies_of(to, policy=policy)))
+    held = _part(plan, part, open_copies(copies_of(to, policy=policy)))
+    # What was stored of the run is a run store, whatever the run itself is.
+    return replace(held, data_path=_data_path(contents)) if part == "raw" else held
 
 
 def _part(plan: PlanPaper, part: str, copies: Copies) -> Holding:

@@ -44,11 +44,14 @@ class Places:
         The run on the disk: one path, or several files. It may be gone.
     hits : Path, optional
         The reduced store, with its sample of rejected events.
+    data_path : str
+        Of the frames in the run on the disk; see `sfxreduce.io.open.open_run`.
     """
 
     run: tuple[Path, ...] = ()
     hits: Path | None = None
     archive: Holding | None = None
+    data_path: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +180,8 @@ def _look_everywhere(events: Sequence[str], places: Places, folder: Path) -> _Se
     search = _Search(missing=list(events), parts=[], problems=[])
     run, hits, archive = places.run, places.hits, places.archive
     if run:
-        search.look("run", lambda: open_run(run[0] if len(run) == 1 else run))
+        named = run[0] if len(run) == 1 else run
+        search.look("run", lambda: open_run(named, data_path=places.data_path))
     if hits is not None:
         search.look("hits", lambda: open_zarr(hits))
         if (hits / AUDIT_GROUP).is_dir():

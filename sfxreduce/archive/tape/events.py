@@ -83,12 +83,12 @@ def open_archived(
     if not roots:
         n_bytes = fetch_files(holding, paths, into=into, tars=tars)
         files = [into / holding.opened] if holding.opened else _openable(into, paths)
-        return open_run(files), n_bytes
+        return open_run(files, data_path=holding.data_path), n_bytes
     root = min(roots, key=lambda folder: len(folder.parts))
     chunks = str(root / "frames" / "c") + "/"
     others = [path for path in paths if not path.startswith(chunks)]
     n_bytes = fetch_files(holding, others, into=into, tars=tars)
-    run = open_run(into / root)
+    run = open_run(into / root, data_path=holding.data_path)
     layout = run.source.layout if isinstance(run.source, ZarrFrames) else None
     shards = {path for path in paths if path.startswith(chunks)}
     if layout is not None:

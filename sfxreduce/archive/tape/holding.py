@@ -36,6 +36,8 @@ class Holding:
         that are in none were put as they are.
     opened : str
         Path of the file to open, where the others are what it leads to; empty where any may be.
+    data_path : str
+        Of the frames in it; see `sfxreduce.io.open.open_run`.
 
     Raises
     ------
@@ -48,6 +50,7 @@ class Holding:
     prefix: str = ""
     packages: tuple[tuple[Package, FileRecord], ...] = ()
     opened: str = ""
+    data_path: str = ""
 
     def __post_init__(self) -> None:
         for file in self.files:
