@@ -361,24 +361,24 @@ def _common_flags(
 
     A run has one mask. A pixel that is bad in some events only stays good: leaving it out
     everywhere could hide Bragg peaks and lose hits, while a bad pixel more in one event at worst
-    keeps a miss. At most `MOST_MASKS` events, spread evenly over those whose mask was written, are
-    looked at. A panel whose mask was never written, one that was off say, has none.
+    keeps a miss. Of each panel at most `MOST_MASKS` events, spread evenly over those that have a
+    mask of it, are looked at; a panel that no event has a mask of, one that was off say, is good.
     """
     n_panels = frame_shape[0] if len(frame_shape) == 3 else 1
-    missing = find_missing(file, dataset, n_panels)
-    never = missing.all(axis=0)
-    whole = np.flatnonzero(~missing[:, ~never].any(axis=1))
-    if never.all() or not whole.size:
-        raise SourceError(
-            f"{file.path}: {dataset.name} is a mask with parts that were never written; fetch it "
-            "again"
-        )
-    spread = np.linspace(0, whole.size - 1, min(whole.size, MOST_MASKS)).astype(int)
-    events = np.unique(whole[spread]).tolist()
-    for i in events:
-        file.attempt(partial(check_chunks, dataset, i, i + 1), dataset.name)
-    masks = file.attempt(lambda: [flags(dataset[i]) for i in events], dataset.name)
-    always_bad = np.all([mask != 0 for mask in masks], axis=0)
-    common = np.where(always_bad, np.bitwise_or.reduce(masks), 0).astype(np.uint32)
-    common.reshape(n_panels, -1)[never] = 0
-    return common.reshape(frame_shape)
+    there = ~find_missing(file, dataset, n_panels)
+    if not there.any():
+        raise SourceError(f"{file.path}: {dataset.name} is a mask that was never written")
+    chosen = np.zeros_like(there)
+    for panel in range(n_panels):
+        events = np.flatnonzero(there[:, panel])
+        spread = np.linspace(0, events.size - 1, min(events.size, MOST_MASKS)).astype(int)
+        chosen[events[spread], panel] = True
+    always_bad = np.repeat(there.any(axis=0), math.prod(frame_shape) // n_panels)
+    always_bad, common = always_bad.reshape(n_panels, -1), np.zeros((n_panels, 1), np.uint32)
+    for event in np.flatnonzero(chosen.any(axis=1)).tolist():
+        file.attempt(partial(check_chunks, dataset, event, event + 1), dataset.name)
+        values = file.attempt(partial(dataset.__getitem__, event), dataset.name)
+        mask = flags(values).reshape(n_panels, -1) * chosen[event][:, np.newaxis]
+        always_bad &= (mask != 0) | ~chosen[event][:, np.newaxis]
+        common = common | mask
+    return np.where(always_bad, common, 0).astype(np.uint32).reshape(frame_shape)
