@@ -302,3 +302,22 @@ def test_times_and_names_come_through_as_they_are(made: Make, tmp_path: Path) ->
     assert (seconds % 1_000_000_000 == 250_000_000).all()
     missing = open_run(tmp_path / "dummy_start.cxi").columns["timestamp_ns"].values
     assert np.flatnonzero(missing == MISSING_TIME).tolist() == [0, 1, 2]
+
+
+def test_modules_of_a_virtual_file_that_are_off_or_drop_out_are_gaps(make: Make) -> None:
+    """The mask of a module that was off, which nobody wrote, had the whole file refused."""
+    folder = make("c01")
+    for name in ("r0001.cxi", "r0002.cxi"):
+        run = open_run(folder / name)
+        assert [bool(mask.all()) for mask in run.detector.mask] == [False, False, True, False]
+        assert not run.detector.mask[[0, 1, 3]].any()
+        assert not run.source.read(range(12)).reasons.any()
+    run = open_run(folder / "r0003.cxi")
+    assert not run.detector.mask.any()
+    reading = run.source.read(range(12))
+    assert sorted(reading.missing) == [4, 5, 6, 7]
+    for missing in reading.missing.values():
+        assert [bool(panel.all()) for panel in missing] == [False, False, True, False]
+    assert not open_run(folder / "r0004.cxi").source.read(range(12)).reasons.any()
+    with pytest.raises(SchemaError, match=r"\(12, 2, 2, 64, 64\)"):
+        open_run(folder / "raw5d.cxi")

@@ -373,12 +373,13 @@ def _common_flags(
         events = np.flatnonzero(there[:, panel])
         spread = np.linspace(0, events.size - 1, min(events.size, MOST_MASKS)).astype(int)
         chosen[events[spread], panel] = True
-    always_bad = np.repeat(there.any(axis=0), math.prod(frame_shape) // n_panels)
-    always_bad, common = always_bad.reshape(n_panels, -1), np.zeros((n_panels, 1), np.uint32)
+    shape = n_panels, math.prod(frame_shape) // n_panels
+    always_bad = np.tile(np.any(there, axis=0).reshape(-1, 1), shape[1])
+    common = np.zeros(shape, np.uint32)
     for event in np.flatnonzero(chosen.any(axis=1)).tolist():
         file.attempt(partial(check_chunks, dataset, event, event + 1), dataset.name)
         values = file.attempt(partial(dataset.__getitem__, event), dataset.name)
         mask = flags(values).reshape(n_panels, -1) * chosen[event][:, np.newaxis]
         always_bad &= (mask != 0) | ~chosen[event][:, np.newaxis]
-        common = common | mask
+        common |= mask
     return np.where(always_bad, common, 0).astype(np.uint32).reshape(frame_shape)
