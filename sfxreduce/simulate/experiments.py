@@ -89,6 +89,22 @@ _CSPAD = Camera(
     edge_masked=True,
     defects=Defects(dead=300, hot=100, stuck=30, unmasked_hot=2, hot_level=30.0),
 )
+_AGIPD_1M = Camera(
+    name="agipd-1m",
+    panel_shape=(512, 128),
+    panels=layouts.agipd_1m,
+    pixel_size_m=200e-6,
+    dtype="int32",
+    adu_per_photon=100.0,
+    readout_adu=11.0,
+    saturation_adu=1.0e6,
+    blur_px=0.1,
+    chip_shape=(64, 128),
+    pedestal_adu=3.0,
+    common_mode_adu=2.0,
+    edge_masked=True,
+    defects=Defects(dead=300, hot=100),
+)
 
 _LYSOZYME = Experiment(
     name="lysozyme-8kev",
@@ -255,6 +271,16 @@ _YELLOW_PROTEIN = Experiment(
     camera=_CSPAD,
     distance_m=0.10,
 )
+_LYSOZYME_AGIPD = Experiment(
+    name="agipd-1m",
+    title="lysozyme at a megahertz: sixteen modules around a hole, large pixels",
+    form=_LYSOZYME.form,
+    beam=BeamSettings(photon_energy_ev=9300.0, photons=4.0e11, focus_um=3.0),
+    jet=JetSettings(thickness_um=3.0, aperture_photons=0.2),
+    sample=SampleSettings(size_um=1.5, size_spread=0.6, domain_a=8000.0, mosaicity_deg=0.02),
+    camera=_AGIPD_1M,
+    distance_m=0.13,
+)
 
 EXPERIMENTS = MappingProxyType(
     {
@@ -267,6 +293,7 @@ EXPERIMENTS = MappingProxyType(
             _RECEPTOR,
             _PHOTOSYSTEM_II,
             _YELLOW_PROTEIN,
+            _LYSOZYME_AGIPD,
         )
     }
 )

@@ -7,7 +7,7 @@ import math
 from sfxreduce.run.detector import Panel
 from sfxreduce.simulate.random import key_of, normal_block
 
-__all__ = ["cspad", "jungfrau_4m"]
+__all__ = ["agipd_1m", "cspad", "jungfrau_4m"]
 
 _CSPAD_PAIRS = (
     (25.0, 20.0, False),
@@ -16,6 +16,32 @@ _CSPAD_PAIRS = (
     (440.0, 20.0, True),
 )
 """(x, y) in pixels of the four pairs of sensors of a quadrant, and whether they stand upright."""
+
+
+_AGIPD_QUADRANTS = (
+    ((-525.0, 625.0), (1.0, -1.0)),
+    ((-550.0, -10.0), (1.0, -1.0)),
+    ((520.0, -160.0), (-1.0, 1.0)),
+    ((542.5, 475.0), (-1.0, 1.0)),
+)
+"""(x, y) in pixels of the first corner of each quadrant of an AGIPD, and the signs of x and y along
+which its modules are read: slow pixels along x, fast ones along y."""
+
+
+def agipd_1m() -> tuple[Panel, ...]:
+    """Sixteen modules of 512 x 128 pixels in four quadrants around a hole, as on an AGIPD 1M.
+
+    The modules of a quadrant lie one below the other, 29 pixels apart; the left half is read from
+    the top, the right half, turned by half a turn, from the bottom. The gaps between the chips of
+    a module, two pixels each, are left out.
+    """
+    panels = []
+    for quadrant, ((x, y), (along_x, along_y)) in enumerate(_AGIPD_QUADRANTS):
+        for module in range(4):
+            corner = (x, y - module * (128.0 + 29.0))
+            name = f"q{quadrant}m{module}"
+            panels.append(Panel(name=name, corner=corner, fast=(0.0, along_y), slow=(along_x, 0.0)))
+    return tuple(panels)
 
 
 def jungfrau_4m() -> tuple[Panel, ...]:
