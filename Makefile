@@ -71,15 +71,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e ".[dev]"
+	$(PIP) -e ".[dev,euxfel]"
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
-	$(PIP) -e ".[dev,bench]"
+	$(PIP) -e ".[dev,euxfel,bench]"
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed-dev
-	$(PIP) -e ".[dev,docs]"
+	$(PIP) -e ".[dev,euxfel,docs]"
 	@touch $@
 
 # Without what they depend on: Kerberos and MPI would have to be built, and the search uses neither.

@@ -120,6 +120,7 @@ class Reading(TypedDict):
     data_path: str
     roots: Sequence[Path]
     untrusted: bool
+    source: str
 
 
 class PlacedReading(Reading):
@@ -212,6 +213,13 @@ class InputOptions:
             help="Read the run in a separate process with limits; that process may crash.",
         ),
     ] = False
+    source: Annotated[
+        str,
+        typer.Option(
+            metavar="DETECTOR",
+            help="Detector of a European XFEL run, whose folder is given, as SPB_DET_AGIPD1M-1.",
+        ),
+    ] = ""
 
     @property
     def reading(self) -> Reading:
@@ -220,6 +228,7 @@ class InputOptions:
             "data_path": self.data_path,
             "roots": self.root or (),
             "untrusted": self.untrusted,
+            "source": self.source,
         }
 
     @property
@@ -308,6 +317,7 @@ class PlacedOptions(InputOptions):
             "data_path": self.data_path,
             "roots": self.root or (),
             "untrusted": self.untrusted,
+            "source": self.source,
             "geometry": self.geometry,
             "mask": sfxreduce.GivenMask(file=self.mask, good_is=self.mask_good_is)
             if self.mask or self.mask_good_is is not None

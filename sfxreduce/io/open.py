@@ -10,6 +10,7 @@ from sfxreduce.errors import RunNotFound, SchemaError, SourceError, UsageError
 from sfxreduce.io.masks import GivenMask
 from sfxreduce.io.placed import place_run, with_mask
 from sfxreduce.io.readers.concatenate import join_runs
+from sfxreduce.io.readers.euxfel.run import open_euxfel
 from sfxreduce.io.readers.hdf5.master import open_hdf5_run
 from sfxreduce.io.readers.hdf5.single import is_single, open_single
 from sfxreduce.io.readers.images.run import open_images
@@ -33,6 +34,7 @@ def open_run(
     untrusted: bool = False,
     geometry: Path | None = None,
     mask: GivenMask | None = None,
+    source: str = "",
 ) -> Run:
     """Open a run where it lies; only metadata is read.
 
@@ -52,6 +54,8 @@ def open_run(
         Geometry file that says where its pixels lie; see `sfxreduce.io.placed.place_run`.
     mask : GivenMask, optional
         A mask besides its own, or which of its own pixels are good.
+    source : str
+        Detector to read, where the path is the folder of a run of the European XFEL.
 
     Raises
     ------
@@ -63,27 +67,34 @@ def open_run(
         If a file is damaged or may not be read.
     UsageError
         If several paths are given that are neither images nor HDF5 files, the geometry is of
-        another detector, or the mask that is spoken of is not there.
+        another detector, the mask that is spoken of is not there, or there is no such source.
     """
-    # Workers of a pool elsewhere have a working directory of their own.
-    named = [paths] if isinstance(paths, str | Path) else paths
-    files = [file.absolute() for path in named for file in _expanded(Path(path))]
-    for file in files:
-        _look_for(file)
+    files = _files(paths, expand=not source)
     allowed = [str(Path(root).absolute()) for root in roots]
     # What is said of good pixels is of the mask that is given, or else of the run's own.
     good_is = None if mask is None or mask.file else mask.good_is
     is_store = len(files) == 1 and files[0].is_dir()
-    if untrusted:
+    if source:
+        run = _open_source(files, source, untrusted=untrusted)
+    elif untrusted:
         run = open_untrusted([str(file) for file in files], data_path=data_path, roots=allowed)
     else:
-        run = _open(
-            files, data_path=data_path, roots=allowed, good_is=None if is_store else good_is
-        )
+        of_files = None if is_store else good_is
+        run = _open(files, data_path=data_path, roots=allowed, good_is=of_files)
     run = run if geometry is None else place_run(run, geometry, roots=allowed)
     if mask is None or (not mask.file and good_is is None):
         return run
     return with_mask(run, mask, turned=is_store and good_is == 1)
+
+
+def _open_source(files: Sequence[Path], source: str, *, untrusted: bool) -> Run:
+    """Open a detector of a run of the European XFEL."""
+    if untrusted or len(files) != 1 or not files[0].is_dir():
+        raise UsageError(
+            f"--source: expected one folder of a run of the European XFEL, which is read in this "
+            f"process, found {'--untrusted' if untrusted else files[0]}; drop one of them"
+        )
+    return open_euxfel(files[0], source)
 
 
 def _open(
@@ -121,6 +132,17 @@ def _open_hdf5(
     opened = partial(open_hdf5_run, data_path=data_path, roots=roots, mask_good_is=good_is)
     runs = [opened(file) for file in files]
     return runs[0] if len(runs) == 1 else join_runs(runs)
+
+
+def _files(paths: Path | str | Sequence[Path], *, expand: bool) -> list[Path]:
+    """What is to be read, all of it there; what a name stands for in its place if told."""
+    named = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    if expand:
+        named = [file for path in named for file in _expanded(path)]
+    for file in named:
+        _look_for(file)
+    # Workers of a pool elsewhere have a working directory of their own.
+    return [file.absolute() for file in named]
 
 
 def _expanded(path: Path) -> list[Path]:

@@ -88,7 +88,12 @@ class Description:
 
 
 def info_run(
-    path: Path, *, data_path: str = "", roots: Sequence[Path] = (), untrusted: bool = False
+    path: Path,
+    *,
+    data_path: str = "",
+    roots: Sequence[Path] = (),
+    untrusted: bool = False,
+    source: str = "",
 ) -> Description | UnfinishedFacts:
     """Describe what lies at a path, or how far an output is that will appear there.
 
@@ -96,7 +101,7 @@ def info_run(
     ----------
     path : Path
         Run store, reduced store, CXI or HDF5 file.
-    data_path, roots, untrusted
+    data_path, roots, untrusted, source
         See `sfxreduce.io.open.open_run`.
 
     Raises
@@ -109,7 +114,7 @@ def info_run(
     unfinished = None if path.exists() else describe_unfinished(path)
     if unfinished is not None:
         return unfinished
-    run = open_run(path, data_path=data_path, roots=roots, untrusted=untrusted)
+    run = open_run(path, data_path=data_path, roots=roots, untrusted=untrusted, source=source)
     return describe_run(run)
 
 

@@ -136,7 +136,12 @@ def verify_run(
 
 
 def open_source(
-    path: Path, *, data_path: str = "", roots: Sequence[Path] = (), untrusted: bool = False
+    path: Path,
+    *,
+    data_path: str = "",
+    roots: Sequence[Path] = (),
+    untrusted: bool = False,
+    source: str = "",
 ) -> Run | None:
     """Open the source that the manifest of an output names; None where the manifest is damaged.
 
@@ -146,7 +151,7 @@ def open_source(
         Of the reduced store.
     data_path : str
         Where the frames lie inside an HDF5 file; found by convention if empty.
-    roots, untrusted
+    roots, untrusted, source
         See `sfxreduce.io.open.open_run`.
 
     Raises
@@ -163,12 +168,12 @@ def open_source(
             found.manifest = read_manifest(path)
     if found.manifest is None:
         return None
-    source = str(found.manifest.source)
+    named = Path(found.manifest.source)
     try:
-        return open_run(Path(source), data_path=data_path, roots=roots, untrusted=untrusted)
+        return open_run(named, data_path=data_path, roots=roots, untrusted=untrusted, source=source)
     except RunNotFound as error:
         raise RunNotFound(
-            f"{path}: its source {source} is not there; pass --against with where it lies now"
+            f"{path}: its source {named} is not there; pass --against with where it lies now"
         ) from error
 
 

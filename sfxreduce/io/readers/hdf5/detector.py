@@ -105,8 +105,7 @@ def read_detector(
     detector = detector if mask is None else detector.with_mask(mask)
     if not sensors:
         return detector
-    gap = np.uint32(PixelFlag.GAP)
-    return detector.with_mask(np.where(detector.covered(), detector.mask, gap))
+    return detector.with_mask(np.where(detector.covered(), detector.mask, np.uint32(PixelFlag.GAP)))
 
 
 def has_mask(file: Hdf5File, *, frames_path: str = "") -> bool:

@@ -70,8 +70,7 @@ def open_cxi(
     Parameters
     ----------
     data_path : str
-        Dataset of the frames within the file, (event, y, x) or (event, panel, y, x); by default
-        the first of the places where CXI and NXmx keep them.
+        Of the frames, (event, y, x) or (event, panel, y, x); where CXI and NXmx keep them if empty.
     roots : sequence of str
         Folders that links and virtual datasets may lead into, besides that of the file.
     mask_good_is : int, optional
@@ -88,8 +87,7 @@ def open_cxi(
     UsageError
         If good pixels are said to be other than zero, and it has no mask.
     """
-    roots = tuple(roots)
-    facts = _fresh_facts(FileStamp.of(path), data_path, roots, mask_good_is)
+    facts = _fresh_facts(FileStamp.of(path), data_path, tuple(roots), mask_good_is)
     n_events = len(facts.missing)
     with open_hdf5(path, roots) as file:
         record = read_record(file)
@@ -108,7 +106,7 @@ def open_cxi(
         # A link that is turned elsewhere is as much a change of the source as another file.
         inputs=tuple(Path(name) for name in sorted({*files, *filter(os.path.exists, named)})),
         unmovable=tuple(sorted(filter(None, named.values()))),
-        roots=roots,
+        roots=tuple(roots),
         mask_good_is=mask_good_is,
     )
     return Run(
