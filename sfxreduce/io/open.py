@@ -139,10 +139,11 @@ def _files(paths: Path | str | Sequence[Path], *, expand: bool) -> list[Path]:
     named = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     if expand:
         named = [file for path in named for file in _expanded(path)]
-    for file in named:
-        _look_for(file)
     # Workers of a pool elsewhere have a working directory of their own.
-    return [file.absolute() for file in named]
+    files = [file.absolute() for file in named]
+    for file in files:
+        _look_for(file)
+    return files
 
 
 def _expanded(path: Path) -> list[Path]:
