@@ -102,10 +102,9 @@ def read_detector(
         sensors=sensors,
     )
     mask = read_mask(file, detector.frame_shape, good_is=mask_good_is)
-    detector = detector if mask is None else detector.with_mask(mask)
-    if not sensors:
-        return detector
-    return detector.with_mask(np.where(detector.covered(), detector.mask, np.uint32(PixelFlag.GAP)))
+    mask = detector.mask if mask is None else mask
+    # Pixels of no module have no place.
+    return detector.with_mask(np.where(detector.covered(), mask, np.uint32(PixelFlag.GAP)))
 
 
 def has_mask(file: Hdf5File, *, frames_path: str = "") -> bool:
