@@ -79,7 +79,7 @@ def bad_by_mask_file(given: GivenMask, detector: Detector) -> NDArray[np.bool_]:
     ------
     RunNotFound
         If there is no such file.
-    SchemaError
+    UsageError
         If it holds no mask of the shape of a frame, or leaves no good pixel.
     SourceError
         If it is damaged.
@@ -87,28 +87,40 @@ def bad_by_mask_file(given: GivenMask, detector: Detector) -> NDArray[np.bool_]:
     path, inner = given.named
     if not path.is_file():
         raise RunNotFound(f"{path}: no such file; check the path given to --mask")
-    if path.suffix.lower() in HDF5_SUFFIXES:
-        with open_hdf5(path) as file:
-            mask = read_mask(
-                file, detector.frame_shape, paths=(inner,) if inner else (), good_is=given.good_is
-            )
-        if mask is None:
-            where = f"a mask at {inner}" if inner else "a mask where CXI or NXmx keep it"
-            raise SchemaError(f"{path}: expected {where}, found none; give --mask {path.name}:PATH")
-        marked: NDArray[np.bool_] = mask != 0
-        return marked
-    values = _values_of(path)
+    try:
+        if path.suffix.lower() in HDF5_SUFFIXES:
+            return _bad_in_hdf5(path, inner, detector, good_is=given.good_is)
+        return _bad_in_array(path, detector, good_is=given.good_is)
+    except SchemaError as error:
+        raise UsageError(f"--mask: {error}") from error
+
+
+def _bad_in_hdf5(
+    path: Path, inner: str, detector: Detector, *, good_is: int | None
+) -> NDArray[np.bool_]:
+    paths = (inner,) if inner else ()
+    with open_hdf5(path) as file:
+        mask = read_mask(file, detector.frame_shape, paths=paths, good_is=good_is)
+    if mask is None:
+        where = f"a mask at {inner}" if inner else "a mask where CXI or NXmx keep it"
+        raise SchemaError(f"{path}: expected {where}, found none; give --mask {path.name}:PATH")
+    bad: NDArray[np.bool_] = mask != 0
+    return bad
+
+
+def _bad_in_array(path: Path, detector: Detector, *, good_is: int | None) -> NDArray[np.bool_]:
+    values, good = _values_of(path), good_is or 0
     if axes_of_mask(values.shape, detector.frame_shape) != 0:
         raise SchemaError(
             f"{path}: expected a mask of the shape of a frame, {detector.frame_shape}, found "
             f"{values.shape}; give the mask of this detector, its axes in the same order"
         )
-    bad: NDArray[np.bool_] = values == 0 if given.good_is == 1 else values != 0
+    bad: NDArray[np.bool_] = (values == 0) == (good == 1)
     bad |= ~np.isfinite(values)
     if bad.all():
         raise SchemaError(
-            f"{path}: expected good pixels, {given.good_is or 0}, found none; if the mask is the "
-            f"other way round, give --mask-good-is {1 - (given.good_is or 0)}"
+            f"{path}: expected {good} at good pixels, found no {good} at all; if the mask is the "
+            f"other way round, give --mask-good-is {1 - good}"
         )
     return bad.reshape(detector.frame_shape)
 

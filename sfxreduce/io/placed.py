@@ -268,10 +268,10 @@ def with_mask(run: Run, given: GivenMask, *, turned: bool = False) -> Run:
 
     Raises
     ------
-    RunNotFound, SchemaError, SourceError
+    RunNotFound, SourceError
         See `bad_by_mask_file`.
     UsageError
-        If the run is read as untrusted.
+        If the mask does not fit the run, leaves it no good pixel, or the run is read as untrusted.
     """
     if isinstance(run.source, UntrustedFrames):
         raise UsageError(
@@ -288,7 +288,7 @@ def with_mask(run: Run, given: GivenMask, *, turned: bool = False) -> Run:
         placement = replace(placed.placement, masked=_packed(bad.reshape(-1) | old))
         placed = replace(placed, placement=placement, mask=given.named[0].absolute())
     if not placed.detector.good().any():
-        raise SchemaError(
+        raise UsageError(
             f"{run.path}: expected good pixels, found none with --mask and --mask-good-is as they "
             "are; is the mask the other way round?"
         )

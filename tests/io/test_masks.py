@@ -176,7 +176,7 @@ class TestGivenFile:
         self, tmp_path: Path, kind: str, values: NDArray[np.generic], message: str
     ) -> None:
         path = write(tmp_path / "run.cxi")
-        with pytest.raises(SchemaError, match=message):
+        with pytest.raises(UsageError, match=message):
             masked(path, file=written(tmp_path, kind, values))
 
     def test_what_is_no_mask_is_one_line(self, tmp_path: Path) -> None:
@@ -198,8 +198,8 @@ class TestGivenFile:
             ("folder.npy", RunNotFound),
             ("bad.txt", UsageError),
             ("none.npy", RunNotFound),
-            ("run.cxi:/no/mask", SchemaError),
-            ("run.cxi", SchemaError),
+            ("run.cxi:/no/mask", UsageError),
+            ("run.cxi", UsageError),
         ):
             with pytest.raises(error, match=name.partition(":")[0]):
                 masked(path, file=f"{tmp_path}/{name}")
