@@ -74,7 +74,6 @@ def read_foreign_parts(store: Store, event: int, frame: NDArray[np.generic]) -> 
         Shape of a frame; filled here, and with the store's fill value where pixels are missing.
     """
     lost = np.ones(frame.shape, np.bool_)
-    frame[...] = store.fill
     there, absent = _stored(store, event)
     if not there:
         return lost
@@ -87,6 +86,8 @@ def read_foreign_parts(store: Store, event: int, frame: NDArray[np.generic]) -> 
             lost[part] = False
     for part in absent if store.own else ():
         lost[part] = True
+    if not lost.all():  # memory that nobody has written to is not there yet
+        frame[lost] = store.fill
     return lost
 
 
