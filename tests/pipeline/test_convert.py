@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from sfxreduce.cluster import SerialPool
 from sfxreduce.errors import OutputError, OutputExists, UsageError
 from sfxreduce.io.chunks.layout import choose_layout
 from sfxreduce.io.open import open_run
+from sfxreduce.io.readers.hdf5 import record as record_module
 from sfxreduce.io.store.metadata import detector_to_json
 from sfxreduce.io.writers.cxi import write_cxi
 from sfxreduce.pipeline import convert
@@ -243,6 +245,23 @@ def test_a_garbled_record_is_one_line(tmp_path: Path, content: bytes, call: Call
     assert status == 1
     assert errors.count("\n") == 1
     assert "/sfxreduce/run is garbled" in errors
+
+
+def test_no_record_makes_a_column_of_the_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planted_run(n_events=4)
+    dark = run.columns.assign(dark=("event", np.zeros(4, np.uint8)))
+    out = tmp_path / "run.cxi"
+    convert_run(replace(run, columns=dark), out=out, pool=SerialPool())
+    assert "dark" in open_run(out).columns
+    with h5py.File(out, "r+") as file:
+        record = json.loads(file["/sfxreduce/run"].asstr()[()])
+        record["columns"]["dark"] |= {"path": "/entry_1/data_1/data", "dims": ["event", "y", "x"]}
+        del file["/sfxreduce/run"]
+        file["/sfxreduce/run"] = json.dumps(record)
+    monkeypatch.setattr(record_module, "MOST_ROW_BYTES", 1000)
+    assert "dark" not in open_run(out).columns
 
 
 def test_the_command_says_what_stays_behind(tmp_path: Path, call: Call) -> None:

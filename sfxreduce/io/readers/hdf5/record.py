@@ -30,6 +30,10 @@ from sfxreduce.run.detector import Detector
 
 __all__ = ["StoreRecord", "read_record"]
 
+MOST_ROW_BYTES = 1 << 20
+"""Bytes an event of a column: a record must not make a column of the frames, which are megabytes.
+Chosen, not measured."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreRecord:
@@ -78,11 +82,12 @@ class StoreRecord:
         columns = xr.Dataset()
         for name, facts in self.columns.items():
             dims = tuple(map(str, facts["dims"]))
-            values = _values(file, str(facts["path"]))
-            if values is None or dims[:1] != ("event",) or values.shape[:1] != (n_events,):
+            dataset = file.dataset(str(facts["path"]))
+            if dataset is None or dims[:1] != ("event",) or dataset.shape[:1] != (n_events,):
                 continue
-            if values.ndim == len(dims):
-                columns[name] = (dims, values, dict(facts["attributes"]))
+            row = dataset.size // max(n_events, 1) * dataset.dtype.itemsize
+            if dataset.ndim == len(dims) and row <= MOST_ROW_BYTES:
+                columns[name] = (dims, file.read(dataset), dict(facts["attributes"]))
         return columns
 
     def truth_of(self, file: Hdf5File, n_events: int) -> xr.Dataset | None:
