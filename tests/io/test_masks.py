@@ -232,10 +232,8 @@ class TestCommands:
         ("before", "after"),
         [
             (["--mask", "a.npy"], ["--mask", "b.npy"]),
-            (["--mask", "a.npy"], []),
             (["--mask", "a.npy"], ["--mask", "a.npy", "--mask-good-is", "1"]),
             ([], ["--mask-good-is", "1"]),
-            ([], ["--mask-good-is", "0"]),
         ],
     )
     def test_what_was_begun_with_another_mask_is_not_resumed(
