@@ -226,12 +226,16 @@ def kills_of_every_command(folder: Path, n_trials: int, rng: random.Random) -> O
     trial, saved = folder / "commands", folder / "before"
     ready = prepared(trial, saved)
     for number in range(n_trials):
-        outcome.trials += 1
         command = ready[number % len(ready)]
         command.begin(saved / command.name)
         call = rng.randint(1, command.calls)
         where = f"{command.name}, call {call} of {command.calls}"
-        killed = Child(command.run, at_call=call).wait()
+        child = Child(command.run, at_call=call)
+        killed = child.wait()
+        if killed == 0 and child.calls < call:
+            # Kernels that were compiled and kept while calls were counted: no trial.
+            continue
+        outcome.trials += 1
         outcome.expect(killed == -signal.SIGKILL, f"{where}: not killed, {killed}")
         state = command.state()
         for name in command.outputs:
