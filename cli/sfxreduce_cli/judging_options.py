@@ -73,6 +73,22 @@ CxiPanels = Annotated[
         help="Panels of the CXI file as an axis of their own, or one below the other.",
     ),
 ]
+NxmxPacking = Annotated[
+    NxmxCodec,
+    typer.Option(
+        "--nxmx-codec",
+        help="How frames of the NXmx file are packed; every HDF5 library unpacks gzip.",
+    ),
+]
+SensorLayer = Annotated[
+    str,
+    typer.Option(
+        "--sensor",
+        metavar="MATERIAL:THICKNESS",
+        help="What the detector's sensors are, as Si:320um, or agipd, cspad, eiger, epix10k, "
+        "jungfrau, pilatus; default: by the detector's name.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,18 +113,8 @@ class OutputOptions:
             help="Also write the hits as NXmx for DIALS; with --cxi it links to the frames there."
         ),
     ] = None
-    nxmx_codec: Annotated[
-        NxmxCodec,
-        typer.Option(help="How its own frames are packed; every HDF5 library unpacks gzip."),
-    ] = NxmxCodec.GZIP
-    sensor: Annotated[
-        str,
-        typer.Option(
-            metavar="MATERIAL:THICKNESS",
-            help="What the detector's sensors are, as Si:320um, or agipd, cspad, eiger, epix10k, "
-            "jungfrau, pilatus; default: by the detector's name.",
-        ),
-    ] = ""
+    nxmx_codec: NxmxPacking = NxmxCodec.GZIP
+    sensor: SensorLayer = ""
     report: Annotated[Path | None, typer.Option(help="Also write an HTML page.")] = None
     overwrite: Overwrite = False
 

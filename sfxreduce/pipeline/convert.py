@@ -1,4 +1,4 @@
-"""A run in another format: run store, CXI, and back, bit for bit."""
+"""A run in another format: run store, CXI, NXmx, and back, bit for bit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from sfxreduce.io.readers.hdf5.run import open_cxi
 from sfxreduce.io.readers.zarr.run import open_zarr
 from sfxreduce.io.store.metadata import detector_to_json
 from sfxreduce.io.writers.cxi_content import CxiContent
-from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess
+from sfxreduce.io.writers.cxi_process import write_cxi_in_subprocess, write_nxmx_in_subprocess
+from sfxreduce.io.writers.nxmx_content import NxmxContent, check_nxmx_codec, parse_sensor
 from sfxreduce.io.writers.publish import (
     check_cxi_filter,
     check_cxi_layout,
@@ -28,6 +29,7 @@ from sfxreduce.io.writers.publish import (
     staged,
 )
 from sfxreduce.pipeline.ingest import write_store
+from sfxreduce.pipeline.stages.settings import check_geometry
 from sfxreduce.run.run import Run
 
 __all__ = ["ConvertSummary", "convert_run"]
@@ -77,10 +79,12 @@ def convert_run(
     pool: Pool,
     cxi_filter: str = "gzip",
     cxi_layout: str = "modules",
+    nxmx_codec: str = "gzip",
+    sensor: str = "",
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> ConvertSummary:
-    """Write a run in the format that the output's name ends in: ``.zarr`` or ``.cxi``.
+    """Write a run in the format that its name ends in: ``.zarr``, ``.cxi`` or ``.nxs`` (NXmx).
 
     Frames keep every bit, few of them in memory at a time. What the output does not have of the
     rest is found by opening it again, and is in `not_carried`.
@@ -91,11 +95,13 @@ def convert_run(
         Where shards of a run store are made.
     cxi_filter, cxi_layout : str
         See `sfxreduce.io.writers.cxi_content.CxiContent`.
+    nxmx_codec, sensor : str
+        See `sfxreduce.pipeline.stages.settings.Outputs`.
 
     Raises
     ------
     UsageError
-        If the output's name ends in neither.
+        If the output's name ends in none of them, or DIALS would refuse the geometry.
     OutputExists
         If something lies at `out`.
     OutputError
@@ -103,15 +109,17 @@ def convert_run(
     """
     check_cxi_filter(cxi_filter)
     check_cxi_layout(cxi_layout)
+    check_nxmx_codec(nxmx_codec)
     formats: Mapping[str, tuple[Write, Open]] = {
         STORE_SUFFIX: (partial(_write_zarr, pool=pool, progress=progress), open_zarr),
         ".cxi": (partial(_write_cxi, cxi_filter=cxi_filter, cxi_layout=cxi_layout), open_cxi),
+        ".nxs": (partial(_write_nxmx, codec=nxmx_codec, sensor=sensor), open_cxi),
     }
     suffix = out.suffix.lower()
     if suffix not in formats:
         raise UsageError(
-            f"{out}: expected the name of an output that ends in {' or '.join(formats)}, which "
-            f"says what is written, found '{out.suffix}'"
+            f"{out}: expected the name of an output that ends in {', '.join(formats)}, which says "
+            f"what is written, found '{out.suffix}'"
         )
     write, open_again = formats[suffix]
     stores, files = ([out], []) if suffix == STORE_SUFFIX else ([], [out])
@@ -119,7 +127,7 @@ def convert_run(
     with staged(stores=stores, files=files, overwrite=overwrite) as paths:
         unreadable = write(run, paths[out])
         missing = _missing_in(open_again, paths[out], run, out=out)
-    needs_plugin = suffix == ".cxi" and cxi_filter != "gzip"
+    codec = {".cxi": cxi_filter, ".nxs": nxmx_codec}.get(suffix, "gzip")
     return ConvertSummary(
         out=str(out),
         events=run.n_events,
@@ -127,7 +135,7 @@ def convert_run(
         bytes_in=run.source.n_bytes,
         bytes_out=disk_bytes(out),
         not_carried=(*run.not_carried, *missing),
-        plugin_path=hdf5plugin.PLUGIN_PATH if needs_plugin else None,
+        plugin_path=None if codec == "gzip" else hdf5plugin.PLUGIN_PATH,
     )
 
 
@@ -144,6 +152,17 @@ def _write_cxi(run: Run, path: Path, *, cxi_filter: str, cxi_layout: str) -> int
         run=run,
     )
     return write_cxi_in_subprocess(path, content)
+
+
+def _write_nxmx(run: Run, path: Path, *, codec: str, sensor: str) -> int:
+    check_geometry(run, "convert: DIALS")
+    content = NxmxContent(
+        source=run.source,
+        columns=run.columns.reset_coords(),
+        layer=parse_sensor(sensor, detector=run.detector.name),
+        codec=codec,
+    )
+    return write_nxmx_in_subprocess(path, content)
 
 
 def _missing_in(open_again: Open, path: Path, run: Run, *, out: Path) -> list[str]:

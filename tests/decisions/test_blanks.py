@@ -198,8 +198,9 @@ def test_hits_among_the_rejects_do_not_make_peaks_usual(
     counts = rng.permutation(np.concatenate([blanks, rng.poisson(mean + 300, hits)]))
     most = blank_peaks(counts)
     assert most < 250 + mean
-    # What all blanks have is usual, however few of the rejects they are.
-    assert np.count_nonzero(blanks > most) <= max(0.02 * blanks.size, 1)
+    # What all blanks have is usual, however few of the rejects they are; of two peaks a blank, one
+    # in 200 has more than six, and chance adds three of them once in 10^5 examples.
+    assert np.count_nonzero(blanks > most) <= 0.02 * blanks.size + 3
 
 
 @pytest.mark.parametrize("n", range(FEWEST_BLANKS))

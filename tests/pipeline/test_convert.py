@@ -305,6 +305,62 @@ def test_a_file_that_could_not_be_read_again_does_not_appear(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
+def placed_run(*, panels: int, dtype: str) -> Run:
+    """A planted run of which everything is known that DIALS asks for."""
+    run = planted_run(n_events=5, panels=panels, dtype=dtype)
+    assert isinstance(run.source, ArrayFrames)
+    detector = replace(run.detector, adu_per_photon=9.5)
+    columns = run.columns.assign(photon_energy_ev=("event", np.full(5, 9300.0)))
+    return replace(run, source=replace(run.source, detector=detector), columns=columns)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "bslz4"])
+@pytest.mark.parametrize(("panels", "dtype"), [(0, "u2"), (3, "i2"), (3, "f4")])
+def test_frames_and_places_come_back_from_nxmx(
+    codec: str, panels: int, dtype: str, tmp_path: Path
+) -> None:
+    run = placed_run(panels=panels, dtype=dtype)
+    pack = {"nxmx_codec": codec, "sensor": "Si:320um"}
+    there = convert_run(run, out=tmp_path / "run.nxs", pool=SerialPool(), **pack)
+    file = open_run(tmp_path / "run.nxs")
+    back = convert_run(file, out=tmp_path / "back.zarr", pool=SerialPool())
+    store = open_run(tmp_path / "back.zarr")
+    frames = run.source.read(range(5)).pixels
+    for found in (file, store):
+        held = found.source.read(range(5)).pixels
+        assert held.dtype == frames.dtype
+        assert held.tobytes() == frames.tobytes()
+        # Panels lie one below the other in it.
+        np.testing.assert_array_equal(found.detector.good().ravel(), run.detector.good().ravel())
+        for panel, planted in zip(found.detector.placed(), run.detector.placed(), strict=True):
+            for name in ("corner", "fast", "slow"):
+                apart = np.subtract(getattr(panel, name), getattr(planted, name))
+                assert np.abs(apart).max() < 1e-6
+        assert found.columns["event_id"].values.tolist() == run.columns["event_id"].values.tolist()
+        np.testing.assert_allclose(found.columns["photon_energy_ev"], 9300.0, rtol=1e-12)
+    assert (there.events, there.unreadable, back.unreadable) == (5, 0, 0)
+    # What has no place in it is told: the truth, and which of the mask's flags a pixel has.
+    assert {"truth/kind", "name", "provenance"} <= set(there.not_carried)
+    assert (there.plugin_path is None) == (codec == "gzip")
+
+
+def test_nxmx_is_refused_without_what_dials_needs(tmp_path: Path) -> None:
+    whole = placed_run(panels=0, dtype="i2")
+    source = whole.source
+    assert isinstance(source, ArrayFrames)
+    far = replace(
+        whole, source=replace(source, detector=replace(whole.detector, distance_m=math.nan))
+    )
+    out = tmp_path / "run.nxs"
+    with pytest.raises(UsageError, match="--sensor"):
+        convert_run(whole, out=out, pool=SerialPool())
+    with pytest.raises(UsageError, match="--distance-m"):
+        convert_run(far, out=out, sensor="Si:320um", pool=SerialPool())
+    with pytest.raises(UsageError, match="--nxmx-codec"):
+        convert_run(whole, out=out, nxmx_codec="zip", pool=SerialPool())
+    assert not list(tmp_path.iterdir())
+
+
 class EndlessFrames(ArrayFrames):
     """As many events as are asked for, of which it holds one."""
 

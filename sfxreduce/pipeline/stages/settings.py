@@ -243,15 +243,28 @@ class Outputs:
             appearing=appearing(self.store),
         )
         if self.cxi is not None and not self.cxi_without_geometry:
-            _check_geometry(run, "--cxi: CrystFEL", ", or --cxi-without-geometry")
+            check_geometry(run, "--cxi: CrystFEL", ", or --cxi-without-geometry")
         if self.nxmx is not None:
-            _check_geometry(run, "--nxmx: DIALS")
+            check_geometry(run, "--nxmx: DIALS")
             self.layer_of(run.detector)
             modules_of(run.detector)
 
 
-def _check_geometry(run: Run, reader: str, instead: str = "") -> None:
-    """Refuse a file that would lack what its reader needs; nothing is scored yet."""
+def check_geometry(run: Run, reader: str, instead: str = "") -> None:
+    """Refuse a file that would lack what its reader needs; nothing is scored yet.
+
+    Parameters
+    ----------
+    reader : str
+        The option, and the program that would refuse the file.
+    instead : str
+        What else can be done about it, as the end of a sentence.
+
+    Raises
+    ------
+    UsageError
+        If a number that is needed is not known.
+    """
     detector, energies = run.detector, run.columns["photon_energy_ev"].values
     known = {
         "--distance-m": detector.distance_m,
