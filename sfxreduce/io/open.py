@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -148,10 +149,12 @@ def _files(paths: Path | str | Sequence[Path], *, expand: bool) -> list[Path]:
 
 def _expanded(path: Path) -> list[Path]:
     """Files that a name stands for; most stand for themselves."""
-    if path.is_file() or path.suffix == ".zarr":
-        return [path]
     images = (*IMAGE_SUFFIXES, *(i + p for i in IMAGE_SUFFIXES for p in PACKING_SUFFIXES))
-    return expand_input(path, (images, HDF5_SUFFIXES))
+    # What is wrong with a path is said when it is looked for.
+    with suppress(OSError, ValueError):
+        if not path.is_file() and path.suffix != ".zarr":
+            return expand_input(path, (images, HDF5_SUFFIXES))
+    return [path]
 
 
 def _look_for(path: Path) -> None:

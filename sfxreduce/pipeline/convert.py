@@ -115,12 +115,7 @@ def convert_run(
         ".cxi": (partial(_write_cxi, cxi_filter=cxi_filter, cxi_layout=cxi_layout), open_cxi),
         ".nxs": (partial(_write_nxmx, codec=nxmx_codec, sensor=sensor), open_cxi),
     }
-    suffix = out.suffix.lower()
-    if suffix not in formats:
-        raise UsageError(
-            f"{out}: expected the name of an output that ends in {', '.join(formats)}, which says "
-            f"what is written, found '{out.suffix}'"
-        )
+    suffix = _known_suffix(out, formats)
     write, open_again = formats[suffix]
     stores, files = ([out], []) if suffix == STORE_SUFFIX else ([], [out])
     check_outputs(stores=stores, files=files, inputs=run.inputs, overwrite=overwrite)
@@ -137,6 +132,17 @@ def convert_run(
         not_carried=(*run.not_carried, *missing),
         plugin_path=None if codec == "gzip" else hdf5plugin.PLUGIN_PATH,
     )
+
+
+def _known_suffix(out: Path, formats: Mapping[str, object]) -> str:
+    """What the output's name ends in, which says what is written."""
+    suffix = out.suffix.lower()
+    if suffix not in formats:
+        raise UsageError(
+            f"{out}: expected the name of an output that ends in {', '.join(formats)}, which says "
+            f"what is written, found '{out.suffix}'"
+        )
+    return suffix
 
 
 def _write_zarr(run: Run, path: Path, *, pool: Pool, progress: Progress) -> int:

@@ -46,7 +46,7 @@ CALLS = {
     "os.link",
     "os.truncate",
     "test.fsync",
-    "test.exchange",
+    "test.rename_flagged",
 }
 FAILED, CRASHED = 3, 4
 EVENTS_PER_SHARD = 16
@@ -220,13 +220,13 @@ class _Calls:
             fsync(descriptor)
 
         os.fsync = audited
-        swap = publish.exchange
+        rename = publish.rename_flagged
 
-        def audited_swap(one: Path, other: Path) -> bool:
-            sys.audit("test.exchange", one, other)
-            return swap(one, other)
+        def audited_rename(one: Path, other: Path, flags: int) -> bool:
+            sys.audit("test.rename_flagged", one, other)
+            return rename(one, other, flags)
 
-        publish.exchange = audited_swap
+        publish.rename_flagged = audited_rename
         sys.addaudithook(self._note)
 
     def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
