@@ -382,7 +382,7 @@ def peaks(name: str) -> list[int]:
     with (
         HERE,
         mock.patch("os.fsync"),
-        mock.patch("sfxreduce.io.writers.cxi.BLOCK_BYTES", 1_000_000),
+        mock.patch("sfxreduce.io.writers.hdf5.BLOCK_BYTES", 1_000_000),
         mock.patch("sfxreduce.io.writers.shards.READ_BYTES", 1_000_000),
         mock.patch("sfxreduce.pipeline.ingest.choose_layout", small),
         TemporaryDirectory() as folder,
