@@ -130,9 +130,11 @@ def read_outputs(
             for pipe, taken in ((process.stdout, stdout), (process.stderr, stderr)):
                 if pipe is not None:
                     selector.register(pipe, selectors.EVENT_READ, taken)
-            ready = True
+            ready, ended = True, False
             # Not until both are closed: what it started may hold them open.
-            while ready or not _has_ended(process):
+            while ready or not ended:
+                # Asked for before it is read: what a process says before it ends is there then.
+                ended = _has_ended(process)
                 ready = _read_some(selector)
                 del stderr[:-STDERR_BYTES]
                 check(stdout)

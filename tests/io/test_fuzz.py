@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shutil
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -281,8 +282,11 @@ def test_a_store_with_any_manifest(data: st.DataObject, store: Path) -> None:
     folder = store / "manifest"
     folder.mkdir(exist_ok=True)
     facts = {"zarr_format": 3, "node_type": "group", "attributes": manifest()}
-    (folder / "zarr.json").write_text(json.dumps(data.draw(damaged_json(facts))))
-    ours(lambda: read_manifest(store))
+    try:
+        (folder / "zarr.json").write_text(json.dumps(data.draw(damaged_json(facts))))
+        ours(lambda: read_manifest(store))
+    finally:
+        shutil.rmtree(folder)  # others open the store
 
 
 @cache
