@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -58,7 +58,6 @@ class Written:
     panels: tuple[Panel, ...]
     options: Sequence[object] = ()
     missing: tuple[int, ...] = ()
-    more: dict[str, object] = field(default_factory=dict)
 
 
 def planted_frames(shape: tuple[int, ...], dtype: str) -> NDArray[np.generic]:

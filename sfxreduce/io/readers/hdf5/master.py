@@ -1,8 +1,7 @@
 """Master files, which list the files that hold the frames: those of DECTRIS and Jungfraujoch.
 
-A master has geometry, mask and links named ``data_000001``, ``data_000002``, each to a file of some
-hundred frames [1]_. Which of them are there, and how many events each has, is looked up once; the
-detector is read once for all of them.
+A master has geometry, mask and links, each to a file of some hundred frames [1]_. The detector is
+read once for all of them.
 
 References
 ----------
@@ -14,10 +13,9 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -32,6 +30,7 @@ from sfxreduce.io.readers.hdf5.columns import COLUMN_PATHS, read_columns, read_t
 from sfxreduce.io.readers.hdf5.detector import has_mask, read_detector
 from sfxreduce.io.readers.hdf5.file import FileStamp, Hdf5File, open_hdf5
 from sfxreduce.io.readers.hdf5.find_frames import find_frames
+from sfxreduce.io.readers.hdf5.listed import ListedFile, counted, listed_files, listed_names
 from sfxreduce.io.readers.hdf5.run import (
     CxiFrames,
     FrameFacts,
@@ -49,20 +48,12 @@ from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Reading, Run, WrappedFrames
 from sfxreduce.run.window import Window
 
-__all__ = ["AbsentFrames", "ListedFile", "ListedFrames", "MasterFrames", "counted", "open_hdf5_run"]
+__all__ = ["AbsentFrames", "ListedFrames", "MasterFrames", "open_hdf5_run"]
 
-LISTS = ("/entry/data", "/entry")
-"""Groups of the links: firmware before version 1.4 has them one group higher."""
-
-WHOLE = "/entry/data/data"
-LINK = re.compile(r"data_\d{6,}")
 OF_A_MASTER = re.compile(r"(.+?)(_data)?_\d{6,}")
 """Names of files that a master lists, without their suffix."""
 
 SETTINGS = "/entry/instrument/detector/detectorSpecific"
-
-MOST_LISTED = 1 << 16
-"""Files that a master may list: 6.5 million frames, a hundred in each."""
 
 
 def open_hdf5_run(
@@ -86,7 +77,7 @@ def open_hdf5_run(
         If the files hold frames of several shapes, or there are frames beside the list.
     """
     stamp, roots = FileStamp.of(path), tuple(roots)
-    files = () if data_path else _listed(stamp, roots)
+    files = () if data_path else listed_files(stamp, roots)
     if files:
         return _open_listed(path, stamp, files, roots, mask_good_is)
     run = open_cxi(path, data_path=data_path, roots=roots, mask_good_is=mask_good_is)
@@ -99,155 +90,6 @@ def open_hdf5_run(
     )
     warnings = [*run.warnings, plain_text(warning)]
     return replace(run, columns=run.columns.assign_attrs(warnings=warnings))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListedFile:
-    """A file of frames that a master lists.
-
-    Parameters
-    ----------
-    link : str
-        Path of its frames in the master.
-    name : str
-        Of the file, for messages.
-    n_events : int or None
-        None if its frames cannot be read.
-    numbers : tuple of int or None
-        Of its first and last event in the run, from one on; None if it does not say.
-    form : str
-        Shape and dtype of a frame.
-    damage : str
-        Why it cannot be read; empty if it is not there.
-    files : tuple of str
-        Real paths of the files that are read for it.
-    named : mapping of str to str
-        See `Hdf5File`.
-    """
-
-    link: str
-    name: str
-    n_events: int | None = None
-    numbers: tuple[int, int] | None = None
-    form: str = ""
-    damage: str = ""
-    files: tuple[str, ...] = ()
-    named: Mapping[str, str] = field(default_factory=dict)
-
-
-def counted(files: Sequence[ListedFile]) -> list[int] | None:
-    """Events of each file, those included that cannot be read; None if that is not to be told.
-
-    By the numbers of the events that others say they have, or else by the size that all files but
-    the last share. Files at the end that cannot be read have none.
-
-    Examples
-    --------
-    >>> sizes = [4, None, 4, 2, None]
-    >>> files = [ListedFile(link=f"{i}", name="", n_events=n) for i, n in enumerate(sizes)]
-    >>> counted(files), counted(files[1:4]), counted(files[1:3])
-    ([4, 4, 4, 2, 0], [4, 4, 2], None)
-    """
-    there = [place for place, file in enumerate(files) if file.n_events is not None]
-    counts = [file.n_events or 0 for file in files]
-    sizes = {counts[place] for place in there[:-1]}
-    numbered = _numbers_fit(files)
-    for before, after in pairwise([-1, *there]):
-        if after - before == 1:
-            continue
-        first, last = files[after].numbers, files[before].numbers if before >= 0 else (0, 0)
-        if numbered and first and last:
-            # Which of them has how many makes no difference to their place in the run.
-            counts[before + 1] = first[0] - last[1] - 1
-        elif len(sizes) == 1:
-            counts[before + 1 : after] = [*sizes] * (after - before - 1)
-        else:
-            return None
-    return counts
-
-
-def _numbers_fit(files: Sequence[ListedFile]) -> bool:
-    """Whether the numbers of events ascend from file to file, and count the events of each."""
-    end, unknown = 0, False
-    for file in files:
-        if file.n_events is None:
-            unknown = True
-            continue
-        if file.numbers is None:
-            return False
-        first, last = file.numbers
-        if last - first + 1 != file.n_events or (first <= end + 1 if unknown else first != end + 1):
-            return False
-        end, unknown = last, False
-    return True
-
-
-def _listed(stamp: FileStamp, roots: tuple[str, ...]) -> tuple[ListedFile, ...]:
-    """Files that a master lists, in order; none if the file has all frames itself.
-
-    Each is looked at on its own: of a thousand files no more than one is open.
-    """
-    with open_hdf5(stamp.path, roots) as file:
-        links = _links(file)
-        frames = file.dataset(WHOLE) if links else None
-        n_whole = -1 if frames is None or not frames.ndim else int(frames.shape[0])
-    files = tuple(_look_at(stamp, link, roots) for link in links)
-    n_events = sum(file.n_events or 0 for file in files)
-    if n_whole < 0:
-        return files
-    if n_whole < n_events:
-        raise SchemaError(
-            f"{stamp.path}: expected one run, found {WHOLE} of {n_whole} events and {len(links)} "
-            f"links, {links[0]} and on, to {n_events}; name the frames with --data-path"
-        )
-    return ()
-
-
-def _links(file: Hdf5File) -> list[str]:
-    """Paths of the links to files of frames, in order."""
-    for path in LISTS:
-        group = file.find(path)
-        if not isinstance(group, h5py.Group):
-            continue
-        names = file.attempt(group.keys, path)
-        numbers = sorted((int(name[5:]), name) for name in names if LINK.fullmatch(name))
-        if len(numbers) > MOST_LISTED:
-            raise SchemaError(
-                f"{file.path}: expected at most {MOST_LISTED} files of frames, found {len(numbers)}"
-            )
-        if numbers:
-            return [f"{path}/{name}" for _, name in numbers]
-    return []
-
-
-def _look_at(stamp: FileStamp, link: str, roots: tuple[str, ...]) -> ListedFile:
-    """Look at one file of a master."""
-    with open_hdf5(stamp.path, roots) as file:
-        name = _name_behind(file, link)
-        try:
-            frames = file.dataset(link)
-        except SourceError as error:
-            return ListedFile(link=link, name=name, damage=str(error), named=dict(file.named))
-        if frames is None or not frames.ndim:
-            return ListedFile(link=link, name=name, named=dict(file.named))
-        attributes = file.attempt(lambda: dict(frames.attrs), link)
-        low, high = (attributes.get(f"image_nr_{end}", -1) for end in ("low", "high"))
-        known = isinstance(low, np.integer) and isinstance(high, np.integer)
-        return ListedFile(
-            link=link,
-            name=name,
-            n_events=int(frames.shape[0]),
-            numbers=(int(low), int(high)) if known else None,
-            form=f"{frames.shape[1:]} {frames.dtype}",
-            files=tuple(file.opened),
-            named=dict(file.named),
-        )
-
-
-def _name_behind(file: Hdf5File, link: str) -> str:
-    """Name of the file that a link leads to, or else the link."""
-    target = file.attempt(lambda: file.handle.get(link, getlink=True), link)
-    return Path(target.filename).name if isinstance(target, h5py.ExternalLink) else link
 
 
 def _open_listed(
@@ -399,7 +241,7 @@ def _master_of(path: Path) -> str:
         return ""
     try:
         with open_hdf5(master) as file:
-            listed = {_name_behind(file, link) for link in _links(file)}
+            listed = listed_names(file)
     except SfxReduceError:
         return ""
     return master.name if path.name in listed else ""
