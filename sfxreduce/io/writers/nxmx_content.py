@@ -205,7 +205,7 @@ def parse_sensor(text: str, *, detector: str) -> SensorLayer:
         name = re.split(r"[^a-z0-9]", detector.lower())[0]
         if name not in ONE_BUILD:
             raise UsageError(
-                "--nxmx: DIALS needs the material and thickness of the sensor, which nothing says "
+                "NXmx: DIALS needs the material and thickness of the sensor, which nothing says "
                 f"of '{detector}'; give them as --sensor Si:320um, or one of {known}"
             )
         return parse_sensor(name, detector=detector)
@@ -247,7 +247,7 @@ def modules_of(detector: Detector) -> tuple[NxmxModule, ...]:
         skew = float(f @ s)
         if abs(skew) > MOST_SKEW:
             raise UsageError(
-                f"--nxmx: expected the axes of panel '{sensor.name}' at a right angle, which DIALS "
+                f"NXmx: expected the axes of panel '{sensor.name}' at a right angle, which DIALS "
                 f"asks for, found {math.degrees(math.acos(skew)):.3f} degrees; correct fs and ss "
                 "in the geometry file"
             )
