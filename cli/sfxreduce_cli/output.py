@@ -229,8 +229,8 @@ def print_redecided(report: Report, reread: Reread, *, as_json: bool) -> None:
         "Read from the source",
         {
             "frames": f"{reread.frames_read:,}; {reread.frames_taken_over:,} were copied over",
-            "tiles": f"{reread.tiles_read:,}, of {reread.events_reopened:,} events that were "
-            f"reopened and {reread.events_rechecked:,} that were checked again",
+            "tiles": f"{reread.tiles_read:,}, of {reread.reread:,} events on which the first tiles "
+            "did not decide",
         },
     )
     end_if_changed(report)

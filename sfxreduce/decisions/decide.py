@@ -10,13 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sfxreduce.run.reasons import UNSAFE, Reason
 
-__all__ = ["Decision", "Decisions", "blank_peaks", "decide", "keep_by_peaks"]
+__all__ = ["Decision", "Decisions", "ScoreBound", "blank_peaks", "decide", "keep_by_peaks"]
 
 FEWEST_BLANKS = 8
 """Events by which the peaks of a run's blanks are told. Chosen, not measured."""
@@ -28,6 +29,14 @@ class Decision(IntEnum):
     REJECT = 0
     UNDECIDED = 1
     HIT = 2
+
+
+class ScoreBound(IntEnum):
+    """What a number is to the score of an event whose tiles were not all looked at."""
+
+    EXACT = 0
+    AT_LEAST = 1
+    AT_MOST = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,10 +53,16 @@ class Decisions:
         The scorer's value; NaN where there is none.
     event_class : ndarray of uint8, optional
         `EventClass` of each event, where the scorer tells one. No decision rests on it.
+    bound : ndarray of uint8
+        `ScoreBound`: what the number is to the score of the event.
+    first : ndarray of float32
+        Score of the first tiles alone; the score where all tiles are looked at together.
     tiles : ndarray of uint16, optional
         Tiles of the window that each score rests on; 0 for scores of whole source frames.
     peaks : ndarray of int16
-        Peaks on these tiles by the conventional rule; -1 where they were not counted.
+        Peaks by the conventional rule; -1 where they were not counted.
+    peak_tiles : ndarray of uint16
+        Tiles on which they were counted, the first ones; 0 for whole source frames.
     peak_width_px : ndarray of float32
         Their median width, a standard deviation; NaN where there are none.
     payload : ndarray of uint64, optional
@@ -60,17 +75,27 @@ class Decisions:
     score: NDArray[np.float32]
     event_class: NDArray[np.uint8] | None = None
     tiles: NDArray[np.uint16] | None = None
+    bound: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    first: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     peaks: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
+    peak_tiles: NDArray[np.uint16] = field(default_factory=lambda: np.zeros(0, np.uint16))
     peak_width_px: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     payload: NDArray[np.uint64] | None = None
 
     def __post_init__(self) -> None:
-        # Scorers that count no peaks, and ledgers of earlier versions.
-        if self.peaks.size != self.score.size:
-            object.__setattr__(self, "peaks", np.full(self.score.size, -1, np.int16))
-        if self.peak_width_px.size != self.score.size:
-            unknown = np.full(self.score.size, np.nan, np.float32)
-            object.__setattr__(self, "peak_width_px", unknown)
+        # Scorers that count no peaks or see all tiles at once, and ledgers of earlier versions.
+        n_events = self.score.size
+        tiles = np.zeros(n_events, np.uint16) if self.tiles is None else self.tiles
+        usual: dict[str, NDArray[Any]] = {
+            "bound": np.full(n_events, ScoreBound.EXACT, np.uint8),
+            "first": self.score,
+            "peaks": np.full(n_events, -1, np.int16),
+            "peak_tiles": tiles,
+            "peak_width_px": np.full(n_events, np.nan, np.float32),
+        }
+        for name, values in usual.items():
+            if getattr(self, name).size != n_events:
+                object.__setattr__(self, name, values)
 
     @property
     def tiles_per_event(self) -> float | None:

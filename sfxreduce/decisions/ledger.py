@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sfxreduce.decisions.decide import Decision, Decisions
+from sfxreduce.decisions.decide import Decision, Decisions, ScoreBound
 from sfxreduce.errors import SchemaError
 from sfxreduce.run.reasons import EventClass, Reason, reason_named
 
@@ -20,6 +20,12 @@ __all__ = ["ledger_root", "ledger_table", "read_ledger"]
 _ATTRIBUTES: dict[str, dict[str, Any]] = {
     "source_index": {"long_name": "position in the source run", "units": "1"},
     "score": {"long_name": "score of the event", "units": "1"},
+    "score_bound": {
+        "long_name": "what the number is to the score of the event",
+        "flag_values": [int(bound) for bound in ScoreBound],
+        "flag_meanings": " ".join(bound.name.lower() for bound in ScoreBound),
+    },
+    "score_first": {"long_name": "score of the first tiles alone", "units": "1"},
     "decision": {
         "long_name": "what became of the event",
         "flag_values": [int(d) for d in Decision],
@@ -39,8 +45,12 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
         "flag_values": [int(kind) for kind in EventClass],
         "flag_meanings": " ".join(kind.name.lower() for kind in EventClass),
     },
-    "peaks": {
-        "long_name": "peaks on these tiles by the conventional rule; -1 where not counted",
+    "n_peaks": {
+        "long_name": "peaks by the conventional rule; -1 where not counted",
+        "units": "1",
+    },
+    "n_peaks_tiles": {
+        "long_name": "tiles on which peaks were counted; 0 for whole frames",
         "units": "1",
     },
     "peak_width_px": {
@@ -69,11 +79,13 @@ def ledger_table(decisions: Decisions, columns: xr.Dataset | None = None) -> xr.
     Returns
     -------
     Dataset
-        On dimension ``source``: ``source_index`` (int64), ``score`` (float32), ``decision`` (uint8,
+        On dimension ``source``: ``source_index`` (int64), ``score`` (float32), ``score_bound``
+        (uint8, with flag_values and flag_meanings), ``score_first`` (float32), ``decision`` (uint8,
         with flag_values and flag_meanings), ``reason`` (uint32, with flag_masks), ``tiles``
-        (uint16), ``class`` (uint8, with flag_values and flag_meanings), ``peaks`` (int16),
-        ``peak_width_px`` (float32), ``payload_high`` and ``payload_low`` (uint64); with `columns`
-        also ``source_file`` (text) and ``source_event`` (int64).
+        (uint16), ``class`` (uint8, with flag_values and flag_meanings), ``n_peaks`` (int16),
+        ``n_peaks_tiles`` (uint16), ``peak_width_px`` (float32), ``payload_high`` and
+        ``payload_low`` (uint64); with `columns` also ``source_file`` (text) and ``source_event``
+        (int64).
 
     Raises
     ------
@@ -101,13 +113,16 @@ def ledger_table(decisions: Decisions, columns: xr.Dataset | None = None) -> xr.
     values = {
         "source_index": np.arange(n_events, dtype=np.int64),
         "score": decisions.score.astype(np.float32),
+        "score_bound": decisions.bound,
+        "score_first": decisions.first.astype(np.float32),
         "decision": decisions.decision,
         "reason": decisions.reason,
         "tiles": np.zeros(n_events, np.uint16) if decisions.tiles is None else decisions.tiles,
         "class": (
             np.zeros(n_events, np.uint8) if decisions.event_class is None else decisions.event_class
         ),
-        "peaks": decisions.peaks,
+        "n_peaks": decisions.peaks,
+        "n_peaks_tiles": decisions.peak_tiles,
         "peak_width_px": decisions.peak_width_px,
         "payload_high": _payload(decisions)[:, 0],
         "payload_low": _payload(decisions)[:, 1],
@@ -158,7 +173,7 @@ def read_ledger(table: xr.Dataset, *, where: str) -> Decisions:
         score=table["score"].values.astype(np.float32),
         event_class=table["class"].values.astype(np.uint8) if "class" in table else None,
         tiles=table["tiles"].values.astype(np.uint16) if "tiles" in table else None,
-        **_peaks_of(table),
+        **_optional(table),
         payload=_stored_payload(table),
     )
 
@@ -187,11 +202,20 @@ def _check_names(attributes: Mapping[str, Any], *, where: str) -> None:
             )
 
 
-def _peaks_of(table: xr.Dataset) -> dict[str, NDArray[Any]]:
-    """Columns on peaks; earlier versions counted none."""
-    dtypes = {"peaks": np.int16, "peak_width_px": np.float32}
+def _optional(table: xr.Dataset) -> dict[str, NDArray[Any]]:
+    """Columns that earlier versions did not write, or under another name."""
+    columns: dict[str, tuple[str, type[np.generic]]] = {
+        "peaks": ("peaks", np.int16),
+        "score_bound": ("bound", np.uint8),
+        "score_first": ("first", np.float32),
+        "n_peaks": ("peaks", np.int16),
+        "n_peaks_tiles": ("peak_tiles", np.uint16),
+        "peak_width_px": ("peak_width_px", np.float32),
+    }
     return {
-        name: table[name].values.astype(dtype) for name, dtype in dtypes.items() if name in table
+        field: table[name].values.astype(dtype)
+        for name, (field, dtype) in columns.items()
+        if name in table
     }
 
 

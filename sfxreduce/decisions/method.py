@@ -25,13 +25,14 @@ from sfxreduce.quality.conditions import Conditioned
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.record import Calibration, Curves, Reference
+from sfxreduce.scorers.calibration.record import Calibration, Curves, FirstLook, Reference
 from sfxreduce.scorers.protocol import Scorer, calibration_of, own_threshold
 
 __all__ = [
     "MAX_BLANKS_KEPT",
     "Gap",
     "Method",
+    "RunThreshold",
     "ThresholdRule",
     "find_gap",
     "method_for",
@@ -196,13 +197,25 @@ class ThresholdRule:
     claim: Threshold | None = None
     is_given: bool = False
 
-    @property
-    def closed_from(self) -> float:
-        """Score from which an event is a hit, whatever level the scores of its run will have."""
-        if self.is_given:
-            return self.value
-        level = self.calibration.level
-        return level.threshold(self.value, level.most)
+    def for_run(self, scores: NDArray[np.float32], *, max_blanks: float) -> RunThreshold:
+        """Set the threshold of a run.
+
+        Parameters
+        ----------
+        scores : ndarray of float32
+            Of all events of the run, shape (event,): the highest that their first tiles allow where
+            these are looked at first.
+        max_blanks : float
+            Largest share of the blanks that may be kept for a lower threshold than the promised
+            one.
+        """
+        move = self.calibration.level.move(scores)
+        value, claim = self.at_level(move)
+        gap = self.gap(scores, move, max_blanks=max_blanks)
+        if isinstance(gap, Gap):
+            value = gap.threshold
+            claim = claim and replace(claim, value=value)
+        return RunThreshold(value=value, claim=claim, gap=gap, move=move)
 
     def gap(self, scores: NDArray[np.float32], move: float, *, max_blanks: float) -> Gap | str:
         """Find the run's own gap below the threshold, or say why none counts.
@@ -273,13 +286,35 @@ def threshold_rule(
     return ThresholdRule(calibration=known, value=own_threshold(scorer), promise=promise)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunThreshold:
+    """Threshold of one run.
+
+    Parameters
+    ----------
+    value : float
+        Smallest score of a hit.
+    claim : Threshold, optional
+        What it promises.
+    gap : Gap or str
+        The run's own gap below the promised threshold, or why there is none.
+    move : float
+        How much higher the blanks of the run score, in logits.
+    """
+
+    value: float
+    claim: Threshold | None = None
+    gap: Gap | str = "nobody looked for one"
+    move: float = 0.0
+
+
 def method_for(
     run: Run,
     scorer: Scorer,
     rule: ThresholdRule,
+    chosen: RunThreshold,
     *,
     scores: NDArray[np.float32],
-    max_blanks: float = MAX_BLANKS_KEPT,
 ) -> Method:
     """Say how the events of a run are judged.
 
@@ -289,31 +324,24 @@ def method_for(
         With its conditions, if the scorer needs them.
     scores : ndarray of float32
         Of all events of the run, shape (event,).
-    max_blanks : float
-        Largest share of the blanks that may be kept for a lower threshold than the promised one.
     """
     known = rule.calibration
-    move = known.level.move(scores)
-    value, claim = rule.at_level(move)
-    gap = rule.gap(scores, move, max_blanks=max_blanks)
-    if isinstance(gap, Gap):
-        value = gap.threshold
-        claim = claim and replace(claim, value=value)
     window = scorer.window(run.detector)
-    reduced = known.level.reduced(scores, move)
+    reduced = known.level.reduced(scores, chosen.move)
     return Method(
         scorer=scorer.name,
-        settings=", ".join([scorer.settings, *_own_conditions(run, move)]),
+        settings=", ".join([scorer.settings, *_own_conditions(run, known, chosen)]),
         scorer_settings=scorer.settings,
-        threshold=value,
+        threshold=chosen.value,
         model_sha256=known.model_sha256,
-        claim=claim,
-        gap=gap,
+        claim=chosen.claim,
+        gap=chosen.gap,
         assurance=Assurance(promise=rule.promise),
         hit=known.hit,
         covers=known.covers,
         curves=known.curves,
-        rejected_showing=_rejected_showing(known.curves, reduced, scores < value),
+        rejected_showing=_rejected_showing(known.curves, reduced, scores < chosen.value),
+        first_look=known.first_look,
         window_tiles=None if window is None else len(window.origins),
         tiles_total=None if window is None else len(Window.tiled(run.detector).origins),
     )
@@ -329,7 +357,7 @@ def _rejected_showing(
     return float(likely.sum())
 
 
-def _own_conditions(run: Run, move: float) -> list[str]:
+def _own_conditions(run: Run, known: Calibration, chosen: RunThreshold) -> list[str]:
     """What was measured on the run itself before its events were judged, in words."""
     words = []
     if isinstance(run.source, Conditioned):
@@ -339,8 +367,11 @@ def _own_conditions(run: Run, move: float) -> list[str]:
             f"{found.hot_index.size} hot and {found.noisy_index.size} noisy pixels "
             f"on {found.frames} frames",
         ]
-    if move:
-        words.append(f"threshold moved up by {move:.3g} (logit) with the run's blanks")
+    if chosen.move:
+        words.append(f"threshold moved up by {chosen.move:.3g} (logit) with the run's blanks")
+    if known.first_look is not None:
+        line = known.first_look.share * chosen.value
+        words.append(f"other tiles looked at from {line:.6g} on the first {known.first_look.tiles}")
     return words
 
 
@@ -370,6 +401,8 @@ class Method:
         What reports show of the scorer beside its threshold.
     rejected_showing : float or None
         Rejected events that show diffraction, by their calibrated probabilities.
+    first_look : FirstLook or None
+        How events are judged by their first tiles; None where all of them are looked at.
     """
 
     scorer: str
@@ -386,11 +419,20 @@ class Method:
     assurance: Assurance = field(default_factory=Assurance)
     curves: Curves = field(default_factory=Curves)
     rejected_showing: float | None = None
+    first_look: FirstLook | None = None
 
     @property
     def judge(self) -> str:
         """What seeds the random sample of rejects: the model, or else the scorer as it is set."""
         return self.model_sha256 or f"{self.scorer}, {self.scorer_settings}"
+
+    @property
+    def _first_look(self) -> dict[str, Any] | None:
+        """How the first tiles were judged, and from which score on the others were looked at."""
+        look = self.first_look
+        if look is None:
+            return None
+        return {"tiles": look.tiles, "share": look.share, "line": look.share * self.threshold}
 
     @property
     def claims(self) -> dict[str, Any]:
@@ -403,6 +445,7 @@ class Method:
             "assurance": self.assurance.to_json(),
             "gap": gap,
             "gap_reason": why,
+            "first_look": self._first_look,
             "window_tiles": self.window_tiles,
             "tiles_total": self.tiles_total,
         }

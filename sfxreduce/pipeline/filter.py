@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,13 @@ from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import NO_NOTES, Notes, Progress, silent
 from sfxreduce.decisions.assurance import Check, assure
 from sfxreduce.decisions.decide import Decisions, decide, keep_by_peaks
-from sfxreduce.decisions.method import Method, ThresholdRule, method_for, threshold_rule
+from sfxreduce.decisions.method import (
+    Method,
+    RunThreshold,
+    ThresholdRule,
+    method_for,
+    threshold_rule,
+)
 from sfxreduce.pipeline.stages.conditions import event_reasons, measured_conditions, with_conditions
 from sfxreduce.pipeline.stages.drift import check_run
 from sfxreduce.pipeline.stages.export import export_hits
@@ -161,11 +168,11 @@ def _plan(
     measured = with_conditions(
         run, scorer, pool=pool, stored=None if known is None else known.conditions()
     )
-    rows, rescored = score_run(
+    rows, chosen, rescored = score_run(
         measured,
         scorer,
         known=None if known is None else known.rows(),
-        closed_from=rule.closed_from,
+        threshold_of=partial(rule.for_run, max_blanks=settings.max_blanks_kept),
         pool=pool,
         notes=notes,
         progress=progress,
@@ -174,8 +181,8 @@ def _plan(
         measured,
         settings,
         rule,
+        chosen,
         rows,
-        closed_from=rule.closed_from,
         pool=pool,
         notes=notes,
         progress=progress,
@@ -196,9 +203,9 @@ def decide_run(
     run: Run,
     settings: FilterSettings,
     rule: ThresholdRule,
+    chosen: RunThreshold,
     rows: NDArray[np.void],
     *,
-    closed_from: float = math.inf,
     pool: Pool,
     notes: Notes = NO_NOTES,
     progress: Progress = silent,
@@ -211,15 +218,13 @@ def decide_run(
         With its conditions, if the scorer needs them.
     rule : ThresholdRule
         Of these settings, for this run's detector.
+    chosen : RunThreshold
+        That the rule set for this run.
     rows : ndarray
-        Shape (event,), as `sfxreduce.pipeline.stages.score.collect_scores` gives them.
-    closed_from : float
-        Scores from there on say no more than that: their events were not looked at any further.
+        Shape (event,), as `sfxreduce.pipeline.stages.score.score_run` gives them.
     """
     scorer = settings.scorer
-    method = method_for(
-        run, scorer, rule, scores=rows["score"], max_blanks=settings.max_blanks_kept
-    )
+    method = method_for(run, scorer, rule, chosen, scores=rows["score"])
     decisions = decide(
         rows["score"],
         event_reasons(run, scorer, rows["reason"]),
@@ -227,8 +232,12 @@ def decide_run(
         event_class=rows["class"],
         tiles=rows["tiles"],
     )
-    decisions = replace(decisions, peaks=rows["peaks"], peak_width_px=rows["width_px"])
-    decisions = keep_by_peaks(decisions, rows["peaks"], fewest=settings.keep_from_peaks)
+    decisions = replace(decisions, **_seen_at_first(rows, method))
+    fewest = settings.keep_from_peaks
+    if method.first_look is not None:
+        # Fewer tiles show fewer peaks.
+        fewest = min(fewest, method.first_look.most_peaks + 1)
+    decisions = keep_by_peaks(decisions, rows["peaks"], fewest=fewest)
     checks: dict[str, Check] = {}
     if settings.drift:
         checks, decisions = check_run(
@@ -236,7 +245,6 @@ def decide_run(
             scorer,
             decisions,
             method,
-            closed_from=closed_from,
             fewest_peaks=settings.keep_from_peaks,
             max_loss=settings.promise.max_loss,
             pool=pool,
@@ -246,3 +254,17 @@ def decide_run(
     against = (*settings.against_promise, *(ASSUMED if run.detector.is_assumed else ()))
     assurance = assure(method.claim, checks, promise=settings.promise, against=against)
     return replace(method, assurance=assurance), decisions
+
+
+def _seen_at_first(rows: NDArray[np.void], method: Method) -> dict[str, NDArray[Any]]:
+    """Columns of the first tiles, by the names of `Decisions`."""
+    look, counted = method.first_look, rows["tiles"]
+    if look is not None:
+        counted = np.minimum(counted, np.uint16(look.tiles))
+    return {
+        "bound": rows["bound"],
+        "first": rows["first"],
+        "peaks": rows["peaks"],
+        "peak_tiles": counted,
+        "peak_width_px": rows["width_px"],
+    }

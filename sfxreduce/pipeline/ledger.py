@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
-from sfxreduce.decisions.decide import Decision
+from sfxreduce.decisions.decide import Decision, ScoreBound
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.errors import UsageError
 from sfxreduce.io.files.durable import output_errors
@@ -38,8 +38,9 @@ def ledger_rows(table: xr.Dataset, *, where: str) -> pa.Table:
     Returns
     -------
     Table
-        ``source_index``, ``source_file``, ``source_event``, ``score``, ``decision``, ``reason``
-        (names joined by ``|``), ``tiles``, ``class``, ``payload`` (XXH3 of 128 bits in hexadecimal,
+        ``source_index``, ``source_file``, ``source_event``, ``score``, ``score_bound``,
+        ``score_first``, ``decision``, ``reason`` (names joined by ``|``), ``tiles``, ``class``,
+        ``n_peaks``, ``n_peaks_tiles``, ``payload`` (XXH3 of 128 bits in hexadecimal,
         empty where nothing was kept).
 
     Raises
@@ -58,6 +59,8 @@ def ledger_rows(table: xr.Dataset, *, where: str) -> pa.Table:
         {
             **columns,
             "score": decisions.score,
+            "score_bound": _names(decisions.bound, {b.value: b.name.lower() for b in ScoreBound}),
+            "score_first": decisions.first,
             "decision": _names(decisions.decision, {d.value: d.name.lower() for d in Decision}),
             "reason": _reasons(decisions.reason),
             "tiles": absent if decisions.tiles is None else decisions.tiles,
@@ -65,6 +68,8 @@ def ledger_rows(table: xr.Dataset, *, where: str) -> pa.Table:
                 absent if decisions.event_class is None else decisions.event_class,
                 {kind.value: kind.name.lower() for kind in EventClass},
             ),
+            "n_peaks": decisions.peaks,
+            "n_peaks_tiles": decisions.peak_tiles,
             "payload": _hexadecimal(decisions.payload, n_events),
         }
     )

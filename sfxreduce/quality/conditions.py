@@ -32,7 +32,16 @@ from sfxreduce.quality.bad_pixels import (
 from sfxreduce.quality.frame_statistics import CELL, cell_moments
 from sfxreduce.quality.gain import estimate_gain
 from sfxreduce.run.detector import Detector, PixelFlag
-from sfxreduce.run.run import FrameSource, Run, WrappedFrames, read_into
+from sfxreduce.run.run import (
+    FrameSource,
+    Reading,
+    Run,
+    Sampled,
+    Samples,
+    WrappedFrames,
+    read_into,
+    samples_of,
+)
 from sfxreduce.run.window import Window
 
 __all__ = [
@@ -200,6 +209,15 @@ class Conditioned(WrappedFrames):
     ) -> NDArray[np.uint32]:
         """Read events into an array. See `sfxreduce.run.run.ReadsInto`."""
         return read_into(self.source, events, window, pixels)
+
+    def sampled(self, first: Window, window: Window) -> Sampled | None:
+        """Pixels that are sampled of tiles. See `sfxreduce.run.run.Samples`."""
+        return samples_of(self.source, first, window)
+
+    def sample(self, events: Sequence[int], first: Window, window: Window) -> Reading:
+        """Sample pixels of tiles. See `sfxreduce.run.run.Samples`."""
+        assert isinstance(self.source, Samples)  # noqa: S101 - or nothing would be sampled
+        return self.source.sample(events, first, window)
 
 
 def conditions_of_run(run: Run, *, most_frames: int = SAMPLE_FRAMES) -> Conditions:

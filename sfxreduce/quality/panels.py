@@ -19,13 +19,15 @@ from sfxreduce.errors import SchemaError
 from sfxreduce.quality.events import flat_events
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
+from sfxreduce.run.run import Sampled
 from sfxreduce.run.window import Window
 
-__all__ = ["Parts", "inspect_parts", "parts_of"]
+__all__ = ["Parts", "inspect_parts", "parts_of", "parts_of_samples"]
 
 # Chosen, not measured; docs/explanation/network.md says what follows from them.
 _FEWEST_IN_PANEL = 64
 _FEWEST_IN_TILE = 4096
+_FEWEST_SAMPLED = 512
 _LAST_ROWS = 16
 _TILE = 175  # half a side of the poster's tile
 _LOOKED_AT = 256  # tells a mean to 6 % of sigma
@@ -70,16 +72,35 @@ def parts_of(detector: Detector, window: Window | None) -> Parts:
     window : Window or None
         None for whole frames.
     """
-    n_y, n_x = detector.panel_shape
     if window is None:
         index, good = np.arange(detector.mask.size), detector.good().ravel()
     else:
         index, good = window.gather(detector).ravel(), window.good(detector).ravel()
+    return _parts(detector, index, good, fewest_in_tile=_FEWEST_IN_TILE)
+
+
+@lru_cache(maxsize=4)
+def parts_of_samples(detector: Detector, sampled: Sampled) -> tuple[Parts, NDArray[np.bool_]]:
+    """The same parts among pixels that were read in place of whole tiles, and which are good."""
+    exists = sampled.index >= 0
+    good = exists & detector.good().ravel()[np.where(exists, sampled.index, 0)]
+    return _parts(detector, sampled.index, good, fewest_in_tile=_FEWEST_SAMPLED), good
+
+
+def _parts(
+    detector: Detector,
+    index: NDArray[np.int64],
+    good: NDArray[np.bool_],
+    *,
+    fewest_in_tile: int,
+) -> Parts:
+    """Parts among pixels with these flat places in a frame."""
+    n_y, n_x = detector.panel_shape
     place = np.flatnonzero(good)
     panel, y, x = np.unravel_index(index[place], (len(detector.panels), n_y, n_x))
     tile = (y // _TILE) * -(-n_x // _TILE) + x // _TILE
     panels = _groups(place, panel, _FEWEST_IN_PANEL) if len(detector.panels) > 1 else []
-    tiles = _groups(place, tile * len(detector.panels) + panel, _FEWEST_IN_TILE)
+    tiles = _groups(place, tile * len(detector.panels) + panel, fewest_in_tile)
     last = place[(panel == len(detector.panels) - 1) & (y >= n_y - _LAST_ROWS)]
     ends = [last] if last.size >= _FEWEST_IN_PANEL else []
     parts = (*panels, *tiles, *ends)

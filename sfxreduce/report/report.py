@@ -77,14 +77,17 @@ class Report:
         The run's own gap below the promised threshold, a `sfxreduce.decisions.method.Gap`.
     gap_reason : str or None
         Why there is none.
+    first_look : mapping or None
+        ``tiles`` that are looked at first, the ``share`` of the threshold that they have to reach,
+        and the ``line`` that this makes; None where all tiles are looked at together.
     kept_for_peaks : int
         Undecided events that are kept for their number of peaks.
     window_tiles, tiles_total : int or None
         Tiles of the assembled picture that were looked at, and all there are; None for a scorer
         that looks at source frames.
     tiles_per_event : float or None
-        Tiles that were read for scoring, on average over the events that could be read: hits that
-        are sure after a few tiles are not looked at any further. None for whole source frames.
+        Tiles that scores rest on, on average over the events that could be read: the others of an
+        event are not looked at where the first ones decide. None for whole source frames.
     audit_sample : int
         Rejected events that are kept for an audit, beside the others and not counted as kept.
     geometry : str
@@ -122,6 +125,7 @@ class Report:
     assurance: Mapping[str, Any] = field(default_factory=lambda: Assurance().to_json())
     gap: Mapping[str, Any] | None = None
     gap_reason: str | None = None
+    first_look: Mapping[str, Any] | None = None
     kept_for_peaks: int = 0
     window_tiles: int | None = None
     tiles_total: int | None = None

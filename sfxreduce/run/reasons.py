@@ -43,6 +43,7 @@ class Reason(IntFlag):
     OUT_OF_DISTRIBUTION = 1 << 21
     PEAK_COUNT = 1 << 22
     CHANGED = 1 << 23
+    DOUBTED_AT_FIRST = 1 << 24
 
 
 FORMER_NAMES = {
@@ -71,7 +72,11 @@ def reason_named(name: str) -> Reason | None:
 
 
 HARMLESS = (
-    Reason.FEW_NONFINITE | Reason.AUDIT_SAMPLE | Reason.TIMESTAMP_ORDER | Reason.METADATA_MISSING
+    Reason.FEW_NONFINITE
+    | Reason.AUDIT_SAMPLE
+    | Reason.TIMESTAMP_ORDER
+    | Reason.METADATA_MISSING
+    | Reason.DOUBTED_AT_FIRST
 )
 """Reasons that say nothing against a score."""
 

@@ -26,9 +26,12 @@ __all__ = [
     "Reading",
     "ReadsInto",
     "Run",
+    "Sampled",
+    "Samples",
     "WrappedFrames",
     "block_sizes",
     "read_into",
+    "samples_of",
 ]
 
 
@@ -128,6 +131,49 @@ class ReadsInto(Protocol):
             Reasons of the reading; which pixels are missing is not told.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sampled:
+    """Pixels that are read of tiles which nobody looks at as a whole.
+
+    Parameters
+    ----------
+    index : ndarray of int64
+        Flat place of each in a frame, shape (pixel,); -1 where there is none.
+    """
+
+    index: NDArray[np.int64]
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """A source that reads some tiles of an event for less than all, and vouches for the others."""
+
+    def sampled(self, first: Window, window: Window) -> Sampled | None:
+        """Pixels that `sample` reads; None where to read a few tiles costs about as much as all.
+
+        Parameters
+        ----------
+        first, window : Window
+            The tiles that are looked at, and all of them.
+        """
+        ...
+
+    def sample(self, events: Sequence[int], first: Window, window: Window) -> Reading:
+        """Read some pixels of the other tiles, after every byte of these was found undamaged.
+
+        Returns
+        -------
+        Reading
+            With pixels of shape (event, pixel).
+        """
+        ...
+
+
+def samples_of(source: FrameSource, first: Window, window: Window) -> Sampled | None:
+    """Pixels that stand for tiles that are not looked at; None if all of them have to be read."""
+    return source.sampled(first, window) if isinstance(source, Samples) else None
 
 
 @runtime_checkable

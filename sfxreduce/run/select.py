@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.run.columns import select_events
-from sfxreduce.run.run import Reading, Run, WrappedFrames
+from sfxreduce.run.run import Reading, Run, Sampled, Samples, WrappedFrames, samples_of
 from sfxreduce.run.window import Window
 
 __all__ = ["SelectedFrames", "select_run"]
@@ -35,6 +35,15 @@ class SelectedFrames(WrappedFrames):
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
         """Read events by their position in the selection. See `FrameSource.read`."""
         return self.source.read([self.events[event] for event in events], window)
+
+    def sampled(self, first: Window, window: Window) -> Sampled | None:
+        """Pixels that are sampled of tiles. See `sfxreduce.run.run.Samples`."""
+        return samples_of(self.source, first, window)
+
+    def sample(self, events: Sequence[int], first: Window, window: Window) -> Reading:
+        """Sample pixels of tiles. See `sfxreduce.run.run.Samples`."""
+        assert isinstance(self.source, Samples)  # noqa: S101 - or nothing would be sampled
+        return self.source.sample([self.events[event] for event in events], first, window)
 
 
 def select_run(run: Run, events: NDArray[np.int64]) -> Run:

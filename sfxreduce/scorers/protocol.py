@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,9 +18,8 @@ __all__ = [
     "Classifier",
     "EventScores",
     "Fitting",
-    "OpenEvent",
+    "LooksFirst",
     "Scorer",
-    "Stepwise",
     "Streamer",
     "calibration_of",
     "needs_gpu",
@@ -48,6 +47,9 @@ class EventScores(NamedTuple):
         Peaks by the conventional rule, shape (event,); `NOT_COUNTED` where nobody looked.
     width_px : ndarray of float32
         Their median width, a standard deviation in pixels, shape (event,); NaN without peaks.
+    first : ndarray of float32, optional
+        Score by the first tiles alone, shape (event,), of a scorer that looks at them first: class
+        and peaks are of these tiles as well, whether the others were seen or not.
     """
 
     score: NDArray[np.float32]
@@ -55,6 +57,7 @@ class EventScores(NamedTuple):
     reason: NDArray[np.uint32]
     peaks: NDArray[np.int16]
     width_px: NDArray[np.float32]
+    first: NDArray[np.float32] | None = None
 
     def of_events(self, events: NDArray[np.integer]) -> EventScores:
         """Return those of some events, by position."""
@@ -64,6 +67,7 @@ class EventScores(NamedTuple):
             reason=self.reason[events],
             peaks=self.peaks[events],
             width_px=self.width_px[events],
+            first=None if self.first is None else self.first[events],
         )
 
 
@@ -117,34 +121,27 @@ class Classifier(Protocol):
         ...
 
 
-class OpenEvent(Protocol):
-    """One event that is being scored, some tiles at a time."""
+@runtime_checkable
+class LooksFirst(Protocol):
+    """A scorer that can judge events by the first tiles of its window, and bound their score."""
 
-    def add(self, pixels: NDArray[np.generic]) -> None:
-        """Take in the pixels of the next step.
+    def first_window(self, detector: Detector) -> Window | None:
+        """First tiles of its window; None where all of them are looked at together."""
+        ...
+
+    def look_first(self, pixels: NDArray[np.generic], detector: Detector) -> EventScores:
+        """Judge events by their first tiles.
 
         Parameters
         ----------
         pixels : ndarray
-            Shape (1, tile, row, column), in ADU.
+            Shape (event, tile, row, column) of `first_window`, in ADU.
+
+        Returns
+        -------
+        EventScores
+            The score is the highest that an event can have by these tiles.
         """
-        ...
-
-    def so_far(self) -> EventScores:
-        """Return what is known of the one event by the tiles taken in."""
-        ...
-
-
-@runtime_checkable
-class Stepwise(Protocol):
-    """A scorer that can stop early: its score only rises with every further tile."""
-
-    def steps(self, detector: Detector) -> Sequence[Window]:
-        """Cut its window into parts, in the order in which they are read."""
-        ...
-
-    def begin(self, detector: Detector) -> OpenEvent:
-        """Begin with an event."""
         ...
 
 

@@ -18,7 +18,7 @@ from sfxreduce.decisions.method import Method, threshold_rule
 from sfxreduce.errors import LabelError
 from sfxreduce.pipeline.filter import decide_run
 from sfxreduce.pipeline.stages.conditions import with_conditions
-from sfxreduce.pipeline.stages.score import collect_scores
+from sfxreduce.pipeline.stages.score import collect_scores, highest_scores
 from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.labels import Label
 from sfxreduce.run.run import Run
@@ -205,7 +205,11 @@ def _scores(
     rule = threshold_rule(
         scorer, threshold=settings.threshold, promise=settings.promise, detector=run.detector
     )
-    method, decided = decide_run(measured, settings, rule, rows, pool=pool, progress=progress)
+    highest = highest_scores(rows, rule.calibration.first_look)
+    chosen = rule.for_run(highest, max_blanks=settings.max_blanks_kept)
+    method, decided = decide_run(
+        measured, settings, rule, chosen, rows, pool=pool, progress=progress
+    )
     own, scores = method.threshold, rows["score"]
     if 0.0 < own < 1.0 and 0.0 < limit < 1.0:
         scores = rule.calibration.level.reduced(scores, float(logit(own) - logit(limit)))

@@ -24,7 +24,7 @@ from sfxreduce._numba import compiled, intrinsic
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks.blosc import HEADER_BYTES, BloscHeader, Stored
 
-__all__ = ["can_unpack_many", "copy_spans", "unpack_many", "unpack_spans"]
+__all__ = ["can_unpack_many", "copy_spans", "unpack_many", "unpack_parts", "unpack_spans"]
 
 Spans = NDArray[np.int64]
 
@@ -173,7 +173,7 @@ _ADDRESS, _SIZE, _STATUS = ir.IntType(8).as_pointer(), ir.IntType(64), ir.IntTyp
 
 def can_unpack_many() -> bool:
     """Whether Blosc can be called here from compiled code."""
-    return _blosc_decompress_ctx() is not None
+    return _blosc("decompress_ctx") is not None and _blosc("getitem") is not None
 
 
 def unpack_many(
@@ -196,21 +196,74 @@ def unpack_many(
         Shape (buffer,): which of them were what was expected; the places of others may hold
         anything.
     """
-    function = _blosc_decompress_ctx()
+    function = _blosc("decompress_ctx")
     if function is None:
         raise NotImplementedError("Blosc cannot be called from compiled code; see can_unpack_many")
     if not out.flags.c_contiguous or (places < 0).any() or (places >= len(out)).any():
         raise ValueError(f"expected {len(places)} places in {len(out)} rows in memory order")
     n_bytes = out.shape[1]
-    sizes = np.fromiter(map(len, packed), np.int64, len(packed))
-    fits = _fits(packed, sizes, n_bytes)
-    together = np.frombuffer(b"".join(packed), np.uint8)
-    sources = (together.ctypes.data + np.cumsum(sizes) - sizes).astype(np.uint64)
+    fits, together, sources = _addressed(packed, n_bytes)
     targets = (out.ctypes.data + places * n_bytes).astype(np.uint64)
     found = np.zeros(np.count_nonzero(fits), np.int64)
     _unpack_each(function, sources[fits], targets[fits], n_bytes, found)
+    del together  # only now: the addresses are those of its bytes
     fits[fits] = found == n_bytes
     return fits
+
+
+def unpack_parts(
+    packed: Sequence[bytes],
+    out: NDArray[np.uint8],
+    parts: NDArray[np.int64],
+    *,
+    n_bytes: int,
+    itemsize: int,
+) -> NDArray[np.bool_]:
+    """Unpack some items of Blosc buffers, and only the blocks in which they lie.
+
+    Parameters
+    ----------
+    packed : sequence of bytes
+        See `unpack_many`.
+    out : ndarray of uint8
+        Shape (buffer, byte), in memory order: the parts of each, one after the other.
+    parts : ndarray of int64
+        Shape (part, 2): first item of each, and the one behind its last.
+    n_bytes : int
+        That each buffer holds, unpacked.
+
+    Returns
+    -------
+    ndarray of bool
+        Shape (buffer,): which of them were what was expected.
+    """
+    function = _blosc("getitem")
+    lengths = np.diff(parts, axis=1)[:, 0]
+    if function is None:
+        raise NotImplementedError("Blosc cannot be called from compiled code; see can_unpack_many")
+    inside = (parts[:, 0] >= 0).all() and (parts[:, 1] * itemsize <= n_bytes).all()
+    expected = (len(packed), int(lengths.sum()) * itemsize)
+    if not (out.flags.c_contiguous and out.shape == expected and inside and (lengths > 0).all()):
+        raise ValueError(f"expected {expected} bytes in memory order for parts within {n_bytes}")
+    fits, together, sources = _addressed(packed, n_bytes)
+    # An item is what the buffer says it is.
+    fits &= np.fromiter((one[3:4] == bytes([itemsize]) for one in packed), np.bool_, len(packed))
+    targets = (out.ctypes.data + np.arange(len(packed)) * out.shape[1]).astype(np.uint64)
+    found = np.zeros(np.count_nonzero(fits), np.int64)
+    _unpack_parts_of_each(function, sources[fits], targets[fits], parts, itemsize, found)
+    del together  # only now: the addresses are those of its bytes
+    fits[fits] = found == out.shape[1]
+    return fits
+
+
+def _addressed(
+    packed: Sequence[bytes], n_bytes: int
+) -> tuple[NDArray[np.bool_], NDArray[np.uint8], _Addresses]:
+    """Which buffers hold so many bytes, all buffers side by side, and the address of each."""
+    sizes = np.fromiter(map(len, packed), np.int64, len(packed))
+    together = np.frombuffer(b"".join(packed), np.uint8)
+    sources = (together.ctypes.data + np.cumsum(sizes) - sizes).astype(np.uint64)
+    return _fits(packed, sizes, n_bytes), together, sources
 
 
 def _fits(packed: Sequence[bytes], sizes: NDArray[np.int64], n_bytes: int) -> NDArray[np.bool_]:
@@ -226,11 +279,11 @@ def _fits(packed: Sequence[bytes], sizes: NDArray[np.int64], n_bytes: int) -> ND
     return fits
 
 
-@lru_cache(maxsize=1)
-def _blosc_decompress_ctx() -> np.uint64 | None:
-    """Address of the function in this process; None where the library hides it."""
+@lru_cache(maxsize=2)
+def _blosc(name: str) -> np.uint64 | None:
+    """Address of a function of Blosc in this process; None where the library hides it."""
     try:
-        function = ctypes.CDLL(blosc.__file__).blosc_decompress_ctx
+        function = ctypes.CDLL(blosc.__file__)[f"blosc_{name}"]
     except (OSError, AttributeError):
         return None
     return np.uint64(ctypes.cast(function, ctypes.c_void_p).value or 0)
@@ -263,3 +316,37 @@ def _unpack_each(
 ) -> None:
     for i in range(len(sources)):
         found[i] = _unpack(function, sources[i], targets[i], n_bytes)
+
+
+@intrinsic
+def _unpack_part(_: Any, function: Any, source: Any, first: Any, n_items: Any, target: Any) -> Any:
+    """Call ``blosc_getitem`` by its address: bytes unpacked, or an error; see `_unpack`."""
+
+    def write(_: Any, builder: Any, __: Any, values: Any) -> Any:
+        kind = ir.FunctionType(_STATUS, [_ADDRESS, _STATUS, _STATUS, _ADDRESS])
+        unpack = builder.inttoptr(values[0], kind.as_pointer())
+        packed, out = (builder.inttoptr(values[place], _ADDRESS) for place in (1, 4))
+        start, number = (builder.trunc(values[place], _STATUS) for place in (2, 3))
+        return builder.sext(builder.call(unpack, [packed, start, number, out]), _SIZE)
+
+    return types.int64(function, source, first, n_items, target), write
+
+
+@compiled
+def _unpack_parts_of_each(
+    function: np.uint64,
+    sources: _Addresses,
+    targets: _Addresses,
+    parts: NDArray[np.int64],
+    itemsize: int,
+    found: NDArray[np.int64],
+) -> None:
+    for i in range(len(sources)):
+        for first, stop in parts:
+            n_bytes = _unpack_part(
+                function, sources[i], first, stop - first, targets[i] + np.uint64(found[i])
+            )
+            if n_bytes != (stop - first) * itemsize:
+                found[i] = -1
+                break
+            found[i] += n_bytes

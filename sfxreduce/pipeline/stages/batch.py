@@ -1,8 +1,8 @@
 """One batch of events: read their tiles, inspect the pixels, score what can be scored.
 
-A scorer whose score only rises with every further tile reads a few tiles first. An event that is a
-hit by then stays one: its other tiles are not read. All other events are scored on the whole
-window, so that no reject rests on less.
+A scorer that looks at a few tiles first knows by them between which bounds the score of an event
+lies. Of the other tiles some blocks are read, after every byte of them was compared with its
+checksum: what is missing, dark, hot or saturated there has to be seen.
 """
 
 from __future__ import annotations
@@ -14,30 +14,38 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxreduce.decisions.decide import ScoreBound
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.io.chunks.shards import pixel_hash
 from sfxreduce.quality.events import inspect_pixels
-from sfxreduce.quality.panels import inspect_parts, parts_of
+from sfxreduce.quality.panels import Parts, inspect_parts, parts_of, parts_of_samples
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import FrameSource, read_into
+from sfxreduce.run.run import FrameSource, Samples, read_into, samples_of
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.protocol import (
     NOT_COUNTED,
     Classifier,
     EventScores,
-    OpenEvent,
+    LooksFirst,
     Scorer,
-    Stepwise,
     Streamer,
     needs_gpu,
 )
 
-__all__ = ["SCORE_DTYPE", "SOURCE_LOST", "closed_early", "rechecked", "reopened", "score_events"]
+__all__ = [
+    "SCORE_DTYPE",
+    "SOURCE_LOST",
+    "first_window_of",
+    "score_events",
+    "unscored_rows",
+]
 
 SCORE_DTYPE = np.dtype(
     [
         ("score", "<f4"),
+        ("first", "<f4"),
+        ("bound", "u1"),
         ("reason", "<u4"),
         ("tiles", "<u2"),
         ("class", "u1"),
@@ -46,10 +54,11 @@ SCORE_DTYPE = np.dtype(
         ("seen", "<u8"),
     ]
 )
-"""One row per event: the scorer's value, `Reason` bits, how many tiles of the window the value
-rests on (0 for whole source frames), the class if the scorer tells one, the peaks on these tiles
-and their median width if it counts them, and the `pixel_hash` of these tiles (0 where not one was
-read)."""
+"""One row per event: the scorer's value, that of its first tiles (the same where all are looked at
+together), what the value is to the score (`ScoreBound`), `Reason` bits, how many tiles of the
+window it rests on (0 for whole source frames), the class if the scorer tells one, the peaks on the
+first tiles and their median width if it counts them, and the `pixel_hash` of the tiles that were
+read (0 where not one was)."""
 
 SOURCE_LOST = (RunNotFound, SchemaError, SourceError)
 """What a source raises that was there when the run was opened and can no longer be read."""
@@ -59,8 +68,23 @@ BYTES_AT_ONCE = 16 << 20
 not depend on the size of a frame."""
 
 
+def first_window_of(source: FrameSource, scorer: Scorer, detector: Detector) -> Window | None:
+    """Tiles that are looked at first; None where all of them are looked at together.
+
+    Parameters
+    ----------
+    source : FrameSource
+        To read a few tiles of it must cost clearly less than to read all.
+    """
+    first = scorer.first_window(detector) if isinstance(scorer, LooksFirst) else None
+    window = scorer.window(detector)
+    if first is None or window is None or samples_of(source, first, window) is None:
+        return None
+    return first
+
+
 def score_events(
-    source: FrameSource, scorer: Scorer, events: range, *, closed_from: float = np.inf
+    source: FrameSource, scorer: Scorer, events: range, *, first: bool = False
 ) -> NDArray[np.void]:
     """Score some events.
 
@@ -68,17 +92,15 @@ def score_events(
     ----------
     events : range
         Positions in the run.
-    closed_from : float
-        An event with such a score is a hit whatever its other tiles show.
+    first : bool
+        Look at the first tiles only, where that can be; see `first_window_of`.
 
     Returns
     -------
     ndarray
         Shape (event,), dtype `SCORE_DTYPE`. The score is NaN where an event could not be read.
     """
-    rows = np.zeros(len(events), SCORE_DTYPE)
-    rows["score"] = rows["width_px"] = np.nan
-    rows["peaks"] = NOT_COUNTED
+    rows = unscored_rows(len(events))
     # The run was whole when it was opened. A source that is gone now costs the scores of its
     # events, not the run: they are kept as undecided.
     rows["reason"] = Reason.FILE_UNREADABLE
@@ -86,20 +108,27 @@ def score_events(
         detector = source.detector
     except SOURCE_LOST:
         return rows
-    batch = _BatchReader(
-        source=source, scorer=scorer, detector=detector, window=scorer.window(detector)
-    )
+    window = scorer.window(detector)
+    batch = _BatchReader(source=source, scorer=scorer, detector=detector, window=window)
     if isinstance(scorer, Streamer) and needs_gpu(scorer):
         batch.as_a_stream(scorer, events, rows)
         return rows
-    steps = scorer.steps(detector) if isinstance(scorer, Stepwise) else ()
-    if isinstance(scorer, Stepwise) and len(steps) > 1 and closed_from < np.inf:
-        for row, event in zip(rows, events, strict=True):
-            batch.in_steps(event, scorer.begin(detector), steps, row, closed_from=closed_from)
-        return rows
-    for start in range(0, len(events), batch.events_at_once):
-        part = slice(start, start + batch.events_at_once)
-        batch.at_once(events[part], rows[part])
+    tiles = first_window_of(source, scorer, detector) if first else None
+    step = batch.events_at_once(tiles or window)
+    for start in range(0, len(events), step):
+        part = slice(start, start + step)
+        if tiles is not None and isinstance(scorer, LooksFirst):
+            batch.by_first_tiles(scorer, tiles, events[part], rows[part])
+        else:
+            batch.at_once(events[part], rows[part])
+    return rows
+
+
+def unscored_rows(n_events: int) -> NDArray[np.void]:
+    """Rows of events of which nothing is known."""
+    rows = np.zeros(n_events, SCORE_DTYPE)
+    rows["score"] = rows["first"] = rows["width_px"] = np.nan
+    rows["peaks"] = NOT_COUNTED
     return rows
 
 
@@ -112,15 +141,10 @@ class _BatchReader:
     detector: Detector
     window: Window | None
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the pixels of one event."""
-        return self.detector.frame_shape if self.window is None else self.window.shape
-
-    @property
-    def events_at_once(self) -> int:
-        """How many are looked at together."""
-        n_bytes = math.prod(self.shape) * np.dtype(self.source.dtype).itemsize
+    def events_at_once(self, window: Window | None) -> int:
+        """How many are looked at together through a window."""
+        shape = self.detector.frame_shape if window is None else window.shape
+        n_bytes = math.prod(shape) * np.dtype(self.source.dtype).itemsize
         return max(1, BYTES_AT_ONCE // n_bytes)
 
     def at_once(self, events: Sequence[int], rows: NDArray[np.void]) -> None:
@@ -134,7 +158,7 @@ class _BatchReader:
         if isinstance(self.scorer, Classifier):
             self._write(rows, places, self.scorer.classify(pixels, self.detector))
         else:
-            rows["score"][places] = self.scorer(pixels, self.detector)
+            rows["score"][places] = rows["first"][places] = self.scorer(pixels, self.detector)
 
     def as_a_stream(self, scorer: Streamer, events: range, rows: NDArray[np.void]) -> None:
         """Let a scorer have events read on its own threads, while its device works."""
@@ -154,44 +178,48 @@ class _BatchReader:
         places = np.flatnonzero(readable)
         self._write(rows, places, scores.of_events(places))
 
-    def in_steps(
-        self,
-        event: int,
-        open_event: OpenEvent,
-        steps: Sequence[Window],
-        row: np.void,
-        *,
-        closed_from: float,
+    def by_first_tiles(
+        self, scorer: LooksFirst, first: Window, events: Sequence[int], rows: NDArray[np.void]
     ) -> None:
-        """Look at one event until it is a hit or all of its window was seen."""
-        pixels = np.zeros((1, *self.shape), self.source.dtype)
-        seen = 0
-        for step in steps:
-            part = pixels[:, seen : seen + len(step.origins)]
-            try:
-                row["reason"] = read_into(self.source, [event], step, part)[0]
-            except SOURCE_LOST:
-                row["reason"] = Reason.FILE_UNREADABLE
-            if row["reason"]:
-                row["score"] = row["width_px"] = np.nan
-                row["tiles"], row["class"], row["peaks"] = 0, 0, NOT_COUNTED
-                return
-            open_event.add(part)
-            seen += len(step.origins)
-            known = open_event.so_far()
-            row["score"], row["class"] = known.score[0], known.kind[0]
-            row["peaks"], row["width_px"] = known.peaks[0], known.width_px[0]
-            row["tiles"] = seen
-            if row["score"] >= closed_from:
-                break
-        row["seen"] = pixel_hash(pixels[0, :seen])
-        window = self.window if seen == pixels.shape[1] else steps[0]
-        row["reason"] |= known.reason[0] | self._oddities(pixels[:, :seen], window)[0]
+        """Look at the first tiles of a few events, and at samples of the others.
+
+        What is odd about either is not a reason by itself: such an event has to be seen whole.
+        """
+        pixels = np.zeros((len(events), *first.shape), self.source.dtype)
+        try:
+            rows["reason"] = read_into(self.source, events, first, pixels)
+            doubts = self._doubts_by_samples(first, events)
+        except SOURCE_LOST:
+            rows["reason"] = Reason.FILE_UNREADABLE
+            return
+        rows["reason"] |= doubts & np.uint32(Reason.DATA_HOLE | Reason.READ_ERROR)
+        places = np.flatnonzero(rows["reason"] == 0)
+        if not places.size:
+            return
+        seen = pixels if places.size == len(rows) else pixels[places]
+        rows["tiles"][places], rows["bound"][places] = len(first.origins), ScoreBound.AT_MOST
+        rows["seen"][places] = [pixel_hash(event) for event in seen]
+        scores = scorer.look_first(seen, self.detector)
+        doubts[places] |= scores.reason | self._oddities(seen, first)
+        self._write(rows, places, scores._replace(reason=np.zeros_like(scores.reason)))
+        doubted = places[doubts[places] != 0]
+        rows["reason"][doubted] |= np.uint32(Reason.DOUBTED_AT_FIRST)
+
+    def _doubts_by_samples(self, first: Window, events: Sequence[int]) -> NDArray[np.uint32]:
+        """What samples of the tiles that are not looked at say of events, `Reason` bits."""
+        source, window = self.source, self.window
+        sampled = None if window is None else samples_of(source, first, window)
+        if sampled is None or window is None or not isinstance(source, Samples):
+            return np.zeros(len(events), np.uint32)
+        reading = source.sample(events, first, window)
+        parts, good = parts_of_samples(self.detector, sampled)
+        return reading.reasons | self._odd_in(reading.pixels, good, parts)
 
     @staticmethod
     def _write(rows: NDArray[np.void], places: NDArray[np.integer], scores: EventScores) -> None:
         """Write down what a scorer says of the events at some places."""
         rows["score"][places], rows["class"][places] = scores.score, scores.kind
+        rows["first"][places] = scores.score if scores.first is None else scores.first
         rows["peaks"][places], rows["width_px"][places] = scores.peaks, scores.width_px
         rows["reason"][places] |= scores.reason
 
@@ -222,70 +250,14 @@ class _BatchReader:
         """Reasons not to trust a score, event by event."""
         detector = self.detector
         good = detector.good() if window is None else window.good(detector)
-        saturation = detector.saturation_adu
+        return self._odd_in(pixels, good, parts_of(detector, window))
+
+    def _odd_in(
+        self, pixels: NDArray[np.generic], good: NDArray[np.bool_], parts: Parts
+    ) -> NDArray[np.uint32]:
+        saturation = self.detector.saturation_adu
+        gain = self.detector.adu_per_photon
         found: NDArray[np.uint32] = inspect_pixels(
             pixels, good, saturation_adu=saturation
-        ) | inspect_parts(
-            pixels,
-            parts_of(detector, window),
-            saturation_adu=saturation,
-            adu_per_photon=detector.adu_per_photon,
-        )
+        ) | inspect_parts(pixels, parts, saturation_adu=saturation, adu_per_photon=gain)
         return found
-
-
-def closed_early(
-    tiles: NDArray[np.uint16], scorer: Scorer, detector: Detector
-) -> NDArray[np.bool_]:
-    """Which events were closed before all of their window was seen.
-
-    Parameters
-    ----------
-    tiles : ndarray of uint16
-        Tiles that each score rests on, shape (event,).
-    """
-    window = scorer.window(detector)
-    n_tiles = 0 if window is None else len(window.origins)
-    early: NDArray[np.bool_] = (tiles > 0) & (tiles < n_tiles)
-    return early
-
-
-def reopened(
-    rows: NDArray[np.void], scorer: Scorer, detector: Detector, *, closed_from: float
-) -> NDArray[np.bool_]:
-    """Which events were closed by a score that no longer closes them.
-
-    Parameters
-    ----------
-    rows : ndarray
-        Shape (event,), dtype `sfxreduce.pipeline.stages.batch.SCORE_DTYPE`.
-    closed_from : float
-        Score that closes an event now.
-    """
-    found: NDArray[np.bool_] = closed_early(rows["tiles"], scorer, detector) & (
-        rows["score"] < closed_from
-    )
-    return found
-
-
-def rechecked(
-    rows: NDArray[np.void], scorer: Scorer, detector: Detector, *, closed_from: float
-) -> NDArray[np.bool_]:
-    """Which events were seen whole, and may now be closed by their first tiles.
-
-    Those scored below what closed an event then, and no higher than all tiles do. So an event need
-    not be looked at if less closed an event then than now, or if its score does not close it now.
-    One that could not be read whole has no score, and yet its first tiles may be whole.
-
-    Parameters
-    ----------
-    rows, scorer, detector, closed_from
-        See `reopened`.
-    """
-    if not isinstance(scorer, Stepwise) or len(scorer.steps(detector)) < 2:
-        return np.zeros(len(rows), np.bool_)
-    early = closed_early(rows["tiles"], scorer, detector)
-    # What closed an event then is not known; it was no more than any score that did.
-    at_most = rows["score"][early].min(initial=np.inf)
-    found: NDArray[np.bool_] = ~early & ~(rows["score"] < closed_from) & (closed_from < at_most)
-    return found

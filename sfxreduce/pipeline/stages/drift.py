@@ -6,7 +6,6 @@ way round. `sfxreduce.decisions.drift` says what is an alarm.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -36,7 +35,7 @@ from sfxreduce.decisions.drift import (
     window_check,
 )
 from sfxreduce.decisions.method import Method
-from sfxreduce.pipeline.stages.batch import SOURCE_LOST, closed_early
+from sfxreduce.pipeline.stages.batch import SOURCE_LOST
 from sfxreduce.quality.frame_statistics import QUANTITIES, frame_statistics
 from sfxreduce.run.reasons import UNSAFE, Reason
 from sfxreduce.run.run import FrameSource, Run
@@ -78,7 +77,6 @@ def check_run(
     decisions: Decisions,
     method: Method,
     *,
-    closed_from: float = math.inf,
     fewest_peaks: int = MIN_PEAKS,
     max_loss: float,
     pool: Pool,
@@ -94,8 +92,6 @@ def check_run(
     ----------
     run : Run
         With its conditions, if the scorer needs them.
-    closed_from : float
-        Scores from there on say no more than that: their events were not looked at any further.
     fewest_peaks : int
         Peaks of a reject that is kept for them; 0 keeps none.
     max_loss : float
@@ -118,7 +114,7 @@ def check_run(
         frames, decisions, fewest_peaks=fewest_peaks, max_loss=max_loss
     )
     checks = {
-        "shape": _shape(run, scorer, decisions, known, closed_from=closed_from),
+        "shape": _shape(decisions, known),
         "conditions": conditions_check(
             known.reference,
             measured["statistics"][measured["reason"] == 0],
@@ -143,25 +139,21 @@ def _window(method: Method, known: Calibration) -> Check:
     )
 
 
-def _shape(
-    run: Run, scorer: Scorer, decisions: Decisions, known: Calibration, *, closed_from: float
-) -> Check:
+def _shape(decisions: Decisions, known: Calibration) -> Check:
     """Compare the scores of events that could be judged with the calibrated ones."""
-    reference = known.reference
-    if reference is None:
+    if known.reference is None:
         return Check()
-    move = known.level.move(decisions.score)
+    scores = decisions.score
+    if known.first_look is not None:
+        # Of every event alike, whatever else was looked at.
+        scores = known.first_look.most(decisions.first)
+    move = known.level.move(scores)
     # An event that is unlike the calibrated ones has a score all the same, and is what to look for.
     doubts = np.uint32(UNSAFE & ~(Reason.OUT_OF_DISTRIBUTION | Reason.PEAK_COUNT))
     judgeable = (decisions.reason & doubts) == 0
-    judged = known.level.reduced(decisions.score[judgeable], move)
-    tiles = decisions.tiles
-    if tiles is not None and closed_early(tiles, scorer, run.detector).any():
-        highest = float(known.level.reduced([closed_from], move)[0])
-        reference, judged = reference.up_to(highest), np.minimum(judged, highest)
     return shape_check(
-        reference,
-        judged,
+        known.reference,
+        known.level.reduced(scores[judgeable], move),
         n_hits=decisions.count(Decision.HIT),
         n_rejected=decisions.count(Decision.REJECT),
     )

@@ -172,7 +172,7 @@ def take_over(known: Reduced, plan: FilterPlan, rescored: Rescored) -> FilterPla
 
 
 def _events_there(known: Reduced, plan: FilterPlan) -> NDArray[np.int64]:
-    """Events whose frames the known output hknowns, tiled as the new one will be."""
+    """Events whose frames the known output holds, tiled as the new one will be."""
     if ZarrFrames(path=str(known.path)).layout != plan.layout:
         return np.zeros(0, np.int64)
     there = np.concatenate([known.decisions.kept, known.decisions.sample])

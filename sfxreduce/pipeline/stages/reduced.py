@@ -18,6 +18,7 @@ from sfxreduce.io.readers.zarr.run import open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest, manifest_to_json
 from sfxreduce.io.store.metadata import CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.pipeline.stages.batch import SCORE_DTYPE
+from sfxreduce.pipeline.stages.score import SEEN_ON_PIXELS
 from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.quality.conditions import Conditions, conditions_of_table
 from sfxreduce.run.columns import plain_text
@@ -28,19 +29,7 @@ from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.scorers.peaks.finder import PeakFinder, PeakScorer
 from sfxreduce.scorers.protocol import Scorer, calibration_of
 
-__all__ = ["SEEN_ON_PIXELS", "Reduced", "read_reduced"]
-
-SEEN_ON_PIXELS = (
-    Reason.PANELS_MISSING
-    | Reason.FEW_NONFINITE
-    | Reason.MANY_NONFINITE
-    | Reason.CONSTANT
-    | Reason.SATURATED
-    | Reason.PANEL_HOT
-    | Reason.OUT_OF_DISTRIBUTION
-)
-"""Reasons that a scored event can have from being scored. Any other one lies in the run's columns,
-or came later: when the event was copied, drawn, or doubted by the run-similarity check."""
+__all__ = ["Reduced", "read_reduced"]
 
 _CAME_LATER = (
     Reason.AUDIT_SAMPLE
@@ -89,7 +78,7 @@ class Reduced:
         known = self.decisions
         rows = np.zeros(known.score.size, SCORE_DTYPE)
         scored = np.isfinite(known.score)
-        rows["score"] = known.score
+        rows["score"], rows["first"], rows["bound"] = known.score, known.first, known.bound
         rows["reason"] = known.reason & np.where(
             scored, np.uint32(SEEN_ON_PIXELS), ~np.uint32(_CAME_LATER)
         )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,29 +23,35 @@ from sfxreduce.cluster.pool import (
     silent,
     tracked,
 )
+from sfxreduce.decisions.decide import ScoreBound
+from sfxreduce.decisions.method import RunThreshold
 from sfxreduce.io.chunks.shards import pixel_hash
 from sfxreduce.io.writers.shards import Scored
 from sfxreduce.pipeline.stages.batch import (
     SCORE_DTYPE,
     SOURCE_LOST,
-    rechecked,
-    reopened,
+    first_window_of,
     score_events,
+    unscored_rows,
 )
 from sfxreduce.pipeline.stages.conditions import with_conditions
 from sfxreduce.run.reasons import UNSAFE, Reason
 from sfxreduce.run.run import FrameSource, Run, block_sizes
 from sfxreduce.run.select import select_run
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.protocol import NOT_COUNTED, Scorer, needs_gpu
+from sfxreduce.scorers.calibration.record import FirstLook
+from sfxreduce.scorers.protocol import Scorer, calibration_of, needs_gpu
 
 __all__ = [
     "EVENTS_PER_BATCH",
+    "SEEN_ON_PIXELS",
     "Rescored",
     "ScoredJob",
+    "bound_by_first_tiles",
     "collect_scores",
     "differing_pixels",
     "events_per_batch",
+    "highest_scores",
     "safe_scores",
     "score",
     "score_rescue",
@@ -62,22 +67,34 @@ EVENTS_PER_STREAM = 8192
 """The same where a device works while threads decode: its pipeline must fill and empty once."""
 
 
+SEEN_ON_PIXELS = (
+    Reason.PANELS_MISSING
+    | Reason.FEW_NONFINITE
+    | Reason.MANY_NONFINITE
+    | Reason.CONSTANT
+    | Reason.SATURATED
+    | Reason.PANEL_HOT
+    | Reason.OUT_OF_DISTRIBUTION
+    | Reason.DOUBTED_AT_FIRST
+)
+"""Reasons that a scored event can have from being scored. Any other one lies in the run's columns,
+or came later: when the event was copied, drawn, or doubted by the run-similarity check."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rescored:
-    """What had to be scored again although a score was known.
+    """What had to be scored again although something of a score was known.
 
     Parameters
     ----------
-    events_reopened : int
-        Events that were closed early as sure hits, and whose score no longer decides.
-    events_rechecked : int
-        Events that were scored whole, and that the new threshold may close early as sure hits.
+    reread : int
+        Events of which more than the first tiles was needed, because what these say of the score
+        does not decide.
     tiles_read : int
-        Tiles that the new scores of both rest on.
+        Tiles that their new scores rest on.
     """
 
-    events_reopened: int = 0
-    events_rechecked: int = 0
+    reread: int = 0
     tiles_read: int = 0
 
 
@@ -86,7 +103,7 @@ def events_per_batch(scorer: Scorer) -> int:
     return EVENTS_PER_STREAM if needs_gpu(scorer) else EVENTS_PER_BATCH
 
 
-def score(run: Run, scorer: Scorer, *, batch: int = 0, closed_from: float = math.inf) -> da.Array:
+def score(run: Run, scorer: Scorer, *, batch: int = 0, first: bool = False) -> da.Array:
     """Scores of all events of a run, lazily: one task per batch of consecutive events.
 
     A task reads its own events' window and returns scores only, so that no pixels travel between
@@ -96,9 +113,8 @@ def score(run: Run, scorer: Scorer, *, batch: int = 0, closed_from: float = math
     ----------
     batch : int
         Events of one task; 0 for `events_per_batch`.
-    closed_from : float
-        An event with such a score is a hit whatever its other tiles show, so that a scorer that
-        can look at a few tiles first need not read them. Its score is then the least it can be.
+    first : bool
+        Look at the first tiles only, where that can be: what comes out bounds the scores.
 
     Returns
     -------
@@ -112,30 +128,30 @@ def score(run: Run, scorer: Scorer, *, batch: int = 0, closed_from: float = math
         scorer=scorer,
         batch=batch,
         n_events=run.n_events,
-        closed_from=closed_from,
+        first=first,
         chunks=(block_sizes(run.n_events, batch),),
         dtype=SCORE_DTYPE,
         meta=np.empty(0, SCORE_DTYPE),
-        name=f"score-{tokenize(run.source, scorer, batch, closed_from)}",
+        name=f"score-{tokenize(run.source, scorer, batch, first)}",
     )
     return scores
 
 
 def score_rescue(
-    run: Run, scorer: Scorer, *, batch: int = 0, closed_from: float = math.inf
+    run: Run, scorer: Scorer, *, batch: int = 0, first: bool = False
 ) -> Rescue[range, NDArray[np.void]]:
     """What becomes of a batch that ends its workers: the events that do it have no score.
 
     Parameters
     ----------
-    run, scorer, batch, closed_from
+    run, scorer, batch, first
         As for `score`.
     """
     return Rescue(
         item=partial(
             _events_of_block, batch=batch or events_per_batch(scorer), n_events=run.n_events
         ),
-        attempt=partial(score_events, run.source, scorer, closed_from=closed_from),
+        attempt=partial(score_events, run.source, scorer, first=first),
         halves=halves_of,
         lost=_lost_rows,
         joined=_joined_rows,
@@ -143,9 +159,8 @@ def score_rescue(
 
 
 def _lost_rows(events: range) -> NDArray[np.void]:
-    rows = np.zeros(len(events), SCORE_DTYPE)
-    rows["score"] = rows["width_px"] = np.nan
-    rows["reason"], rows["peaks"] = Reason.WORKER_LOST, NOT_COUNTED
+    rows = unscored_rows(len(events))
+    rows["reason"] = Reason.WORKER_LOST
     return rows
 
 
@@ -163,12 +178,12 @@ def _score_block(
     scorer: Scorer,
     batch: int,
     n_events: int,
-    closed_from: float,
+    first: bool,
     block_id: tuple[int],
 ) -> NDArray[np.void]:
     """Score one batch of events."""
     events = _events_of_block(block_id[0], batch=batch, n_events=n_events)
-    return score_events(source, scorer, events, closed_from=closed_from)
+    return score_events(source, scorer, events, first=first)
 
 
 def safe_scores(
@@ -197,7 +212,7 @@ def collect_scores(
     scorer: Scorer,
     *,
     pool: Pool,
-    closed_from: float = math.inf,
+    first: bool = False,
     stage: str = "score",
     notes: Notes = NO_NOTES,
     progress: Progress = silent,
@@ -208,8 +223,8 @@ def collect_scores(
     ----------
     run : Run
         With its conditions, if the scorer needs them.
-    closed_from : float
-        An event with such a score is a hit whatever its other tiles show: see `score`.
+    first : bool
+        Look at the first tiles only: see `score`.
     stage : str
         What the progress is called.
     notes : Notes
@@ -221,8 +236,8 @@ def collect_scores(
         Shape (event,), dtype `SCORE_DTYPE`.
     """
     rows = np.zeros(run.n_events, SCORE_DTYPE)
-    scores = score(run, scorer, closed_from=closed_from)
-    rescue = score_rescue(run, scorer, closed_from=closed_from)
+    scores = score(run, scorer, first=first)
+    rescue = score_rescue(run, scorer, first=first)
 
     def work(left: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
         # Of the array as it is, all blocks; what is taken out of it costs tasks of its own.
@@ -284,48 +299,115 @@ def score_run(
     scorer: Scorer,
     *,
     known: NDArray[np.void] | None = None,
-    closed_from: float,
+    threshold_of: Callable[[NDArray[np.float32]], RunThreshold],
     pool: Pool,
     notes: Notes = NO_NOTES,
     progress: Progress = silent,
-) -> tuple[NDArray[np.void], Rescored]:
-    """Score every event, or only those whose known score rests on more, or fewer, tiles than now.
+) -> tuple[NDArray[np.void], RunThreshold, Rescored]:
+    """Look at the first tiles of every event, set the threshold, and score what is open then whole.
+
+    The threshold depends on the first tiles alone, so that any pool, and a run that was cut off and
+    resumed, gives the same.
 
     Parameters
     ----------
     run : Run
         With its conditions, if the scorer needs them.
     known : ndarray, optional
-        Known scores, shape (event,), dtype `SCORE_DTYPE`.
-    closed_from : float
-        As for `score`.
+        Known scores, shape (event,), dtype `SCORE_DTYPE`; pixels are read only where these do not
+        say on which side of the threshold an event lies.
+    threshold_of : callable
+        Given the highest score that each event can have, shape (event,), sets the threshold.
 
     Returns
     -------
-    tuple of ndarray and Rescored
-        Shape (event,), dtype `SCORE_DTYPE`; and what of the known scores had to be done again.
+    tuple of ndarray, RunThreshold and Rescored
+        Rows of shape (event,) and dtype `SCORE_DTYPE`; and what of the known ones was read again.
     """
-    if known is None:
-        rows = collect_scores(
-            run, scorer, pool=pool, closed_from=closed_from, notes=notes, progress=progress
-        )
-        return rows, Rescored()
-    opened = reopened(known, scorer, run.detector, closed_from=closed_from)
-    checked = rechecked(known, scorer, run.detector, closed_from=closed_from)
-    events, rows = np.flatnonzero(opened | checked), known.copy()
-    if events.size:
-        rows[events] = collect_scores(
-            select_run(run, events),
+    detector, look = run.detector, calibration_of(scorer, run.detector).first_look
+    rows = (
+        collect_scores(run, scorer, pool=pool, first=True, notes=notes, progress=progress)
+        if known is None
+        else known.copy()
+    )
+    chosen = threshold_of(highest_scores(rows, look))
+    # Written down before more is read for it.
+    value = np.array([chosen.value], np.float64)
+    [(_, noted)] = each_once(notes, "threshold", 1, lambda _: iter([(0, value)]), dtype=value.dtype)
+    chosen = replace(chosen, value=float(noted[0]))
+    if look is None:
+        return rows, chosen, Rescored()
+    first = first_window_of(run.source, scorer, detector)
+    open_events = np.flatnonzero(
+        bound_by_first_tiles(rows, look, threshold=chosen.value, again=first is not None)
+    )
+    if open_events.size:
+        # A name of its own: what is noted of these events is not of the run's batches.
+        whole = collect_scores(
+            select_run(run, open_events),
             scorer,
             pool=pool,
-            closed_from=closed_from,
-            # A name of its own: what is noted of these events is not of the run's batches.
-            stage="reopen",
+            stage="whole",
             notes=notes,
             progress=progress,
         )
-    return rows, Rescored(
-        events_reopened=int(np.count_nonzero(opened)),
-        events_rechecked=int(np.count_nonzero(checked)),
-        tiles_read=int(rows["tiles"][events].sum()),
-    )
+        whole["reason"] |= rows["reason"][open_events] & np.uint32(Reason.DOUBTED_AT_FIRST)
+        rows[open_events] = whole
+    if known is None:
+        return rows, chosen, Rescored()
+    tiles_read = int(rows["tiles"][open_events].sum())
+    return rows, chosen, Rescored(reread=int(open_events.size), tiles_read=tiles_read)
+
+
+def highest_scores(rows: NDArray[np.void], look: FirstLook | None) -> NDArray[np.float32]:
+    """Highest score that each event can have by its first tiles, shape (event,).
+
+    Parameters
+    ----------
+    rows : ndarray
+        Shape (event,), dtype `SCORE_DTYPE`.
+    look : FirstLook, optional
+        Of the scorer; the scores themselves without one.
+    """
+    scores: NDArray[np.float32] = rows["score"] if look is None else look.most(rows["first"])
+    return scores
+
+
+def bound_by_first_tiles(
+    rows: NDArray[np.void], look: FirstLook, *, threshold: float, again: bool
+) -> NDArray[np.bool_]:
+    """Write down what the first tiles say of each score; which events have to be seen whole.
+
+    Parameters
+    ----------
+    rows : ndarray
+        Shape (event,), dtype `SCORE_DTYPE`; changed in place.
+    again : bool
+        Whether `filter` would look at the first tiles only: a score that is known exactly, and
+        which it would not ask for, is then replaced by what it would write.
+
+    Examples
+    --------
+    >>> rows = unscored_rows(3)
+    >>> rows["first"], rows["bound"] = [0.01, 0.06, 0.2], ScoreBound.AT_MOST
+    >>> look = FirstLook(tiles=9, share=0.5)
+    >>> bound_by_first_tiles(rows, look, threshold=0.1, again=True).tolist()
+    [False, True, False]
+    >>> [ScoreBound(bound).name for bound in rows["bound"]]
+    ['AT_MOST', 'AT_MOST', 'AT_LEAST']
+    """
+    exact = rows["bound"] == ScoreBound.EXACT
+    doubted = (rows["reason"] & np.uint32(Reason.DOUBTED_AT_FIRST)) != 0
+    looked_at = np.isfinite(rows["first"]) & ~doubted & (again | ~exact)
+    most = look.most(rows["first"])
+    low, high = looked_at & (most < threshold), looked_at & (rows["first"] >= threshold)
+    for bounded, bound, score in (
+        (low, ScoreBound.AT_MOST, most),
+        (high, ScoreBound.AT_LEAST, rows["first"]),
+    ):
+        rows["bound"][bounded], rows["score"][bounded] = bound, score[bounded]
+        rows["tiles"][bounded] = look.tiles
+        # What only all of the tiles showed is not known to one who looks at the first alone.
+        rows["reason"][bounded] &= ~np.uint32(SEEN_ON_PIXELS)
+    open_events: NDArray[np.bool_] = np.isfinite(rows["first"]) & ~exact & ~low & ~high
+    return open_events

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,15 @@ from sfxreduce.run.window import TileChoice
 from sfxreduce.scorers.calibration.probability import ProbabilityMap, ReliabilityBin
 from sfxreduce.scorers.calibration.windows import WindowLoss
 
-__all__ = ["Calibration", "Curves", "LevelRule", "Reference", "level_of", "level_rule"]
+__all__ = [
+    "Calibration",
+    "Curves",
+    "FirstLook",
+    "LevelRule",
+    "Reference",
+    "level_of",
+    "level_rule",
+]
 
 FEWEST_SCORES = 20
 """With fewer events the lowest scores tell no level: not one lies below `_QUANTILE`."""
@@ -142,6 +150,48 @@ def _moved(scores: Any, by: float) -> Any:
     return expit(logit(scores) + scores.dtype.type(by)) if by else scores
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstLook:
+    """How events are judged by their first tiles, so that the others of a blank need not be read.
+
+    With E1 the score by the first tiles alone and E that by all of them, the score of an event is
+    ``min(E1 / share, max(E, E1))``. It is known to be no more than E1 / share, and no less than
+    that or E1, before the other tiles are read.
+
+    Parameters
+    ----------
+    tiles : int
+        That are looked at first, the nearest to the middle.
+    share : float
+        Of the threshold, that the first tiles of a hit reach.
+    most_peaks : int
+        Peaks that the first tiles of calibrated blanks show, at most.
+
+    Examples
+    --------
+    >>> look = FirstLook(tiles=9, share=0.5, most_peaks=6)
+    >>> first, whole = np.float32([0.01, 0.3, 0.7]), np.float32([0.9, 0.2, 0.8])
+    >>> look.score(first, whole).tolist() == np.float32([0.02, 0.3, 0.8]).tolist()
+    True
+    """
+
+    tiles: int
+    share: float
+    most_peaks: int = 0
+
+    def most(self, first: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Highest score of events, by what their first tiles score; shape as given."""
+        highest: NDArray[np.float32] = np.minimum(first / self.share, 1.0).astype(np.float32)
+        return highest
+
+    def score(
+        self, first: NDArray[np.floating], whole: NDArray[np.floating]
+    ) -> NDArray[np.float32]:
+        """Scores of events that were seen whole; shape as given."""
+        seen: NDArray[np.float32] = np.minimum(self.most(first), np.maximum(first, whole))
+        return seen
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reference:
     """What a model was calibrated on. A test whose part is empty is skipped.
@@ -149,7 +199,8 @@ class Reference:
     Parameters
     ----------
     hit_scores, blank_scores : ndarray of float32
-        Of labelled events the model has not learned from.
+        Of labelled events the model has not learned from; the highest that their first tiles allow
+        where these are looked at first, so that they can be compared with those of every event.
     blank_groups : ndarray of int32
         Experiment of each of these blanks, shape (blank,); empty where they are not told apart.
     envelope : ndarray of float64
@@ -167,14 +218,6 @@ class Reference:
     envelope: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
     usual_shape: float = 0.0
     peaks: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
-
-    def up_to(self, highest: float) -> Reference:
-        """Return the same with every higher score taken for this one."""
-        return replace(
-            self,
-            hit_scores=np.minimum(self.hit_scores, np.float32(highest)),
-            blank_scores=np.minimum(self.blank_scores, np.float32(highest)),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +275,8 @@ class Calibration:
         Whether all this was measured through the window that it looks through.
     highest : float, optional
         Highest score that the picture's tiles can give; none where scores have no such limit.
+    first_look : FirstLook, optional
+        How events are judged by their first tiles; none where all of them are looked at.
     """
 
     threshold: float | None = None
@@ -246,3 +291,4 @@ class Calibration:
     needs_conditions: bool = False
     fits_window: bool = True
     highest: float | None = None
+    first_look: FirstLook | None = None

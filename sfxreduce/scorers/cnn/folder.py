@@ -25,8 +25,9 @@ from sfxreduce.scorers.cnn.model import Model, ModelConfig
 
 __all__ = ["SCHEMA", "check_model_path", "default_model", "read_model", "write_model"]
 
-SCHEMA = 4
-"""Version of the configuration's layout. Version 3 knew no search on squares of pixels."""
+SCHEMA = 5
+"""Version of the configuration's layout. Version 3 knew no search on squares of pixels, version 4
+no first look."""
 
 MOST_WEIGHT_BYTES = 1 << 30
 MOST_HEADER_BYTES = 1 << 20
@@ -74,7 +75,7 @@ def read_model(path: Path | str) -> Model:
         card=card.decode("utf-8", errors="replace"),
     )
     try:
-        _ = model.usual, model.class_head
+        _ = model.usual, model.usual_first, model.class_head
     except ModelError as error:
         raise ModelError(f"{folder / _WEIGHTS}: {error}") from error
     return model
@@ -172,7 +173,7 @@ def _document(folder: Path) -> dict[str, Any]:
         ) from error
     wanted = {"schema", "weights_sha256", "config"}
     is_known = isinstance(document, dict) and set(document) == wanted
-    if not is_known or document["schema"] not in (SCHEMA - 1, SCHEMA):
+    if not is_known or document["schema"] not in range(SCHEMA - 2, SCHEMA + 1):
         raise ModelError(
             f"{folder / _CONFIG}: expected schema {SCHEMA} with {sorted(wanted)}, found something "
             "else; it is from another version of sfxreduce, train again or install that version"
@@ -181,6 +182,7 @@ def _document(folder: Path) -> dict[str, Any]:
         with contextlib.suppress(AttributeError, KeyError, TypeError):  # `_config` says what is odd
             document["config"]["candidates"].setdefault("coarse", 1)
             document["config"].setdefault("covers", [])
+            document["config"].setdefault("first_look", None)
     known: dict[str, Any] = document
     return known
 

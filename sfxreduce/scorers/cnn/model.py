@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from sfxreduce.run.reasons import EventClass
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import CENTRE, CENTRE_TILE, TileChoice
 from sfxreduce.scorers.calibration.probability import ProbabilityMap, ReliabilityBin
-from sfxreduce.scorers.calibration.record import LevelRule, Reference
+from sfxreduce.scorers.calibration.record import FirstLook, LevelRule, Reference
 from sfxreduce.scorers.calibration.windows import WindowLoss
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
 from sfxreduce.scorers.cnn.patches.outliers import Usual
@@ -28,6 +28,7 @@ __all__ = [
     "ARCHITECTURES",
     "CALIBRATION",
     "USUAL",
+    "USUAL_FIRST",
     "Model",
     "ModelConfig",
     "Provenance",
@@ -42,6 +43,9 @@ CALIBRATION = "calibration."
 
 USUAL = tuple(f"{CALIBRATION}traits_{name}" for name in ("mean", "whitening", "limit"))
 """Names of the arrays of what is usual: see `sfxreduce.scorers.cnn.patches.outliers.Usual`."""
+
+USUAL_FIRST = tuple(f"{CALIBRATION}first_traits_{name}" for name in ("mean", "whitening", "limit"))
+"""The same of the first tiles alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +136,8 @@ class ModelConfig:
         For the patch network.
     level : LevelRule
         How the threshold follows the level of a run's own scores.
+    first_look : FirstLook, optional
+        How events are judged by their first tiles; none where all of them are looked at.
     """
 
     architecture: str = "poster"
@@ -147,6 +153,7 @@ class ModelConfig:
     candidates: CandidateFinder = field(default_factory=CandidateFinder)
     pooling: Pooling = field(default_factory=Pooling)
     level: LevelRule = field(default_factory=LevelRule)
+    first_look: FirstLook | None = None
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
@@ -232,20 +239,29 @@ class Model:
         ModelError
             If only a part of it is there, or it is damaged.
         """
-        missing = sorted(name for name in USUAL if name not in self.weights)
-        if len(missing) == len(USUAL):
+        return self._usual(USUAL)
+
+    @property
+    def usual_first(self) -> Usual | None:
+        """The same by the first tiles alone."""
+        return self._usual(USUAL_FIRST)
+
+    def _usual(self, names: Sequence[str]) -> Usual | None:
+        missing = sorted(name for name in names if name not in self.weights)
+        if len(missing) == len(names):
             return None
         if missing:
             raise ModelError(
                 f"model: expected all of what is usual, or nothing of it, found no {missing}; "
                 "copy the model again, or train it anew"
             )
-        mean, whitening, limit = (self.weights[name].astype(np.float64) for name in USUAL)
+        mean, whitening, limit = (self.weights[name].astype(np.float64) for name in names)
         return Usual(mean=mean, whitening=whitening, limit=float(limit.max(initial=-np.inf)))
 
     def without_usual(self) -> Model:
         """The same model, to which no event is unlike the calibrated ones."""
-        kept = {name: array for name, array in self.weights.items() if name not in USUAL}
+        known = (*USUAL, *USUAL_FIRST)
+        kept = {name: array for name, array in self.weights.items() if name not in known}
         return replace(self, weights=kept)
 
     def of_size(self, n_tiles: int) -> Model:
@@ -277,7 +293,8 @@ class Model:
         level = replace(self.config.level, lowest=lowest, highest=highest)
         return replace(
             self,
-            config=replace(self.config, level=level),
+            # Of fewer tiles, the first are the bulk: all of them are looked at together.
+            config=replace(self.config, level=level, first_look=None),
             weights={**self.weights, **own},
         )
 
@@ -299,7 +316,7 @@ class Model:
             return self.weights.get(f"{CALIBRATION}{name}", np.zeros(shape, np.float32))
 
         return Reference(
-            hit_scores=self.hit_scores,
+            hit_scores=self.weights.get(f"{CALIBRATION}hit_most", self.hit_scores),
             blank_scores=stored("blank_scores", (0,)),
             blank_groups=stored("blank_groups", (0,)).astype(np.int32),
             envelope=stored("envelope", (0, 2)).astype(np.float64),

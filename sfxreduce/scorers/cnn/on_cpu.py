@@ -1,13 +1,11 @@
 """The networks on a processor, without torch: pixels of tiles in, scores and classes out.
 
-What is seen on a tile adds to the event's evidence or leaves it as it is: both networks' scores
-only rise with every further tile.
+A model may judge events by their first tiles, before the others are looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import Window
+from sfxreduce.scorers.calibration.record import FirstLook
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.patches.candidates import Candidates
 from sfxreduce.scorers.cnn.patches.cpu import FusedPatchNetwork
@@ -24,8 +23,7 @@ from sfxreduce.scorers.cnn.patches.pooling import (
     class_of,
     count_peaks,
     event_features,
-    joined,
-    within_reach,
+    on_first_tiles,
 )
 from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
 from sfxreduce.scorers.cnn.poster.normalise import normalise
@@ -33,10 +31,10 @@ from sfxreduce.scorers.protocol import EventScores, not_counted
 
 __all__ = [
     "NetworkOnCpu",
-    "OpenEventOnCpu",
     "PatchesOnCpu",
     "PosterOnCpu",
     "event_scores",
+    "first_scores",
     "network_on_cpu",
     "tiles_of_picture",
 ]
@@ -62,6 +60,13 @@ class TileEvidence:
     of_tiles: NDArray[np.float64] | None = None
     found: Candidates | None = None
     logits: NDArray[np.float32] | None = None
+
+    def first(self, n_tiles: int) -> TileEvidence:
+        """Return what was seen on the first tiles of each event, of candidates."""
+        if self.found is None or self.logits is None:
+            return replace(self, shape=(self.shape[0], n_tiles))
+        found, own = on_first_tiles(self.found, n_tiles, of=self.shape[1])
+        return TileEvidence(shape=(self.shape[0], n_tiles), found=found, logits=self.logits[own])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,7 +104,6 @@ class PosterOnCpu:
         window: Window,  # noqa: ARG002 - where its tiles lie does not matter
         *,
         n_tiles: int,  # noqa: ARG002 - nor how many there are
-        unseen: Sequence[tuple[int, int]] = (),  # noqa: ARG002 - nor which are still to come
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores of events; it tells no classes."""
         loudest = _margins(evidence).max(axis=1)
@@ -110,6 +114,8 @@ class PosterOnCpu:
         self,
         evidence: TileEvidence,
         window: Window,  # noqa: ARG002 - see `scores`
+        *,
+        first: bool = False,  # noqa: ARG002 - likewise
     ) -> NDArray[np.uint32]:
         """Nothing: it does not look at what stands out."""
         return np.zeros(evidence.shape[0], np.uint32)
@@ -128,6 +134,7 @@ class PatchesOnCpu:
     model: Model
     network: FusedPatchNetwork
     usual: Usual | None = None
+    usual_first: Usual | None = None
 
     def look(
         self, pixels: NDArray[np.generic], good: NDArray[np.bool_], *, adu_per_photon: float
@@ -143,7 +150,6 @@ class PatchesOnCpu:
         window: Window,
         *,
         n_tiles: int,
-        unseen: Sequence[tuple[int, int]] = (),
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Scores of events seen through a window, and their classes if the model has a head.
 
@@ -151,8 +157,6 @@ class PatchesOnCpu:
         ----------
         n_tiles : int
             Of the picture, of which the window may be a part.
-        unseen : sequence of tuple of int
-            Origins of tiles that are looked at next.
         """
         pooling, head, n_events = (
             self.model.config.pooling,
@@ -167,7 +171,6 @@ class PatchesOnCpu:
             n_events=n_events,
             n_tiles=evidence.shape[1],
             window=window,
-            reach_px=within_reach(window, unseen),
         )
         score = pooling.probability(pooling.pooled(of_tiles, n_tiles=n_tiles))
         if head is None:
@@ -175,56 +178,24 @@ class PatchesOnCpu:
         features = event_features(evidence.logits, evidence.found, window, n_events=n_events)
         return score, class_of(features, *head)
 
-    def doubts(self, evidence: TileEvidence, window: Window) -> NDArray[np.uint32]:
-        """`Reason.OUT_OF_DISTRIBUTION` for events, seen whole, unlike the calibrated ones."""
+    def doubts(
+        self, evidence: TileEvidence, window: Window, *, first: bool = False
+    ) -> NDArray[np.uint32]:
+        """`Reason.OUT_OF_DISTRIBUTION` for events unlike the calibrated ones.
+
+        Parameters
+        ----------
+        first : bool
+            Whether the window is that of the first tiles.
+        """
         if evidence.found is None:
             return np.zeros(evidence.shape[0], np.uint32)
-        return doubts_of(self.usual, evidence.found, window, n_events=evidence.shape[0])
+        usual = self.usual_first if first else self.usual
+        return doubts_of(usual, evidence.found, window, n_events=evidence.shape[0])
 
 
 NetworkOnCpu: TypeAlias = PosterOnCpu | PatchesOnCpu
 """A network that is ready to score."""
-
-
-class OpenEventOnCpu:
-    """What a network makes of one event, some of its tiles after the other.
-
-    Parameters
-    ----------
-    steps : sequence of Window
-        Parts of a window, in the order in which they are looked at.
-    """
-
-    def __init__(self, network: NetworkOnCpu, steps: Sequence[Window], detector: Detector) -> None:
-        self._network = network
-        self._steps = steps
-        self._detector = detector
-        self._n_tiles = tiles_of_picture(detector)
-        self._seen: list[TileEvidence] = []
-
-    def add(self, pixels: NDArray[np.generic]) -> None:
-        """Look at the pixels of the next step, shape (1, tile, y, x) in ADU."""
-        good = self._steps[len(self._seen)].good(self._detector)
-        gain = self._detector.adu_per_photon
-        self._seen.append(self._network.look(pixels, good, adu_per_photon=gain))
-
-    def so_far(self) -> EventScores:
-        """Return what is known of the event; no doubts as long as it was not seen whole."""
-        steps = self._steps[: len(self._seen)]
-        window = Window(
-            name="seen",
-            tile_shape=steps[0].tile_shape,
-            origins=tuple(origin for step in steps for origin in step.origins),
-        )
-        later = self._steps[len(self._seen) :]
-        known = event_scores(
-            self._network,
-            _joined(self._seen),
-            window,
-            n_tiles=self._n_tiles,
-            unseen=[origin for step in later for origin in step.origins],
-        )
-        return known._replace(reason=np.zeros_like(known.reason)) if later else known
 
 
 @lru_cache(maxsize=4)
@@ -239,44 +210,60 @@ def event_scores(
     window: Window,
     *,
     n_tiles: int,
-    unseen: Sequence[tuple[int, int]] = (),
+    first: FirstLook | None = None,
 ) -> EventScores:
-    """What a network says of events by what was seen on some tiles of a picture.
+    """What a network says of events by what was seen on all tiles of its window.
 
     Parameters
     ----------
     n_tiles : int
         Of the picture.
-    unseen : sequence of tuple of int
-        Origins of tiles that are looked at next.
+    first : FirstLook, optional
+        How the first of these tiles count for themselves.
     """
-    score, kind = network.scores(evidence, window, n_tiles=n_tiles, unseen=unseen)
-    seen = not_counted(len(score))
-    if evidence.found is not None:
-        n_events, n_seen = evidence.shape
-        seen = count_peaks(evidence.found, n_events=n_events, n_tiles=n_seen, window=window)
-    return EventScores(score, kind, network.doubts(evidence, window), *seen)
+    score, kind = network.scores(evidence, window, n_tiles=n_tiles)
+    reason = network.doubts(evidence, window)
+    if first is None:
+        return EventScores(score, kind, reason, *_peaks(evidence, window))
+    part = window.part(slice(first.tiles))
+    early = first_scores(network, evidence.first(first.tiles), part, n_tiles=n_tiles, first=first)
+    by_first = score if early.first is None else early.first
+    return early._replace(score=first.score(by_first, score), reason=reason)
+
+
+def first_scores(
+    network: NetworkOnCpu,
+    evidence: TileEvidence,
+    window: Window,
+    *,
+    n_tiles: int,
+    first: FirstLook,
+) -> EventScores:
+    """What a network says of events by their first tiles alone; see `event_scores`.
+
+    Parameters
+    ----------
+    window : Window
+        The first tiles.
+    """
+    score, kind = network.scores(evidence, window, n_tiles=n_tiles)
+    reason = network.doubts(evidence, window, first=True)
+    return EventScores(first.most(score), kind, reason, *_peaks(evidence, window), first=score)
+
+
+def _peaks(evidence: TileEvidence, window: Window) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """Peaks of events and their width, see `EventScores`."""
+    n_events, n_tiles = evidence.shape
+    if evidence.found is None:
+        return not_counted(n_events)
+    return count_peaks(evidence.found, n_events=n_events, n_tiles=n_tiles, window=window)
 
 
 def network_on_cpu(model: Model) -> NetworkOnCpu:
     """Build the network of a model for a processor."""
     if model.config.architecture == "patches":
         network = FusedPatchNetwork.of(model.weights)
-        return PatchesOnCpu(model=model, network=network, usual=model.usual)
+        return PatchesOnCpu(
+            model=model, network=network, usual=model.usual, usual_first=model.usual_first
+        )
     return PosterOnCpu(model=model, network=FusedNetwork.of(model.weights))
-
-
-def _joined(parts: Sequence[TileEvidence]) -> TileEvidence:
-    """Tiles of one event that were seen one after the other, as if they were seen at once."""
-    if len(parts) == 1:
-        return parts[0]
-    n_tiles = [part.shape[1] for part in parts]
-    shape = parts[0].shape[0], sum(n_tiles)
-    found = [part.found for part in parts if part.found is not None]
-    logits = [part.logits for part in parts if part.logits is not None]
-    if not found:
-        of_tiles = np.concatenate([_margins(part) for part in parts], axis=1)
-        return TileEvidence(shape=shape, of_tiles=of_tiles)
-    starts = np.cumsum([0, *n_tiles[:-1]], dtype=np.int32)
-    placed = [(part.tile + start, part) for part, start in zip(found, starts, strict=True)]
-    return TileEvidence(shape=shape, found=joined(placed), logits=np.concatenate(logits))

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from sfxreduce.errors import ModelError, UsageError
 from sfxreduce.run.detector import LEAST_USABLE, Detector
 from sfxreduce.run.window import CENTRE, FULL, TileChoice, Window
-from sfxreduce.scorers.calibration.record import Calibration, Curves, Reference
+from sfxreduce.scorers.calibration.record import Calibration, Curves, FirstLook, Reference
 from sfxreduce.scorers.cnn.folder import read_model
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.on_cpu import (
     NetworkOnCpu,
-    OpenEventOnCpu,
     event_scores,
+    first_scores,
     network_on_cpu,
     tiles_of_picture,
 )
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["CnnScorer", "cuda_available"]
 
 _CHOICES = {"centre": CENTRE, "full": FULL}
-# A square, so that the rings around the beam are seen whole far out (decision 23).
-_FIRST_TILES = 9
-_FEWEST_TILES = 15  # of fewer, nine are the bulk; chosen, not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +161,13 @@ class CnnScorer:
             return _unseen(len(pixels))
         network = _on_cpu(self.model, _stamp(self.model), self._is_own)
         evidence = network.look(pixels, good, adu_per_photon=detector.adu_per_photon)
-        return event_scores(network, evidence, window, n_tiles=tiles_of_picture(detector))
+        return event_scores(
+            network,
+            evidence,
+            window,
+            n_tiles=tiles_of_picture(detector),
+            first=self._first_look(detector),
+        )
 
     def stream(
         self,
@@ -208,6 +211,7 @@ class CnnScorer:
             adu_per_photon=detector.adu_per_photon,
             window=window,
             picture_tiles=tiles_of_picture(detector),
+            first_look=self._first_look(detector),
         )
         found = _on_device(self.model, _stamp(self.model), self.device, self._is_own).score(feed)
         if not _enough(window, detector):
@@ -219,19 +223,35 @@ class CnnScorer:
             reason=found.reason,
             peaks=peaks if found.peaks is None else found.peaks,
             width_px=width_px if found.width_px is None else found.width_px,
+            first=found.first,
         )
 
-    def steps(self, detector: Detector) -> tuple[Window, ...]:
-        """Cut the window in two: the tiles nearest to the middle first, where most peaks are."""
-        window = self.window(detector)
-        few = self.device != "cpu" or len(window.origins) < _FEWEST_TILES
+    def first_window(self, detector: Detector) -> Window | None:
+        """Tiles nearest to the middle, where most peaks are; None if all are looked at together."""
+        look = self._first_look(detector)
         # What a device saves by seeing fewer tiles it would lose by waiting for the answer.
-        return (window,) if few or not _enough(window, detector) else _in_two(window)
+        if look is None or self.device != "cpu":
+            return None
+        first = _first_of(self.window(detector), look.tiles)
+        return first if _enough(first, detector) else None
 
-    def begin(self, detector: Detector) -> OpenEventOnCpu:
-        """Begin with an event; its score can only rise with every step."""
+    def look_first(self, pixels: NDArray[np.generic], detector: Detector) -> EventScores:
+        """Judge events by their first tiles; see `sfxreduce.scorers.protocol.LooksFirst`."""
+        first, look = self.first_window(detector), self._first_look(detector)
+        if first is None or look is None:
+            return self.classify(pixels, detector)
         network = _on_cpu(self.model, _stamp(self.model), self._is_own)
-        return OpenEventOnCpu(network, self.steps(detector), detector)
+        evidence = network.look(
+            pixels, first.good(detector), adu_per_photon=detector.adu_per_photon
+        )
+        return first_scores(
+            network, evidence, first, n_tiles=tiles_of_picture(detector), first=look
+        )
+
+    def _first_look(self, detector: Detector) -> FirstLook | None:
+        """How the first tiles of a picture are judged; None for one with fewer than its window."""
+        known = self.calibrated_for(detector).first_look
+        return known if len(self.window(detector).origins) == self._choice.most else None
 
     @property
     def _is_own(self) -> bool:
@@ -293,6 +313,7 @@ def _calibration(folder: Path | str, stamp: Any, choice: TileChoice, n_tiles: in
         covers=config.covers,
         fits_window=choice == config.window,
         highest=config.pooling.highest(scored, n_tiles=n_tiles) if limited else None,
+        first_look=config.first_look if choice == config.window else None,
     )
     if not model.hit_scores.size:
         return basis
@@ -333,9 +354,9 @@ def _judging(folder: Path | str, stamp: Any, own: bool) -> Model:
 
 
 @lru_cache(maxsize=8)
-def _in_two(window: Window) -> tuple[Window, Window]:
-    """First tiles of a window, and the others."""
-    return window.part(slice(_FIRST_TILES)), window.part(slice(_FIRST_TILES, None))
+def _first_of(window: Window, n_tiles: int) -> Window:
+    """First tiles of a window."""
+    return window.part(slice(n_tiles))
 
 
 def _unseen(n_events: int) -> EventScores:

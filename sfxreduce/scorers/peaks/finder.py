@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 __all__ = [
     "FEWEST_ON_RING",
     "MIN_PEAKS",
-    "REACH_OF_RINGS_PX",
     "PeakFinder",
     "PeakScorer",
     "Peaks",
@@ -63,8 +62,6 @@ _FIRST_RING, FEWEST_ON_RING = 5.0, 2.0
 _CONTRAST = 3.0  # times what the rings around it have on average, and the spread of that
 _AROUND = 8  # rings on either side; the nearest one has a share of the peaks
 _INNERMOST_PX = 80  # the few rings within are crowded where a crystal diffracts weakly
-REACH_OF_RINGS_PX = (_AROUND + 2) * _RING_PX
-"""Whether a peak lies on a powder ring depends on peaks up to so far away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -284,7 +281,6 @@ def on_powder_rings(
     *,
     weights: NDArray[np.generic] | float = 1.0,
     kind: NDArray[np.intp] | int = 0,
-    partly: bool = False,
 ) -> NDArray[np.bool_]:
     """Which peaks lie on powder rings.
 
@@ -302,9 +298,6 @@ def on_powder_rings(
         For how many peaks each counts, shape (peak,).
     kind : ndarray of int or int
         0 or 1: peaks that were searched for in two ways are counted apart, shape (peak,).
-    partly : bool
-        Whether a part of the frame has not been searched yet. What it shows could only make more
-        rings: all that might be one is taken for one.
 
     Examples
     --------
@@ -327,7 +320,7 @@ def on_powder_rings(
     around = np.mean([padded[..., step : step + n_rings] for step in steps], axis=0)
     stands_out = peaks >= _CONTRAST * around + np.sqrt(around)
     stands_out[..., : _INNERMOST_PX // _RING_PX] = False
-    has_powder = ((peaks >= _FIRST_RING) & stands_out).any(axis=(0, 2)) | partly
+    has_powder = ((peaks >= _FIRST_RING) & stands_out).any(axis=(0, 2))
     full = (peaks >= FEWEST_ON_RING) & stands_out & has_powder[:, np.newaxis]
     on_ring: NDArray[np.bool_] = full[0, rows, rings[0]] | full[1, rows, rings[1]]
     return on_ring

@@ -27,7 +27,7 @@ from sfxreduce.errors import LabelError, ModelError, SchemaError
 from sfxreduce.quality.frame_statistics import envelope_of
 from sfxreduce.run.labels import Label
 from sfxreduce.run.run import Run
-from sfxreduce.scorers.cnn.model import CALIBRATION, USUAL, Model, TrainingRun
+from sfxreduce.scorers.cnn.model import CALIBRATION, USUAL, USUAL_FIRST, Model, TrainingRun
 from sfxreduce.scorers.cnn.on_torch import load_network
 from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
@@ -281,7 +281,8 @@ def _recalibrated(
     start: Model, best: Tried, seen: SeenEvents, parts: dict[str, NDArray[np.int64]], run: Run
 ) -> Model:
     """The model with the network that was chosen; the run's own hits count for its threshold."""
-    hits, misses = best.split(seen, parts["judge"])
+    hits, _ = best.split(seen, parts["judge"])
+    hits_most, misses = best.split(seen, parts["judge"], most=True)
     hit_scores = np.concatenate([start.hit_scores, hits])
     own = np.full(hits.size, start.hit_groups.max() + 1, np.int32)
     groups = np.concatenate([start.hit_groups, own])
@@ -296,6 +297,7 @@ def _recalibrated(
     )
     stored: dict[str, NDArray[Any]] = {
         "hit_scores": hit_scores,
+        "hit_most": np.concatenate([reference.hit_scores, hits_most]),
         "hit_groups": groups,
         "blank_scores": np.concatenate([reference.blank_scores, misses]),
         "blank_groups": _and_own(reference.blank_groups, reference.blank_scores.size, misses.size),
@@ -327,7 +329,7 @@ def _recalibrated(
     weights |= {f"{CALIBRATION}{name}": array for name, array in stored.items()}
     # What is usual lies in what stands out, which does not depend on the network.
     stays = ("class_weight", "class_bias", "peaks")
-    kept = (*USUAL, *(f"{CALIBRATION}{name}" for name in stays))
+    kept = (*USUAL, *USUAL_FIRST, *(f"{CALIBRATION}{name}" for name in stays))
     weights |= {name: start.weights[name] for name in kept if name in start.weights}
     card = model_card(config, title=f"Hit finder that has seen {run.name}")
     return Model(config=config, weights=weights, card=card)

@@ -15,16 +15,17 @@ from sfxreduce.decisions.threshold import Promise, binomial_threshold
 from sfxreduce.quality.frame_statistics import envelope_of
 from sfxreduce.run.window import TileChoice
 from sfxreduce.scorers.calibration.probability import calibrate_probability
-from sfxreduce.scorers.calibration.record import level_rule
+from sfxreduce.scorers.calibration.record import FirstLook, level_rule
 from sfxreduce.scorers.cnn.model import CALIBRATION, Model, ModelConfig, Provenance, TrainingRun
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork
 from sfxreduce.scorers.cnn.patches.pooling import Pooling
 from sfxreduce.simulate.experiments import EXPERIMENTS
 from sfxreduce.simulate.truth import HIT_PEAKS
+from sfxreduce.train.patches.looks import Evidence, first_look_through
 from sfxreduce.train.patches.simulated import FINDER, SEED, Material
 from sfxreduce.train.patches.train import PATCHES
 
-__all__ = ["HIT", "SIZES", "calibrated", "groups_of"]
+__all__ = ["HIT", "SIZES", "calibrated", "counted_tiles", "groups_of"]
 
 SIZES = (1, 2, 4, 6, 9, 16)
 """Tiles of the pictures that are calibrated beside the window itself; others take the nearest."""
@@ -37,7 +38,7 @@ HIT = f"a crystal with {HIT_PEAKS} or more true peaks of signal to noise 5 on th
 def calibrated(
     network: PatchNetwork,
     material: Sequence[Material],
-    evidence: Mapping[str, NDArray[np.float64]],
+    evidence: Mapping[str, Evidence],
     *,
     window: TileChoice,
 ) -> Model:
@@ -47,35 +48,46 @@ def calibrated(
     ----------
     material : sequence of Material
         Experiments whose hits the threshold rests on.
-    evidence : mapping of str to ndarray
-        By experiment, shape (event,): of networks that have not learned from it.
+    evidence : mapping of str to Evidence
+        By experiment: of networks that have not learned from it.
     window : TileChoice
         Through which the evidence was seen.
     """
-    hits = [evidence[one.name][one.is_hit] for one in material]
-    blanks = [evidence[one.name][one.is_blank] for one in material]
+    hits = [evidence[one.name].whole[one.is_hit] for one in material]
+    blanks = [evidence[one.name].whole[one.is_blank] for one in material]
     pooling = _fitted(Pooling(), np.concatenate(blanks), np.concatenate(hits))
-    raw = {one.name: pooling.probability(evidence[one.name]) for one in material}
-    rule = level_rule(list(raw.values()))
-    seen = {name: rule.levelled(scores) for name, scores in raw.items()}
-    shown = np.concatenate([one.has_crystal for one in material])
-    known = calibrate_probability(np.concatenate(list(seen.values())), shown)
-    knots = [*zip(known.score, known.probability, strict=True), (known.hit_rate, 0.0)]
+    most = {one.name: evidence[one.name].most(pooling) for one in material}
+    rule = level_rule(list(most.values()))
+    moves = {name: rule.move(scores) for name, scores in most.items()}
+    most = {name: rule.reduced(scores, moves[name]) for name, scores in most.items()}
+    seen = {
+        one.name: rule.reduced(evidence[one.name].score(pooling), moves[one.name])
+        for one in material
+    }
     hit_scores = [seen[one.name][one.is_hit] for one in material]
-    blank_scores = [seen[one.name][one.is_blank] for one in material]
+    hit_most = [most[one.name][one.is_hit] for one in material]
+    blank_scores = [most[one.name][one.is_blank] for one in material]
     groups = groups_of(hits)
+    chosen = binomial_threshold(np.concatenate(hit_scores), promise=Promise(), groups=groups)
+    # As a ledger has them: of an event that its first tiles reject, the highest they allow.
+    recorded = [
+        np.where(most[name] < chosen.value, most[name], scores) for name, scores in seen.items()
+    ]
+    shown = np.concatenate([one.has_crystal for one in material])
+    known = calibrate_probability(np.concatenate(recorded), shown)
+    knots = [*zip(known.score, known.probability, strict=True), (known.hit_rate, 0.0)]
     envelope = envelope_of(np.concatenate([one.statistics for one in material]))
     stored: dict[str, NDArray[Any]] = {
         "hit_scores": np.concatenate(hit_scores),
         "hit_groups": groups,
+        "hit_most": np.concatenate(hit_most),
         "blank_scores": np.concatenate(blank_scores),
         "blank_groups": groups_of(blank_scores),
-        "usual_shape": np.array([usual_shape(hit_scores, blank_scores)], np.float32),
+        "usual_shape": np.array([usual_shape(hit_most, blank_scores)], np.float32),
         "envelope": envelope.astype(np.float32),
         "probability": np.array(knots, np.float32),
         "peaks": _range_of_peaks(material, window),
     }
-    chosen = binomial_threshold(stored["hit_scores"], promise=Promise(), groups=groups)
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     config = ModelConfig(
         architecture="patches",
@@ -85,6 +97,7 @@ def calibrated(
         hit=HIT,
         pooling=pooling,
         level=rule,
+        first_look=_first_look(material, window),
         covers=_covered(material, stored["peaks"], envelope),
         provenance=_provenance(material, chosen.sentence(hit=HIT)),
     )
@@ -112,7 +125,7 @@ def _covered(
     light, noise = envelope[:2].clip(0.0).tolist()
     return (
         f"peaks with a standard deviation of {narrow:.2g} to {broad:.2g} pixels",
-        f"{few:.0f} to {many:.0f} peaks on the tiles that are scored",
+        f"{few:.0f} to {many:.0f} peaks on the tiles that are looked at first",
         f"pictures of {sizes} tiles of 350 x 350 pixels, of 25 and of more",
         f"gains of {min(gains):g} to {max(gains):g} ADU a photon",
         f"backgrounds of {light[0]:.2g} to {light[1]:.2g} photons a pixel, with a noise of "
@@ -122,6 +135,23 @@ def _covered(
     )
 
 
+def counted_tiles(one: Material, window: TileChoice) -> NDArray[np.int64]:
+    """Tiles of a picture by which peaks are counted and classes told: the first, or all."""
+    look, columns = first_look_through(window), window.columns(one.detector)
+    return columns if look is None else columns[: look.tiles]
+
+
+def _first_look(material: Sequence[Material], window: TileChoice) -> FirstLook | None:
+    """How the first tiles are judged, and the most peaks that blanks show there."""
+    look = first_look_through(window)
+    if look is None:
+        return None
+    counts = [
+        one.judged.within(counted_tiles(one, window)).peaks.number[one.is_blank] for one in material
+    ]
+    return replace(look, most_peaks=int(np.concatenate(counts).max(initial=0)))
+
+
 def _range_of_peaks(material: Sequence[Material], window: TileChoice) -> NDArray[np.float32]:
     """Width and number of the peaks of nearly all hits, by the conventional rule.
 
@@ -129,7 +159,7 @@ def _range_of_peaks(material: Sequence[Material], window: TileChoice) -> NDArray
     """
     widths, numbers = [], []
     for one in material:
-        counts = one.judged.within(window.columns(one.detector)).peaks
+        counts = one.judged.within(counted_tiles(one, window)).peaks
         showing = one.is_hit & (counts.number >= FEWEST_PEAKS)
         widths.append(counts.width_px[showing])
         numbers.append(counts.number[showing])

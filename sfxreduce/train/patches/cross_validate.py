@@ -18,11 +18,11 @@ from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.run.window import TileChoice
 from sfxreduce.scorers.calibration.probability import ReliabilityBin, reliability_bins
 from sfxreduce.scorers.calibration.windows import WindowLoss, smallest_window
-from sfxreduce.scorers.cnn.model import Model
+from sfxreduce.scorers.cnn.model import USUAL_FIRST, Model
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
 from sfxreduce.scorers.cnn.patches.outliers import event_traits
 from sfxreduce.scorers.cnn.patches.pooling import Pooling, event_features
-from sfxreduce.train.patches.calibrate import calibrated
+from sfxreduce.train.patches.calibrate import calibrated, counted_tiles
 from sfxreduce.train.patches.candidates import PatchSet
 from sfxreduce.train.patches.classes import (
     ClassHead,
@@ -33,6 +33,7 @@ from sfxreduce.train.patches.classes import (
     with_head,
 )
 from sfxreduce.train.patches.left_out import LeftOut, judge_left_out, reduced_scores, table_of
+from sfxreduce.train.patches.looks import Evidence, first_look_through
 from sfxreduce.train.patches.outliers import fit_usual, table_of_unlike, with_usual
 from sfxreduce.train.patches.simulated import SEED, Material
 from sfxreduce.train.patches.sizes import OfSize, judge_sizes, table_of_sizes, with_sizes
@@ -117,7 +118,7 @@ def learn_across(
     """
     networks, everything = _networks(material, progress)
     of_tiles = {one.name: one.judged.evidence(networks[one.name], Pooling()) for one in material}
-    evidence = _evidence(of_tiles, material)
+    evidence = _evidence(networks, of_tiles, material)
     tried = {w: _left_out(networks, material, of, w) for w, of in evidence.items()}
     curve = tuple(
         _window_loss(window, judged, _weak_loss(models, material, evidence[window]))
@@ -143,9 +144,12 @@ def learn_across(
     config = replace(shipped.config, curve=curve, shows=SHOWS, reliability=shown)
     head = _head(everything, list(parts.values()))
     shipped = with_head(replace(shipped, config=config), head)
+    first = {name: part.first_traits for name, part in parts.items()}
     return Across(
         models={
-            name: with_usual(with_head(model, heads[name]), fit_usual(_others(traits, name)))
+            name: _with_usual(
+                with_head(model, heads[name]), _others(traits, name), _others(first, name)
+            )
             for name, model in models.items()
         },
         judged=judged,
@@ -160,8 +164,18 @@ def learn_across(
         ),
         sizes=judge_sizes(models, material, of_tiles),
         traits=traits,
-        shipped=with_usual(shipped, fit_usual(list(traits.values()))),
+        shipped=_with_usual(shipped, list(traits.values()), list(first.values())),
     )
+
+
+def _with_usual(
+    model: Model, traits: Sequence[NDArray[np.float64]], first: Sequence[NDArray[np.float64]]
+) -> Model:
+    """The model with what is usual on all tiles, and on the first if these are looked at first."""
+    known = with_usual(model, fit_usual(traits))
+    if model.config.first_look is None:
+        return known
+    return with_usual(known, fit_usual(first), names=USUAL_FIRST)
 
 
 def _networks(
@@ -178,19 +192,23 @@ def _networks(
 
 
 def _evidence(
-    of_tiles: Mapping[str, NDArray[np.float64]], material: Sequence[Material]
-) -> dict[TileChoice, dict[str, NDArray[np.float64]]]:
-    """Evidence of every experiment's events, shape (event,), through each window."""
-    return {
-        window: {
-            one.name: Pooling().pooled(
-                of_tiles[one.name][:, window.columns(one.detector)],
-                n_tiles=of_tiles[one.name].shape[1],
-            )
-            for one in material
-        }
-        for window in CHOICES
-    }
+    networks: Mapping[str, PatchNetwork],
+    of_tiles: Mapping[str, NDArray[np.float64]],
+    material: Sequence[Material],
+) -> dict[TileChoice, dict[str, Evidence]]:
+    """Evidence of every experiment's events through each window."""
+
+    def seen(one: Material, window: TileChoice) -> Evidence:
+        n_tiles, columns = of_tiles[one.name].shape[1], window.columns(one.detector)
+        whole = Pooling().pooled(of_tiles[one.name][:, columns], n_tiles=n_tiles)
+        look = first_look_through(window)
+        if look is None:
+            return Evidence(whole)
+        part = one.judged.within(columns[: look.tiles])
+        first = part.evidence(networks[one.name], Pooling())
+        return Evidence(whole, Pooling().pooled(first, n_tiles=n_tiles))
+
+    return {window: {one.name: seen(one, window) for one in material} for window in CHOICES}
 
 
 def _window_loss(window: TileChoice, judged: Sequence[LeftOut], weak_loss: float) -> WindowLoss:
@@ -207,7 +225,7 @@ def _window_loss(window: TileChoice, judged: Sequence[LeftOut], weak_loss: float
 def _weak_loss(
     models: Mapping[str, Model],
     material: Sequence[Material],
-    evidence: Mapping[str, NDArray[np.float64]],
+    evidence: Mapping[str, Evidence],
 ) -> float:
     """Share of the weak hits lost where as many blanks of all experiments pass for every window.
 
@@ -222,7 +240,7 @@ def _weak_loss(
 def _left_out(
     networks: Mapping[str, PatchNetwork],
     material: Sequence[Material],
-    evidence: Mapping[str, NDArray[np.float64]],
+    evidence: Mapping[str, Evidence],
     window: TileChoice,
 ) -> tuple[dict[str, Model], tuple[LeftOut, ...]]:
     """Models by the experiment they have not seen, and how each of these fared."""
@@ -237,7 +255,7 @@ def _left_out(
 def _reliability(
     models: Mapping[str, Model],
     material: Sequence[Material],
-    evidence: Mapping[str, NDArray[np.float64]],
+    evidence: Mapping[str, Evidence],
 ) -> tuple[ReliabilityBin, ...]:
     """Probabilities of every experiment, by a model and a calibration that have not seen it."""
     told, truth = [], []
@@ -252,19 +270,24 @@ def _reliability(
 
 
 class _Described(NamedTuple):
-    """Events of an experiment within a window, and what they are."""
+    """Events of an experiment on the tiles that tell their class, and what they are."""
 
     learned: PatchSet
     judged: PatchSet
     learned_class: NDArray[np.uint8]
+    traits: NDArray[np.float64]
+    first_traits: NDArray[np.float64]
 
     @classmethod
     def of(cls, one: Material, choice: TileChoice) -> _Described:
-        columns = choice.columns(one.detector)
+        columns = counted_tiles(one, choice)
+        judged = one.judged.within(columns)
         return cls(
             learned=one.learned[0].within(columns),
-            judged=one.judged.within(columns),
+            judged=judged,
             learned_class=classes_of_kinds(one.learned_kind),
+            traits=_traits(one.judged.within(choice.columns(one.detector))),
+            first_traits=_traits(judged),
         )
 
     @property
@@ -272,13 +295,11 @@ class _Described(NamedTuple):
         """Peaks of the judged events by the conventional rule, shape (event,)."""
         return self.judged.peaks.number
 
-    @property
-    def traits(self) -> NDArray[np.float64]:
-        """Of the judged events, shape (event, trait)."""
-        found = self.judged.found
-        return event_traits(
-            found.take(found.sharp), self.judged.window, n_events=self.judged.n_events
-        )
+
+def _traits(events: PatchSet) -> NDArray[np.float64]:
+    """Traits of events, shape (event, trait)."""
+    found = events.found
+    return event_traits(found.take(found.sharp), events.window, n_events=events.n_events)
 
 
 def _others(traits: Mapping[str, NDArray[np.float64]], name: str) -> list[NDArray[np.float64]]:

@@ -14,6 +14,7 @@ from sfxreduce.run.labels import Label
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork
 from sfxreduce.scorers.cnn.patches.pooling import Pooling
+from sfxreduce.train.patches.looks import Evidence, evidence_of
 from sfxreduce.train.patches.peak_labels import SeenEvents
 
 __all__ = ["Judged", "Tried", "best_between", "margin_of"]
@@ -61,17 +62,20 @@ class Tried:
     ----------
     share : float
         How far it is from the old network (0) to the new one (1).
-    evidence : ndarray of float64
-        Shape (event,).
+    evidence : Evidence
+        Of the events.
     score : ndarray of float32
         Hit probabilities, less the level of the run, shape (event,).
+    most : ndarray of float32
+        The highest that their first tiles allow, likewise.
     """
 
     network: PatchNetwork
     pooling: Pooling
     share: float
-    evidence: NDArray[np.float64]
+    evidence: Evidence
     score: NDArray[np.float32]
+    most: NDArray[np.float32]
 
     @classmethod
     def of(
@@ -84,17 +88,29 @@ class Tried:
         share: float = 0.0,
     ) -> Tried:
         """Score what was seen, less the level of the run."""
-        evidence = pooling.pooled(
-            seen.patches.evidence(network, pooling), n_tiles=seen.picture_tiles
+        evidence = evidence_of(
+            seen.patches,
+            network,
+            pooling,
+            picture_tiles=seen.picture_tiles,
+            look=start.config.first_look,
         )
-        score = start.config.level.levelled(pooling.probability(evidence))
-        return cls(network=network, pooling=pooling, share=share, evidence=evidence, score=score)
+        level, most = start.config.level, evidence.most(pooling)
+        move = level.move(most)
+        return cls(
+            network=network,
+            pooling=pooling,
+            share=share,
+            evidence=evidence,
+            score=level.reduced(evidence.score(pooling), move),
+            most=level.reduced(most, move),
+        )
 
     def split(
-        self, seen: SeenEvents, events: NDArray[np.int64]
+        self, seen: SeenEvents, events: NDArray[np.int64], *, most: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Scores of the hits and of the misses among some events."""
-        label, score = seen.label[events], self.score[events]
+        """Scores of the hits and of the misses among some events, or the highest they can be."""
+        label, score = seen.label[events], (self.most if most else self.score)[events]
         return score[label == Label.HIT], score[label == Label.MISS]
 
     def lost_at(self, seen: SeenEvents, events: NDArray[np.int64], rejected: int) -> int:
@@ -152,7 +168,7 @@ def margin_of(of: Tried, seen: SeenEvents, events: NDArray[np.int64]) -> float:
     events : ndarray of int64
         Positions in `seen`, shape (event,); hits and misses are among them.
     """
-    log = np.log(np.maximum(of.evidence[events], 0.01))
+    log = np.log(np.maximum(of.evidence.whole[events], 0.01))
     label = seen.label[events]
     hits, misses = log[label == Label.HIT], log[label == Label.MISS]
     return float(np.quantile(hits, 0.05) - np.quantile(misses, 0.98))
@@ -171,7 +187,7 @@ def _matched(old: Tried, new: Tried, seen: SeenEvents) -> Pooling:
     """Pooling that puts typical hits and misses of the run where they were with the old network."""
 
     def typical(of: Tried) -> tuple[float, float]:
-        log = np.log(np.maximum(of.evidence, 0.01))
+        log = np.log(np.maximum(of.evidence.whole, 0.01))
         return (
             float(np.median(log[seen.label == Label.MISS])),
             float(np.median(log[seen.label == Label.HIT])),

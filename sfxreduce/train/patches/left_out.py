@@ -15,6 +15,7 @@ from sfxreduce.decisions.threshold import share_upper
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS
 from sfxreduce.simulate.truth import HIT_PEAKS
+from sfxreduce.train.patches.looks import Evidence
 from sfxreduce.train.patches.simulated import Material
 
 __all__ = ["LeftOut", "judge_left_out", "reduced_scores", "table_of", "threshold_of_run"]
@@ -73,7 +74,7 @@ class LeftOut:
 def judge_left_out(
     model: Model,
     one: Material,
-    evidence: NDArray[np.float64],
+    evidence: Evidence,
     *,
     peaks: NDArray[np.integer] | None = None,
 ) -> LeftOut:
@@ -81,17 +82,20 @@ def judge_left_out(
 
     Parameters
     ----------
-    evidence : ndarray
-        Of the model's network, shape (event,).
+    evidence : Evidence
+        Of the model's network.
     peaks : ndarray of int, optional
-        By the conventional rule, shape (event,); nothing is kept for them if not given.
+        By the conventional rule on the tiles that are looked at first, shape (event,); nothing is
+        kept for them if not given.
     """
-    scores = model.config.pooling.probability(evidence)
-    threshold = threshold_of_run(model, scores, promised=model.config.threshold)
+    pooling, look = model.config.pooling, model.config.first_look
+    scores = evidence.score(pooling)
+    threshold = threshold_of_run(model, evidence.most(pooling), promised=model.config.threshold)
     made = decide(scores, np.zeros(scores.size, np.uint32), threshold=threshold)
     by_score = made.decision == Decision.REJECT
     if peaks is not None:
-        made = keep_by_peaks(made, peaks, fewest=MIN_PEAKS)
+        fewest = MIN_PEAKS if look is None else min(MIN_PEAKS, look.most_peaks + 1)
+        made = keep_by_peaks(made, peaks, fewest=fewest)
     low = made.decision == Decision.REJECT
     weak = one.is_weak
     lost, hits = int(np.count_nonzero(low & one.is_hit)), int(one.is_hit.sum())
@@ -117,7 +121,7 @@ def threshold_of_run(model: Model, scores: NDArray[np.float32], *, promised: flo
     Parameters
     ----------
     scores : ndarray of float32
-        Of all events of the run, shape (event,).
+        Of all events of the run, shape (event,); the highest that their first tiles allow.
     promised : float
         Threshold that labelled hits allow in a run of the lowest level.
     """
@@ -128,20 +132,21 @@ def threshold_of_run(model: Model, scores: NDArray[np.float32], *, promised: flo
     return gap.threshold if isinstance(gap, Gap) else value
 
 
-def reduced_scores(model: Model, evidence: NDArray[np.float64]) -> NDArray[np.float32]:
+def reduced_scores(model: Model, evidence: Evidence) -> NDArray[np.float32]:
     """Scores of an experiment's events, less the level of its run.
 
     Parameters
     ----------
-    evidence : ndarray
-        Of the model's network, shape (event,).
+    evidence : Evidence
+        Of the model's network.
 
     Returns
     -------
     ndarray of float32
         Shape (event,), between 0 and 1.
     """
-    return model.config.level.levelled(model.config.pooling.probability(evidence))
+    level, pooling = model.config.level, model.config.pooling
+    return level.reduced(evidence.score(pooling), level.move(evidence.most(pooling)))
 
 
 _PROVEN = 0.01

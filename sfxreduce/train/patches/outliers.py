@@ -123,10 +123,16 @@ def shrunk_covariance(centred: NDArray[np.float64]) -> NDArray[np.float64]:
     return shrunk
 
 
-def with_usual(model: Model, usual: Usual) -> Model:
-    """The same model with what is usual."""
+def with_usual(model: Model, usual: Usual, *, names: Sequence[str] = USUAL) -> Model:
+    """The same model with what is usual.
+
+    Parameters
+    ----------
+    names : sequence of str
+        `USUAL`, or `USUAL_FIRST` for what is usual on the first tiles.
+    """
     arrays = (usual.mean, usual.whitening, np.array([usual.limit]))
-    stored = {name: of.astype(np.float32) for name, of in zip(USUAL, arrays, strict=True)}
+    stored = {name: of.astype(np.float32) for name, of in zip(names, arrays, strict=True)}
     return replace(model, weights={**model.weights, **stored})
 
 

@@ -71,6 +71,7 @@ def with_sizes(
         blanks = [rule.reduced(part.blanks, by) for part, by in zip(parts, moves, strict=True)]
         stored: dict[str, NDArray[Any]] = {
             "hit_scores": np.concatenate(hits),
+            "hit_most": np.concatenate(hits),
             "hit_groups": groups_of(hits),
             "blank_scores": np.concatenate(blanks),
             "blank_groups": groups_of(blanks),

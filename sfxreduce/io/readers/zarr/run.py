@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from sfxreduce.errors import SchemaError, SfxReduceError, SourceError, VerificationError
+from sfxreduce.io.chunks.decode import can_unpack_many, unpack_parts
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.chunks.limits import MOST_CHUNK_BYTES, MOST_RATIO, SPARED_BYTES
 from sfxreduce.io.chunks.pieces import TilePiece, frame_pieces, tile_pieces, whole_tiles
@@ -38,7 +40,7 @@ from sfxreduce.io.store.metadata import (
 from sfxreduce.run.columns import event_columns, plain_text
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Reading, Run
+from sfxreduce.run.run import Reading, Run, Sampled
 from sfxreduce.run.window import Window
 
 __all__ = [
@@ -290,6 +292,31 @@ class ZarrFrames:
         else:
             read_pieces(stored, codec, pieces, pixels, reasons)
 
+    def sampled(self, first: Window, window: Window) -> Sampled | None:
+        """Pixels that `sample` reads. See `sfxreduce.run.run.Samples`."""
+        plan = self._sample_plan(first, window)
+        return None if plan is None else plan.sampled
+
+    def sample(self, events: Sequence[int], first: Window, window: Window) -> Reading:
+        """Read some blocks of the tiles that are not looked at. See `sfxreduce.run.run.Samples`."""
+        store, plan = self._store, self._sample_plan(first, window)
+        if store.layout is None or plan is None:
+            raise SchemaError(f"{self.path}: its tiles have no blocks to be read for themselves")
+        pixels = np.zeros((len(events), plan.sampled.index.size), store.dtype)
+        reasons = np.zeros(len(events), np.uint32)
+        for event in events_in_shards(self.path, store.layout, events):
+            if not event.whole():
+                reasons[event.place] = event.reason or Reason.DATA_HOLE
+            elif not plan.read(event, pixels[event.place]):
+                reasons[event.place] = Reason.READ_ERROR
+        return Reading(pixels=pixels, reasons=reasons)
+
+    def _sample_plan(self, first: Window, window: Window) -> _SamplePlan | None:
+        store = self._store
+        if store.layout is None:
+            return None
+        return _sample_plan(store.layout, store.dtype, store.detector, first, window)
+
     def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
         """Stored tiles of events in grid order, each checked; None where absent or damaged.
 
@@ -453,3 +480,103 @@ def events_in_shards(path: str, layout: Layout, events: Sequence[int]) -> Iterat
                     shard=shard,
                     reason=reason,
                 )
+
+
+# Rows between two sampled blocks: every square of 175 pixels that is looked at for itself has some.
+_ROWS_APART = 125
+_FEWEST_PIXELS = 512  # of such a square, in one block; as `sfxreduce.quality.panels` asks for
+_SQUARE = 175
+_WORTH_IT = 0.75  # of the pixels of all tiles; chosen, not measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _SamplePlan:
+    """Which blocks of which stored tiles stand for what is not looked at.
+
+    Parameters
+    ----------
+    tiles : tuple of int
+        In grid order.
+    parts : ndarray of int64
+        Shape (part, 2): first pixel of each part of a tile, and the one behind its last.
+    """
+
+    tiles: tuple[int, ...]
+    parts: NDArray[np.int64]
+    n_bytes: int
+    sampled: Sampled
+
+    def read(self, event: StoredEvent, pixels: NDArray[np.generic]) -> bool:
+        """Read the parts of one event; whether its tiles are all there and undamaged."""
+        encoded = [tile for tile in map(event.checked_tile, self.tiles) if tile is not None]
+        if len(encoded) < len(self.tiles):
+            return False
+        rows = pixels.reshape(len(self.tiles), -1).view(np.uint8)
+        return bool(
+            unpack_parts(
+                encoded, rows, self.parts, n_bytes=self.n_bytes, itemsize=pixels.dtype.itemsize
+            ).all()
+        )
+
+
+@lru_cache(maxsize=8)
+def _sample_plan(
+    layout: Layout,
+    dtype: np.dtype[np.generic],
+    detector: Detector,
+    first: Window,
+    window: Window,
+) -> _SamplePlan | None:
+    """Plan what is read of tiles that are not looked at; None if that does not pay."""
+    rows, columns = layout.tile
+    n_pixels = rows * columns
+    at_once = layout.packing.blocksize // dtype.itemsize
+    n_blocks = at_once and -(-n_pixels // at_once)
+    n_parts = max(2, -(-rows // _ROWS_APART))
+    is_native = dtype == dtype.newbyteorder("<")
+    if n_blocks < 2 * n_parts or at_once // columns * _SQUARE < _FEWEST_PIXELS or not is_native:
+        return None
+    looked_at = tile_pieces(layout.frame_shape, layout.chunks[1:], detector, first)
+    wanted = tile_pieces(layout.frame_shape, layout.chunks[1:], detector, window)
+    whole = {piece.tile for piece in looked_at if piece.spans is None}
+    tiles = tuple(piece.tile for piece in wanted if piece.tile not in whole)
+    last = n_blocks - (1 if n_pixels % at_once == 0 or n_pixels % at_once > at_once // 2 else 2)
+    blocks = [(2 * part + 1) * n_blocks // (2 * n_parts) for part in range(n_parts - 1)]
+    parts = [(block * at_once, (block + 1) * at_once) for block in blocks]
+    parts.append((last * at_once, n_pixels))
+    n_sampled = sum(stop - start for start, stop in parts) * len(tiles)
+    if (
+        not tiles
+        or _n_unpacked(looked_at, n_pixels) + n_sampled > _WORTH_IT * _n_unpacked(wanted, n_pixels)
+        or not can_unpack_many()
+    ):
+        return None
+    place = np.concatenate([np.arange(*part) for part in parts])
+    index = np.stack([_places_in_frame(layout, tile, place) for tile in tiles]).ravel()
+    shown = np.zeros(detector.mask.size, np.bool_)
+    gathered = window.gather(detector)
+    shown[gathered[gathered >= 0]] = True
+    index[~shown[np.maximum(index, 0)]] = -1
+    return _SamplePlan(
+        tiles=tiles,
+        parts=np.array(parts, np.int64),
+        n_bytes=n_pixels * dtype.itemsize,
+        sampled=Sampled(index=index),
+    )
+
+
+def _n_unpacked(pieces: Sequence[TilePiece], n_pixels: int) -> int:
+    """Pixels that are unpacked to show a window."""
+    spans = [piece.spans for piece in pieces]
+    return sum(n_pixels if part is None else int(np.diff(part).sum()) for part in spans)
+
+
+def _places_in_frame(layout: Layout, tile: int, place: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Flat places in a frame of pixels of a tile; -1 beyond the frame's edge."""
+    *panel, y, x = layout.tile_slices(tile)
+    row, column = np.divmod(place, layout.tile[1])
+    assert isinstance(y, slice) and isinstance(x, slice)  # noqa: S101, PT018 - by its contract
+    inside = (row < y.stop - y.start) & (column < x.stop - x.start)
+    n_y, n_x = layout.frame_shape[-2:]
+    flat = (sum(map(int, panel)) * n_y + y.start + row) * n_x + x.start + column  # type: ignore[arg-type]
+    return np.where(inside, flat, -1)

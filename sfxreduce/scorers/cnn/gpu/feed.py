@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import ModelError
 from sfxreduce.run.window import Window
+from sfxreduce.scorers.calibration.record import FirstLook
 from sfxreduce.scorers.cnn.gpu.transfer import wire_dtype
 
 __all__ = ["TOLERANCE", "DeviceScores", "DeviceSettings", "Feed", "events_together", "sub_batches"]
@@ -78,6 +79,8 @@ class Feed:
         Where the tiles lie: the patch network tells rings of powder and classes by it.
     picture_tiles : int
         Tiles of the whole picture; 0 if these are all.
+    first_look : FirstLook, optional
+        How the first tiles count for themselves, for the patch network.
 
     Examples
     --------
@@ -94,6 +97,7 @@ class Feed:
     adu_per_photon: float = math.nan
     window: Window | None = None
     picture_tiles: int = 0
+    first_look: FirstLook | None = None
 
     @classmethod
     def of(
@@ -150,6 +154,8 @@ class DeviceScores:
         `Reason` bits not to trust the score of each.
     peaks, width_px : ndarray, optional
         See `sfxreduce.scorers.protocol.EventScores`; none from a network that counts no peaks.
+    first : ndarray of float32, optional
+        Likewise; none where no tiles count for themselves.
     halvings : int
         How often a batch was halved because the device's memory was full.
     on_cpu : int
@@ -163,6 +169,7 @@ class DeviceScores:
     halvings: int
     on_cpu: int
     peaks: NDArray[np.int16] | None = None
+    first: NDArray[np.float32] | None = None
     width_px: NDArray[np.float32] | None = None
 
 

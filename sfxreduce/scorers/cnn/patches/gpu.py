@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.gpu.batches import Batches, Fetched, Pieces, assembled, batch_that_fits
 from sfxreduce.scorers.cnn.gpu.device import Seam, Slot, seam_of
 from sfxreduce.scorers.cnn.gpu.feed import (
@@ -27,6 +28,7 @@ from sfxreduce.scorers.cnn.patches.pooling import (
     class_of,
     count_peaks,
     event_features,
+    on_first_tiles,
 )
 from sfxreduce.scorers.protocol import not_counted
 
@@ -110,6 +112,7 @@ class PatchesOnDevice:
             reason=work.reason,
             peaks=work.peaks,
             width_px=work.width_px,
+            first=work.first,
             halvings=batches.halvings,
             on_cpu=batches.on_cpu,
         )
@@ -147,12 +150,15 @@ class _PatchWork:
     reason: NDArray[np.uint32] = field(init=False)
     peaks: NDArray[np.int16] = field(init=False)
     width_px: NDArray[np.float32] = field(init=False)
+    first: NDArray[np.float32] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.peaks, self.width_px = not_counted(self.feed.n_events)
         self.score = np.empty(self.feed.n_events, np.float32)
         self.kind = np.zeros(self.feed.n_events, np.uint8)
         self.reason = np.zeros(self.feed.n_events, np.uint32)
+        if self.feed.first_look is not None:
+            self.first = np.empty(self.feed.n_events, np.float32)
 
     def load(self, events: range) -> Candidates:
         """Read, decode and search; what is unlike the calibrated events is told by the patches."""
@@ -160,9 +166,8 @@ class _PatchWork:
         pixels = feed.pixels(events)
         found = self.scorer.finder(pixels, feed.good, adu_per_photon=feed.adu_per_photon)
         own = slice(events.start, events.stop)
-        counts = count_peaks(
-            found, n_events=len(events), n_tiles=len(feed.good), window=feed.window
-        )
+        counted, n_tiles, window = self._counted(found)
+        counts = count_peaks(counted, n_events=len(events), n_tiles=n_tiles, window=window)
         self.peaks[own], self.width_px[own] = counts
         if feed.window is not None:
             self.reason[own] = doubts_of(
@@ -200,20 +205,44 @@ class _PatchWork:
             ),
         )
         # The patches are the bulk of it, and nobody looks at them again.
-        return replace(staged, patch=staged.patch[:0]), pieces
+        return replace(staged, patch=np.zeros((len(staged), 0, 0), np.float16)), pieces
 
     def finish(self, events: range, launched: tuple[Candidates, Pieces]) -> None:
         """Pool the answers of every event."""
         found, pieces = launched
         logits = assembled(pieces, len(found))
         n_events, at = len(events), slice(events.start, events.stop)
-        pooling, head, window = self.scorer.pooling, self.scorer.class_head, self.feed.window
-        n_tiles = len(self.feed.good)
-        of_tiles = pooling.evidence(
-            logits, found, n_events=n_events, n_tiles=n_tiles, window=window
-        )
-        of_picture = self.feed.picture_tiles or n_tiles
-        self.score[at] = pooling.probability(pooling.pooled(of_tiles, n_tiles=of_picture))
+        look, head, window = self.feed.first_look, self.scorer.class_head, self.feed.window
+        self.score[at] = self._probability(logits, found, len(self.feed.good), window, n_events)
+        if look is not None and self.first is not None and window is not None:
+            window = window.part(slice(look.tiles))
+            found, own = on_first_tiles(found, look.tiles, of=len(self.feed.good))
+            logits = logits[own]
+            self.first[at] = self._probability(logits, found, look.tiles, window, n_events)
+            self.score[at] = look.score(self.first[at], self.score[at])
         if head is not None and window is not None:
             features = event_features(logits, found, window, n_events=n_events)
             self.kind[at] = class_of(features, *head)
+
+    def _probability(
+        self,
+        logits: NDArray[np.floating],
+        found: Candidates,
+        n_tiles: int,
+        window: Window | None,
+        n_events: int,
+    ) -> NDArray[np.float32]:
+        """Hit probability of events by some of their tiles."""
+        pooling, of_picture = self.scorer.pooling, self.feed.picture_tiles or len(self.feed.good)
+        of_tiles = pooling.evidence(
+            logits, found, n_events=n_events, n_tiles=n_tiles, window=window
+        )
+        return pooling.probability(pooling.pooled(of_tiles, n_tiles=of_picture))
+
+    def _counted(self, found: Candidates) -> tuple[Candidates, int, Window | None]:
+        """Candidates whose peaks are counted, and the tiles on which they lie."""
+        feed, n_tiles = self.feed, len(self.feed.good)
+        if feed.first_look is None or feed.window is None:
+            return found, n_tiles, feed.window
+        few = feed.first_look.tiles
+        return on_first_tiles(found, few, of=n_tiles)[0], few, feed.window.part(slice(few))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from scipy.special import expit
 from sfxreduce.run.reasons import EventClass
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.patches.candidates import PATCH, Candidates
-from sfxreduce.scorers.peaks.finder import FEWEST_ON_RING, REACH_OF_RINGS_PX, on_powder_rings
+from sfxreduce.scorers.peaks.finder import FEWEST_ON_RING, on_powder_rings
 
 __all__ = [
     "FEATURES",
@@ -25,7 +25,7 @@ __all__ = [
     "count_peaks",
     "event_features",
     "joined",
-    "within_reach",
+    "on_first_tiles",
 ]
 
 # Evidence of an event without any candidate, in peaks: the logarithm of nothing is not a number.
@@ -68,7 +68,6 @@ class Pooling:
         n_events: int,
         n_tiles: int,
         window: Window | None = None,
-        reach_px: float = math.inf,
     ) -> NDArray[np.float64]:
         """Expected number of peaks of every tile, shape (event, tile), powder rings left out.
 
@@ -80,13 +79,11 @@ class Pooling:
             Shape (candidate,), that it is a Bragg peak.
         window : Window, optional
             Where the tiles lie; nothing is taken for a powder ring if not given.
-        reach_px : float
-            Radius within which all tiles have been looked at; what lies further out does not count.
         """
         weights = expit(logits - self.doubt)
         if window is not None:
             weights = np.where(
-                _on_powder_rings(weights, found, window, n_events=n_events, reach_px=reach_px),
+                _on_powder_rings(weights, found, window, n_events=n_events),
                 0.0,
                 weights,
             )
@@ -189,24 +186,25 @@ def count_peaks(
     return PeakCounts(number=number, width_px=median)
 
 
-def within_reach(window: Window, unseen: Sequence[tuple[int, int]]) -> float:
-    """Radius around the middle of a window within which no tile is unseen, in pixels.
+def on_first_tiles(
+    found: Candidates, n_tiles: int, *, of: int
+) -> tuple[Candidates, NDArray[np.int64]]:
+    """Candidates on the first tiles of every event, numbered as if there were no others.
 
     Parameters
     ----------
-    unseen : sequence of tuple of int
-        Origins of the tiles that have not been looked at.
+    n_tiles, of : int
+        How many are the first, and how many there are.
 
-    Examples
-    --------
-    >>> window = Window(name="two", tile_shape=(350, 350), origins=((0, 0), (0, 350)))
-    >>> within_reach(window.part(slice(1)), window.origins[1:])
-    175.0
+    Returns
+    -------
+    tuple of Candidates and ndarray of int64
+        And the place that each of them had.
     """
-    middle, shape = _middle(window), np.array(window.tile_shape)
-    origins = np.array(unseen, np.float64).reshape(-1, 2)
-    outside = np.maximum(np.maximum(origins - middle, middle - origins - shape), 0.0)
-    return float(np.hypot(*outside.T).min(initial=math.inf))
+    event, tile = np.divmod(found.tile, of)
+    own = np.flatnonzero(tile < n_tiles)
+    renumbered = (event[own] * n_tiles + tile[own]).astype(np.int32)
+    return replace(found.take(own), tile=renumbered), own
 
 
 def _on_powder_rings(
@@ -215,37 +213,30 @@ def _on_powder_rings(
     window: Window,
     *,
     n_events: int,
-    reach_px: float = math.inf,
 ) -> NDArray[np.bool_]:
-    """Which candidates lie on powder rings, shape (candidate,), or beyond what was seen.
+    """Which candidates lie on powder rings, shape (candidate,).
 
     Parameters
     ----------
     weights : ndarray
         Shape (candidate,): for how many peaks each of them counts.
-    reach_px : float
-        Radius within which all tiles have been looked at; infinite if nothing is left to see.
     """
     n_tiles = len(window.origins)
-    event, partly = found.tile // n_tiles, math.isfinite(reach_px)
+    event = found.tile // n_tiles
     total = np.bincount(event, weights=weights, minlength=n_events)
     chosen = np.flatnonzero((total >= FEWEST_ON_RING)[event])
     on_ring = np.zeros(len(found), np.bool_)
-    if not chosen.size and not partly:
+    if not chosen.size:
         return on_ring
     origins, tile = np.array(window.origins), found.tile % n_tiles
     at = np.stack([found.y, found.x], axis=1) + origins[tile] - _middle(window)
-    radius = np.hypot(*at.T)
-    if chosen.size:
-        on_ring[chosen] = on_powder_rings(
-            radius[chosen],
-            event[chosen],
-            weights=weights[chosen],
-            kind=found.sharp[chosen].astype(np.intp),
-            partly=partly,
-        )
-    beyond: NDArray[np.bool_] = radius > reach_px - REACH_OF_RINGS_PX
-    return on_ring | beyond
+    on_ring[chosen] = on_powder_rings(
+        np.hypot(*at.T)[chosen],
+        event[chosen],
+        weights=weights[chosen],
+        kind=found.sharp[chosen].astype(np.intp),
+    )
+    return on_ring
 
 
 def _middle(window: Window) -> NDArray[np.float64]:
