@@ -75,4 +75,5 @@ def test_reason_bits_never_change_their_meaning() -> None:
         "OUT_OF_DISTRIBUTION": 2097152,
         "PEAK_COUNT": 4194304,
         "CHANGED": 8388608,
+        "DOUBTED_AT_FIRST": 16777216,
     }

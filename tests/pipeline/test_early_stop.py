@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 
 from sfxreduce.cluster import Pool, SerialPool
-from sfxreduce.decisions.decide import Decision, decide
-from sfxreduce.decisions.method import threshold_rule
+from sfxreduce.decisions.decide import Decision, ScoreBound, decide
+from sfxreduce.decisions.method import RunThreshold
 from sfxreduce.io.chunks import blosc, shards
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.pipeline.filter import Outputs, filter_run, plan_filter
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.conditions import with_conditions
-from sfxreduce.pipeline.stages.score import collect_scores
+from sfxreduce.pipeline.stages.score import collect_scores, score_run
 from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.folder import default_model
@@ -29,6 +30,7 @@ from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.simulate.run import simulate_run
 
 N_EVENTS = 40
+FIRST, ALL = 9, 25
 
 
 @pytest.fixture(scope="module")
@@ -48,42 +50,44 @@ def scorer() -> CnnScorer:
 @pytest.fixture(scope="module")
 def whole(stored_run: Run, scorer: CnnScorer) -> np.ndarray:
     """What is said of every event if all of its window is seen."""
-    return collect_scores(stored_run, scorer, pool=SerialPool())
+    measured = with_conditions(stored_run, scorer, pool=SerialPool())
+    return collect_scores(measured, scorer, pool=SerialPool())
 
 
-@pytest.mark.parametrize("closed", [0.0, 0.05, 0.5, 0.999])
+def scored(run: Run, scorer: CnnScorer, pool: Pool, threshold: float) -> np.ndarray:
+    """Rows of a run with a threshold that is given."""
+    measured = with_conditions(run, scorer, pool=pool)
+    rows, _, _ = score_run(
+        measured, scorer, threshold_of=lambda _: RunThreshold(value=threshold), pool=pool
+    )
+    return rows
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.0005, 0.05, 0.5, 0.9, 0.999])
 def test_no_decision_depends_on_the_tiles_that_were_not_read(
-    stored_run: Run, scorer: CnnScorer, whole: np.ndarray, serial: Pool, closed: float
+    stored_run: Run, scorer: CnnScorer, whole: np.ndarray, serial: Pool, threshold: float
 ) -> None:
-    rows = collect_scores(stored_run, scorer, pool=serial, closed_from=closed)
-    early = rows["tiles"] == 9
-    np.testing.assert_array_equal(rows["tiles"][~early], 25)
-    np.testing.assert_array_equal(rows["score"][~early], whole["score"][~early])
-    assert (rows["score"][early] >= closed).all()
-    assert (rows["score"][early] <= whole["score"][early]).all()
-    assert early.any() == (closed < 0.999)
-    for threshold in (closed, closed / 2):
-        decided, expected = (
-            decide(of["score"], of["reason"], threshold=threshold).decision for of in (rows, whole)
-        )
-        np.testing.assert_array_equal(decided, expected)
+    rows = scored(stored_run, scorer, serial, threshold)
+    bounds = {bound: rows["bound"] == bound for bound in ScoreBound}
+    np.testing.assert_array_equal(rows["tiles"] == ALL, bounds[ScoreBound.EXACT])
+    for name in ("first", "peaks", "class", "width_px"):
+        np.testing.assert_array_equal(rows[name], whole[name], err_msg=name)
+    exact = bounds[ScoreBound.EXACT]
+    np.testing.assert_array_equal(rows["score"][exact], whole["score"][exact])
+    for bound, least in ((ScoreBound.AT_MOST, whole["score"]), (ScoreBound.AT_LEAST, 0)):
+        assert (rows["score"] >= least)[bounds[bound]].all()
+    at_least = bounds[ScoreBound.AT_LEAST]
+    assert (rows["score"] <= whole["score"])[at_least].all()
+    assert at_least.all() == (threshold == 0.0)
+    decided, expected = (
+        decide(of["score"], np.zeros(N_EVENTS, np.uint32), threshold=threshold).decision
+        for of in (rows, whole)
+    )
+    np.testing.assert_array_equal(decided, expected)
 
 
-def test_an_event_is_closed_only_where_no_run_could_ask_for_more(scorer: CnnScorer) -> None:
-    from sfxreduce.decisions.threshold import Promise, binomial_threshold
-
-    closed = threshold_rule(scorer, promise=Promise()).closed_from
-    known = scorer.calibration
-    value = binomial_threshold(known.hit_scores, promise=Promise(), groups=known.hit_groups).value
-    rule = known.level
-    for level in np.linspace(rule.lowest - 3, rule.highest + 3, 41):
-        scores = 1 / (1 + np.exp(-np.full(100, level)))
-        assert rule.threshold(value, rule.move(scores)) <= closed
-    assert threshold_rule(scorer, threshold=0.25, promise=Promise()).closed_from == 0.25
-
-
-def test_tiles_are_counted_and_closed_hits_pass_the_test_of_the_scores(
-    stored_run: Run, scorer: CnnScorer, whole: np.ndarray, serial: Pool, tmp_path: Path
+def test_tiles_are_counted_and_bounded_scores_pass_the_test_of_the_scores(
+    stored_run: Run, scorer: CnnScorer, serial: Pool, tmp_path: Path
 ) -> None:
     plan = plan_filter(stored_run, FilterSettings(scorer=scorer), pool=serial)
     assert plan.method.assurance.checks["shape"].passed
@@ -95,15 +99,19 @@ def test_tiles_are_counted_and_closed_hits_pass_the_test_of_the_scores(
     )
     tiles = plan.decisions.tiles
     assert tiles is not None
-    assert set(np.unique(tiles)) == {9, 25}
+    assert tiles.min() == FIRST
+    assert (plan.decisions.peak_tiles == FIRST).all()
     assert report.tiles_per_event == pytest.approx(tiles.mean())
-    assert report.tiles_per_event < report.window_tiles == 25
+    assert report.tiles_per_event < report.window_tiles == ALL
+    look = report.first_look
+    assert look is not None
+    assert (look["tiles"], look["line"]) == (FIRST, look["share"] * report.threshold)
     np.testing.assert_array_equal(
         open_run(tmp_path / "hits.zarr").columns["source_index"], plan.decisions.kept
     )
 
 
-def test_further_tiles_are_read_for_open_events_only(
+def test_all_tiles_are_read_of_open_events_only(
     stored_run: Run, scorer: CnnScorer, monkeypatch: pytest.MonkeyPatch, serial: Pool
 ) -> None:
     seen = with_conditions(stored_run, scorer, pool=SerialPool())
@@ -118,11 +126,91 @@ def test_further_tiles_are_read_for_open_events_only(
         return read(self, events, window, pixels)
 
     monkeypatch.setattr(ZarrFrames, "read_into", noting)
-    rows = collect_scores(seen, scorer, pool=serial, closed_from=0.7)
+    monkeypatch.setattr(
+        ZarrFrames,
+        "read",
+        lambda self, events, window: _reading(self, events, window, noting),
+    )
+    rows = scored(seen, scorer, serial, 0.9)
     assert set(reads.values()) == {1}
+    assert 0 < np.count_nonzero(rows["tiles"] == ALL) < N_EVENTS / 2
     for event, tiles in enumerate(rows["tiles"]):
-        assert (event, 9) in reads
-        assert ((event, 16) in reads) == (tiles == 25)
+        assert (event, FIRST) in reads
+        assert ((event, ALL) in reads) == (tiles == ALL)
+
+
+def _reading(frames: ZarrFrames, events: Sequence[int], window: Window, read_into: Any) -> Any:
+    from sfxreduce.run.run import Reading
+
+    pixels = np.zeros((len(events), *window.shape), frames.dtype)
+    return Reading(reasons=read_into(frames, events, window, pixels), pixels=pixels)
+
+
+HURT = 60
+
+
+def _hurt(frame: np.ndarray, kind: str, rng: np.random.Generator) -> None:
+    """Spoil a square of 175 pixels, or the end of the readout, beyond the first tiles."""
+    row, column = 5, 5
+    while 2 <= row < 8 and 2 <= column < 8:
+        row, column = rng.integers(0, 10, 2)
+    square = frame[row * 175 : (row + 1) * 175, column * 175 : (column + 1) * 175]
+    if kind == "dark":
+        square[...] = 0
+    elif kind == "full":
+        square[...] = 16000
+    elif kind == "offset":
+        square += np.int16(12000)
+    elif kind == "hot":
+        square[...] = square * 40 + 400
+    else:
+        frame[-16:] = 0
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_is_damaged_beyond_the_first_tiles_is_never_rejected(
+    scorer: CnnScorer, serial: Pool, tmp_path: Path, seed: int
+) -> None:
+    from planted import ArrayFrames
+
+    from sfxreduce.run.columns import event_columns
+
+    run = simulate_run("photosystem-i-8kev", n_events=HURT + 20, hit_rate=0.0, seed=seed)
+    frames = run.source.read(range(HURT + 20)).pixels.copy()
+    rng = np.random.default_rng(seed)
+    kinds = ("dark", "full", "offset", "hot", "short")
+    for event in range(HURT):
+        _hurt(frames[event], kinds[event % len(kinds)], rng)
+    source = ArrayFrames(frames=frames, detector=run.detector)
+    ingest_run(
+        Run(source=source, columns=event_columns(len(frames))),
+        out=tmp_path / "run.zarr",
+        pool=serial,
+    )
+    stored = open_run(tmp_path / "run.zarr")
+    _damage_bytes(tmp_path / "run.zarr", events=range(HURT, HURT + 5), rng=rng)
+    settings = FilterSettings(scorer=scorer, threshold=0.9, drift=False, keep_from_peaks=0)
+    decisions = plan_filter(stored, settings, pool=serial).decisions
+    hurt = decisions.decision[: HURT + 5]
+    assert not (hurt == Decision.REJECT).any(), np.flatnonzero(hurt == Decision.REJECT)
+    doubted = decisions.reason[:HURT] & np.uint32(Reason.DOUBTED_AT_FIRST)
+    assert doubted.all()
+    assert (decisions.reason[HURT : HURT + 5] & np.uint32(Reason.READ_ERROR)).all()
+    assert (decisions.decision[HURT + 5 :] == Decision.REJECT).mean() > 0.8
+
+
+def _damage_bytes(path: Path, *, events: Sequence[int], rng: np.random.Generator) -> None:
+    """Flip a bit in a stored tile at the edge of the frame."""
+    frames = ZarrFrames(path=str(path))
+    layout = frames.layout
+    assert layout is not None
+    for event in events:
+        file = path / "frames" / layout.shard_key(layout.locate(event)[0])
+        tile = next(frames.encoded([event]))[int(rng.integers(0, 5))]
+        assert tile is not None
+        data = bytearray(file.read_bytes())
+        data[bytes(data).index(tile) + int(rng.integers(16, len(tile)))] ^= 1
+        file.write_bytes(data)
 
 
 def test_a_rejected_event_costs_no_more_bytes_than_its_window(

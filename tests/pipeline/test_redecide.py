@@ -516,7 +516,8 @@ def test_no_frame_is_read_to_learn_what_the_output_knows(
     scorer = CnnScorer(default_model())
     old = filtered(simulated, tmp_path / "old.zarr", scorer)
     monkeypatch.setattr(ZarrFrames, "read_into", None)
-    threshold = float(old.decisions.score[old.decisions.tiles == 9].min())  # type: ignore[operator]
+    hits = old.decisions.decision == Decision.HIT
+    threshold = float(old.decisions.first[hits].min())
     plan = plan_filter(
         simulated,
         FilterSettings(scorer=scorer, threshold=threshold, drift=False),

@@ -16,7 +16,7 @@ from plain_candidates import plain_candidates
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.patches.candidates import PATCH, CandidateFinder, Candidates
-from sfxreduce.scorers.cnn.patches.pooling import Pooling, count_peaks, within_reach
+from sfxreduce.scorers.cnn.patches.pooling import Pooling, count_peaks
 
 FIND = CandidateFinder()
 
@@ -269,30 +269,6 @@ def test_the_peaks_of_a_crystal_are_no_powder_however_many_they_are(
         shares.append(counts.number[0] / n_peaks)
     assert min(shares) > 0.3
     assert np.mean(shares) > 0.8
-
-
-@given(seed=st.integers(0, 2**32 - 1), n_rings=st.integers(0, 4))
-def test_what_the_first_tiles_show_is_never_more_than_what_all_of_them_do(
-    seed: int, n_rings: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    rings = _on_rings(rng, rng.uniform(60, 800, n_rings).tolist(), int(rng.integers(1, 15)))
-    n = int(rng.integers(1, 60))
-    places = tuple(np.concatenate([np.clip(of, 0, 1749), rng.uniform(0, 1750, n)]) for of in rings)
-    found = _at(*places)
-    logits = rng.normal(3.0, 3.0, len(found))
-    pooling, first = Pooling(), FRAME.part(slice(9))
-    own = np.flatnonzero(found.tile < 9)
-    whole = pooling.evidence(logits, found, n_events=1, n_tiles=25, window=FRAME)
-    partly = pooling.evidence(
-        logits[own],
-        found.take(own),
-        n_events=1,
-        n_tiles=9,
-        window=first,
-        reach_px=within_reach(first, FRAME.origins[9:]),
-    )
-    assert (partly[0] <= whole[0, :9] + 1e-9).all()
 
 
 @given(

@@ -24,7 +24,7 @@ from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.folder import default_model, read_model, write_model
-from sfxreduce.scorers.cnn.model import CALIBRATION, USUAL
+from sfxreduce.scorers.cnn.model import CALIBRATION, USUAL, USUAL_FIRST
 from sfxreduce.scorers.cnn.on_torch import device_scorer
 from sfxreduce.scorers.cnn.patches.candidates import Candidates
 from sfxreduce.scorers.cnn.patches.outliers import TRAITS, Usual, event_traits
@@ -131,8 +131,10 @@ def test_what_is_usual_comes_back_from_a_model(tmp_path: Path) -> None:
     assert whole.usual is not None
     bare = whole.without_usual()
     assert bare.usual is None
-    assert set(whole.weights) - set(bare.weights) == set(USUAL)
-    write_model(tmp_path / "again", with_usual(bare, whole.usual))
+    assert whole.usual_first is not None
+    assert set(whole.weights) - set(bare.weights) == {*USUAL, *USUAL_FIRST}
+    again = with_usual(bare, whole.usual)
+    write_model(tmp_path / "again", with_usual(again, whole.usual_first, names=USUAL_FIRST))
     assert read_model(tmp_path / "again").sha256 == whole.sha256
     write_model(tmp_path / "bare", bare)
     assert read_model(tmp_path / "bare").usual is None
@@ -281,15 +283,6 @@ def test_devices_batches_and_rounds_tell_the_same(spoilt: tuple[Run, dict[str, i
         window=window,
     )
     np.testing.assert_array_equal(device.score(feed).reason, together.reason)
-    steps = scorer.steps(detector)
-    assert len(steps) == 2
-    first = len(steps[0].origins)
-    for number in range(len(events)):
-        look = scorer.begin(detector)
-        look.add(pixels[number : number + 1, :first])
-        assert look.so_far()[2] == 0  # not seen whole
-        look.add(pixels[number : number + 1, first:])
-        assert look.so_far()[2] == together.reason[number]
 
 
 def test_no_event_is_unlike_through_a_window_of_no_calibration(

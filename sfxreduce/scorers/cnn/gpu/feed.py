@@ -6,14 +6,17 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.errors import ModelError
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.calibration.record import FirstLook
 from sfxreduce.scorers.cnn.gpu.transfer import wire_dtype
+
+if TYPE_CHECKING:
+    from sfxreduce.scorers.calibration.record import FirstLook
 
 __all__ = ["TOLERANCE", "DeviceScores", "DeviceSettings", "Feed", "events_together", "sub_batches"]
 
