@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -143,6 +145,7 @@ class OutputOptions:
             sensor=self.sensor,
             report=self.report,
             overwrite=self.overwrite,
+            command=shlex.join(["sfxreduce", *sys.argv[1:]]),
         )
 
 

@@ -269,19 +269,27 @@ def _warn_of(report: Report) -> None:
 
 
 def _print_kept(report: Report) -> None:
-    """Print the numbers of an output as a table."""
+    """Print the numbers of an output as a table, and before them what withholds the promise."""
+    from sfxreduce.report.figures import readable
+
     _warn_of(report)
-    in_, out = decimal(report.bytes_in), decimal(report.bytes_out)
+    assurance = report.assurance
+    if report.next_command:
+        print_table(
+            "NO PROMISE",
+            {f"reason {n}": reason for n, reason in enumerate(assurance["reasons"], start=1)}
+            | {"next": report.next_command},
+        )
     print_table(
-        f"Kept {report.kept:,} of {report.events:,} events: {in_} became {out}",
+        report.verdict,
         {
             "hits": f"{report.hits:,}",
             "undecided, kept": f"{report.undecided:,}, {report.kept_for_peaks:,} of them for "
             "their number of peaks",
             "rejected": f"{report.rejected:,}, {report.audit_sample:,} of them kept to audit",
-            "scorer": f"{report.scorer}, threshold {report.threshold:.4g}",
-            "promise": report.assurance["sentence"],
-            "saved": f"{decimal(report.bytes_saved)}, {report.reduction_factor:.3g} x smaller",
+            "scorer": f"{report.scorer}, threshold {readable(report.threshold)}",
+            "promise": assurance["sentence"],
+            "saved": report.saving,
             "time": f"{report.wall_seconds:.1f} s",
             "output": report.out,
         }

@@ -138,7 +138,14 @@ def carry_out(
             geometry=run.detector.geometry,
         )
         if outputs.report is not None and not work.published:
-            write_page(work.hidden[outputs.report], report, decisions, run=run, method=plan.method)
+            write_page(
+                work.hidden[outputs.report],
+                report,
+                decisions,
+                run=run,
+                method=plan.method,
+                command=outputs.command,
+            )
     return report, plan
 
 

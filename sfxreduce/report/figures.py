@@ -1,44 +1,95 @@
-"""Small pictures for the report page: inline SVG and PNG, no network, no script."""
+"""Charts and pictures of the report page: SVG by matplotlib, PNG in data URIs, no script.
+
+matplotlib is imported where a chart is drawn: a command without a page does without it.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+from scipy.special import logit
 
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import TileChoice
 from sfxreduce.scorers.calibration.probability import ReliabilityBin
 from sfxreduce.scorers.calibration.windows import WindowLoss
-from sfxreduce.scorers.peaks.finder import MIN_PEAKS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = [
-    "Thumbnail",
+    "COLOURS",
+    "INK",
+    "Picture",
     "assembled_png",
-    "curve_svg",
-    "histogram_svg",
-    "hit_rate_svg",
-    "reliability_svg",
-    "share_svg",
-    "svg",
+    "chart",
+    "draw_calibration",
+    "draw_run",
+    "draw_scores",
+    "draw_windows",
+    "readable",
 ]
 
-WIDTH, HEIGHT = 640, 170
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 34
-COLOURS = {Decision.HIT: "#1b7f5c", Decision.UNDECIDED: "#d69a00", Decision.REJECT: "#b8bec8"}
+COLOURS = {Decision.HIT: "#1b7f5c", Decision.UNDECIDED: "#d69a00", Decision.REJECT: "#aab1bc"}
+NAMES = {Decision.HIT: "hits", Decision.UNDECIDED: "undecided", Decision.REJECT: "rejected"}
 INK = "#33414f"
-THUMBNAIL_PIXELS = 280
+_LOST, _WEAK, _KEPT, _POINT = "#c0392b", "#d69a00", "#8a93a0", "#2d6cb5"
+
+WIDTH, HEIGHT = 380, 200
+"""Points of a chart: the width of a phone, so that its letters are as large there as beside it."""
+
+STYLE: Any = {
+    "svg.fonttype": "none",  # letters stay text: small, sharp, and found by a search
+    "svg.hashsalt": "sfxreduce",
+    "text.usetex": False,
+    "font.size": 10.0,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+}
+PICTURE_PIXELS = 360
+GREYS = 24
+"""Levels of grey of a picture: enough for the eye, and noise packs to half of its bytes."""
+
+MOST_BLOCKS = 60
 WIDE_RANGE = 50
+_MOST_SHOWN = 0.2
+
+
+def readable(value: float) -> str:
+    """Number with three digits, or a whole one, written out and without an exponent.
+
+    Examples
+    --------
+    >>> readable(4.9623e-05), readable(0.04246135175228119), readable(12345.6), readable(1333.0)
+    ('0.0000496', '0.0425', '12,300', '1,333')
+    """
+    if not np.isfinite(value):
+        return str(value)
+    short = float(value) if float(value).is_integer() else float(f"{value:.3g}")
+    if abs(short) >= 1000:
+        return f"{short:,.0f}"
+    return np.format_float_positional(short, trim="-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Thumbnail:
+class Picture:
     """One event as the report shows it.
 
     Parameters
@@ -51,7 +102,7 @@ class Thumbnail:
         (column, row) of the Bragg peaks found, in detector pixels of the assembled picture.
     """
 
-    source_index: int
+    event: int
     score: float
     decision: Decision
     png: str
@@ -59,229 +110,231 @@ class Thumbnail:
     peaks: tuple[tuple[float, float], ...]
 
     @property
-    def has_peaks(self) -> bool:
-        """Whether the conventional peak finder would call it a hit."""
-        return len(self.peaks) >= MIN_PEAKS
+    def marks(self) -> str:
+        """SVG path of two short lines beside every peak, which itself stays free."""
+        side = max(self.size)
+        gap, length = side / 90, side / 100
+        return "".join(
+            f"M{x - gap - length:.0f} {y:.0f}h{length:.0f}m{2 * gap:.0f} 0h{length:.0f}"
+            for x, y in self.peaks
+        )
+
+    @property
+    def caption(self) -> str:
+        """What is said below it, and to those who cannot see it."""
+        n = len(self.peaks)
+        return f"score {readable(self.score)}, {n:,} peak{'' if n == 1 else 's'}"
 
 
 def assembled_png(frame: NDArray[np.generic], detector: Detector) -> str:
     """Assembled picture of a frame as a PNG data URI, small enough for a page.
 
     Each point shows the brightest trusted pixel it covers, so that one-pixel peaks stay visible;
-    grey runs from the median to well above it. Source frames of shape (frame axes).
+    grey runs from the darkest to well above the median. Source frames of shape (frame axes).
     """
     index = detector.assembly()
-    seen = (index >= 0) & detector.good().reshape(-1)[index]
-    values = np.where(seen, frame.reshape(-1)[index].astype(np.float32), np.nan)
-    step = max(-(-max(values.shape) // THUMBNAIL_PIXELS), 1)
+    trusted = (index >= 0) & detector.good().reshape(-1)[index]
+    values = np.where(trusted, frame.reshape(-1)[index].astype(np.float32), np.float32(-np.inf))
+    step = max(-(-max(values.shape) // PICTURE_PIXELS), 1)
     # A picture of one row is no thinner than one point: it is filled up to a whole block.
     filled = [(0, max(step - n, 0)) for n in values.shape]
-    values = np.pad(values, filled, constant_values=np.nan)
+    values = np.pad(values, filled, constant_values=-np.inf)
     rows, columns = (n // step * step for n in values.shape)
     blocks = values[:rows, :columns].reshape(rows // step, step, columns // step, step)
-    brightest = np.nan_to_num(blocks, nan=-np.inf, posinf=-np.inf).max(axis=(1, 3))
+    brightest = np.fmax.reduce(np.fmax.reduce(blocks, axis=1), axis=2)
+    brightest = np.where(np.isfinite(brightest), brightest, -np.inf)
     lit = brightest[np.isfinite(brightest)]
     low, middle = np.percentile(lit, [2, 50]) if lit.size else (0.0, 1.0)
     span = max(6 * (middle - low), 1e-6)
-    grey = 255 - 255 * np.clip((brightest - low) / span, 0, 1) ** 0.7
+    bright = np.clip((brightest - low) / span, 0, 1) ** 0.8
+    grey = 255 - np.rint(bright * GREYS) * (255 / GREYS)
     grey[~np.isfinite(brightest)] = 225
     buffer = io.BytesIO()
-    Image.fromarray(grey.astype(np.uint8)).save(buffer, "PNG", optimize=True)
+    Image.fromarray(grey.astype(np.uint8)).save(buffer, "PNG", compress_level=4)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def share_svg(hits: int, undecided: int, rejected: int) -> str:
-    """One bar: how the events divide."""
-    total = max(hits + undecided + rejected, 1)
-    counts = {
-        Decision.HIT: hits,
-        Decision.UNDECIDED: undecided,
-        Decision.REJECT: rejected,
-    }
-    parts, x = [], 0.0
-    for decision, count in counts.items():
-        width = WIDTH * count / total
-        label = f"{count:,} {decision.name.lower()}"
-        parts.append(
-            f'<rect x="{x:.1f}" y="0" width="{width:.1f}" height="26" fill="{COLOURS[decision]}">'
-            f"<title>{label}</title></rect>"
-        )
-        x += width
-    return svg("".join(parts), height=26)
+def chart(draw: Callable[[Axes], None], *, name: str, alt: str) -> str:
+    """SVG element of one chart, for a page that holds several.
 
-
-def hit_rate_svg(decisions: Decisions, *, n_bins: int = 60) -> str:
-    """Share of kept events along the run, in blocks of consecutive events."""
-    kept = (decisions.decision != Decision.REJECT).astype(float)
-    if not kept.size:
-        return svg("", height=HEIGHT)
-    edges = np.unique(np.linspace(0, kept.size, min(n_bins, kept.size) + 1).astype(int))
-    rates = np.add.reduceat(kept, edges[:-1]) / np.diff(edges)
-    top = min(max(float(rates.max()) * 1.15, 0.01), 1.0)
-    bars = _bars(edges / kept.size, rates / top, [COLOURS[Decision.HIT]] * len(rates))
-    axes = _axes("event", "kept", x_labels=("0", f"{kept.size:,}"), y_top=f"{top:.0%}")
-    return svg("".join(bars) + axes)
-
-
-def histogram_svg(score: NDArray[np.float32], *, threshold: float, n_bins: int = 60) -> str:
-    """Histogram of the scores on a logarithmic count axis, with the threshold."""
-    finite = score[np.isfinite(score)].astype(float)
-    if not finite.size:
-        return svg("", height=HEIGHT)
-    low, high = min(finite.min(), threshold), max(finite.max(), threshold)
-    high = high if high > low else low + 1
-    # Peak counts run from none to a thousand; the threshold lies among the small ones.
-    along = np.log1p if high - low > WIDE_RANGE else np.asarray
-    places = along(finite - low) / along(high - low)
-    limit = float(along(threshold - low) / along(high - low))
-    counts, edges = np.histogram(places, bins=n_bins, range=(0.0, 1.0))
-    heights = np.log10(counts + 1) / np.log10(counts.max() + 1) / 1.1
-    middles = (edges[:-1] + edges[1:]) / 2
-    colours = [COLOURS[Decision.HIT if m >= limit else Decision.REJECT] for m in middles]
-    bars = _bars(edges, heights, colours)
-    x = LEFT + limit * (WIDTH - LEFT - RIGHT)
-    line = (
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="#c0392b" '
-        f'stroke-width="1.5" stroke-dasharray="4 3"/>'
-        f'<text x="{min(x + 5, WIDTH - 120):.1f}" y="{TOP + 11}" fill="#c0392b">'
-        f"threshold {threshold:.3g}</text>"
-    )
-    axes = _axes(
-        "score (log)" if along is np.log1p else "score",
-        "events (log)",
-        x_labels=(f"{low:.4g}", f"{high:.4g}"),
-        y_top=f"{int(counts.max()):,}",
-    )
-    return svg("".join(bars) + line + axes)
-
-
-def _bars(
-    edges: NDArray[np.float64], heights: NDArray[np.float64], colours: list[str]
-) -> Iterator[str]:
-    """Bars between relative edges, of relative heights."""
-    inner_width, inner_height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    for start, stop, height, colour in zip(edges[:-1], edges[1:], heights, colours, strict=True):
-        width = max((stop - start) * inner_width - 0.6, 0.4)
-        tall = height * inner_height
-        yield (
-            f'<rect x="{LEFT + start * inner_width:.1f}" y="{HEIGHT - BOTTOM - tall:.1f}" '
-            f'width="{width:.1f}" height="{tall:.1f}" fill="{colour}"/>'
-        )
-
-
-def _axes(x_name: str, y_name: str, *, x_labels: tuple[str, str], y_top: str) -> str:
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    return (
-        f'<line x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}" stroke="{INK}"/>'
-        f'<text x="{LEFT}" y="{bottom + 14}">{x_labels[0]}</text>'
-        f'<text x="{right}" y="{bottom + 14}" text-anchor="end">{x_labels[1]}</text>'
-        f'<text x="{(LEFT + right) / 2}" y="{bottom + 28}" text-anchor="middle">{x_name}</text>'
-        f'<text x="{LEFT - 6}" y="{TOP + 9}" text-anchor="end">{y_top}</text>'
-        f'<text x="{LEFT - 6}" y="{bottom}" text-anchor="end">0</text>'
-        f'<text transform="translate(12 {(TOP + bottom) / 2}) rotate(-90)" '
-        f'text-anchor="middle">{y_name}</text>'
-    )
-
-
-def svg(content: str, *, height: int = HEIGHT) -> str:
-    """A picture of this page's width from its elements."""
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'font-family="inherit" font-size="11" fill="{INK}">{content}</svg>'
-    )
-
-
-HEAD = TOP + 26
-_MOST_SHOWN = 0.2
-_LOST, _WEAK, _KEPT = "#c0392b", "#d69a00", "#8a93a0"
-
-
-def curve_svg(curve: Sequence[WindowLoss], *, chosen: TileChoice | None) -> str:
-    """What is lost through each window: hits, weak hits, and blanks that are kept.
-
-    Three bars a window, in per cent; one beyond the scale has its number above it. The window
-    in use is written in bold.
+    Parameters
+    ----------
+    draw : callable
+        Draws into axes.
+    name : str
+        Of the chart: it sets its identifiers apart from those of other charts.
+    alt : str
+        What the chart shows, for those who cannot see it.
     """
-    if not curve:
-        return svg("")
-    shares = [(one.mean_loss, one.weak_loss or 0.0, 1.0 - one.least_specificity) for one in curve]
-    top = min(max(0.02, *(share for three in shares for share in three)), _MOST_SHOWN)
-    step = (WIDTH - LEFT - RIGHT) / len(curve)
-    parts = [_legend(), _frame(f"{top:.0%}", at=HEAD)]
-    for number, (one, three) in enumerate(zip(curve, shares, strict=True)):
-        left = LEFT + number * step
-        for k, (share, colour) in enumerate(zip(three, (_LOST, _WEAK, _KEPT), strict=True)):
-            tall = max(min(share / top, 1.0) * (HEIGHT - HEAD - BOTTOM), 0.8)
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    buffer = io.StringIO()
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+        axes = figure.add_axes((0.125, 0.2, 0.83, 0.68))
+        draw(axes)
+        figure.savefig(buffer, format="svg", transparent=True)
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    inner = text[text.index(">") + 1 :]
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(alt)}">{inner}'
+    )
+
+
+def draw_run(axes: Axes, decisions: Decisions) -> None:
+    """Hits along the run in per cent of the events, undecided ones on top of them."""
+    n = decisions.decision.size
+    edges = np.unique(np.linspace(0, n, min(MOST_BLOCKS, n) + 1).astype(int))
+    bottom = np.zeros(edges.size - 1)
+    for decision in (Decision.HIT, Decision.UNDECIDED):
+        is_one = (decisions.decision == decision).astype(float)
+        share = np.add.reduceat(is_one, edges[:-1]) / np.diff(edges) if n else bottom
+        axes.bar(
+            edges[:-1],
+            share,
+            np.diff(edges),
+            bottom,
+            align="edge",
+            color=COLOURS[decision],
+            label=NAMES[decision],
+        )
+        bottom = bottom + share
+    axes.set_xlim(0, max(n, 1))
+    axes.set_ylim(0, min(max(float(bottom.max(initial=0.0)) * 1.1, 0.01), 1.0))
+    axes.xaxis.set_major_formatter(_thousands)
+    axes.yaxis.set_major_formatter(_per_cent)
+    axes.set_xlabel("event")
+    _legend_above(axes)
+
+
+def draw_scores(axes: Axes, decisions: Decisions, *, threshold: float) -> None:
+    """Histogram of the scores by decision on a logarithmic count axis, with the threshold."""
+    score = decisions.score.astype(np.float64)
+    known = np.isfinite(score)
+    along, ticks, name = _score_axis(np.append(score[known], threshold))
+    low, high = float(along(ticks).min()), float(along(ticks).max())
+    values = along(np.append(score[known], threshold))
+    low, high = min(low, values.min()), max(high, values.max())
+    bins = np.linspace(low, high if high > low else low + 1, 61)
+    for decision in (Decision.REJECT, Decision.UNDECIDED, Decision.HIT):
+        those = along(score[known & (decisions.decision == decision)])
+        if those.size:
+            axes.hist(
+                those, bins.tolist(), color=COLOURS[decision], alpha=0.8, label=NAMES[decision]
+            )
+    limit = float(along(threshold))
+    axes.axvline(limit, color=_LOST, linewidth=1.2, linestyle=(0, (4, 3)))
+    right = limit < (low + high) / 2
+    axes.annotate(
+        f"threshold {readable(threshold)}",
+        (limit, 0.97),
+        (4 if right else -4, 0),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="left" if right else "right",
+        va="top",
+        color=_LOST,
+        fontsize=9.0,
+    )
+    axes.set_yscale("log", nonpositive="clip")
+    axes.set_ylim(0.7, max(axes.get_ylim()[1] * 1.6, 10))
+    axes.yaxis.set_major_formatter(_thousands)
+    axes.set_xticks(along(ticks), [readable(tick) for tick in ticks])
+    axes.set_xlabel(name)
+    if known.any():
+        _legend_above(axes)
+
+
+def _score_axis(
+    scores: NDArray[np.float64],
+) -> tuple[Callable[[ArrayLike], NDArray[np.float64]], NDArray[np.float64], str]:
+    """How scores are laid out, the scores that are written below, and the name of the axis."""
+    low, high = float(scores.min()), float(scores.max())
+    if low >= 0.0 and high <= 1.0:
+        # Blanks crowd at zero and hits at one; odds tell both apart.
+        powers = np.array([1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9, 0.99])
+        inside = powers[(powers >= low / 3) & (powers <= max(high, 0.5))]
+        return _odds, inside[::2] if inside.size > 5 else inside, "score, a probability (logit)"
+    if low >= 0.0 and high > WIDE_RANGE:
+        # Peak counts run from none to a thousand; the threshold lies among the small ones.
+        counts = np.array([0, 3, 10, 30, 100, 300, 1000, 3000, 10000, 100000], np.float64)
+        return _counts, counts[counts <= high], "score (log)"
+    steps = np.linspace(low, high, 5) if high > low else np.array([low, low + 1])
+    return _as_it_is, steps, "score"
+
+
+def _odds(scores: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(logit(np.clip(np.asarray(scores, np.float64), 1e-6, 1 - 1e-6)), np.float64)
+
+
+def _counts(scores: ArrayLike) -> NDArray[np.float64]:
+    return np.log1p(np.asarray(scores, np.float64))
+
+
+def _as_it_is(scores: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(scores, np.float64)
+
+
+def draw_windows(axes: Axes, curve: Sequence[WindowLoss], *, chosen: TileChoice | None) -> None:
+    """What is lost through each window: hits, weak hits, and blanks that are kept, in per cent.
+
+    A bar beyond the scale has its number above it. The window in use is written in bold.
+    """
+    shares: Mapping[str, tuple[str, list[float]]] = {
+        "hits lost": (_LOST, [one.mean_loss for one in curve]),
+        "weak hits lost": (_WEAK, [one.weak_loss or 0.0 for one in curve]),
+        "blanks kept, at worst": (_KEPT, [1.0 - one.least_specificity for one in curve]),
+    }
+    most = max((share for _, values in shares.values() for share in values), default=0.0)
+    top = min(max(0.02, most), _MOST_SHOWN)
+    places = np.arange(len(curve))
+    for number, (name, (colour, values)) in enumerate(shares.items()):
+        at = places + 0.25 * (number - 1)
+        axes.bar(at, values, 0.22, color=colour, label=name)
+        for x, share in zip(at, values, strict=True):
             if share > top:
-                parts.append(
-                    f'<text x="{left + step * (0.265 + 0.23 * k):.1f}" y="{HEAD - 3}" '
-                    f'text-anchor="middle">{share:.0%}</text>'
-                )
-            parts.append(
-                f'<rect x="{left + step * (0.16 + 0.23 * k):.1f}" width="{step * 0.21:.1f}" '
-                f'y="{HEIGHT - BOTTOM - tall:.1f}" height="{tall:.1f}" fill="{colour}">'
-                f"<title>{share:.2%}</title></rect>"
-            )
-        weight = ' font-weight="700"' if one.tiles == chosen else ""
-        for line, word in enumerate(one.tiles.name.split(", ")):
-            parts.append(
-                f'<text x="{left + step / 2:.1f}" y="{HEIGHT - BOTTOM + 14 + 12 * line}" '
-                f'text-anchor="middle"{weight}>{word}</text>'
-            )
-    return svg("".join(parts))
+                axes.text(x, top, f"{share:.0%}", ha="center", va="bottom", fontsize=8.0)
+    axes.set_ylim(0, top)
+    axes.yaxis.set_major_formatter(_per_cent)
+    axes.set_xticks(places, [one.tiles.name.replace(", ", "\n") for one in curve], fontsize=8.0)
+    for label, one in zip(axes.get_xticklabels(), curve, strict=True):
+        label.set_fontweight("bold" if one.tiles == chosen else "normal")
+    _legend_above(axes)
 
 
-def reliability_svg(bins: Sequence[ReliabilityBin]) -> str:
+def draw_calibration(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
     """Calibrated probabilities against observed shares, with 95 % intervals; ideal is the diagonal.
 
     A point's area grows with its number of events.
     """
+    axes.plot([0, 1], [0, 1], color=_KEPT, linestyle=(0, (4, 3)), linewidth=1)
+    x = np.array([b.mean_probability for b in bins])
+    y = np.array([b.observed for b in bins])
+    low, high = np.array([b.interval95 for b in bins]).reshape(-1, 2).T
+    axes.vlines(x, low, high, color=_POINT, linewidth=1)
     most = max((b.n_events for b in bins), default=1)
-    parts = [
-        _frame("100%"),
-        f'<line x1="{_x(0):.1f}" y1="{_y(0):.1f}" x2="{_x(1):.1f}" y2="{_y(1):.1f}" '
-        f'stroke="{_KEPT}" stroke-dasharray="4 3"/>',
-        f'<text x="{LEFT}" y="{HEIGHT - BOTTOM + 14}">0%</text>'
-        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - BOTTOM + 14}" text-anchor="end">100%</text>'
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - BOTTOM + 28}" '
-        'text-anchor="middle">probability</text>',
-    ]
-    for b in bins:
-        low, high = b.interval95
-        x = _x(b.mean_probability)
-        parts.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_y(low):.1f}" y2="{_y(high):.1f}" '
-            f'stroke="#2d6cb5"/><circle cx="{x:.1f}" cy="{_y(b.observed):.1f}" '
-            f'r="{3 + 5 * (b.n_events / most) ** 0.5:.1f}" fill="#2d6cb5" fill-opacity="0.75">'
-            f"<title>{b.n_hits} of {b.n_events} events</title></circle>"
-        )
-    return svg("".join(parts))
+    axes.scatter(x, y, [15 + 60 * b.n_events / most for b in bins], color=_POINT, alpha=0.75)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(0, 1.05)
+    axes.xaxis.set_major_formatter(_per_cent)
+    axes.yaxis.set_major_formatter(_per_cent)
+    axes.set_xlabel("probability")
 
 
-def _x(share: float) -> float:
-    return LEFT + share * (WIDTH - LEFT - RIGHT)
+def _thousands(value: float, _: object = None) -> str:
+    return f"{value:,.0f}"
 
 
-def _y(share: float) -> float:
-    return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+def _per_cent(value: float, _: object = None) -> str:
+    return f"{round(100 * value, 2):g} %"
 
 
-def _frame(top: str, *, at: float = TOP) -> str:
-    bottom = HEIGHT - BOTTOM
-    return (
-        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}" stroke="{INK}"/>'
-        f'<text x="{LEFT - 6}" y="{at + 9}" text-anchor="end">{top}</text>'
-        f'<text x="{LEFT - 6}" y="{bottom}" text-anchor="end">0</text>'
-    )
-
-
-def _legend() -> str:
-    words = ((_LOST, "hits lost"), (_WEAK, "weak hits lost"), (_KEPT, "blanks kept, at worst"))
-    parts, x = [], LEFT + 10
-    for colour, word in words:
-        parts.append(
-            f'<rect x="{x}" y="{TOP}" width="10" height="10" fill="{colour}"/>'
-            f'<text x="{x + 14}" y="{TOP + 9}">{word}</text>'
-        )
-        x += 30 + 7 * len(word)
-    return "".join(parts)
+def _legend_above(axes: Axes) -> None:
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=3, columnspacing=1.2,
+        handlelength=1.0, handletextpad=0.5, borderaxespad=0.0,
+    )  # fmt: skip

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +18,18 @@ from numpy.typing import NDArray
 from sfxreduce.decisions.assurance import Assurance
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.method import Method
+from sfxreduce.io.chunks.blosc import DENSE_PACKING
+from sfxreduce.io.chunks.shards import packed_bytes
 from sfxreduce.io.files.durable import output_errors, write_file
 from sfxreduce.report.figures import (
-    Thumbnail,
+    Picture,
     assembled_png,
-    curve_svg,
-    histogram_svg,
-    hit_rate_svg,
-    reliability_svg,
-    share_svg,
+    chart,
+    draw_calibration,
+    draw_run,
+    draw_scores,
+    draw_windows,
+    readable,
 )
 from sfxreduce.run.columns import plain_text
 from sfxreduce.run.reasons import Reason
@@ -33,8 +40,8 @@ __all__ = [
     "Report",
     "Storage",
     "choose_events",
+    "counted",
     "human_bytes",
-    "make_thumbnails",
     "render_html",
     "rounded",
     "short_path",
@@ -61,8 +68,8 @@ class Report:
         Of the source, of the reduced store, and their difference.
     reduction_factor : float
         Bytes in over bytes out.
-    out : str
-        Path of the reduced store.
+    source, out : str
+        Paths of the run and of the reduced store.
     cxi, nxmx, report : str or None
         Paths of the other outputs, if they were asked for.
     dials_gain : float or None
@@ -99,6 +106,8 @@ class Report:
         none.
     not_carried : tuple of str
         Per-event data of the source that no output has.
+    next_command : str or None
+        What to type next where nothing is promised.
     """
 
     events: int
@@ -114,6 +123,7 @@ class Report:
     bytes_saved: int
     reduction_factor: float
     wall_seconds: float
+    source: str
     out: str
     cxi: str | None = None
     nxmx: str | None = None
@@ -135,6 +145,22 @@ class Report:
     changed: int = 0
     plugin_path: str | None = None
     not_carried: tuple[str, ...] = ()
+    next_command: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What became of the run, in one sentence."""
+        return (
+            f"Kept {self.kept:,} of {counted(self.events, 'event')}: "
+            f"{human_bytes(self.bytes_in)} became {human_bytes(self.bytes_out)}"
+        )
+
+    @property
+    def saving(self) -> str:
+        """What was saved; an output may be the larger one."""
+        if self.bytes_saved <= 0:
+            return f"nothing: {human_bytes(-self.bytes_saved)} larger"
+        return f"{human_bytes(self.bytes_saved)}, {self.reduction_factor:.3g} times smaller"
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
@@ -145,6 +171,7 @@ class Report:
 class Storage:
     """What was read and written."""
 
+    source: str
     bytes_in: int
     bytes_out: int
     out: Path
@@ -175,11 +202,12 @@ def summarize(
     """
     hits = decisions.count(Decision.HIT)
     undecided = decisions.count(Decision.UNDECIDED)
+    rejected = decisions.count(Decision.REJECT)
     return Report(
         events=decisions.score.size,
         hits=hits,
         undecided=undecided,
-        rejected=decisions.count(Decision.REJECT),
+        rejected=rejected,
         kept=hits + undecided,
         threshold=method.threshold,
         scorer=method.scorer,
@@ -189,6 +217,7 @@ def summarize(
         bytes_saved=storage.bytes_in - storage.bytes_out,
         reduction_factor=storage.bytes_in / storage.bytes_out,
         wall_seconds=wall_seconds,
+        source=storage.source,
         out=str(storage.out),
         cxi=str(storage.cxi) if storage.cxi else None,
         nxmx=str(storage.nxmx) if storage.nxmx else None,
@@ -201,8 +230,31 @@ def summarize(
         plugin_path=storage.plugin_path,
         not_carried=storage.not_carried,
         kept_for_peaks=int(np.count_nonzero(decisions.reason & np.uint32(Reason.PEAK_COUNT))),
+        next_command=None
+        if method.assurance.promised
+        else _next_command(short_path(storage.out), rejected=rejected),
         **method.claims,
     )
+
+
+def _next_command(out: str, *, rejected: int) -> str:
+    """What helps where nothing is promised: a bound from labels, or the reasons one by one."""
+    store = shlex.quote(out)
+    if not rejected:
+        table = shlex.quote(str(Path(out).with_suffix(".csv")))
+        return f"sfxreduce ledger --in {store} --out {table}"
+    return f'sfxreduce audit draw --in {store} --nonce "SIX THROWN DICE" --out draw.json'
+
+
+def counted(number: int, noun: str) -> str:
+    """Number of things, and their name in the plural where it belongs.
+
+    Examples
+    --------
+    >>> counted(1, "event"), counted(1200, "event")
+    ('1 event', '1,200 events')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def human_bytes(n_bytes: float) -> str:
@@ -243,80 +295,185 @@ def short_path(path: str | Path) -> str:
     return str(Path(path).relative_to(folder) if folder in Path(path).parents else path)
 
 
-PER_DECISION = {Decision.REJECT: 8, Decision.UNDECIDED: 4, Decision.HIT: 8}
+SHOWN = {Decision.REJECT: 8, Decision.UNDECIDED: 4, Decision.HIT: 8}
+"""Pictures of each decision: two rows on a desk, and still read and drawn in a second or two."""
+
+DISAGREEING = 2
+"""Pictures of each kind of event that network and peak finder judge differently."""
+
+IN_POWDER = 24
+"""Frames of a virtual powder pattern, as far as there are so many: rings show from about 20 on."""
+
+PACKED = 4
+"""Frames that are packed anew to learn what that would save."""
 
 
-def choose_events(decisions: Decisions) -> NDArray[np.int64]:
-    """Events worth a look, in the order in which they are shown.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Choice:
+    """Events that the page shows, by where it shows them.
+
+    Parameters
+    ----------
+    galleries : mapping of str to ndarray of int64
+        Positions in the run, by the title above their pictures.
+    disagreeing : mapping of str to ndarray of int64
+        The same of events that network and peak finder judge differently.
+    powders : mapping of str to ndarray of int64
+        Events of each virtual powder pattern, by its title.
+    packed : ndarray of int64
+        Events that are packed anew.
+    """
+
+    galleries: Mapping[str, NDArray[np.int64]]
+    disagreeing: Mapping[str, NDArray[np.int64]]
+    powders: Mapping[str, NDArray[np.int64]]
+    packed: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pictures:
+    """What was drawn of the chosen events.
+
+    Parameters
+    ----------
+    events : mapping of int to Picture
+        Those that could be read.
+    powders : mapping of str to tuple of str and int
+        Picture as a data URI, and the number of frames in it.
+    packed_bytes, packed_frames : int
+        Bytes that so many frames take when they are packed anew.
+    """
+
+    events: Mapping[int, Picture]
+    powders: Mapping[str, tuple[str, int]]
+    packed_bytes: int
+    packed_frames: int
+
+
+def choose_events(decisions: Decisions, *, threshold: float) -> Choice:
+    """Events worth a look.
 
     Of the rejected ones those nearest to the threshold, of the hits a row from weak to strong, of
-    the undecided ones the first.
-
-    Returns
-    -------
-    ndarray of int64
-        Positions in the run.
+    the undecided ones the first; and those on which network and peak finder differ most.
     """
-    chosen: list[NDArray[np.int64]] = []
-    for decision, wanted in PER_DECISION.items():
-        events = np.flatnonzero(decisions.decision == decision)
-        order = events[np.argsort(decisions.score[events], kind="stable")]
-        if decision is Decision.REJECT:
-            chosen.append(order[::-1][:wanted])
-        elif decision is Decision.HIT:
-            places = np.linspace(0, max(order.size - 1, 0), min(wanted, order.size))
-            chosen.append(order[places.astype(int)])
-        else:
-            # What ended a worker would end this process as well.
-            harmless = (decisions.reason[events] & np.uint32(Reason.WORKER_LOST)) == 0
-            chosen.append(events[harmless][:wanted])
-    return np.concatenate(chosen)
+    score = decisions.score
+    # What ended a worker would end this process as well.
+    harmless = (decisions.reason & np.uint32(Reason.WORKER_LOST)) == 0
+    of = {d: np.flatnonzero((decisions.decision == d) & harmless) for d in Decision}
+    rejected, hits = (
+        of[d][np.argsort(score[of[d]], kind="stable")] for d in (Decision.REJECT, Decision.HIT)
+    )
+    counted_peaks = decisions.peaks >= 0
+    few = counted_peaks & (decisions.peaks < MIN_PEAKS)
+    strong = hits[few[hits]][::-1]
+    low = np.flatnonzero((score < threshold) & (decisions.peaks >= MIN_PEAKS) & harmless)
+    low = low[np.argsort(-decisions.peaks[low], kind="stable")]
+    return Choice(
+        galleries={
+            "Rejected, nearest to the threshold": rejected[::-1][: SHOWN[Decision.REJECT]],
+            "Undecided, kept": of[Decision.UNDECIDED][: SHOWN[Decision.UNDECIDED]],
+            "Hits, from weak to strong": _spread(hits, SHOWN[Decision.HIT]),
+        },
+        disagreeing={
+            f"Hits of the network with fewer than {MIN_PEAKS} peaks": strong[:DISAGREEING],
+            f"Below the threshold with {MIN_PEAKS} peaks or more": low[:DISAGREEING],
+        },
+        powders={
+            "hits": _spread(of[Decision.HIT], IN_POWDER),
+            "rejected events": _spread(of[Decision.REJECT], IN_POWDER),
+        },
+        packed=_spread(np.flatnonzero(harmless), PACKED),
+    )
 
 
-def make_thumbnails(run: Run, decisions: Decisions) -> list[Thumbnail]:
-    """Read the chosen events and draw them, peaks included. Unreadable events are left out."""
-    detector, finder = run.detector, PeakFinder()
-    good, radius = detector.good(), detector.radius()
-    row, column = detector.assembled_positions()
-    rows, columns = detector.assembly().shape
-    thumbnails = []
-    for event in choose_events(decisions).tolist():
+def _spread(events: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    """So many of some events, evenly from first to last."""
+    chosen = np.linspace(0, max(events.size - 1, 0), min(wanted, events.size))
+    return np.asarray(events[chosen.astype(int)], np.int64)
+
+
+def draw_pictures(run: Run, decisions: Decisions, choice: Choice) -> Pictures:
+    """Read the chosen events once each, and draw them. Unreadable events are left out."""
+    draw = _drawn_with(run, decisions)
+    shown = {*map(int, np.concatenate([*choice.galleries.values(), *choice.disagreeing.values()]))}
+    in_powder = {name: set(events.tolist()) for name, events in choice.powders.items()}
+    to_pack = set(choice.packed.tolist())
+    brightest: dict[str, NDArray[np.generic]] = {}
+    n_frames = dict.fromkeys(in_powder, 0)
+    pictures, packed = {}, []
+    for event in sorted(shown.union(to_pack, *in_powder.values())):
         reading = run.source.read([event])
         if reading.reasons[0]:
             continue
         frame = reading.pixels[0]
-        found = finder.find(frame, good, radius, adu_per_photon=detector.adu_per_photon)
-        y, x = np.rint(found.y).astype(int), np.rint(found.x).astype(int)
-        place = (found.panel, y, x) if detector.stacked else (y, x)
-        thumbnails.append(
-            Thumbnail(
-                source_index=event,
-                score=float(decisions.score[event]),
-                decision=Decision(decisions.decision[event]),
-                png=assembled_png(frame, detector),
-                size=(columns, rows),
-                peaks=tuple(zip(column[place].tolist(), row[place].tolist(), strict=True)),
-            )
+        if event in shown:
+            pictures[event] = draw(event, frame)
+        if event in to_pack:
+            packed.append(packed_bytes(frame))
+        for name, events in in_powder.items():
+            if event in events:
+                brightest[name] = np.fmax(brightest.get(name, frame), frame)
+                n_frames[name] += 1
+    return Pictures(
+        events=pictures,
+        powders={
+            name: (assembled_png(brightest[name], run.detector), n)
+            for name, n in n_frames.items()
+            if n
+        },
+        packed_bytes=sum(packed),
+        packed_frames=len(packed),
+    )
+
+
+def _drawn_with(run: Run, decisions: Decisions) -> Callable[[int, NDArray[np.generic]], Picture]:
+    """What draws an event of a run, with its peaks by the conventional rule."""
+    detector, finder = run.detector, PeakFinder()
+    good, radius = detector.good(), detector.radius()
+    row, column = detector.assembled_positions()
+    rows, columns = detector.assembly().shape
+
+    def draw(event: int, frame: NDArray[np.generic]) -> Picture:
+        peaks = finder.find(frame, good, radius, adu_per_photon=detector.adu_per_photon)
+        y, x = np.rint(peaks.y).astype(int), np.rint(peaks.x).astype(int)
+        at = (peaks.panel, y, x) if detector.stacked else (y, x)
+        return Picture(
+            event=event,
+            score=float(decisions.score[event]),
+            decision=Decision(decisions.decision[event]),
+            png=assembled_png(frame, detector),
+            size=(columns, rows),
+            peaks=tuple(zip(column[at].tolist(), row[at].tolist(), strict=True)),
         )
-    return thumbnails
+
+    return draw
 
 
 def write_page(
-    path: Path, report: Report, decisions: Decisions, *, run: Run, method: Method
+    path: Path,
+    report: Report,
+    decisions: Decisions,
+    *,
+    run: Run,
+    method: Method,
+    command: str = "",
 ) -> None:
     """Write the report page, with pictures of events of the run.
+
+    Parameters
+    ----------
+    command : str
+        What was typed to make the output.
 
     Raises
     ------
     OutputError
         If it cannot be written.
     """
+    choice = choose_events(decisions, threshold=report.threshold)
+    pictures = draw_pictures(run, decisions, choice)
     page = render_html(
-        report,
-        decisions,
-        source=run.path,
-        method=method,
-        thumbnails=make_thumbnails(run, decisions),
+        report, decisions, method=method, choice=choice, pictures=pictures, command=command
     )
     with output_errors(path):
         write_file(path, plain_text(page).encode())
@@ -326,51 +483,125 @@ def render_html(
     report: Report,
     decisions: Decisions,
     *,
-    source: str,
     method: Method,
-    thumbnails: Sequence[Thumbnail],
+    choice: Choice,
+    pictures: Pictures,
+    command: str = "",
 ) -> str:
     """One page, in one file, that a beamline scientist reads in a glance and can veto.
 
-    Parameters
-    ----------
-    source : str
-        Path of the run.
-    thumbnails : sequence of Thumbnail
-        Hits, undecided events, and the rejected ones nearest to the threshold.
+    What it promises is the report's `assurance`, as the terminal and the JSON have it.
 
     Returns
     -------
     str
-        HTML that needs no network.
+        HTML that needs no network and no script.
     """
     environment = Environment(
         loader=PackageLoader("sfxreduce.report"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters["bytes"] = human_bytes
+    environment.filters |= {"bytes": human_bytes, "readable": readable, "counted": counted}
+
+    def drawn(events: Mapping[str, NDArray[np.int64]]) -> list[tuple[str, list[Picture]]]:
+        known = pictures.events
+        return [
+            (title, [known[event] for event in chosen.tolist() if event in known])
+            for title, chosen in events.items()
+        ]
+
     return environment.get_template("report.html").render(
         report=report,
-        source=short_path(source),
+        assurance=report.assurance,
+        source=short_path(report.source),
         method=method,
-        share=share_svg(report.hits, report.undecided, report.rejected),
-        hit_rate=hit_rate_svg(decisions),
-        histogram=histogram_svg(decisions.score, threshold=report.threshold),
+        command=command,
+        software=version("sfxreduce"),
+        written=datetime.now().astimezone().isoformat(" ", "minutes"),
+        charts=_charts(report, decisions, method),
         reasons=_reason_counts(decisions),
-        curve=curve_svg(method.curves.loss, chosen=method.curves.window),
-        reliability=reliability_svg(method.curves.reliability),
+        galleries=drawn(choice.galleries),
+        disagreeing=drawn(choice.disagreeing),
+        agreement=_agreement(decisions, threshold=report.threshold),
+        powders=pictures.powders,
+        alternatives=_alternatives(report, decisions, pictures),
         min_peaks=MIN_PEAKS,
-        gallery=[
-            (title, [t for t in thumbnails if t.decision is decision])
-            for decision, title in _GALLERY.items()
-        ],
     )
 
 
-_GALLERY = {
-    Decision.REJECT: "Rejected, those nearest to the threshold: look here first",
-    Decision.UNDECIDED: "Undecided, kept",
-    Decision.HIT: "Hits, from weak to strong",
-}
+def _charts(report: Report, decisions: Decisions, method: Method) -> dict[str, str]:
+    """Charts of the run and of the model, those that there is something to draw for."""
+    curves = method.curves
+    charts = {}
+    if decisions.score.size:
+        charts["run"] = chart(
+            partial(draw_run, decisions=decisions),
+            name="run",
+            alt=f"Hits along the run: {report.hits:,} of {report.events:,} events, and "
+            f"{report.undecided:,} undecided",
+        )
+        charts["scores"] = chart(
+            partial(draw_scores, decisions=decisions, threshold=report.threshold),
+            name="scores",
+            alt=f"Histogram of the scores, threshold {readable(report.threshold)}",
+        )
+    if curves.loss:
+        charts["windows"] = chart(
+            partial(draw_windows, curve=curves.loss, chosen=curves.window),
+            name="windows",
+            alt="Hit loss against tiles scored",
+        )
+    if curves.reliability:
+        charts["calibration"] = chart(
+            partial(draw_calibration, bins=curves.reliability),
+            name="calibration",
+            alt="Calibrated probability against the share of hits observed",
+        )
+    return charts
+
+
+def _agreement(decisions: Decisions, *, threshold: float) -> dict[str, tuple[int, int]] | None:
+    """Events with enough peaks and with fewer, for scores above and below the threshold.
+
+    None where peaks were not counted beside the score.
+    """
+    known = (decisions.peaks >= 0) & np.isfinite(decisions.score)
+    if not known.any():
+        return None
+    many = decisions.peaks >= MIN_PEAKS
+    sides = {
+        "at or above the threshold": known & (decisions.score >= threshold),
+        "below the threshold": known & (decisions.score < threshold),
+    }
+    return {
+        name: (int(np.count_nonzero(side & many)), int(np.count_nonzero(side & ~many)))
+        for name, side in sides.items()
+    }
+
+
+def _alternatives(
+    report: Report, decisions: Decisions, pictures: Pictures
+) -> list[tuple[str, float, str]]:
+    """What other ways to reduce the run would leave on the disk: name, bytes, a remark."""
+    each_in = report.bytes_in / max(report.events, 1)
+    each_out = report.bytes_out / max(report.kept, 1)
+    rows = [("this output", float(report.bytes_out), "")]
+    if report.undecided and report.hits:
+        remark = f"drops {counted(report.undecided, 'event')} that no score can be trusted for"
+        rows.append(("hits alone", report.hits * each_out, remark))
+    by_peaks = int(np.count_nonzero(decisions.peaks >= MIN_PEAKS))
+    if by_peaks:
+        few = (decisions.peaks >= 0) & (decisions.peaks < MIN_PEAKS)
+        lost = int(np.count_nonzero(few & (decisions.decision == Decision.HIT)))
+        remark = f"on the tiles scored; drops {counted(lost, 'hit')} of this output"
+        rows.append((f"events with {MIN_PEAKS} peaks or more", by_peaks * each_in, remark))
+    if pictures.packed_frames:
+        remark = (
+            f"{DENSE_PACKING.cname} level {DENSE_PACKING.clevel}; measured on "
+            f"{counted(pictures.packed_frames, 'frame')}"
+        )
+        size = pictures.packed_bytes / pictures.packed_frames * report.events
+        rows.append(("every event, packed more densely", size, remark))
+    return [*rows, ("every event as it is", float(report.bytes_in), "")]
 
 
 def _reason_counts(decisions: Decisions) -> list[tuple[str, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +144,35 @@ def command(by: str, case: str, folder: Path, earlier: dict[str, Path]) -> list[
     return ["filter", "--in", source, "--model", folder / name, *given]
 
 
+def same_figures(facts: dict[str, Any], page: str, terminal: str) -> None:
+    """Assert that all three give the same counts, saving, promise and next step."""
+    words = html.unescape(
+        re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page[page.index("<main>") :]))
+    )
+    title = f"Kept {facts['kept']:,} of {facts['events']:,} events: "
+    assert title in words
+    assert title in terminal
+    for key, name in (("hits", "hits"), ("undecided", "undecided, kept"), ("rejected", "rejected")):
+        assert re.search(rf"^ *{name} +{facts[key]:,}(,|$)", terminal, re.MULTILINE), name
+        shown = "hits, kept" if key == "hits" else name
+        assert re.search(rf"(^| ){facts[key]:,} ?{shown}", words), name
+    saved = re.search(r"^ *saved +(\S+ \S+),", terminal, re.MULTILINE)
+    assert saved is not None
+    assert f"{saved[1]} saved" in words
+    banner = re.search(r"<main>\s*<section class=\"banner\".*?</section>", page, re.DOTALL)
+    assert (banner is None) == (facts["next_command"] is None) == facts["certified"]
+    if banner is not None:
+        assert terminal.startswith("NO PROMISE\n")
+        told_first = terminal[: terminal.index("Kept ")]
+        for reason in facts["assurance"]["reasons"]:
+            assert reason in html.unescape(banner[0])
+            assert reason in told_first
+        assert f"<code>{html.escape(facts['next_command'], quote=False)}</code>" in banner[
+            0
+        ].replace("&#34;", '"')
+        assert re.search(r"^ *next +(.*)$", told_first, re.MULTILINE)[1] == facts["next_command"]  # type: ignore[index]
+
+
 def row_of(page: str, name: str) -> str:
     found = re.search(f"<tr><td>{name}</td><td>(.*?)</td></tr>", page, re.DOTALL)
     assert found is not None
@@ -152,7 +182,12 @@ def row_of(page: str, name: str) -> str:
 @pytest.mark.parametrize("case", ["promised", "alarm", "given"])
 @pytest.mark.parametrize("by", ["cnn", "peaks", "redecide"])
 def test_terminal_json_page_and_manifest_tell_the_same(
-    by: str, case: str, folder: Path, earlier: dict[str, Path], tmp_path: Path
+    by: str,
+    case: str,
+    folder: Path,
+    earlier: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arguments = command(by, case, folder, earlier)
     page = tmp_path / "page.html"
@@ -173,6 +208,11 @@ def test_terminal_json_page_and_manifest_tell_the_same(
     assert read_reduced(tmp_path / "b.zarr", pool=SERIAL).manifest.assurance == assurance
     sentence = assurance["sentence"]
     text = page.read_text()
+    same_figures(told_json, text, terminal.replace("b.zarr", "a.zarr"))
+    if not promised:
+        monkeypatch.chdir(tmp_path)
+        done = run(*shlex.split(told_json["next_command"])[1:])
+        assert done.exit_code == 0, done.output
     assert re.search(r"^ *promise +(.*)$", terminal, re.MULTILINE)[1] == sentence  # type: ignore[index]
     assert re.search(r"^ *assurance +(.*)$", planned, re.MULTILINE)[1] == sentence  # type: ignore[index]
     assert row_of(text, "Promise").startswith(f"{sentence}.")

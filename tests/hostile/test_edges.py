@@ -53,7 +53,8 @@ def test_a_line_of_pixels_has_its_picture_on_the_page(tmp_path: Path) -> None:
     # The picture was cut to whole blocks of points, of which one row has none.
     run = write_run(tmp_path / "run.h5", (6, 1, 60_000))
     filtered(run, tmp_path / "hits.zarr", report=tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text().count("data:image/png") == 6
+    # Six events, and the powder patterns of hits and of rejected ones.
+    assert (tmp_path / "report.html").read_text().count("data:image/png") == 6 + 2
 
 
 def test_names_that_are_no_utf_8_are_told_escaped_and_listed_as_they_are(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ import sfxreduce
 API_PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "api.md"
 FACADES = (sfxreduce, sfxreduce.archive, sfxreduce.train)
 HEAVY = {
-    "bagit", "dask", "distributed", "fabio", "h5py", "numba", "pyarrow", "pydantic", "safetensors",
-    "scipy", "torch", "xarray", "zarr",
+    "bagit", "dask", "distributed", "fabio", "h5py", "matplotlib", "numba", "pyarrow", "pydantic",
+    "safetensors", "scipy", "torch", "xarray", "zarr",
 }  # fmt: skip
 
 

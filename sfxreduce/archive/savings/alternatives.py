@@ -14,8 +14,8 @@ from sfxreduce.archive.savings.run_case import RunCase
 from sfxreduce.archive.savings.store_bytes import stored_events_bytes
 from sfxreduce.archive.savings.values import Alternatives
 from sfxreduce.decisions.decide import Decision
-from sfxreduce.io.chunks.blosc import Packing
-from sfxreduce.io.chunks.shards import TileCodec
+from sfxreduce.io.chunks.blosc import DENSE_PACKING
+from sfxreduce.io.chunks.shards import packed_bytes
 from sfxreduce.io.open import open_run
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.peaks.finder import PeakScorer
@@ -29,7 +29,6 @@ MOST_RUNS = 4
 """Runs up to which alternatives are measured without being asked for."""
 
 SEED = 20260
-BETTER = Packing(cname="zstd", clevel=5, shuffle="bitshuffle", blocksize=0)
 FRAMES_AT_ONCE = 8
 
 
@@ -75,7 +74,7 @@ def _measured(
         if not read.size:
             continue
         pixels = reading.pixels[read]
-        recoded += sum(_packed_bytes(frame) for frame in pixels)
+        recoded += sum(packed_bytes(frame) for frame in pixels)
         is_peak_hit += (scorer(pixels, run.detector) >= scorer.min_peaks).tolist()
         good += [batch[place] for place in read]
     stored = stored_events_bytes(Path(run.path), good)
@@ -87,7 +86,7 @@ def _measured(
         sampled=events.size,
         read=len(good),
         seed=SEED,
-        codec=f"blosc {BETTER.cname} level {BETTER.clevel}, {BETTER.shuffle}",
+        codec=f"blosc {DENSE_PACKING.cname} level {DENSE_PACKING.clevel}, {DENSE_PACKING.shuffle}",
         stored_bytes=round(raw_bytes * len(good) / run.n_events) if stored is None else stored,
         recoded_bytes=recoded,
         exact=stored is not None,
@@ -97,10 +96,3 @@ def _measured(
         hits_lost=int((hits & ~found).sum()),
         raw_bytes=raw_bytes,
     )
-
-
-def _packed_bytes(frame: NDArray[np.generic]) -> int:
-    """Bytes of a frame, packed panel by panel, checksums included."""
-    codec = TileCodec(dtype=frame.dtype, tile=(frame.shape[-2], frame.shape[-1]), packing=BETTER)
-    panels = frame.reshape(-1, *frame.shape[-2:])
-    return sum(len(codec.encode(panel)) for panel in panels)

@@ -21,6 +21,7 @@ from sfxreduce.errors import SchemaError, SourceError
 from sfxreduce.io.chunks.limits import check_ratio
 
 __all__ = [
+    "DENSE_PACKING",
     "HEADER_BYTES",
     "PACKINGS",
     "SHUFFLES",
@@ -270,3 +271,6 @@ PACKINGS = {"fast": FAST_PACKING, "small": SMALL_PACKING}
 
 USUAL_PACKING = FAST_PACKING
 """That of tiles which are packed here unless something else is asked for."""
+
+DENSE_PACKING = Packing(cname="zstd", clevel=5, blocksize=0)
+"""What a reduction is compared with: slower to write, and smaller. Nothing is stored like this."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from sfxreduce.errors import SourceError
-from sfxreduce.io.chunks.blosc import SHUFFLES, USUAL_PACKING, MemoryRange, Packing
+from sfxreduce.io.chunks.blosc import DENSE_PACKING, SHUFFLES, USUAL_PACKING, MemoryRange, Packing
 from sfxreduce.io.chunks.decode import can_unpack_many, unpack_many, unpack_spans
 from sfxreduce.io.files.safe_read import open_regular
 
@@ -32,6 +32,7 @@ __all__ = [
     "ShardFile",
     "TileCodec",
     "check_crc",
+    "packed_bytes",
     "payload_hash",
     "pixel_hash",
     "shard_parts",
@@ -264,6 +265,12 @@ def shard_parts(tiles: Iterable[bytes | None]) -> list[bytes]:
         pairs.append((offset, len(tile)))
         offset += len(tile)
     return [*parts, with_crc(np.array(pairs, "<u8").tobytes())]
+
+
+def packed_bytes(frame: NDArray[np.generic], packing: Packing = DENSE_PACKING) -> int:
+    """Bytes of a frame, packed panel by panel, checksums included."""
+    codec = TileCodec(dtype=frame.dtype, tile=(frame.shape[-2], frame.shape[-1]), packing=packing)
+    return sum(len(codec.encode(panel)) for panel in frame.reshape(-1, *frame.shape[-2:]))
 
 
 def with_crc(data: bytes) -> bytes:

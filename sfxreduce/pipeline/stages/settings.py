@@ -26,6 +26,7 @@ from sfxreduce.io.writers.nxmx_content import (
 from sfxreduce.io.writers.publish import check_cxi_filter, check_cxi_layout, check_outputs
 from sfxreduce.io.writers.resume import Unfinished, appearing
 from sfxreduce.report.report import Storage
+from sfxreduce.run.columns import plain_text
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS
@@ -164,6 +165,8 @@ class Outputs:
         What the detector's sensors are made of, "Si:320um"; by default the detector's name says it.
     overwrite : bool
         Replace what lies there.
+    command : str
+        What was typed for it, as the page shows it.
 
     Raises
     ------
@@ -182,6 +185,7 @@ class Outputs:
     nxmx_codec: str = "gzip"
     sensor: str = ""
     overwrite: bool = False
+    command: str = ""
 
     def __post_init__(self) -> None:
         check_cxi_filter(self.cxi_filter)
@@ -310,6 +314,7 @@ def storage_of(run: Run, outputs: Outputs, work: Unfinished) -> Storage:
     """Bytes of the run and of its reduced store, and where the outputs will be."""
     store = outputs.store if work.published else work.hidden[outputs.store]
     return Storage(
+        source=plain_text(run.path),
         bytes_in=run.source.n_bytes,
         bytes_out=disk_bytes(store),
         out=outputs.store,
