@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import sfxreduce
+from sfxreduce.errors import SfxReduceError
 from sfxreduce_cli.judging_options import JudgingOptions, OutputOptions, refuse_given
 from sfxreduce_cli.options import (
     SCORER,
@@ -95,6 +97,8 @@ def _carried_out(
     run: Run, settings: FilterSettings, outputs: Outputs, work: Mapping[str, Any], *, dry_run: bool
 ) -> Callable[..., None]:
     """Do it, or plan it; returns what prints the outcome."""
+    with suppress(SfxReduceError):  # planning says it better
+        work["progress"].hit_from = settings.hit_from(run.detector)
     if dry_run:
         plan = sfxreduce.plan_filter(run, settings, outputs=outputs, **work)
         return partial(print_filter_plan, plan)

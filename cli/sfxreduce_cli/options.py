@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import inspect
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -11,17 +13,18 @@ from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
+from urllib.parse import urlsplit
 
 import typer
 
 import sfxreduce
 from sfxreduce.errors import UsageError
-from sfxreduce_cli.output import ProgressDisplay, say
+from sfxreduce_cli.output import say
 from sfxreduce_cli.pool_on_demand import PoolOnDemand
+from sfxreduce_cli.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
-    from sfxreduce.cluster.pool import Progress
     from sfxreduce.io.masks import GivenMask
     from sfxreduce.run.run import Run
     from sfxreduce.scorers.peaks.finder import PeakScorer
@@ -111,7 +114,7 @@ class Work(TypedDict):
     """Where the work runs, and who is shown its progress."""
 
     pool: Pool
-    progress: Progress
+    progress: ProgressDisplay
 
 
 class Reading(TypedDict):
@@ -169,6 +172,17 @@ class PoolOptions:
         named = "" if self.serial else os.environ.get("DASK_SCHEDULER_ADDRESS", "")
         return self.scheduler or named
 
+    def _starting(self, *, gpu: bool) -> str:
+        """What is said before workers are there; nothing where there are none."""
+        if self.serial:
+            return ""
+        if self.address:
+            return f"connecting to {self.address}"
+        if gpu and not self.workers:
+            return "starting a worker on each graphics card"
+        n_workers = self.workers or len(os.sched_getaffinity(0))
+        return f"starting {n_workers} worker{'' if n_workers == 1 else 's'}"
+
     @contextmanager
     def opened(self, *, gpu: bool = False) -> Iterator[Work]:
         """Pool, opened when it is first needed, and a display of progress."""
@@ -176,6 +190,8 @@ class PoolOptions:
         with ExitStack() as stack:
 
             def opened() -> Pool:
+                if starting := self._starting(gpu=gpu):
+                    say(starting)
                 pool = stack.enter_context(
                     sfxreduce.open_pool(
                         serial=self.serial,
@@ -188,10 +204,14 @@ class PoolOptions:
                 )
                 if pool.dashboard:
                     say(f"dashboard: {pool.dashboard}")
+                    if tunnel := _tunnel(pool.dashboard):
+                        say(f"from your own machine: {tunnel}")
                 return pool
 
             with ProgressDisplay() as display:
-                on_demand = PoolOnDemand(opened, has_gpu=None if self.address else gpu)
+                on_demand = PoolOnDemand(
+                    opened, watch=display.watched, has_gpu=None if self.address else gpu
+                )
                 yield {"pool": on_demand, "progress": display}
 
 
@@ -435,6 +455,15 @@ def _fields(group: Any) -> list[inspect.Parameter]:
         )
         for field in fields(group)
     ]
+
+
+def _tunnel(dashboard: str) -> str:
+    """Command that brings a dashboard on this machine to that of a user who is logged in to it."""
+    parts = urlsplit(dashboard)
+    if parts.hostname != "127.0.0.1" or not {"SSH_CONNECTION", "SLURM_JOB_ID"} & set(os.environ):
+        return ""
+    port = f"{parts.port}:127.0.0.1:{parts.port}"
+    return f"ssh -N -L {port} {getpass.getuser()}@{socket.getfqdn()}"
 
 
 def _patience_of_environment() -> dict[str, float]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import sfxreduce
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from sfxreduce.train.patches.cross_validate import Across
 
 __all__ = [
-    "ProgressDisplay",
     "end_if_changed",
     "print_converted",
     "print_crossval",
@@ -270,8 +268,6 @@ def _warn_of(report: Report) -> None:
 
 def _print_kept(report: Report) -> None:
     """Print the numbers of an output as a table, and before them what withholds the promise."""
-    from sfxreduce.report.figures import readable
-
     _warn_of(report)
     assurance = report.assurance
     if report.next_command:
@@ -287,7 +283,7 @@ def _print_kept(report: Report) -> None:
             "undecided, kept": f"{report.undecided:,}, {report.kept_for_peaks:,} of them for "
             "their number of peaks",
             "rejected": f"{report.rejected:,}, {report.audit_sample:,} of them kept to audit",
-            "scorer": f"{report.scorer}, threshold {readable(report.threshold)}",
+            "scorer": report.judged_by,
             "promise": assurance["sentence"],
             "saved": report.saving,
             "time": f"{report.wall_seconds:.1f} s",
@@ -423,42 +419,6 @@ def say(line: str) -> None:
     """Print a line on stderr."""
     sys.stderr.write(printable(line) + "\n")
     sys.stderr.flush()
-
-
-class ProgressDisplay:
-    """Shows how far the stages are, on stderr: bars on a terminal, a few lines elsewhere."""
-
-    def __init__(self) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description:>8}"),
-            BarColumn(bar_width=40),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            console=Console(stderr=True),
-        )
-        self._tasks: dict[str, Any] = {}
-        self._tenths: dict[str, int] = {}
-
-    def __enter__(self) -> ProgressDisplay:
-        if self._bars.console.is_terminal:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bars.console.is_terminal:
-            self._bars.stop()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take note of progress. See `sfxreduce.cluster.pool.Progress`."""
-        if self._bars.console.is_terminal:
-            if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total)
-            self._bars.update(self._tasks[stage], completed=done)
-            return
-        tenth = 10 * done // total if total else 10
-        if tenth > self._tenths.get(stage, 0) and tenth in (5, 10):
-            say(f"{stage:>8}: {done} of {total}")
-        self._tenths[stage] = tenth
 
 
 def _plain(value: Any) -> Any:

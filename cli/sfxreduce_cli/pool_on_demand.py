@@ -7,6 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import dask.array as da
+
     from sfxreduce.cluster import Pool
 
 __all__ = ["PoolOnDemand"]
@@ -19,12 +21,21 @@ class PoolOnDemand:
     ----------
     open_pool : callable
         Called once, when it is first needed.
+    watch : callable
+        Given every array that is computed and its blocks, which it passes on.
     has_gpu : bool, optional
         Whether any of its workers offers a GPU, where that is known before it is open.
     """
 
-    def __init__(self, open_pool: Callable[[], Pool], *, has_gpu: bool | None) -> None:
+    def __init__(
+        self,
+        open_pool: Callable[[], Pool],
+        *,
+        watch: Callable[[da.Array, Iterator[tuple[int, Any]]], Iterator[tuple[int, Any]]],
+        has_gpu: bool | None,
+    ) -> None:
         self._open_pool = open_pool
+        self._watch = watch
         self._has_gpu = has_gpu
 
     @cached_property
@@ -41,9 +52,9 @@ class PoolOnDemand:
         """Whether any worker offers the resource ``GPU``."""
         return self._pool.has_gpu if self._has_gpu is None else self._has_gpu
 
-    def blocks(self, *args: Any, **how: Any) -> Iterator[tuple[int, Any]]:
+    def blocks(self, array: da.Array, **how: Any) -> Iterator[tuple[int, Any]]:
         """Compute an array block by block. See `Pool.blocks`."""
-        return self._pool.blocks(*args, **how)
+        return self._watch(array, self._pool.blocks(array, **how))
 
     def map(self, *args: Any, **how: Any) -> Iterator[tuple[int, Any]]:
         """Call a function on each item. See `Pool.map`."""

@@ -162,6 +162,11 @@ class Report:
             return f"nothing: {human_bytes(-self.bytes_saved)} larger"
         return f"{human_bytes(self.bytes_saved)}, {self.reduction_factor:.3g} times smaller"
 
+    @property
+    def judged_by(self) -> str:
+        """Scorer and threshold."""
+        return f"{self.scorer}, threshold {readable(self.threshold)}"
+
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
         return asdict(self)

@@ -12,7 +12,7 @@ import numpy as np
 from dask.base import tokenize
 
 from sfxreduce.audit.sample import AUDIT_SHARE, check_share
-from sfxreduce.decisions.method import MAX_BLANKS_KEPT
+from sfxreduce.decisions.method import MAX_BLANKS_KEPT, threshold_rule
 from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import UsageError
 from sfxreduce.io.files.durable import disk_bytes
@@ -89,6 +89,19 @@ class FilterSettings:
             raise UsageError(
                 f"--max-blanks-kept: expected a share from 0 to 1, found {self.max_blanks_kept}"
             )
+
+    def hit_from(self, detector: Detector) -> float:
+        """Smallest score of a hit, as far as that is known before an event is scored.
+
+        Raises
+        ------
+        UsageError
+            If nothing says it.
+        """
+        rule = threshold_rule(
+            self.scorer, threshold=self.threshold, promise=self.promise, detector=detector
+        )
+        return rule.value
 
     @property
     def against_promise(self) -> tuple[str, ...]:
