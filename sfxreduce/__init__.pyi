@@ -16,6 +16,7 @@ from .pipeline.clean import Leftover as Leftover
 from .pipeline.clean import clean_leftovers as clean_leftovers
 from .pipeline.convert import convert_run as convert_run
 from .pipeline.describe import info_run as info_run
+from .pipeline.doctor import doctor_run as doctor_run
 from .pipeline.filter import filter_run as filter_run
 from .pipeline.filter import plan_filter as plan_filter
 from .pipeline.geometry import show_geometry as show_geometry

@@ -41,7 +41,8 @@ from sfxreduce_cli.output import print_facts, print_runs, print_sentences, print
 __all__ = ["archive"]
 
 archive = command_group(
-    "Archive runs to tape and prove what may leave the disk; nothing here deletes data."
+    "Archive runs to tape and prove what may leave the disk; nothing here deletes data.",
+    example="archive status --root /data/experiment",
 )
 
 Hits = Annotated[

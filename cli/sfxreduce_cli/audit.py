@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["audit"]
 
-audit = command_group("Prove on a random sample how many hits are among the rejected events.")
+audit = command_group(
+    "Prove on a random sample how many hits are among the rejected events.",
+    example='audit draw --in hits.zarr --nonce "4 2 6 1 1 5" --out draw.json',
+)
 
 
 class Method(StrEnum):

@@ -14,7 +14,10 @@ from sfxreduce_cli.output import print_facts
 
 __all__ = ["geometry"]
 
-geometry = command_group("See what a geometry file says before a run is filtered with it.")
+geometry = command_group(
+    "See what a geometry file says before a run is filtered with it.",
+    example="geometry show detector.geom --run run.cxi --out detector.svg",
+)
 
 
 @geometry.callback()

@@ -22,7 +22,10 @@ from sfxreduce_cli.output import print_facts, print_json, print_lines
 
 __all__ = ["hold"]
 
-hold = command_group("Forbid that a run leaves the disk; a hold overrides everything else.")
+hold = command_group(
+    "Forbid that a run leaves the disk; a hold overrides everything else.",
+    example='hold add run.zarr --reason "thesis" --authority pi',
+)
 
 Authority = Annotated[str, typer.Option(help="In whose name: pi, facility or legal.")]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import typer.core
+import typer
+
+from sfxreduce_cli.help import SectionedCommand
 
 __all__ = ["ManyInputs", "OneInput", "spread_inputs"]
 
@@ -31,7 +33,7 @@ def spread_inputs(args: Sequence[str], *, option: str = "--in") -> list[str]:
     return spread
 
 
-class ManyInputs(typer.core.TyperCommand):
+class ManyInputs(SectionedCommand):
     """Command whose ``--in`` takes any number of values."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -39,7 +41,7 @@ class ManyInputs(typer.core.TyperCommand):
         return super().parse_args(ctx, spread_inputs(spread_inputs(args), option="--labels"))
 
 
-class OneInput(typer.core.TyperCommand):
+class OneInput(SectionedCommand):
     """Command that refuses a second ``--in``, of which the parser would silently take the last."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ import typer
 
 import sfxreduce
 from sfxreduce.errors import UsageError
-from sfxreduce_cli.options import SCORER, Device, Overwrite, PoolOptions
+from sfxreduce_cli.options import SCORER, WRITING, Device, Overwrite, PoolOptions
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
@@ -66,6 +66,7 @@ CxiPacking = Annotated[
     typer.Option(
         "--cxi-filter",
         help="How frames of the CXI file are packed; every HDF5 library unpacks gzip.",
+        rich_help_panel=WRITING,
     ),
 ]
 CxiPanels = Annotated[
@@ -73,6 +74,7 @@ CxiPanels = Annotated[
     typer.Option(
         "--cxi-layout",
         help="Panels of the CXI file as an axis of their own, or one below the other.",
+        rich_help_panel=WRITING,
     ),
 ]
 NxmxPacking = Annotated[
@@ -80,6 +82,7 @@ NxmxPacking = Annotated[
     typer.Option(
         "--nxmx-codec",
         help="How frames of the NXmx file are packed; every HDF5 library unpacks gzip.",
+        rich_help_panel=WRITING,
     ),
 ]
 SensorLayer = Annotated[
@@ -89,6 +92,7 @@ SensorLayer = Annotated[
         metavar="MATERIAL:THICKNESS",
         help="What the detector's sensors are, as Si:320um, or agipd, cspad, eiger, epix10k, "
         "jungfrau, pilatus; default: by the detector's name.",
+        rich_help_panel=WRITING,
     ),
 ]
 
@@ -98,7 +102,11 @@ class OutputOptions:
     """What is written beside the reduced store, and over what."""
 
     cxi: Annotated[
-        Path | None, typer.Option(help="Also write the hits as CXI, with .geom and .lst beside it.")
+        Path | None,
+        typer.Option(
+            help="Also write the hits as CXI, with .geom and .lst beside it.",
+            rich_help_panel=WRITING,
+        ),
     ] = None
     cxi_filter: CxiPacking = CxiFilter.GZIP
     cxi_layout: CxiPanels = CxiLayout.MODULES
@@ -107,17 +115,21 @@ class OutputOptions:
         typer.Option(
             "--cxi-without-geometry",
             help="Write no .geom, which needs distance, pixel size, gain and photon energy.",
+            rich_help_panel=WRITING,
         ),
     ] = False
     nxmx: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the hits as NXmx for DIALS; with --cxi it links to the frames there."
+            help="Also write the hits as NXmx for DIALS; with --cxi it links to the frames there.",
+            rich_help_panel=WRITING,
         ),
     ] = None
     nxmx_codec: NxmxPacking = NxmxCodec.GZIP
     sensor: SensorLayer = ""
-    report: Annotated[Path | None, typer.Option(help="Also write an HTML page.")] = None
+    report: Annotated[
+        Path | None, typer.Option(help="Also write an HTML page.", rich_help_panel=WRITING)
+    ] = None
     overwrite: Overwrite = False
 
     def outputs(self, out: Path, ctx: typer.Context) -> Outputs:

@@ -19,9 +19,11 @@ from sfxreduce_cli.audit import audit
 from sfxreduce_cli.clean import clean
 from sfxreduce_cli.convert import convert
 from sfxreduce_cli.crossval import crossval
+from sfxreduce_cli.doctor import doctor
 from sfxreduce_cli.evaluate import evaluate
 from sfxreduce_cli.filter import filter_
 from sfxreduce_cli.geometry import geometry
+from sfxreduce_cli.help import Commands
 from sfxreduce_cli.hold import hold
 from sfxreduce_cli.info import info
 from sfxreduce_cli.ingest import ingest
@@ -44,18 +46,14 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 CLEANING_SECONDS = 60
 """After an interrupt, in which further ones are passed over: outputs are being removed."""
 
-app = typer.Typer(
-    no_args_is_help=True,
-    invoke_without_command=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = Commands(invoke_without_command=True, pretty_exceptions_enable=False)
 app.command("filter", cls=OneInput)(filter_)
 app.command("redecide", cls=OneInput)(redecide)
 app.command("verify", cls=OneInput)(verify)
 app.command("ledger", cls=OneInput)(ledger)
 app.command("info")(info)
 app.command("clean")(clean)
+app.command("doctor")(doctor)
 app.command("simulate")(simulate)
 app.command("ingest", cls=ManyInputs)(ingest)
 app.command("convert", cls=ManyInputs)(convert)
@@ -77,7 +75,10 @@ def options(
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
     ] = False,
 ) -> None:
-    """Keep the hits of serial femtosecond crystallography runs, and account for the rest."""
+    """Keep the hits of serial femtosecond crystallography runs, and account for the rest.
+
+    Example: sfxreduce filter --in run.zarr --out hits.zarr --report report.html
+    """
     if version:
         typer.echo(f"sfxreduce {metadata.version('sfxreduce')}")
         raise typer.Exit

@@ -19,6 +19,7 @@ import typer
 
 import sfxreduce
 from sfxreduce.errors import UsageError
+from sfxreduce_cli.help import Commands
 from sfxreduce_cli.output import say
 from sfxreduce_cli.pool_on_demand import PoolOnDemand
 from sfxreduce_cli.progress import ProgressDisplay
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "QUARTILES",
     "SCORER",
+    "WRITING",
     "AsJson",
     "DataPath",
     "Device",
@@ -57,6 +59,8 @@ __all__ = [
 POOL = "Where the work runs"
 SCORER = "How events are judged"
 DETECTOR = "Where the pixels lie"
+READING = "How the run is read"
+WRITING = "What is written beside the store"
 
 
 class Device(StrEnum):
@@ -98,6 +102,7 @@ DataPath = Annotated[
     typer.Option(
         "--data-path",
         help="Path of the frames in an HDF5 file or Zarr group; default: by convention.",
+        rich_help_panel=READING,
     ),
 ]
 MissAtMost = Annotated[
@@ -223,7 +228,9 @@ class InputOptions:
     root: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="DIR", help="A folder that links in HDF5 files may lead to, besides their own."
+            metavar="DIR",
+            help="A folder that links in HDF5 files may lead to, besides their own.",
+            rich_help_panel=READING,
         ),
     ] = None
     untrusted: Annotated[
@@ -231,6 +238,7 @@ class InputOptions:
         typer.Option(
             "--untrusted",
             help="Read the run in a separate process with limits; that process may crash.",
+            rich_help_panel=READING,
         ),
     ] = False
     source: Annotated[
@@ -238,6 +246,7 @@ class InputOptions:
         typer.Option(
             metavar="DETECTOR",
             help="Detector of a European XFEL run, whose folder is given, as SPB_DET_AGIPD1M-1.",
+            rich_help_panel=READING,
         ),
     ] = ""
 
@@ -412,9 +421,9 @@ def peak_labelling(miss_at_most: int | None, min_peaks: int | None) -> PeakLabel
     return sfxreduce.train.PeakLabelling(**chosen) if chosen else None
 
 
-def command_group(purpose: str) -> typer.Typer:
+def command_group(purpose: str, *, example: str) -> Commands:
     """Group of commands; without one it shows its help."""
-    return typer.Typer(help=purpose, no_args_is_help=True, rich_markup_mode=None)
+    return Commands(help=f"{purpose}\n\nExample: sfxreduce {example}")
 
 
 def spread_options(command: Callable[..., None]) -> Callable[..., None]:

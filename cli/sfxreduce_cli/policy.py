@@ -13,7 +13,10 @@ from sfxreduce_cli.output import print_json, print_lines, print_sentences
 
 __all__ = ["policy"]
 
-policy = command_group("Check what a policy says about archiving and releasing runs.")
+policy = command_group(
+    "Check what a policy says about archiving and releasing runs.",
+    example="policy explain --preset lcls",
+)
 
 PolicyFile = Annotated[Path, typer.Argument(help="Policy, a TOML file.")]
 Preset = Annotated[str, typer.Option(help="A shipped policy: esrf, euxfel, laptop or lcls.")]

@@ -15,7 +15,9 @@ from sfxreduce_cli.output import print_savings
 
 __all__ = ["report"]
 
-report = command_group("Sum up many runs.")
+report = command_group(
+    "Sum up many runs.", example="report savings --root /data/experiment --out savings.html"
+)
 
 
 @report.callback()

@@ -439,9 +439,9 @@ def commands_by_name() -> dict[str, Any]:
 def test_every_command_has_help_with_an_example() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert sorted(commands) == [
-        "archive", "audit", "clean", "convert", "crossval", "evaluate", "filter", "geometry",
-        "hold", "info", "ingest", "label", "ledger", "policy", "redecide", "report", "simulate",
-        "train", "verify",
+        "archive", "audit", "clean", "convert", "crossval", "doctor", "evaluate", "filter",
+        "geometry", "hold", "info", "ingest", "label", "ledger", "policy", "redecide", "report",
+        "simulate", "train", "verify",
     ]  # fmt: skip
     for name, command in commands_by_name().items():
         assert "Example: sfxreduce" in (command.help or ""), name
