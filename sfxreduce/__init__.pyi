@@ -28,6 +28,7 @@ from .pipeline.stages.settings import FilterSettings as FilterSettings
 from .pipeline.stages.settings import Outputs as Outputs
 from .pipeline.verify.output import open_source as open_source
 from .pipeline.verify.output import verify_run as verify_run
+from .pipeline.why import why_event as why_event
 from .run.detector import Detector as Detector
 from .run.reasons import Reason as Reason
 from .run.run import Run as Run

@@ -37,6 +37,7 @@ from sfxreduce_cli.report import report
 from sfxreduce_cli.simulate import simulate
 from sfxreduce_cli.train import train
 from sfxreduce_cli.verify import verify
+from sfxreduce_cli.why import why
 
 __all__ = ["app", "main"]
 
@@ -52,6 +53,7 @@ app.command("redecide", cls=OneInput)(redecide)
 app.command("verify", cls=OneInput)(verify)
 app.command("ledger", cls=OneInput)(ledger)
 app.command("info")(info)
+app.command("why")(why)
 app.command("clean")(clean)
 app.command("doctor")(doctor)
 app.command("simulate")(simulate)
