@@ -40,7 +40,7 @@ from sfxreduce.io.readers.hdf5.unwritten import find_holes
 from sfxreduce.io.sandbox.source import UntrustedFrames
 from sfxreduce.io.writers.shards import TiledSource
 from sfxreduce.run.detector import Detector, PixelFlag, Sensor
-from sfxreduce.run.run import FrameSource, Reading, Run, WrappedFrames
+from sfxreduce.run.run import FrameSource, Reading, Run, WrappedFrames, decoded_share
 from sfxreduce.run.window import Box, Window
 
 __all__ = [
@@ -140,10 +140,16 @@ class PlacedFrames(WrappedFrames):
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
         """Read events; the window lies on the picture that this geometry makes."""
+        return self.source.read(events, None if window is None else self._on_source(window))
+
+    def decoded_share(self, window: Window) -> float:
+        """See `sfxreduce.run.run.ReadsPartly`."""
+        return decoded_share(self.source, self._on_source(window))
+
+    def _on_source(self, window: Window) -> Window:
+        """The window for the source, which knows no other picture than its own."""
         placed = self.source.detector.sensors != self.placement.sensors
-        if window is None or not placed:
-            return self.source.read(events, window)
-        return self.source.read(events, _on(window, self.detector))
+        return _on(window, self.detector) if placed else window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

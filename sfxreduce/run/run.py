@@ -25,11 +25,14 @@ __all__ = [
     "LeadsOn",
     "Reading",
     "ReadsInto",
+    "ReadsPartly",
     "Run",
     "Sampled",
     "Samples",
     "WrappedFrames",
     "block_sizes",
+    "decoded_share",
+    "events_per_chunk",
     "read_into",
     "samples_of",
 ]
@@ -177,6 +180,29 @@ def samples_of(source: FrameSource, first: Window, window: Window) -> Sampled | 
 
 
 @runtime_checkable
+class ReadsPartly(Protocol):
+    """A source that may decode less than an event to read a window of it."""
+
+    @property
+    def events_per_chunk(self) -> int:
+        """Events that lie in one chunk: read apart, each of them costs as much as all."""
+        ...
+
+    def decoded_share(self, window: Window) -> float:
+        """Share of the pixels in an event's chunks that is decoded to read a window of it.
+
+        Returns
+        -------
+        float
+            More than 0, at most 1. It is 1 where each chunk is a frame that can only be decoded
+            whole; the window's share of the tiles where tiles are chunks of their own. Windows
+            whose shares add up to 1 have no chunk in common, and cost as much one by one as
+            together.
+        """
+        ...
+
+
+@runtime_checkable
 class DeclaresMissing(Protocol):
     """A source that may lack single panels of its frames."""
 
@@ -213,6 +239,19 @@ def read_into(
     reading = source.read(events, window)
     pixels[...] = reading.pixels
     return reading.reasons
+
+
+def decoded_share(source: FrameSource, window: Window) -> float:
+    """Share of an event that is decoded to read a window of it; all of it unless the source knows.
+
+    See `ReadsPartly`.
+    """
+    return source.decoded_share(window) if isinstance(source, ReadsPartly) else 1.0
+
+
+def events_per_chunk(source: FrameSource) -> int:
+    """Events that are decoded together; one unless the source knows. See `ReadsPartly`."""
+    return source.events_per_chunk if isinstance(source, ReadsPartly) else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,6 +301,15 @@ class WrappedFrames:
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
         """Read events of the source, pixels in ADU."""
         return self.source.read(events, window)
+
+    @property
+    def events_per_chunk(self) -> int:
+        """Events that are decoded together."""
+        return events_per_chunk(self.source)
+
+    def decoded_share(self, window: Window) -> float:
+        """Share of an event that is decoded to read a window of it."""
+        return decoded_share(self.source, window)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

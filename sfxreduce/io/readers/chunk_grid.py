@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks.blosc import Stored
 from sfxreduce.io.chunks.decode import copy_spans, unpack_spans
-from sfxreduce.io.chunks.pieces import tile_pieces
+from sfxreduce.io.chunks.pieces import TilePiece, tile_pieces
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import Window
 
-__all__ = ["ChunkGrid", "FoundChunk", "share_chunks"]
+__all__ = ["ChunkGrid", "FoundChunk", "share_chunks", "share_of_pieces"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,3 +142,32 @@ def share_chunks(
     for _, group in groupby(enumerate(events), key=lambda item: item[1] // events_per_chunk):
         places, wanted = zip(*group, strict=True)
         yield list(places), list(wanted)
+
+
+def share_of_pieces(
+    pieces: Sequence[TilePiece],
+    frame_shape: Sequence[int],
+    chunk_shape: Sequence[int],
+    *,
+    in_parts: bool,
+) -> float:
+    """Share of a frame's chunks that is decoded for some pieces of them.
+
+    Parameters
+    ----------
+    pieces : sequence of TilePiece
+        See `tile_pieces`.
+    frame_shape, chunk_shape : sequence of int
+        Of the same axes.
+    in_parts : bool
+        Whether less than a chunk can be fetched, as `ChunkGrid` does.
+    """
+    n_pixels = math.prod(chunk_shape)
+    n_chunks = math.prod(-(-n // side) for n, side in zip(frame_shape, chunk_shape, strict=True))
+    wanted = [
+        int(np.diff(piece.spans, axis=1).sum())
+        if in_parts and piece.spans is not None
+        else n_pixels
+        for piece in pieces
+    ]
+    return sum(wanted) / (n_chunks * n_pixels)

@@ -17,7 +17,14 @@ from sfxreduce.io.store.metadata import illegal_value
 from sfxreduce.run.columns import EVENT_COLUMNS
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import DeclaresMissing, FrameSource, Reading, Run
+from sfxreduce.run.run import (
+    DeclaresMissing,
+    FrameSource,
+    Reading,
+    Run,
+    decoded_share,
+    events_per_chunk,
+)
 from sfxreduce.run.window import Window
 
 __all__ = ["JoinedFrames", "join_runs"]
@@ -96,6 +103,15 @@ class JoinedFrames:
                 missing |= {p: missing[p] | lacking for p in places if p in missing}
                 missing |= dict.fromkeys(also if window is None else (), lacking)
         return Reading(pixels=pixels, reasons=reasons, missing=missing)
+
+    @property
+    def events_per_chunk(self) -> int:
+        """See `sfxreduce.run.run.ReadsPartly`; the files of one run are packed alike."""
+        return events_per_chunk(self.sources[0])
+
+    def decoded_share(self, window: Window) -> float:
+        """See `sfxreduce.run.run.ReadsPartly`."""
+        return decoded_share(self.sources[0], window)
 
     @property
     def fill(self) -> float:

@@ -21,7 +21,15 @@ from sfxreduce.quality.events import inspect_pixels
 from sfxreduce.quality.panels import Parts, inspect_parts, parts_of, parts_of_samples
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import FrameSource, Samples, read_into, samples_of
+from sfxreduce.run.run import (
+    FrameSource,
+    Reading,
+    Samples,
+    decoded_share,
+    events_per_chunk,
+    read_into,
+    samples_of,
+)
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.protocol import (
     NOT_COUNTED,
@@ -67,6 +75,14 @@ BYTES_AT_ONCE = 16 << 20
 """Pixels that are looked at together: more of them leave the processor's cache, and memory should
 not depend on the size of a frame."""
 
+BYTES_OF_A_CHUNK = 256 << 20
+"""Pixels that are read together if they are decoded together; of a larger chunk each such part is
+read by itself. Chosen: a worker with 1 GiB holds the chunk and its pixels."""
+
+WORTH_IT = 0.75
+"""Share of what all tiles cost to decode, below which the first are looked at for themselves. Chosen,
+not measured: the others are sampled besides."""
+
 
 def first_window_of(source: FrameSource, scorer: Scorer, detector: Detector) -> Window | None:
     """Tiles that are looked at first; None where all of them are looked at together.
@@ -80,7 +96,8 @@ def first_window_of(source: FrameSource, scorer: Scorer, detector: Detector) -> 
     window = scorer.window(detector)
     if first is None or window is None or samples_of(source, first, window) is None:
         return None
-    return first
+    pays = decoded_share(source, first) <= WORTH_IT * decoded_share(source, window)
+    return first if pays else None
 
 
 def score_events(
@@ -114,7 +131,7 @@ def score_events(
         batch.as_a_stream(scorer, events, rows)
         return rows
     tiles = first_window_of(source, scorer, detector) if first else None
-    step = batch.events_at_once(tiles or window)
+    step = batch.events_at_once(tiles) if tiles else batch.events_read_at_once(window)
     for start in range(0, len(events), step):
         part = slice(start, start + step)
         if tiles is not None and isinstance(scorer, LooksFirst):
@@ -141,17 +158,34 @@ class _BatchReader:
     detector: Detector
     window: Window | None
 
+    def n_bytes(self, window: Window | None) -> int:
+        """Bytes that one event shows through a window."""
+        shape = self.detector.frame_shape if window is None else window.shape
+        return int(math.prod(shape)) * np.dtype(self.source.dtype).itemsize
+
     def events_at_once(self, window: Window | None) -> int:
         """How many are looked at together through a window."""
-        shape = self.detector.frame_shape if window is None else window.shape
-        n_bytes = math.prod(shape) * np.dtype(self.source.dtype).itemsize
-        return max(1, BYTES_AT_ONCE // n_bytes)
+        return max(1, BYTES_AT_ONCE // self.n_bytes(window))
+
+    def events_read_at_once(self, window: Window | None) -> int:
+        """How many are read together, so that no chunk is decoded for each of its events."""
+        together = min(events_per_chunk(self.source), BYTES_OF_A_CHUNK // self.n_bytes(window))
+        return max(together, self.events_at_once(window))
 
     def at_once(self, events: Sequence[int], rows: NDArray[np.void]) -> None:
         """Look at the whole window of a few events."""
-        pixels, readable = self._read(events, rows)
-        places = np.flatnonzero(readable)
-        if pixels is None or not places.size:
+        reading = self._read(events)
+        step = self.events_at_once(self.window)
+        for start in range(0, len(events), step):
+            part = slice(start, start + step)
+            self._score(reading.pixels[part], reading.reasons[part], rows[part])
+
+    def _score(
+        self, pixels: NDArray[np.generic], reasons: NDArray[np.uint32], rows: NDArray[np.void]
+    ) -> None:
+        """Score events by their whole window."""
+        places = np.flatnonzero(self._note(rows, pixels, reasons))
+        if not places.size:
             return
         if places.size < len(rows):
             pixels = pixels[places]
@@ -223,15 +257,15 @@ class _BatchReader:
         rows["peaks"][places], rows["width_px"][places] = scores.peaks, scores.width_px
         rows["reason"][places] |= scores.reason
 
-    def _read(
-        self, events: Sequence[int], rows: NDArray[np.void]
-    ) -> tuple[NDArray[np.generic] | None, NDArray[np.bool_]]:
-        """Pixels of some events, and which of them mean something; what is odd goes to the rows."""
+    def _read(self, events: Sequence[int]) -> Reading:
+        """Read the whole window of events."""
         try:
-            reading = self.source.read(events, self.window)
+            return self.source.read(events, self.window)
         except SOURCE_LOST:
-            return None, np.zeros(len(rows), np.bool_)
-        return reading.pixels, self._note(rows, reading.pixels, reading.reasons)
+            reasons = np.full(len(events), Reason.FILE_UNREADABLE, np.uint32)
+            shape = self.detector.frame_shape if self.window is None else self.window.shape
+            pixels = np.zeros((len(events), *shape), self.source.dtype)
+            return Reading(pixels=pixels, reasons=reasons)
 
     def _note(
         self, rows: NDArray[np.void], pixels: NDArray[np.generic], reasons: NDArray[np.uint32]

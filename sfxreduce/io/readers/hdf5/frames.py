@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.errors import SourceError
-from sfxreduce.io.readers.chunk_grid import ChunkGrid
+from sfxreduce.io.chunks.pieces import tile_pieces
+from sfxreduce.io.readers.chunk_grid import ChunkGrid, share_of_pieces
 from sfxreduce.io.readers.crop import take_window, window_boxes
 from sfxreduce.io.readers.hdf5.file import HDF5_ERRORS
 from sfxreduce.io.readers.hdf5.guard import check_chunks
@@ -96,6 +97,16 @@ class Hdf5Frames:
             return
         check_chunks(self.dataset, events.start, events.stop)
         self.dataset.read_direct(frames, np.s_[events])
+
+    def decoded_share(self, window: Window) -> float:
+        """See `sfxreduce.run.run.ReadsPartly`."""
+        in_parts = self.grid is not None or self.dataset.chunks is None
+        if not in_parts and not self._read_by_box():
+            return 1.0
+        frame = self.dataset.shape[1:]
+        chunk = self.dataset.chunks[1:] if self.dataset.chunks else frame
+        pieces = tile_pieces(frame, chunk, self.detector, window)
+        return share_of_pieces(pieces, frame, chunk, in_parts=in_parts)
 
     def read_parts(
         self, event: int, unwritten: NDArray[np.bool_], fill: float

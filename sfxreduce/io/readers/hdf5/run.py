@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -126,7 +126,7 @@ def _fresh_facts(
     """What is known of a run, looked up again if a file that it leads to has changed."""
     facts = _facts(stamp, data_path, roots, mask_good_is)
     if facts.is_outdated():
-        for known in (_facts, _places, _layout):
+        for known in (_facts, _places, _layout, _decoded_share):
             known.cache_clear()
         facts = _facts(stamp, data_path, roots, mask_good_is)
     return facts
@@ -232,13 +232,7 @@ class CxiFrames:
             if not facts.give(self):
                 reasons[:] = Reason.UNEXPECTED_FORMAT
                 return Reading(pixels=pixels, reasons=reasons)
-            places = (
-                None if window is None else _places(FileStamp.of(self.path), facts.path, self.roots)
-            )
-            with open_hdf5(self.path, self.roots) as file:
-                dataset = file.trusted(facts.path)
-                grid = None if places is None else places.grid(dataset)
-                frames = Hdf5Frames(dataset=dataset, detector=facts.detector, grid=grid)
+            with self.opened(window) as frames:
                 reasons[facts.holes[list(events)]] = Reason.DATA_HOLE
                 whole = np.flatnonzero(reasons == 0)
                 for group in neighbours(events, whole, facts.events_per_chunk):
@@ -254,6 +248,26 @@ class CxiFrames:
             reasons[:] = Reason.FILE_UNREADABLE
             missing = {}
         return Reading(pixels=pixels, reasons=reasons, missing=missing)
+
+    @property
+    def events_per_chunk(self) -> int:
+        """See `sfxreduce.run.run.ReadsPartly`."""
+        return self._facts().events_per_chunk
+
+    def decoded_share(self, window: Window) -> float:
+        """See `sfxreduce.run.run.ReadsPartly`."""
+        return _decoded_share(self, FileStamp.of(self.path), window)
+
+    @contextmanager
+    def opened(self, window: Window | None) -> Iterator[Hdf5Frames]:
+        """Open the file, to read whole frames or this window of them."""
+        facts = self._facts()
+        stamp = FileStamp.of(self.path)
+        places = None if window is None else _places(stamp, facts.path, self.roots)
+        with open_hdf5(self.path, self.roots) as file:
+            dataset = file.trusted(facts.path)
+            grid = None if places is None else places.grid(dataset)
+            yield Hdf5Frames(dataset=dataset, detector=facts.detector, grid=grid)
 
     @property
     def fill(self) -> float:
@@ -501,6 +515,13 @@ def _places(stamp: FileStamp, path: str, roots: tuple[str, ...]) -> ChunkPlaces 
     with open_hdf5(stamp.path, roots) as file, suppress(*HDF5_ERRORS):
         return chunk_places(file.trusted(path))
     return None
+
+
+@lru_cache(maxsize=16)
+def _decoded_share(source: CxiFrames, stamp: FileStamp, window: Window) -> float:  # noqa: ARG001 - the stamp is part of the key
+    """Share of an event that is decoded to read a window, looked up once a process."""
+    with source.opened(window) as frames:
+        return frames.decoded_share(window)
 
 
 @lru_cache(maxsize=16)

@@ -19,15 +19,16 @@ from zarr.core.metadata import ArrayV2Metadata
 
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks.blosc import FileRange
+from sfxreduce.io.chunks.pieces import tile_pieces
 from sfxreduce.io.files.safe_read import open_regular
-from sfxreduce.io.readers.chunk_grid import ChunkGrid, FoundChunk, share_chunks
+from sfxreduce.io.readers.chunk_grid import ChunkGrid, FoundChunk, share_chunks, share_of_pieces
 from sfxreduce.io.readers.crop import take_window, window_boxes
 from sfxreduce.io.store.metadata import ZARR_ERRORS, Store
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Reading
 from sfxreduce.run.window import Box, Window
 
-__all__ = ["read_foreign", "read_foreign_parts"]
+__all__ = ["foreign_share", "read_foreign", "read_foreign_parts"]
 
 
 Part = tuple[slice, ...]
@@ -104,7 +105,7 @@ def _read_whole(store: Store, events: Sequence[int]) -> NDArray[np.generic]:
 def _read_window(store: Store, events: Sequence[int], window: Window) -> NDArray[np.generic]:
     """Read a window through the zarr library, box by box if that takes fewer chunks."""
     boxes = window_boxes(store.detector, window)
-    if not _fewer_chunks(store, boxes):
+    if _share_of_boxes(store, boxes) >= 1:
         return take_window(_read_whole(store, events), store.detector, window)
     start = min(events)
     count = max(events) + 1 - start
@@ -116,8 +117,18 @@ def _read_window(store: Store, events: Sequence[int], window: Window) -> NDArray
     return take_window(frames[np.array(events) - start], store.detector, window)
 
 
-def _fewer_chunks(store: Store, boxes: Sequence[Box]) -> bool:
-    """Whether boxes touch fewer chunks than a frame has, one that two of them share counted twice.
+def foreign_share(store: Store, window: Window) -> float:
+    """Share of an event that is decoded to read a window; see `sfxreduce.run.run.ReadsPartly`."""
+    grid = _chunk_grid(store, store.folder)
+    if grid is None:
+        return min(_share_of_boxes(store, window_boxes(store.detector, window)), 1.0)
+    frame, chunk = grid.frame_shape, grid.chunk_shape[1:]
+    pieces = tile_pieces(frame, chunk, store.detector, window)
+    return share_of_pieces(pieces, frame, chunk, in_parts=True)
+
+
+def _share_of_boxes(store: Store, boxes: Sequence[Box]) -> float:
+    """Share of a frame's chunks that boxes touch, one that two of them share counted twice.
 
     Counted are the chunks that are read, which may lie in shards.
     """
@@ -128,7 +139,7 @@ def _fewer_chunks(store: Store, boxes: Sequence[Box]) -> bool:
         for box in boxes
     )
     shape, sides = store.array.shape[1:], store.array.chunks[1:]
-    return touched < math.prod(-(-n // side) for n, side in zip(shape, sides, strict=True))
+    return touched / math.prod(-(-n // side) for n, side in zip(shape, sides, strict=True))
 
 
 def _chunk_grid(store: Store, folder: Path) -> ChunkGrid | None:

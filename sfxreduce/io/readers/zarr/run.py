@@ -24,7 +24,7 @@ from sfxreduce.io.chunks.limits import MOST_CHUNK_BYTES, MOST_RATIO, SPARED_BYTE
 from sfxreduce.io.chunks.pieces import TilePiece, frame_pieces, tile_pieces, whole_tiles
 from sfxreduce.io.chunks.shards import ShardFile, TileCodec, check_crc
 from sfxreduce.io.files.durable import disk_bytes
-from sfxreduce.io.readers.zarr.foreign import read_foreign, read_foreign_parts
+from sfxreduce.io.readers.zarr.foreign import foreign_share, read_foreign, read_foreign_parts
 from sfxreduce.io.store.guard import GuardedStore, check_tree
 from sfxreduce.io.store.manifest import Manifest, manifest_from_json
 from sfxreduce.io.store.metadata import (
@@ -270,6 +270,20 @@ class ZarrFrames:
         reasons[marked] |= np.uint32(Reason.DATA_HOLE)
         return reasons
 
+    @property
+    def events_per_chunk(self) -> int:
+        """See `sfxreduce.run.run.ReadsPartly`."""
+        return int(self._store.array.chunks[0])
+
+    def decoded_share(self, window: Window) -> float:
+        """See `sfxreduce.run.run.ReadsPartly`."""
+        store = self._store
+        layout = store.layout
+        if layout is None:
+            return foreign_share(store, window)
+        pieces = tile_pieces(layout.frame_shape, layout.chunks[1:], store.detector, window)
+        return len(pieces) / layout.tiles_per_event
+
     def _read_tiles(
         self,
         store: Store,
@@ -486,7 +500,6 @@ def events_in_shards(path: str, layout: Layout, events: Sequence[int]) -> Iterat
 _ROWS_APART = 125
 _FEWEST_PIXELS = 512  # of such a square, in one block; as `sfxreduce.quality.panels` asks for
 _SQUARE = 175
-_WORTH_IT = 0.75  # of the pixels of all tiles; chosen, not measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -544,12 +557,7 @@ def _sample_plan(
     blocks = [(2 * part + 1) * n_blocks // (2 * n_parts) for part in range(n_parts - 1)]
     parts = [(block * at_once, (block + 1) * at_once) for block in blocks]
     parts.append((last * at_once, n_pixels))
-    n_sampled = sum(stop - start for start, stop in parts) * len(tiles)
-    if (
-        not tiles
-        or _n_unpacked(looked_at, n_pixels) + n_sampled > _WORTH_IT * _n_unpacked(wanted, n_pixels)
-        or not can_unpack_many()
-    ):
+    if not tiles or not can_unpack_many():
         return None
     place = np.concatenate([np.arange(*part) for part in parts])
     index = np.stack([_places_in_frame(layout, tile, place) for tile in tiles]).ravel()
@@ -563,12 +571,6 @@ def _sample_plan(
         n_bytes=n_pixels * dtype.itemsize,
         sampled=Sampled(index=index),
     )
-
-
-def _n_unpacked(pieces: Sequence[TilePiece], n_pixels: int) -> int:
-    """Pixels that are unpacked to show a window."""
-    spans = [piece.spans for piece in pieces]
-    return sum(n_pixels if part is None else int(np.diff(part).sum()) for part in spans)
 
 
 def _places_in_frame(layout: Layout, tile: int, place: NDArray[np.int64]) -> NDArray[np.int64]:
