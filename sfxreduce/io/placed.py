@@ -40,7 +40,7 @@ from sfxreduce.io.readers.hdf5.unwritten import find_holes
 from sfxreduce.io.sandbox.source import UntrustedFrames
 from sfxreduce.io.writers.shards import TiledSource
 from sfxreduce.run.detector import Detector, PixelFlag, Sensor
-from sfxreduce.run.run import FrameSource, Reading, Run, WrappedFrames, decoded_share
+from sfxreduce.run.run import FrameSource, Reading, Run, WrappedFrames, decoded_share, read_into
 from sfxreduce.run.window import Box, Window
 
 __all__ = [
@@ -141,6 +141,13 @@ class PlacedFrames(WrappedFrames):
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
         """Read events; the window lies on the picture that this geometry makes."""
         return self.source.read(events, None if window is None else self._on_source(window))
+
+    def read_into(
+        self, events: Sequence[int], window: Window | None, pixels: NDArray[np.generic]
+    ) -> NDArray[np.uint32]:
+        """Read events into an array of zeros. See `sfxreduce.run.run.ReadsInto`."""
+        there = None if window is None else self._on_source(window)
+        return read_into(self.source, events, there, pixels)
 
     def decoded_share(self, window: Window) -> float:
         """See `sfxreduce.run.run.ReadsPartly`."""

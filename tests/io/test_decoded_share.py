@@ -22,6 +22,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from sfxreduce.cluster import SerialPool
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.concatenate import join_runs
+from sfxreduce.io.readers.hdf5 import bitshuffle
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.batch import score_events
 from sfxreduce.run.detector import Detector
@@ -33,6 +34,7 @@ from sfxreduce.scorers.protocol import EventScores, not_counted
 DATA = "/entry_1/instrument_1/detector_1/data"
 SIDE, TILE, N_EVENTS = 40, (8, 8), 6
 BSLZ4 = dict(hdf5plugin.Bitshuffle(cname="lz4"))
+BSZSTD = dict(hdf5plugin.Bitshuffle(cname="zstd"))
 GZIP = {"compression": "gzip", "shuffle": True}
 
 
@@ -83,14 +85,14 @@ class TestShare:
         ("chunks", "packing", "first", "rest"),
         [
             ((1, SIDE, SIDE), GZIP, 1.0, 1.0),
-            ((1, SIDE, SIDE), BSLZ4, 1.0, 1.0),
-            ((1, 8, SIDE), BSLZ4, 0.6, 1.0),
+            ((1, SIDE, SIDE), BSZSTD, 1.0, 1.0),
+            ((1, 8, SIDE), BSZSTD, 0.6, 1.0),
             ((1, *TILE), BSLZ4, 0.36, 0.64),
             ((1, *TILE), GZIP, 0.36, 0.64),
             ((3, *TILE), BSLZ4, 0.36, 0.64),
         ],
     )
-    def test_of_chunks_that_hdf5_decodes(
+    def test_of_chunks_that_are_decoded_whole(
         self, tmp_path: Path, chunks: tuple[int, ...], packing: Any, first: float, rest: float
     ) -> None:
         run = cxi(tmp_path / "run.cxi", chunks, **packing)
@@ -101,15 +103,14 @@ class TestShare:
         assert shares == pytest.approx([first, rest, 1.0])
         assert events_per_chunk(run.source) == chunks[0]
 
-    def test_of_what_is_stored_plainly_or_by_blosc_is_that_of_the_rows(
-        self, tmp_path: Path
-    ) -> None:
-        """Blocks of Blosc are larger than these frames; a share counts the pixels asked for."""
+    def test_of_what_can_be_fetched_in_parts_is_that_of_the_rows(self, tmp_path: Path) -> None:
+        """Packed blocks are larger than these frames; a share counts the pixels asked for."""
         frame = (1, SIDE, SIDE)
         runs = [
             cxi(tmp_path / "contiguous.cxi", None),
             cxi(tmp_path / "plain.cxi", frame),
             cxi(tmp_path / "blosc.cxi", frame, **hdf5plugin.Blosc()),
+            cxi(tmp_path / "bitshuffle.cxi", frame, **BSLZ4),
             theirs(tmp_path / "plain.zarr", frame, None),
             theirs(tmp_path / "blosc.zarr", frame, BloscCodec()),
         ]
@@ -165,7 +166,7 @@ class TestShare:
         sides: tuple[int, int],
         origins: list[tuple[int, int]],
     ) -> None:
-        run = cxi(tmp_path_factory.mktemp("share") / "run.cxi", (1, *sides), **BSLZ4)
+        run = cxi(tmp_path_factory.mktemp("share") / "run.cxi", (1, *sides), **GZIP)
         window = Window(name="some", tile_shape=TILE, origins=tuple(dict.fromkeys(origins)))
         shown = window.gather(run.detector)
         rows, columns = np.divmod(shown[shown >= 0], SIDE)
@@ -215,7 +216,7 @@ class BrightestInSteps:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[str]]:
-    """Count chunks that are unpacked by zlib, and events that HDF5 is asked for."""
+    """Count chunks that are unpacked by zlib and by bitshuffle, and those HDF5 is asked for."""
     count: Counter[str] = Counter()
     unpacker, read_direct, get = (
         zlib.decompressobj,
@@ -226,6 +227,12 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[str]]:
     def unpacking(*args: Any) -> Any:
         count["gzip"] += 1
         return unpacker(*args)
+
+    unshuffle = bitshuffle._function()
+
+    def unshuffling(*args: Any) -> int:
+        count["bitshuffle"] += 1
+        return int(unshuffle(*args))
 
     def reading(
         dataset: h5py.Dataset, out: np.ndarray, source: Any = None, dest: Any = None
@@ -240,6 +247,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[str]]:
         return found
 
     monkeypatch.setattr(zlib, "decompressobj", unpacking)
+    monkeypatch.setattr(bitshuffle, "_function", lambda: unshuffling)
     monkeypatch.setattr(h5py.Dataset, "read_direct", reading)
     monkeypatch.setattr(h5py.Dataset, "__getitem__", getting)
     return lambda: count
@@ -250,7 +258,13 @@ class TestRounds:
 
     @pytest.mark.parametrize(
         ("kind", "packing", "events_in_chunk"),
-        [("gzip", GZIP, 1), ("hdf5", BSLZ4, 1), ("hdf5", BSLZ4, 3)],
+        [
+            ("gzip", GZIP, 1),
+            ("bitshuffle", BSLZ4, 1),
+            ("bitshuffle", BSLZ4, 3),
+            ("hdf5", BSZSTD, 1),
+            ("hdf5", BSZSTD, 3),
+        ],
     )
     @pytest.mark.parametrize("closed_from", [40.0, np.inf])
     def test_no_chunk_is_decoded_twice(

@@ -677,6 +677,9 @@ FILTERS: dict[str, dict[str, object]] = {
     "gzip": {"compression": "gzip"},
     "shuffle and gzip": {"compression": "gzip", "shuffle": True},
     "blosc": dict(hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=hdf5plugin.Blosc.BITSHUFFLE)),
+    "bitshuffle": dict(hdf5plugin.Bitshuffle(cname="lz4")),
+    "bitshuffle in small blocks": dict(hdf5plugin.Bitshuffle(nelems=16, cname="lz4")),
+    "bitshuffle and zstd": dict(hdf5plugin.Bitshuffle(cname="zstd")),
     "blosc and checksum": {**hdf5plugin.Blosc(), "fletcher32": True},
     "checksum": {"fletcher32": True},
 }

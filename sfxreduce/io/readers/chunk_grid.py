@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,17 @@ from sfxreduce.io.chunks.pieces import TilePiece, tile_pieces
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import Window
 
-__all__ = ["ChunkGrid", "FoundChunk", "share_chunks", "share_of_pieces"]
+__all__ = [
+    "ChunkGrid",
+    "FoundChunk",
+    "Unpack",
+    "share_chunks",
+    "share_of_pieces",
+    "unpack_blosc",
+]
+
+
+Unpack: TypeAlias = Callable[[Stored, NDArray[np.uint8], NDArray[np.int64] | None], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,30 +41,35 @@ class FoundChunk:
 
     Parameters
     ----------
-    is_packed : bool
-        Whether they are a Blosc buffer; otherwise they are the pixels.
+    unpack : callable, optional
+        Fills an array with the bytes of the pixels, or with those in some spans at least, and
+        raises `SourceError` if it cannot; without it the stored bytes are the pixels.
     """
 
     stored: Stored
-    is_packed: bool
+    unpack: Unpack | None
 
-    def pixels(self, n_bytes: int, spans: NDArray[np.int64] | None) -> NDArray[np.uint8]:
-        """Bytes of the chunk's pixels, of which the spans, or all, mean something.
+    def fill(self, out: NDArray[np.uint8], spans: NDArray[np.int64] | None) -> None:
+        """Fill an array with the bytes of the chunk's pixels, or with those in the spans at least.
 
         Raises
         ------
         SourceError
             If they are damaged, cannot be read, or are not as many as expected.
         """
-        if self.is_packed:
-            return unpack_spans(self.stored, n_bytes, spans)
-        if self.stored.n_bytes != n_bytes:
+        if self.unpack is not None:
+            self.unpack(self.stored, out, spans)
+            return
+        if self.stored.n_bytes != out.size:
             raise SourceError(
-                f"chunk: expected {n_bytes} bytes of pixels, found {self.stored.n_bytes}"
+                f"chunk: expected {out.size} bytes of pixels, found {self.stored.n_bytes}"
             )
-        out = np.empty(n_bytes, np.uint8)
-        copy_spans(self.stored, out, np.array([[0, n_bytes]]) if spans is None else spans)
-        return out
+        copy_spans(self.stored, out, np.array([[0, out.size]]) if spans is None else spans)
+
+
+def unpack_blosc(stored: Stored, out: NDArray[np.uint8], spans: NDArray[np.int64] | None) -> None:
+    """Unpack the blocks of a Blosc buffer that hold any byte of the spans; see `unpack_spans`."""
+    unpack_spans(stored, out.size, spans, out=out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,19 +98,20 @@ class ChunkGrid:
     find: Callable[[int, int], AbstractContextManager[FoundChunk | None]]
 
     def read(
-        self, events: Sequence[int], detector: Detector, window: Window
-    ) -> NDArray[np.generic]:
+        self,
+        events: Sequence[int],
+        detector: Detector,
+        window: Window,
+        pictures: NDArray[np.generic],
+    ) -> None:
         """Read a window of events that share their chunks; nothing is fetched twice.
 
         Parameters
         ----------
         events : sequence of int
             See `share_chunks`.
-
-        Returns
-        -------
-        ndarray
-            Shape (event, tile, row, column), zero where there is no source pixel.
+        pictures : ndarray
+            Shape (event, tile, row, column): filled, but where there is no source pixel.
 
         Raises
         ------
@@ -102,13 +119,31 @@ class ChunkGrid:
             If a chunk is damaged, as far as it was looked at, or cannot be read.
         """
         step, *tile_shape = self.chunk_shape
-        pictures = np.zeros((len(events), *window.shape), self.dtype.newbyteorder("="))
         places = np.array(events) % step
         for piece in tile_pieces(self.frame_shape, tuple(tile_shape), detector, window):
             chunk = self._chunk(events[0] // step, piece.tile, piece.spans, np.unique(places))
             for place, picture in zip(places, pictures, strict=True):
                 piece.put(chunk[place], picture)
-        return pictures
+
+    def read_frame(self, event: int, frame: NDArray[np.generic]) -> bool:
+        """Read a frame that is a chunk, right to where it goes; False if it is none.
+
+        Parameters
+        ----------
+        frame : ndarray
+            In memory order: filled.
+
+        Raises
+        ------
+        SourceError
+            If the chunk is damaged or cannot be read.
+        """
+        if tuple(self.chunk_shape) != (1, *self.frame_shape) or frame.dtype != self.dtype:
+            return False
+        with self.find(event, 0) as found:
+            if found is not None:
+                found.fill(frame.reshape(-1).view(np.uint8), None)
+            return found is not None
 
     def _chunk(
         self, row: int, tile: int, spans: NDArray[np.int64] | None, places: NDArray[np.int64]
@@ -122,10 +157,8 @@ class ChunkGrid:
         with self.find(row, tile) as found:
             if found is None:
                 return np.broadcast_to(np.array(self.fill, self.dtype), (n_events, n_pixels))
-            pixels = found.pixels(
-                n_events * n_pixels * self.dtype.itemsize,
-                None if all_wanted else wanted * self.dtype.itemsize,
-            )
+            pixels = np.empty(n_events * n_pixels * self.dtype.itemsize, np.uint8)
+            found.fill(pixels, None if all_wanted else wanted * self.dtype.itemsize)
         return pixels.view(self.dtype).reshape(n_events, n_pixels)
 
 

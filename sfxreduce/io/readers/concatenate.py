@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, groupby, pairwise
@@ -24,10 +24,13 @@ from sfxreduce.run.run import (
     Run,
     decoded_share,
     events_per_chunk,
+    read_into,
 )
 from sfxreduce.run.window import Window
 
 __all__ = ["JoinedFrames", "join_runs"]
+
+_LOST = (RunNotFound, SchemaError, SourceError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +85,10 @@ class JoinedFrames:
         pixels = np.zeros((len(events), *shape), self.dtype)
         reasons = np.zeros(len(events), np.uint32)
         missing: dict[int, NDArray[np.bool_]] = {}
-        first = np.array([0, *accumulate(source.n_events for source in self.sources)])
-        owners = np.searchsorted(first, np.asarray(events, np.int64), side="right") - 1
-        for owner, group in groupby(range(len(events)), key=lambda place: int(owners[place])):
-            places = list(group)
-            wanted = [int(events[place] - first[owner]) for place in places]
+        for owner, places, wanted in self._by_owner(events):
             try:
                 reading = self.sources[owner].read(wanted, window)
-            except (RunNotFound, SchemaError, SourceError):
+            except _LOST:
                 reasons[places] = Reason.FILE_UNREADABLE
                 continue
             pixels[places], reasons[places] = reading.pixels, reading.reasons
@@ -103,6 +102,30 @@ class JoinedFrames:
                 missing |= {p: missing[p] | lacking for p in places if p in missing}
                 missing |= dict.fromkeys(also if window is None else (), lacking)
         return Reading(pixels=pixels, reasons=reasons, missing=missing)
+
+    def read_into(
+        self, events: Sequence[int], window: Window | None, pixels: NDArray[np.generic]
+    ) -> NDArray[np.uint32]:
+        """Read events into an array of zeros. See `sfxreduce.run.run.ReadsInto`."""
+        reasons = np.zeros(len(events), np.uint32)
+        for owner, places, wanted in self._by_owner(events):
+            there = pixels[places[0] : places[-1] + 1]
+            try:
+                reasons[places] = read_into(self.sources[owner], wanted, window, there)
+            except _LOST:
+                reasons[places] = Reason.FILE_UNREADABLE
+                continue
+            if self.lacking_only(owner).any():
+                reasons[[place for place in places if not reasons[place]]] = Reason.DATA_HOLE
+        return reasons
+
+    def _by_owner(self, events: Sequence[int]) -> Iterator[tuple[int, list[int], list[int]]]:
+        """Runs of events of one file: the file, their places here, and their positions in it."""
+        first = np.array([0, *accumulate(source.n_events for source in self.sources)])
+        owners = np.searchsorted(first, np.asarray(events, np.int64), side="right") - 1
+        for owner, group in groupby(range(len(events)), key=lambda place: int(owners[place])):
+            places = list(group)
+            yield owner, places, [int(events[place] - first[owner]) for place in places]
 
     @property
     def events_per_chunk(self) -> int:

@@ -15,7 +15,11 @@ __all__ = ["take_window", "window_boxes"]
 
 
 def take_window(
-    frames: NDArray[np.generic], detector: Detector, window: Window
+    frames: NDArray[np.generic],
+    detector: Detector,
+    window: Window,
+    *,
+    out: NDArray[np.generic] | None = None,
 ) -> NDArray[np.generic]:
     r"""Take a window out of source frames.
 
@@ -23,6 +27,8 @@ def take_window(
     ----------
     frames : ndarray
         Shape (event, \*frame).
+    out : ndarray, optional
+        Where the pixels go, if anywhere in particular: zero everywhere.
 
     Returns
     -------
@@ -30,7 +36,7 @@ def take_window(
         Shape (event, tile, row, column), zero where there is no source pixel.
     """
     shape = detector.frame_shape
-    pixels = np.zeros((len(frames), *window.shape), frames.dtype)
+    pixels = np.zeros((len(frames), *window.shape), frames.dtype) if out is None else out
     for piece in tile_pieces(shape, shape, detector, window):
         for frame, picture in zip(frames, pixels, strict=True):
             piece.put(frame, picture)

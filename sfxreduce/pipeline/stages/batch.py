@@ -80,8 +80,8 @@ BYTES_OF_A_CHUNK = 256 << 20
 read by itself. Chosen: a worker with 1 GiB holds the chunk and its pixels."""
 
 WORTH_IT = 0.75
-"""Share of what all tiles cost to decode, below which the first are looked at for themselves. Chosen,
-not measured: the others are sampled besides."""
+"""Share of what all tiles cost to decode, up to which the first are looked at for themselves.
+Chosen, not measured: the others are sampled besides."""
 
 
 def first_window_of(source: FrameSource, scorer: Scorer, detector: Detector) -> Window | None:
@@ -259,13 +259,13 @@ class _BatchReader:
 
     def _read(self, events: Sequence[int]) -> Reading:
         """Read the whole window of events."""
+        shape = self.detector.frame_shape if self.window is None else self.window.shape
+        pixels = np.zeros((len(events), *shape), self.source.dtype)
         try:
-            return self.source.read(events, self.window)
+            reasons = read_into(self.source, events, self.window, pixels)
         except SOURCE_LOST:
             reasons = np.full(len(events), Reason.FILE_UNREADABLE, np.uint32)
-            shape = self.detector.frame_shape if self.window is None else self.window.shape
-            pixels = np.zeros((len(events), *shape), self.source.dtype)
-            return Reading(pixels=pixels, reasons=reasons)
+        return Reading(pixels=pixels, reasons=reasons)
 
     def _note(
         self, rows: NDArray[np.void], pixels: NDArray[np.generic], reasons: NDArray[np.uint32]

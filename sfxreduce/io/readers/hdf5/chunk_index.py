@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks.blosc import FileRange
-from sfxreduce.io.readers.chunk_grid import ChunkGrid, FoundChunk
+from sfxreduce.io.readers.chunk_grid import ChunkGrid, FoundChunk, Unpack, unpack_blosc
+from sfxreduce.io.readers.hdf5.bitshuffle import is_bitshuffle_lz4, unpack_bitshuffle_lz4
 from sfxreduce.io.readers.hdf5.guard import filters_of
 
 __all__ = ["BLOSC_FILTER", "ChunkPlaces", "chunk_places", "is_plain_number", "only_filter"]
@@ -40,12 +41,15 @@ class ChunkPlaces:
         place is -1 where nothing was stored.
     is_packed : ndarray of bool
         Of the same shape: whether the filter was applied.
+    unpack : callable or None
+        What undoes it; see `FoundChunk`.
     """
 
     chunk_shape: tuple[int, ...]
     start: NDArray[np.int64]
     n_bytes: NDArray[np.int64]
     is_packed: NDArray[np.bool_]
+    unpack: Unpack | None = None
 
     def grid(self, dataset: h5py.Dataset) -> ChunkGrid:
         """Chunks of the dataset, readable while its file is open."""
@@ -64,11 +68,11 @@ class ChunkPlaces:
             raise SourceError(f"{path}: expected chunk {row}, {tile} of the frames, found none")
         n_bytes = int(self.n_bytes[row, tile])
         stored = FileRange(file=file, path=path, start=start, n_bytes=n_bytes)
-        yield FoundChunk(stored=stored, is_packed=bool(self.is_packed[row, tile]))
+        yield FoundChunk(stored=stored, unpack=self.unpack if self.is_packed[row, tile] else None)
 
 
 def chunk_places(dataset: h5py.Dataset) -> ChunkPlaces | None:
-    """Take down where chunks lie that are plain pixels or one Blosc buffer each.
+    """Take down where chunks lie that are plain pixels, or packed by Blosc or bitshuffle alone.
 
     Parameters
     ----------
@@ -87,7 +91,8 @@ def chunk_places(dataset: h5py.Dataset) -> ChunkPlaces | None:
         return None
     if dataset.chunks is None:
         return _in_one_piece(dataset)
-    if only_filter(dataset) not in (0, BLOSC_FILTER):
+    unpack = _unpacker(dataset)
+    if unpack is None and only_filter(dataset) != 0:
         return None
     grid = [-(-n // side) for n, side in zip(dataset.shape, dataset.chunks, strict=True)]
     if math.prod(grid) > MOST_CHUNKS:
@@ -109,7 +114,17 @@ def chunk_places(dataset: h5py.Dataset) -> ChunkPlaces | None:
         start=start.reshape(grid[0], -1),
         n_bytes=n_bytes.reshape(grid[0], -1),
         is_packed=is_packed.reshape(grid[0], -1),
+        unpack=unpack,
     )
+
+
+def _unpacker(dataset: h5py.Dataset) -> Unpack | None:
+    """What undoes the one filter of a dataset; None if it has none, or HDF5 has to."""
+    if only_filter(dataset) == BLOSC_FILTER:
+        return unpack_blosc
+    if is_bitshuffle_lz4(dataset):
+        return partial(unpack_bitshuffle_lz4, itemsize=dataset.dtype.itemsize)
+    return None
 
 
 def _in_one_piece(dataset: h5py.Dataset) -> ChunkPlaces | None:

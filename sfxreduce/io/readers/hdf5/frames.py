@@ -77,7 +77,7 @@ class Hdf5Frames:
             # What cannot be read in this way is left to HDF5, which has the last word on damage.
             with suppress(SourceError):
                 wanted = range(start, start + len(pixels))
-                pixels[:] = self.grid.read(wanted, self.detector, window)
+                self.grid.read(wanted, self.detector, window, pixels)
                 return
         frames = np.zeros((len(pixels), *self.dataset.shape[1:]), self.dataset.dtype)
         if self._read_by_box():
@@ -88,10 +88,18 @@ class Hdf5Frames:
         else:
             self._read_whole(frames, events)
         shape = (len(pixels), *self.detector.frame_shape)
-        pixels[:] = take_window(frames.reshape(shape), self.detector, window)
+        take_window(frames.reshape(shape), self.detector, window, out=pixels)
 
     def _read_whole(self, frames: NDArray[np.generic], events: slice) -> None:
         """Read whole frames, in the shape that they have in the file."""
+        if self.grid is not None:
+            # As for a window: HDF5 has the last word on damage.
+            with suppress(SourceError):
+                if all(
+                    self.grid.read_frame(event, frame)
+                    for event, frame in enumerate(frames, start=events.start)
+                ):
+                    return
         if is_gzip(self.dataset):
             read_gzip(self.dataset, events.start, frames)
             return

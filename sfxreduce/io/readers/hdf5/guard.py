@@ -23,6 +23,7 @@ from sfxreduce.io.chunks.limits import (
 )
 
 __all__ = [
+    "BITSHUFFLE",
     "GZIP",
     "SHUFFLE",
     "check_chunks",

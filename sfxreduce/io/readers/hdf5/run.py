@@ -225,20 +225,33 @@ class CxiFrames:
         """Read events; see `sfxreduce.run.run.FrameSource.read`."""
         shape = self.frame_shape if window is None else window.shape
         pixels = np.zeros((len(events), *shape), self.dtype)
+        reasons, missing = self._read(events, window, pixels)
+        return Reading(pixels=pixels, reasons=reasons, missing=missing)
+
+    def read_into(
+        self, events: Sequence[int], window: Window | None, pixels: NDArray[np.generic]
+    ) -> NDArray[np.uint32]:
+        """Read events into an array of zeros. See `sfxreduce.run.run.ReadsInto`."""
+        return self._read(events, window, pixels)[0]
+
+    def _read(
+        self, events: Sequence[int], window: Window | None, pixels: NDArray[np.generic]
+    ) -> tuple[NDArray[np.uint32], dict[int, NDArray[np.bool_]]]:
+        """Reasons of events, and which pixels of whole frames are missing."""
         reasons = np.zeros(len(events), np.uint32)
         missing: dict[int, NDArray[np.bool_]] = {}
         try:
             facts = self._facts()
             if not facts.give(self):
                 reasons[:] = Reason.UNEXPECTED_FORMAT
-                return Reading(pixels=pixels, reasons=reasons)
-            with self.opened(window) as frames:
+                return reasons, missing
+            with self.opened() as frames:
                 reasons[facts.holes[list(events)]] = Reason.DATA_HOLE
                 whole = np.flatnonzero(reasons == 0)
                 for group in neighbours(events, whole, facts.events_per_chunk):
                     start = events[group[0]]
                     unread = frames.read_into(pixels[group[0] : group[-1] + 1], start, window)
-                    reasons[group[unread]] = Reason.READ_ERROR
+                    reasons[group[unread]], pixels[group[unread]] = Reason.READ_ERROR, 0
                 if facts.lacking.any():
                     pixels[:, _in_window(facts, window)] = facts.fill
                 if window is None:
@@ -247,7 +260,7 @@ class CxiFrames:
             # The file was there when the run was opened; now its events cannot be judged.
             reasons[:] = Reason.FILE_UNREADABLE
             missing = {}
-        return Reading(pixels=pixels, reasons=reasons, missing=missing)
+        return reasons, missing
 
     @property
     def events_per_chunk(self) -> int:
@@ -259,13 +272,13 @@ class CxiFrames:
         return _decoded_share(self, FileStamp.of(self.path), window)
 
     @contextmanager
-    def opened(self, window: Window | None) -> Iterator[Hdf5Frames]:
-        """Open the file, to read whole frames or this window of them."""
+    def opened(self) -> Iterator[Hdf5Frames]:
+        """Open the file, to read frames of it."""
         facts = self._facts()
-        stamp = FileStamp.of(self.path)
-        places = None if window is None else _places(stamp, facts.path, self.roots)
         with open_hdf5(self.path, self.roots) as file:
             dataset = file.trusted(facts.path)
+            stamp, owner = (FileStamp.of(path) for path in (self.path, dataset.file.filename))
+            places = _places(stamp, facts.path, self.roots, owner)
             grid = None if places is None else places.grid(dataset)
             yield Hdf5Frames(dataset=dataset, detector=facts.detector, grid=grid)
 
@@ -509,7 +522,12 @@ def masked_by_values(
 
 
 @lru_cache(maxsize=16)
-def _places(stamp: FileStamp, path: str, roots: tuple[str, ...]) -> ChunkPlaces | None:
+def _places(
+    stamp: FileStamp,
+    path: str,
+    roots: tuple[str, ...],
+    owner: FileStamp,  # noqa: ARG001 - part of the key: a link may lead to another file
+) -> ChunkPlaces | None:
     """Where the chunks of the frames at a path lie, taken down once a process."""
     # Where that fails, HDF5 may still read some events, and says which it cannot.
     with open_hdf5(stamp.path, roots) as file, suppress(*HDF5_ERRORS):
@@ -520,7 +538,7 @@ def _places(stamp: FileStamp, path: str, roots: tuple[str, ...]) -> ChunkPlaces 
 @lru_cache(maxsize=16)
 def _decoded_share(source: CxiFrames, stamp: FileStamp, window: Window) -> float:  # noqa: ARG001 - the stamp is part of the key
     """Share of an event that is decoded to read a window, looked up once a process."""
-    with source.opened(window) as frames:
+    with source.opened() as frames:
         return frames.decoded_share(window)
 
 

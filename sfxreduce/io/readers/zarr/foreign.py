@@ -21,7 +21,13 @@ from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks.blosc import FileRange
 from sfxreduce.io.chunks.pieces import tile_pieces
 from sfxreduce.io.files.safe_read import open_regular
-from sfxreduce.io.readers.chunk_grid import ChunkGrid, FoundChunk, share_chunks, share_of_pieces
+from sfxreduce.io.readers.chunk_grid import (
+    ChunkGrid,
+    FoundChunk,
+    share_chunks,
+    share_of_pieces,
+    unpack_blosc,
+)
 from sfxreduce.io.readers.crop import take_window, window_boxes
 from sfxreduce.io.store.metadata import ZARR_ERRORS, Store
 from sfxreduce.run.reasons import Reason
@@ -61,9 +67,10 @@ def read_foreign(
             elif grid is None:
                 reading.pixels[places] = _read_window(store, wanted, window)
             else:
-                reading.pixels[places] = grid.read(wanted, store.detector, window)
+                pictures = reading.pixels[places[0] : places[-1] + 1]
+                grid.read(wanted, store.detector, window, pictures)
         except (*ZARR_ERRORS, SourceError):
-            reading.reasons[places] = Reason.READ_ERROR
+            reading.reasons[places], reading.pixels[places] = Reason.READ_ERROR, 0
 
 
 def read_foreign_parts(store: Store, event: int, frame: NDArray[np.generic]) -> NDArray[np.bool_]:
@@ -192,7 +199,7 @@ def _open_chunk(
     try:
         n_bytes = os.fstat(descriptor).st_size
         stored = FileRange(file=descriptor, path=file, start=0, n_bytes=n_bytes)
-        yield FoundChunk(stored=stored, is_packed=is_packed)
+        yield FoundChunk(stored=stored, unpack=unpack_blosc if is_packed else None)
     finally:
         os.close(descriptor)
 
