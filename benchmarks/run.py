@@ -22,6 +22,7 @@ import bytes_moved
 import end_to_end
 import fused
 import scaling
+import sources
 from machine import machine
 from rows import Row
 
@@ -62,6 +63,7 @@ def measure(folder: Path) -> dict[str, Any]:
         *end_to_end.measure(folder),
         *against_peers.measure(folder),
         *bytes_moved.measure(folder),
+        *sources.measure(folder),
         *fused.measure(),
     ]
     return {
