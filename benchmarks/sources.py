@@ -106,7 +106,7 @@ def _scored(name: str, path: Path, *, repeats: int) -> list[Row]:
             "candidates": candidates,
             "window": window_alone,
             "one look": lambda: score_events(source, scorer, events),
-            "rounds": lambda: score_events(source, scorer, events, closed_from=NEVER),
+            "rounds": lambda: score_events(source, scorer, events, first=True),
         },
         repeats=repeats,
     )

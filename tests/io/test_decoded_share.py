@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,22 +175,8 @@ class TestShare:
         assert decoded_share(run.source, window) == pytest.approx(len(touched) / n_chunks)
 
 
-class OneByOne:
-    """One event of `BrightestInSteps`."""
-
-    def __init__(self) -> None:
-        self.highest = 0.0
-
-    def add(self, pixels: NDArray[np.generic]) -> None:
-        self.highest = max(self.highest, float(pixels.max()))
-
-    def so_far(self) -> EventScores:
-        nothing = np.zeros(1, np.uint8), np.zeros(1, np.uint32)
-        return EventScores(np.array([self.highest], np.float32), *nothing, *not_counted(1))
-
-
 @dataclass(frozen=True)
-class BrightestInSteps:
+class BrightestAtFirst:
     """The highest pixel, of nine tiles first."""
 
     name = "brightest"
@@ -200,11 +186,13 @@ class BrightestInSteps:
     def window(self, detector: Detector) -> Window:
         return tiles(detector)
 
-    def steps(self, detector: Detector) -> Sequence[Window]:
-        return tiles(detector, slice(9)), tiles(detector, slice(9, None))
+    def first_window(self, detector: Detector) -> Window:
+        return tiles(detector, slice(9))
 
-    def begin(self, detector: Detector) -> OneByOne:
-        return OneByOne()
+    def look_first(self, pixels: NDArray[np.generic], detector: Detector) -> EventScores:
+        score = self(pixels, detector)
+        nothing = np.zeros(len(score), np.uint8), np.zeros(len(score), np.uint32)
+        return EventScores(score, *nothing, *not_counted(len(score)), first=score)
 
     def __call__(
         self,
@@ -254,7 +242,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[str]]:
 
 
 class TestRounds:
-    """A source whose chunk is a frame is looked at once; tiles of their own are read in turn."""
+    """A source whose chunk is a frame is looked at once."""
 
     @pytest.mark.parametrize(
         ("kind", "packing", "events_in_chunk"),
@@ -266,7 +254,7 @@ class TestRounds:
             ("hdf5", BSZSTD, 3),
         ],
     )
-    @pytest.mark.parametrize("closed_from", [40.0, np.inf])
+    @pytest.mark.parametrize("first", [True, False])
     def test_no_chunk_is_decoded_twice(
         self,
         tmp_path: Path,
@@ -274,15 +262,13 @@ class TestRounds:
         kind: str,
         packing: Any,
         events_in_chunk: int,
-        closed_from: float,
+        first: bool,
     ) -> None:
         run = cxi(tmp_path / "run.cxi", (events_in_chunk, SIDE, SIDE), **packing)
         decoded().clear()
-        rows = score_events(
-            run.source, BrightestInSteps(), range(N_EVENTS), closed_from=closed_from
-        )
+        rows = score_events(run.source, BrightestAtFirst(), range(N_EVENTS), first=first)
         assert decoded() == {kind: N_EVENTS // events_in_chunk}
-        assert (rows["tiles"] == 9).sum() == (0 if closed_from == np.inf else 2)
+        assert (rows["tiles"] == 25).all()
 
     def test_rows_are_the_same_however_the_run_is_stored(self, tmp_path: Path) -> None:
         runs = [
@@ -294,10 +280,10 @@ class TestRounds:
             theirs(tmp_path / "blosc.zarr", (1, SIDE, SIDE), BloscCodec()),
         ]
         rows = [
-            score_events(run.source, BrightestInSteps(), range(N_EVENTS), closed_from=40.0)
+            score_events(run.source, BrightestAtFirst(), range(N_EVENTS), first=True)
             for run in runs
         ]
-        assert rows[0]["tiles"].tolist() == [25, 9, 25, 25, 9, 25]
+        assert rows[0]["tiles"].tolist() == [25] * N_EVENTS
         for other in rows[1:]:
             assert other.tobytes() == rows[0].tobytes()
 
@@ -305,14 +291,14 @@ class TestRounds:
         self, tmp_path: Path
     ) -> None:
         run = cxi(tmp_path / "run.cxi", (1, SIDE, SIDE), **GZIP)
-        whole = score_events(run.source, BrightestInSteps(), range(N_EVENTS), closed_from=40.0)
+        whole = score_events(run.source, BrightestAtFirst(), range(N_EVENTS), first=True)
         with h5py.File(tmp_path / "run.cxi", "r+") as file:
             file[DATA].id.write_direct_chunk((2, 0, 0), b"no packed frame")
         rows = score_events(
             open_run(tmp_path / "run.cxi").source,
-            BrightestInSteps(),
+            BrightestAtFirst(),
             range(N_EVENTS),
-            closed_from=40.0,
+            first=True,
         )
         assert np.delete(rows, 2).tobytes() == np.delete(whole, 2).tobytes()
         assert rows["reason"][2]
