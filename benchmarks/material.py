@@ -11,22 +11,45 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import sfxreduce
+from sfxreduce.cluster import SerialPool
+from sfxreduce.decisions.method import threshold_rule
+from sfxreduce.decisions.threshold import Promise
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.writers.zarr import create_store
+from sfxreduce.pipeline.stages.batch import score_events
+from sfxreduce.pipeline.stages.conditions import with_conditions
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import FrameSource, Reading, Run
+from sfxreduce.run.select import SelectedFrames
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.folder import write_model
 from sfxreduce.scorers.cnn.model import Model, ModelConfig
 from sfxreduce.scorers.cnn.poster.network import HitNetwork
 
-__all__ = ["EXPERIMENT", "poster_model", "repeated_run", "simulated_store"]
+__all__ = [
+    "EXPERIMENT",
+    "KINDS",
+    "LEAST_PEAKS",
+    "FilterScoring",
+    "mixed_store",
+    "poster_model",
+    "repeated_run",
+    "simulated_store",
+    "sorted_store",
+]
 
 EXPERIMENT = "photosystem-i-8kev"
 """1750 x 1750 pixels, 16 bits each."""
+
+KINDS = ("photons", "int16 ADU")
+"""Whole photons in uint16, and the ADU of an integrating detector: they pack 4.5 and 1.5 times."""
+
+LEAST_PEAKS = 10
+"""True peaks of a hit, as the promise counts them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +109,87 @@ def simulated_store(path: Path, *, n_events: int, hit_rate: float = 0.1) -> Run:
         with sfxreduce.open_pool(serial=True) as pool:
             sfxreduce.ingest_run(run, out=path, pool=pool)
     return sfxreduce.open_run(path)
+
+
+def sorted_store(folder: Path, kind: str, *, n_each: int) -> Run:
+    """Store blanks, then as many hits, of one of `KINDS`; both kinds hold the same events.
+
+    Raises
+    ------
+    SystemExit
+        If the simulated run is too short for so many.
+    """
+    path = folder / f"sorted{n_each}-{kind.partition(' ')[0]}.zarr"
+    if path.exists():
+        return sfxreduce.open_run(path)
+    if kind == KINDS[0]:
+        integrated = sorted_store(folder, KINDS[1], n_each=n_each)
+        _store(PhotonFrames(source=integrated.source), path, like=integrated)
+        return sfxreduce.open_run(path)
+    run = sfxreduce.simulate_run(EXPERIMENT, n_events=5 * n_each, hit_rate=0.5, seed=3)
+    assert run.truth is not None
+    blanks = np.flatnonzero(run.truth["n_crystals"].values == 0)[:n_each]
+    hits = np.flatnonzero(run.truth["n_peaks"].values >= LEAST_PEAKS)[:n_each]
+    if min(blanks.size, hits.size) < n_each:
+        raise SystemExit(f"expected {n_each} blanks and hits, found {blanks.size} and {hits.size}")
+    events = np.concatenate([blanks, hits]).tolist()
+    _store(SelectedFrames(source=run.source, events=tuple(events)), path, like=run)
+    return sfxreduce.open_run(path)
+
+
+def mixed_store(folder: Path, kind: str, *, n_each: int, n_events: int = 64) -> Run:
+    """Store some of the events of `sorted_store`, every 20th of them a hit."""
+    path = folder / f"mixed{n_events}-{kind.partition(' ')[0]}.zarr"
+    if not path.exists():
+        run = sorted_store(folder, kind, n_each=n_each)
+        is_hit = np.arange(n_events) % 20 == 10
+        # Counted round and round: a few events are there twice if there are too few blanks.
+        events = np.where(is_hit, n_each + np.cumsum(is_hit) % n_each, np.cumsum(~is_hit) % n_each)
+        _store(SelectedFrames(source=run.source, events=tuple(events.tolist())), path, like=run)
+    return sfxreduce.open_run(path)
+
+
+def _store(source: FrameSource, path: Path, *, like: Run) -> None:
+    """Store frames as a run of the experiment of another one."""
+    run = Run(source=source, columns=event_columns(source.n_events), experiment=like.experiment)
+    with sfxreduce.open_pool(serial=True) as pool:
+        sfxreduce.ingest_run(run, out=path, pool=pool)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FilterScoring:
+    """Reading and scoring as ``sfxreduce filter`` does it at its defaults.
+
+    Parameters
+    ----------
+    source : FrameSource
+        With the conditions of its run.
+    closed_from : float
+        An event with such a score is read no further.
+    """
+
+    source: FrameSource
+    scorer: sfxreduce.CnnScorer
+    closed_from: float = np.inf
+
+    @classmethod
+    def of(cls, run: Run, scorer: sfxreduce.CnnScorer) -> FilterScoring:
+        """Prepare what is done once per run."""
+        source = with_conditions(run, scorer, pool=SerialPool()).source
+        rule = threshold_rule(scorer, promise=Promise(), detector=source.detector)
+        # Through a window that it was not calibrated on, nothing is sure.
+        is_own = scorer.looks_at == "auto"
+        return cls(source=source, scorer=scorer, closed_from=rule.closed_from if is_own else np.inf)
+
+    def __call__(self, events: range) -> NDArray[np.void]:
+        """Read and score events.
+
+        Returns
+        -------
+        ndarray
+            Shape (event,), dtype `sfxreduce.pipeline.stages.batch.SCORE_DTYPE`.
+        """
+        return score_events(self.source, self.scorer, events, closed_from=self.closed_from)
 
 
 def repeated_run(run: Run, path: Path, *, times: int) -> Run:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["Row", "cpu_ms", "cpu_ms_by_turns"]
+__all__ = ["Row", "Turns", "cpu_ms", "cpu_ms_by_turns"]
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,9 @@ class Row:
         What the ratio should be: "at most 1.3", "at least 50"; empty if nothing is promised.
     note : str
         What is in it, or why there is no figure.
+    n_turns, n_events : int
+        Of how many turns it is the median, and the events of all of them; 0 if that is the
+        section's own.
     """
 
     section: str
@@ -36,6 +42,8 @@ class Row:
     ratio: float | None = None
     wanted: str = ""
     note: str = ""
+    n_turns: int = 0
+    n_events: int = 0
 
     @property
     def holds(self) -> bool | None:
@@ -60,6 +68,39 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         """Everything by its name."""
         return asdict(self) | {"holds": self.holds}
+
+
+class Turns:
+    """CPU milliseconds per event of several methods that take turns, so that all meet the same
+    machine.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[str, list[tuple[float, int]]] = defaultdict(list)
+
+    def time(self, name: str, action: Callable[[], Result], *, n_events: int) -> Result:
+        """Take a turn of this process."""
+        started = time.process_time()
+        result = action()
+        self.add(name, 1e3 * (time.process_time() - started) / n_events, n_events=n_events)
+        return result
+
+    def add(self, name: str, cpu_ms: float, *, n_events: int) -> None:
+        """Note a turn that another process took."""
+        self._turns[name].append((cpu_ms, n_events))
+
+    def median(self, name: str) -> float:
+        """Median over the turns, CPU milliseconds per event."""
+        return statistics.median(cpu_ms for cpu_ms, _ in self._turns[name])
+
+    def total_ms(self, name: str) -> float:
+        """CPU milliseconds of all turns."""
+        return sum(cpu_ms * n for cpu_ms, n in self._turns[name])
+
+    def size(self, name: str) -> dict[str, int]:
+        """Number of turns, and events of all of them, as a `Row` wants them."""
+        turns = self._turns[name]
+        return {"n_turns": len(turns), "n_events": sum(n for _, n in turns)}
 
 
 def cpu_ms(action: Callable[[], object], *, repeats: int = 5) -> float:

@@ -1,6 +1,10 @@
 """Time the peak finders of other projects: CPU milliseconds per event, one thread, one process.
 
-Runs in the environment that `make peers` makes, without sfxreduce, and prints one JSON object.
+Runs in the environment that `make peers` makes, without sfxreduce. It first prints a line of JSON
+that says which searches are installed, then answers each line on its standard input with one:
+``{"frames": PATH, "good": PATH}`` loads frames, ``{"finder": NAME, "settings": {...}}`` searches
+them once, or the one whose number follows as ``"only"``. So the peers' turns can come between
+those of others.
 
 Inside the clock is one call per frame of the compiled search, float32 pixels in, lists of peaks
 out: what LUTE, psana and OM do with every event. Outside is what their pipelines have at hand or
@@ -9,18 +13,18 @@ of every pixel, and the pixels that fast mode samples. OM and psana's example co
 more with ``astype``; that is left out too, in their favour. The searches start no threads, and
 the clock is that of the process: it would count them.
 
-    .venv-peers/bin/python benchmarks/peers/time_peak_finders.py frames.npy good.npy
+`benchmarks/peers_runner.py` runs it.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
-import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 from importlib.machinery import PathFinder
 from importlib.metadata import distribution, version
 from pathlib import Path
@@ -97,8 +101,25 @@ class Geometry:
         place = np.arange(ring.size) - n_before[ring[by_ring]]
         sample = by_ring[place < settings.sampled_pixels].astype(np.int32)
         return cls(
-            mask=seen.astype(np.int8), radius=radius, sample=sample, sample_radius=ring[sample]
+            mask=with_room(seen.astype(np.int8)),
+            radius=with_room(radius),
+            sample=sample,
+            sample_radius=ring[sample],
         )
+
+
+def with_room(array: NDArray[Any]) -> NDArray[Any]:
+    """The same array in the middle of memory that may be read on both sides of it.
+
+    LUTE's search reads beyond a frame where a peak lies at its edge, and ends in a segmentation
+    fault if nothing is there.
+    """
+    rows = array.reshape(-1, array.shape[-1])
+    n_spare = array.shape[-2]
+    roomy = np.zeros((len(rows) + 2 * n_spare, array.shape[-1]), array.dtype)
+    own = roomy[n_spare : n_spare + len(rows)]
+    own[...] = rows
+    return own.reshape(array.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,62 +215,78 @@ FINDERS = (
 )
 
 
-def searches_of(
-    geometry: Geometry, settings: PeerSettings
-) -> tuple[dict[str, Search], dict[str, dict[str, Any]]]:
-    """The searches that are installed, and why each of the others is missing."""
-    searches: dict[str, Search] = {}
-    missing: dict[str, dict[str, Any]] = {}
+class Server:
+    """Frames in memory, and the searches that are installed.
+
+    Parameters
+    ----------
+    finders : mapping of str to Finder
+    """
+
+    def __init__(self, finders: Mapping[str, Finder]) -> None:
+        self.finders = finders
+        self.frames: NDArray[np.float32] = np.zeros((0, 1, 1), np.float32)
+        self.good: Path | None = None
+
+    def answer(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Load frames, or search those that are loaded."""
+        if "frames" in command:
+            self.frames = with_room(np.load(command["frames"]).astype(np.float32))
+            self.good = Path(command["good"])
+            shape = np.load(self.good, mmap_mode="r").shape
+            if self.frames.ndim != 3 or self.frames.shape[1:] != shape:
+                raise ValueError(
+                    f"{command['frames']}: expected frames of shape (event, {shape[0]}, "
+                    f"{shape[1]}) like {self.good}, found {self.frames.shape}"
+                )
+            return {"n_events": len(self.frames)}
+        if self.good is None:
+            raise ValueError("expected frames before the first search; send 'frames' and 'good'")
+        settings = PeerSettings(**command["settings"])
+        search = _search(self.finders[command["finder"]], self.good, settings)
+        frames = self.frames[command["only"] :][:1] if "only" in command else self.frames
+        start = time.process_time()
+        n_peaks = [len(search(frame)[0]) for frame in frames]
+        spent = time.process_time() - start
+        return {"cpu_ms": 1e3 * spent / max(len(n_peaks), 1), "n_peaks": n_peaks}
+
+
+@lru_cache
+def _search(finder: Finder, good: Path, settings: PeerSettings) -> Search:
+    """A search that is ready for frames of a mask."""
+    limits = settings.min_radius, settings.max_radius, settings.sampled_pixels
+    return finder.search(_geometry(good, *limits), settings)
+
+
+@lru_cache
+def _geometry(good: Path, min_radius: float, max_radius: float, sampled_pixels: int) -> Geometry:
+    settings = PeerSettings(
+        min_radius=min_radius, max_radius=max_radius, sampled_pixels=sampled_pixels
+    )
+    return Geometry.of(np.load(good), settings)
+
+
+def installed() -> tuple[dict[str, Finder], list[dict[str, str]]]:
+    """The searches that are installed, and of all whether they are, or why not."""
+    nothing = Geometry.of(np.ones((64, 64), np.bool_), PeerSettings())
+    finders, listed = {}, []
     for finder in FINDERS:
         try:
-            searches[finder.name] = finder.search(geometry, settings)
+            finder.search(nothing, PeerSettings())
         except ImportError as error:
-            missing[finder.name] = {"missing": " ".join(str(error).split())}
-    return searches, missing
-
-
-def timed(
-    searches: Mapping[str, Search], frames: NDArray[np.float32], repeats: int
-) -> dict[str, dict[str, Any]]:
-    """CPU time of each search turn by turn, after one round that counts the peaks."""
-    n_peaks = {name: [len(find(one)[0]) for one in frames] for name, find in searches.items()}
-    packages = {finder.name: finder.package for finder in FINDERS}
-    taken: dict[str, list[float]] = {name: [] for name in searches}
-    for _ in range(repeats):
-        for name, search in searches.items():
-            start = time.process_time()
-            for frame in frames:
-                search(frame)
-            taken[name].append(1e3 * (time.process_time() - start) / len(frames))
-    return {
-        name: {
-            "version": version(packages[name]),
-            "cpu_ms_per_event": {"median": statistics.median(times), "min": min(times)},
-            "n_peaks": n_peaks[name],
-        }
-        for name, times in taken.items()
-    }
+            listed.append({"name": finder.name, "missing": " ".join(str(error).split())})
+        else:
+            finders[finder.name] = finder
+            listed.append({"name": finder.name, "version": version(finder.package)})
+    return finders, listed
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("frames", type=Path, help=".npy of shape (event, y, x), in ADU")
-    parser.add_argument("good", type=Path, help=".npy of bool, shape (y, x)")
-    parser.add_argument("--settings", default="{}", help="JSON of those not left at their default")
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    settings = PeerSettings(**json.loads(options.settings))
-    frames, good = np.load(options.frames).astype(np.float32), np.load(options.good)
-    if frames.ndim != 3 or not len(frames) or frames.shape[1:] != good.shape:
-        raise SystemExit(
-            f"{options.frames}: expected frames of shape (event, {', '.join(map(str, good.shape))})"
-            f" like {options.good}, found {frames.shape}"
-        )
-    searches, missing = searches_of(Geometry.of(good, settings), settings)
-    found = missing | timed(searches, frames, options.repeats)
-    finders = [{"name": one.name, "package": one.package} | found[one.name] for one in FINDERS]
-    said = {"n_events": len(frames), "frame_shape": good.shape, "settings": asdict(settings)}
-    print(json.dumps(said | {"finders": finders}))
+    finders, listed = installed()
+    print(json.dumps({"finders": listed}), flush=True)
+    server = Server(finders)
+    for line in sys.stdin:
+        print(json.dumps(server.answer(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

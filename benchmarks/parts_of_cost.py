@@ -1,0 +1,84 @@
+"""What reading and scoring an event costs, part by part, of the tiles that are read of it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from material import FilterScoring
+
+from sfxreduce.io.chunks.shards import pixel_hash
+from sfxreduce.quality.events import inspect_pixels
+from sfxreduce.quality.panels import inspect_parts, parts_of
+from sfxreduce.run.run import read_into
+from sfxreduce.run.window import Window
+from sfxreduce.scorers.cnn.folder import read_model
+from sfxreduce.scorers.cnn.on_cpu import PatchesOnCpu, network_on_cpu
+
+__all__ = ["PARTS", "parts_of_cost"]
+
+PARTS = ("decode", "candidates", "inspection", "network")
+"""Tiles read and unpacked; pixels that stand out, and what lies around them; missing, saturated
+and hot parts of the frame, and the pixels' hash; the network's answers."""
+
+
+def parts_of_cost(scoring: FilterScoring, events: range) -> dict[str, Any]:
+    """Cost of each of `PARTS` on the tiles that the product reads of each event.
+
+    Returns
+    -------
+    dict
+        ``tiles``, the mean number of an event, ``cpu_ms`` of an event by part, ``together`` as the
+        product does it, and ``n_events``.
+    """
+    started = time.process_time()
+    tiles = scoring(events)["tiles"].tolist()
+    together = time.process_time() - started
+    network = network_on_cpu(read_model(scoring.scorer.model))
+    assert isinstance(network, PatchesOnCpu)
+    window = scoring.scorer.window(scoring.source.detector)
+    windows = {n: window.part(slice(n)) for n in set(tiles)}
+    for n_tiles, own in windows.items():  # what is worked out once per window
+        _marks(events[tiles.index(n_tiles)], own, scoring, network)
+    marks = [_marks(e, windows[n], scoring, network) for e, n in zip(events, tiles, strict=True)]
+    # A mean: events of few tiles and of many are both part of a run.
+    spent = np.diff(marks, axis=1).mean(axis=0)
+    return {
+        "tiles": float(np.mean(tiles)),
+        "cpu_ms": {name: 1e3 * float(s) for name, s in zip(PARTS, spent, strict=True)},
+        "together": 1e3 * together / len(events),
+        "n_events": len(events),
+    }
+
+
+def _marks(
+    event: int, window: Window, scoring: FilterScoring, network: PatchesOnCpu
+) -> list[float]:
+    """CPU seconds before and after each of `PARTS`, of the tiles of a window."""
+    source, detector = scoring.source, scoring.source.detector
+    marks = [time.process_time()]
+    pixels = np.zeros((1, *window.shape), source.dtype)
+    read_into(source, [event], window, pixels)
+    marks.append(time.process_time())
+    candidates = network.model.config.candidates(
+        pixels, window.good(detector), adu_per_photon=detector.adu_per_photon
+    )
+    marks.append(time.process_time())
+    _inspect(pixels, window, scoring)
+    marks.append(time.process_time())
+    network.network.logits(candidates)
+    return [*marks, time.process_time()]
+
+
+def _inspect(pixels: Any, window: Window, scoring: FilterScoring) -> None:
+    """What is asked of pixels beside their score."""
+    detector = scoring.source.detector
+    pixel_hash(pixels[0])
+    inspect_pixels(pixels, window.good(detector), saturation_adu=detector.saturation_adu)
+    inspect_parts(
+        pixels,
+        parts_of(detector, window),
+        saturation_adu=detector.saturation_adu,
+        adu_per_photon=detector.adu_per_photon,
+    )
