@@ -36,7 +36,7 @@ from sfxreduce_cli.options import (
     command_group,
     spread_options,
 )
-from sfxreduce_cli.output import print_facts, print_runs, print_sentences, print_summary
+from sfxreduce_cli.output import print_facts, print_runs, print_sentences, print_summary, say, typed
 
 __all__ = ["archive"]
 
@@ -180,6 +180,8 @@ def execute(
     )
     title = "nothing was copied; this would be" if executed.dry_run else "copied"
     print_facts(f"{run}: {title}", executed.to_json(), as_json=as_json)
+    if executed.dry_run:
+        say(f"to do it: {typed('--execute', executed.plan.plan_id[:8])}")
 
 
 @archive.command("recall-test")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +13,7 @@ import typer
 import sfxreduce
 from sfxreduce.errors import UsageError
 from sfxreduce_cli.options import SCORER, WRITING, Device, Overwrite, PoolOptions
+from sfxreduce_cli.output import typed
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
@@ -157,7 +156,7 @@ class OutputOptions:
             sensor=self.sensor,
             report=self.report,
             overwrite=self.overwrite,
-            command=shlex.join(["sfxreduce", *sys.argv[1:]]),
+            command=typed(),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -49,6 +50,7 @@ __all__ = [
     "print_verification",
     "printable",
     "say",
+    "typed",
 ]
 
 
@@ -413,6 +415,11 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def typed(*more: str) -> str:
+    """The command that was typed, and more words."""
+    return shlex.join(["sfxreduce", *sys.argv[1:], *more])
 
 
 def say(line: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,15 @@ def test_a_run_goes_all_the_way_by_commands(
     assert (status, codes(found)) == (3, {"R11"})
     status, found, _ = call("archive", "approve", run, "--as", "bob")
     assert (status, found["state"]) == (0, "APPROVED")
-    status, found, _ = call("archive", "execute", run, *pools)
+    # A dry run refuses what the real one would, and ends with the line to copy.
+    assert call("archive", "execute", run, "--to", f"a={beamtime}/tape_a")[0] == 2
+    assert call("archive", "execute", run, "--to", f"a=posix:{beamtime}/no_tape")[0] == 1
+    status, found, said = call("archive", "execute", run, *pools)
     assert (status, found["dry_run"]) == (0, True)
     assert not list((beamtime / "tape_a").iterdir())
-    status, found, _ = call("archive", "execute", run, *pools, "--execute", token)
+    line = shlex.split(said.splitlines()[-1].removeprefix("to do it: sfxreduce "))
+    assert line[-2:] == ["--execute", token]
+    status, found, _ = call(*(word for word in line if word != "--json"))
     assert (status, found["state"]) == (0, "ARCHIVED")
     release = ["archive", "release", run, "--serial", *pools, "--execute", token]
     status, found, _ = call(*release)

@@ -285,6 +285,8 @@ def test_what_cannot_be_restored_is_said_and_nothing_is_written(
     hits = Places(hits=made / "hits.zarr")
     with pytest.raises(SourceError, match=r"1 of 2 events .* the first is 'event-1000'"):
         restore_events(["event-0", "event-1000"], places=hits, out=out, pool=serial)
+    with pytest.raises(SourceError, match="if it is a position in the run, write '@3'"):
+        restore_events(["3"], places=hits, out=out, pool=serial)
     with pytest.raises(SourceError, match=r"gone\.zarr: no such file"):
         restore_events(["event-0"], places=Places(run=(tmp_path / "gone.zarr",)), out=out,
                        pool=serial)  # fmt: skip

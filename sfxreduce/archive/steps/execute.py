@@ -107,6 +107,7 @@ def _would_execute(subject: Subject, to: Sequence[str], policy: Policy | None) -
     plan = subject.planned(found)
     subject.check_policy(plan, policy)
     copies = copies_of(to, policy=policy)
+    open_copies(copies)  # refused now, not when it is done
     subject.require(found, State.ARCHIVING)
     return Executed(plan=plan, dry_run=True, copies=copies, state=found.contents.state)
 

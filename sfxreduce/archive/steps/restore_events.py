@@ -199,9 +199,14 @@ def _look_everywhere(events: Sequence[str], places: Places, folder: Path) -> _Se
         why = "; ".join(search.problems) or "no place that was given has them"
         raise SourceError(
             f"restore: {len(search.missing)} of {len(events)} events cannot be restored, the first "
-            f"is '{search.missing[0]}' ({why})"
+            f"is '{search.missing[0]}' ({why}){_position_hint(search.missing[0])}"
         )
     return search
+
+
+def _position_hint(name: str) -> str:
+    """What to type where a number was meant as a position and read as an identifier."""
+    return f"; if it is a position in the run, write '@{name}'" if name.isdecimal() else ""
 
 
 def _with_source_index(run: Run) -> Run:
