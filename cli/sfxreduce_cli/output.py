@@ -274,7 +274,7 @@ def _print_kept(report: Report) -> None:
     assurance = report.assurance
     if report.next_command:
         print_table(
-            "NO PROMISE",
+            report.warning.upper(),
             {f"reason {n}": reason for n, reason in enumerate(assurance["reasons"], start=1)}
             | {"next": report.next_command},
         )

@@ -163,6 +163,14 @@ class Report:
         return f"{human_bytes(self.bytes_saved)}, {self.reduction_factor:.3g} times smaller"
 
     @property
+    def warning(self) -> str:
+        """What stands above everything else: nothing is promised, and which checks do not pass."""
+        checks = self.assurance["checks"]
+        alarms = [name for name, one in checks.items() if one["ran"] and not one["passed"]]
+        names = ", ".join(alarms).replace("_", " ")
+        return f"No promise; alarm: {names}" if names else "No promise"
+
+    @property
     def judged_by(self) -> str:
         """Scorer and threshold."""
         return f"{self.scorer}, threshold {readable(self.threshold)}"

@@ -162,7 +162,11 @@ def same_figures(facts: dict[str, Any], page: str, terminal: str) -> None:
     banner = re.search(r"<main>\s*<section class=\"banner\".*?</section>", page, re.DOTALL)
     assert (banner is None) == (facts["next_command"] is None) == facts["certified"]
     if banner is not None:
-        assert terminal.startswith("NO PROMISE\n")
+        checks = facts["assurance"]["checks"].items()
+        alarms = [n.replace("_", " ") for n, one in checks if one["ran"] and not one["passed"]]
+        title = "No promise" + (f"; alarm: {', '.join(alarms)}" if alarms else "")
+        assert terminal.startswith(f"{title.upper()}\n")
+        assert f"<b>{title}</b>" in banner[0]
         told_first = terminal[: terminal.index("Kept ")]
         for reason in facts["assurance"]["reasons"]:
             assert reason in html.unescape(banner[0])
