@@ -21,6 +21,7 @@ from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.writers.zarr import create_store
 from sfxreduce.pipeline.stages.batch import score_events
 from sfxreduce.pipeline.stages.conditions import with_conditions
+from sfxreduce.pipeline.stages.score import bound_by_first_tiles
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import FrameSource, Reading, Run
@@ -29,6 +30,7 @@ from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.folder import write_model
 from sfxreduce.scorers.cnn.model import Model, ModelConfig
 from sfxreduce.scorers.cnn.poster.network import HitNetwork
+from sfxreduce.scorers.protocol import calibration_of
 
 __all__ = [
     "EXPERIMENT",
@@ -164,22 +166,20 @@ class FilterScoring:
     ----------
     source : FrameSource
         With the conditions of its run.
-    closed_from : float
-        An event with such a score is read no further.
+    threshold : float
+        By which the first tiles decide whether the others are read.
     """
 
     source: FrameSource
     scorer: sfxreduce.CnnScorer
-    closed_from: float = np.inf
+    threshold: float
 
     @classmethod
     def of(cls, run: Run, scorer: sfxreduce.CnnScorer) -> FilterScoring:
         """Prepare what is done once per run."""
         source = with_conditions(run, scorer, pool=SerialPool()).source
         rule = threshold_rule(scorer, promise=Promise(), detector=source.detector)
-        # Through a window that it was not calibrated on, nothing is sure.
-        is_own = scorer.looks_at == "auto"
-        return cls(source=source, scorer=scorer, closed_from=rule.closed_from if is_own else np.inf)
+        return cls(source=source, scorer=scorer, threshold=rule.value)
 
     def __call__(self, events: range) -> NDArray[np.void]:
         """Read and score events.
@@ -189,7 +189,16 @@ class FilterScoring:
         ndarray
             Shape (event,), dtype `sfxreduce.pipeline.stages.batch.SCORE_DTYPE`.
         """
-        return score_events(self.source, self.scorer, events, closed_from=self.closed_from)
+        rows = score_events(self.source, self.scorer, events, first=True)
+        look = calibration_of(self.scorer, self.source.detector).first_look
+        if look is None:
+            return rows
+        left = bound_by_first_tiles(rows, look, threshold=self.threshold, again=True)
+        chosen = tuple(events[place] for place in np.flatnonzero(left))
+        if chosen:
+            source = SelectedFrames(source=self.source, events=chosen)
+            rows[left] = score_events(source, self.scorer, range(len(chosen)))
+        return rows
 
 
 def repeated_run(run: Run, path: Path, *, times: int) -> Run:

@@ -1,9 +1,7 @@
 """Sources whose chunk is a frame: what decoding costs, and that rounds decode nothing twice.
 
-h5py, the candidates and the scorer take turns on the same frames; rounds are those of a run none of
-whose events is closed early, which is the most that they can cost. Where rows of a chunk can be
-decoded alone, the first nine tiles of a blank of a 16 million pixel detector are compared with all
-of it.
+h5py, the candidates and the scorer take turns on the same frames. Where rows of a chunk can be decoded
+alone, the first nine tiles of a blank of a 16 million pixel detector are compared with all of it.
 
     python benchmarks/sources.py
 """
@@ -33,8 +31,6 @@ __all__ = ["measure"]
 
 DATA = "/entry_1/data_1/data"
 N_EVENTS = 16
-NEVER = float(np.nextafter(1, 2))
-"""No probability closes an event."""
 
 EIGER_SHAPE = (4362, 4148)
 PACKINGS: Mapping[str, Mapping[str, Any]] = {
