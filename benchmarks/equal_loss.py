@@ -35,8 +35,7 @@ from rows import Turns
 
 import sfxreduce
 from sfxreduce.run.columns import event_columns
-from sfxreduce.run.run import Run
-from sfxreduce.run.select import SelectedFrames
+from sfxreduce.run.run import Run, SelectedFrames
 from sfxreduce.scorers.calibration.probability import ReliabilityBin
 
 __all__ = ["measure", "table"]

@@ -24,8 +24,7 @@ from sfxreduce.pipeline.stages.conditions import with_conditions
 from sfxreduce.pipeline.stages.score import bound_by_first_tiles
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
-from sfxreduce.run.run import FrameSource, Reading, Run
-from sfxreduce.run.select import SelectedFrames
+from sfxreduce.run.run import FrameSource, Reading, Run, SelectedFrames
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.folder import write_model
 from sfxreduce.scorers.cnn.model import Model, ModelConfig

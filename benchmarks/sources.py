@@ -1,7 +1,8 @@
 """Sources whose chunk is a frame: what decoding costs, and that rounds decode nothing twice.
 
-h5py, the candidates and the scorer take turns on the same frames. Where rows of a chunk can be decoded
-alone, the first nine tiles of a blank of a 16 million pixel detector are compared with all of it.
+h5py, the candidates and the scorer take turns on the same frames. Where rows of a chunk can be
+decoded alone, the first nine tiles of a blank of a 16 million pixel detector are compared with all
+of it.
 
     python benchmarks/sources.py
 """

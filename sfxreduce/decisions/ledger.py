@@ -110,7 +110,21 @@ def ledger_table(decisions: Decisions, columns: xr.Dataset | None = None) -> xr.
         for name in ("source_file", "source_event")
         if columns is not None
     }
-    values = {
+    return xr.Dataset(
+        {
+            **{
+                name: ("source", values, _ATTRIBUTES[name])
+                for name, values in _columns(decisions).items()
+            },
+            **located,
+        }
+    )
+
+
+def _columns(decisions: Decisions) -> dict[str, NDArray[Any]]:
+    """Columns of a ledger by their names."""
+    n_events, payload = decisions.score.size, _payload(decisions)
+    return {
         "source_index": np.arange(n_events, dtype=np.int64),
         "score": decisions.score.astype(np.float32),
         "score_bound": decisions.bound,
@@ -124,15 +138,9 @@ def ledger_table(decisions: Decisions, columns: xr.Dataset | None = None) -> xr.
         "n_peaks": decisions.peaks,
         "n_peaks_tiles": decisions.peak_tiles,
         "peak_width_px": decisions.peak_width_px,
-        "payload_high": _payload(decisions)[:, 0],
-        "payload_low": _payload(decisions)[:, 1],
+        "payload_high": payload[:, 0],
+        "payload_low": payload[:, 1],
     }
-    return xr.Dataset(
-        {
-            **{name: ("source", column, _ATTRIBUTES[name]) for name, column in values.items()},
-            **located,
-        }
-    )
 
 
 def _payload(decisions: Decisions) -> NDArray[np.uint64]:

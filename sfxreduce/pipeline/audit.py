@@ -27,8 +27,7 @@ from sfxreduce.io.store.manifest import Manifest
 from sfxreduce.io.store.metadata import LEDGER_GROUP
 from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.pipeline.stages.score import safe_scores
-from sfxreduce.run.run import Run
-from sfxreduce.run.select import select_run
+from sfxreduce.run.run import Run, select_run
 from sfxreduce.scorers.peaks.finder import PeakScorer
 
 __all__ = [

@@ -15,7 +15,7 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from sfxreduce.errors import SchemaError, SourceError
-from sfxreduce.run.columns import EVENT_COLUMNS
+from sfxreduce.run.columns import EVENT_COLUMNS, select_events
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import Window
 
@@ -29,12 +29,14 @@ __all__ = [
     "Run",
     "Sampled",
     "Samples",
+    "SelectedFrames",
     "WrappedFrames",
     "block_sizes",
     "decoded_share",
     "events_per_chunk",
     "read_into",
     "samples_of",
+    "select_run",
 ]
 
 
@@ -453,3 +455,50 @@ def _read_block(
             "'sfxreduce filter' keeps such events as undecided"
         )
     return reading.pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectedFrames(WrappedFrames):
+    """Some events of a source, as a source of their own.
+
+    Parameters
+    ----------
+    events : tuple of int
+        Positions in it.
+    """
+
+    events: tuple[int, ...]
+
+    @property
+    def n_events(self) -> int:
+        """Number of selected events."""
+        return len(self.events)
+
+    def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
+        """Read events by their position in the selection. See `FrameSource.read`."""
+        return self.source.read([self.events[event] for event in events], window)
+
+    def sampled(self, first: Window, window: Window) -> Sampled | None:
+        """Pixels that are sampled of tiles. See `sfxreduce.run.run.Samples`."""
+        return samples_of(self.source, first, window)
+
+    def sample(self, events: Sequence[int], first: Window, window: Window) -> Reading:
+        """Sample pixels of tiles. See `sfxreduce.run.run.Samples`."""
+        assert isinstance(self.source, Samples)  # noqa: S101 - or nothing would be sampled
+        return self.source.sample([self.events[event] for event in events], first, window)
+
+
+def select_run(run: Run, events: NDArray[np.int64]) -> Run:
+    """Run of some events only, for work that needs no others.
+
+    Parameters
+    ----------
+    events : ndarray of int64
+        Positions, ascending: neighbours in a store are read together.
+    """
+    return Run(
+        source=SelectedFrames(source=run.source, events=tuple(events.tolist())),
+        columns=select_events(run.columns, events),
+        experiment=run.experiment,
+        name=run.name,
+    )

@@ -26,8 +26,7 @@ from sfxreduce.io.readers.hdf5 import bitshuffle
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.batch import score_events
 from sfxreduce.run.detector import Detector
-from sfxreduce.run.run import Run, decoded_share, events_per_chunk
-from sfxreduce.run.select import select_run
+from sfxreduce.run.run import Run, decoded_share, events_per_chunk, select_run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.protocol import EventScores, not_counted
 

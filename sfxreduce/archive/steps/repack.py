@@ -13,8 +13,7 @@ from sfxreduce.errors import VerificationError
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.verify.frames import CompareJob, differing_events
-from sfxreduce.run.run import Run
-from sfxreduce.run.select import select_run
+from sfxreduce.run.run import Run, select_run
 
 __all__ = ["store_events"]
 

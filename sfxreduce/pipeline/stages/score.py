@@ -36,8 +36,7 @@ from sfxreduce.pipeline.stages.batch import (
 )
 from sfxreduce.pipeline.stages.conditions import with_conditions
 from sfxreduce.run.reasons import UNSAFE, Reason
-from sfxreduce.run.run import FrameSource, Run, block_sizes
-from sfxreduce.run.select import select_run
+from sfxreduce.run.run import FrameSource, Run, block_sizes, select_run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.calibration.record import FirstLook
 from sfxreduce.scorers.protocol import Scorer, calibration_of, needs_gpu
@@ -331,10 +330,7 @@ def score_run(
         else known.copy()
     )
     chosen = threshold_of(highest_scores(rows, look))
-    # Written down before more is read for it.
-    value = np.array([chosen.value], np.float64)
-    [(_, noted)] = each_once(notes, "threshold", 1, lambda _: iter([(0, value)]), dtype=value.dtype)
-    chosen = replace(chosen, value=float(noted[0]))
+    chosen = _noted(chosen, notes)
     if look is None:
         return rows, chosen, Rescored()
     first = first_window_of(run.source, scorer, detector)
@@ -357,6 +353,13 @@ def score_run(
         return rows, chosen, Rescored()
     tiles_read = int(rows["tiles"][open_events].sum())
     return rows, chosen, Rescored(reread=int(open_events.size), tiles_read=tiles_read)
+
+
+def _noted(chosen: RunThreshold, notes: Notes) -> RunThreshold:
+    """Write the threshold down before more is read for it."""
+    value = np.array([chosen.value], np.float64)
+    [(_, noted)] = each_once(notes, "threshold", 1, lambda _: iter([(0, value)]), dtype=value.dtype)
+    return replace(chosen, value=float(noted[0]))
 
 
 def highest_scores(rows: NDArray[np.void], look: FirstLook | None) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from sfxreduce.scorers.cnn.patches.network import PatchNetwork
 from sfxreduce.scorers.cnn.patches.pooling import Pooling
 from sfxreduce.simulate.experiments import EXPERIMENTS
 from sfxreduce.simulate.truth import HIT_PEAKS
-from sfxreduce.train.patches.looks import Evidence, first_look_through
+from sfxreduce.train.patches.looks import ExpectedPeaks, first_look_through
 from sfxreduce.train.patches.simulated import FINDER, SEED, Material
 from sfxreduce.train.patches.train import PATCHES
 
@@ -38,7 +38,7 @@ HIT = f"a crystal with {HIT_PEAKS} or more true peaks of signal to noise 5 on th
 def calibrated(
     network: PatchNetwork,
     material: Sequence[Material],
-    evidence: Mapping[str, Evidence],
+    evidence: Mapping[str, ExpectedPeaks],
     *,
     window: TileChoice,
 ) -> Model:
@@ -48,7 +48,7 @@ def calibrated(
     ----------
     material : sequence of Material
         Experiments whose hits the threshold rests on.
-    evidence : mapping of str to Evidence
+    evidence : mapping of str to ExpectedPeaks
         By experiment: of networks that have not learned from it.
     window : TileChoice
         Through which the evidence was seen.
@@ -69,13 +69,10 @@ def calibrated(
     blank_scores = [most[one.name][one.is_blank] for one in material]
     groups = groups_of(hits)
     chosen = binomial_threshold(np.concatenate(hit_scores), promise=Promise(), groups=groups)
-    # As a ledger has them: of an event that its first tiles reject, the highest they allow.
-    recorded = [
-        np.where(most[name] < chosen.value, most[name], scores) for name, scores in seen.items()
-    ]
-    shown = np.concatenate([one.has_crystal for one in material])
-    known = calibrate_probability(np.concatenate(recorded), shown)
-    knots = [*zip(known.score, known.probability, strict=True), (known.hit_rate, 0.0)]
+    recorded = {
+        name: np.where(most[name] < chosen.value, most[name], scores)
+        for name, scores in seen.items()
+    }
     envelope = envelope_of(np.concatenate([one.statistics for one in material]))
     stored: dict[str, NDArray[Any]] = {
         "hit_scores": np.concatenate(hit_scores),
@@ -85,7 +82,7 @@ def calibrated(
         "blank_groups": groups_of(blank_scores),
         "usual_shape": np.array([usual_shape(hit_most, blank_scores)], np.float32),
         "envelope": envelope.astype(np.float32),
-        "probability": np.array(knots, np.float32),
+        "probability": _probability_knots(material, recorded),
         "peaks": _range_of_peaks(material, window),
     }
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
@@ -105,6 +102,23 @@ def calibrated(
         config=config,
         weights=weights | {f"{CALIBRATION}{name}": value for name, value in stored.items()},
     )
+
+
+def _probability_knots(
+    material: Sequence[Material], recorded: Mapping[str, NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Knots of the curve from scores to probabilities, and the hit rate it was made at.
+
+    Parameters
+    ----------
+    recorded : mapping of str to ndarray
+        By experiment, scores as a ledger has them: of an event that its first tiles reject, the
+        highest they allow.
+    """
+    shown = np.concatenate([one.has_crystal for one in material])
+    known = calibrate_probability(np.concatenate(list(recorded.values())), shown)
+    knots = [*zip(known.score, known.probability, strict=True), (known.hit_rate, 0.0)]
+    return np.array(knots, np.float32)
 
 
 def groups_of(parts: Sequence[NDArray[np.floating]]) -> NDArray[np.int32]:

@@ -33,7 +33,7 @@ from sfxreduce.train.patches.classes import (
     with_head,
 )
 from sfxreduce.train.patches.left_out import LeftOut, judge_left_out, reduced_scores, table_of
-from sfxreduce.train.patches.looks import Evidence, first_look_through
+from sfxreduce.train.patches.looks import ExpectedPeaks, first_look_through
 from sfxreduce.train.patches.outliers import fit_usual, table_of_unlike, with_usual
 from sfxreduce.train.patches.simulated import SEED, Material
 from sfxreduce.train.patches.sizes import OfSize, judge_sizes, table_of_sizes, with_sizes
@@ -155,17 +155,20 @@ def learn_across(
         judged=judged,
         windows=curve,
         confusions=tuple(
-            confusion_of(
-                heads[one.name],
-                _features(networks[one.name], parts[one.name].judged),
-                classes_of_kinds(one.judged_kind),
-            )
+            _confusion(heads[one.name], networks[one.name], parts[one.name], one)
             for one in material
         ),
         sizes=judge_sizes(models, material, of_tiles),
         traits=traits,
         shipped=_with_usual(shipped, list(traits.values()), list(first.values())),
     )
+
+
+def _confusion(
+    head: ClassHead, network: PatchNetwork, part: _Described, one: Material
+) -> NDArray[np.int64]:
+    """What a head says of an experiment that it has not seen."""
+    return confusion_of(head, _features(network, part.judged), classes_of_kinds(one.judged_kind))
 
 
 def _with_usual(
@@ -195,18 +198,18 @@ def _evidence(
     networks: Mapping[str, PatchNetwork],
     of_tiles: Mapping[str, NDArray[np.float64]],
     material: Sequence[Material],
-) -> dict[TileChoice, dict[str, Evidence]]:
-    """Evidence of every experiment's events through each window."""
+) -> dict[TileChoice, dict[str, ExpectedPeaks]]:
+    """ExpectedPeaks of every experiment's events through each window."""
 
-    def seen(one: Material, window: TileChoice) -> Evidence:
+    def seen(one: Material, window: TileChoice) -> ExpectedPeaks:
         n_tiles, columns = of_tiles[one.name].shape[1], window.columns(one.detector)
         whole = Pooling().pooled(of_tiles[one.name][:, columns], n_tiles=n_tiles)
         look = first_look_through(window)
         if look is None:
-            return Evidence(whole)
+            return ExpectedPeaks(whole)
         part = one.judged.within(columns[: look.tiles])
         first = part.evidence(networks[one.name], Pooling())
-        return Evidence(whole, Pooling().pooled(first, n_tiles=n_tiles))
+        return ExpectedPeaks(whole, Pooling().pooled(first, n_tiles=n_tiles))
 
     return {window: {one.name: seen(one, window) for one in material} for window in CHOICES}
 
@@ -225,7 +228,7 @@ def _window_loss(window: TileChoice, judged: Sequence[LeftOut], weak_loss: float
 def _weak_loss(
     models: Mapping[str, Model],
     material: Sequence[Material],
-    evidence: Mapping[str, Evidence],
+    evidence: Mapping[str, ExpectedPeaks],
 ) -> float:
     """Share of the weak hits lost where as many blanks of all experiments pass for every window.
 
@@ -240,7 +243,7 @@ def _weak_loss(
 def _left_out(
     networks: Mapping[str, PatchNetwork],
     material: Sequence[Material],
-    evidence: Mapping[str, Evidence],
+    evidence: Mapping[str, ExpectedPeaks],
     window: TileChoice,
 ) -> tuple[dict[str, Model], tuple[LeftOut, ...]]:
     """Models by the experiment they have not seen, and how each of these fared."""
@@ -255,7 +258,7 @@ def _left_out(
 def _reliability(
     models: Mapping[str, Model],
     material: Sequence[Material],
-    evidence: Mapping[str, Evidence],
+    evidence: Mapping[str, ExpectedPeaks],
 ) -> tuple[ReliabilityBin, ...]:
     """Probabilities of every experiment, by a model and a calibration that have not seen it."""
     told, truth = [], []

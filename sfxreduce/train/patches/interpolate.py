@@ -14,7 +14,7 @@ from sfxreduce.run.labels import Label
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork
 from sfxreduce.scorers.cnn.patches.pooling import Pooling
-from sfxreduce.train.patches.looks import Evidence, evidence_of
+from sfxreduce.train.patches.looks import ExpectedPeaks, evidence_of
 from sfxreduce.train.patches.peak_labels import SeenEvents
 
 __all__ = ["Judged", "Tried", "best_between", "margin_of"]
@@ -62,7 +62,7 @@ class Tried:
     ----------
     share : float
         How far it is from the old network (0) to the new one (1).
-    evidence : Evidence
+    evidence : ExpectedPeaks
         Of the events.
     score : ndarray of float32
         Hit probabilities, less the level of the run, shape (event,).
@@ -73,7 +73,7 @@ class Tried:
     network: PatchNetwork
     pooling: Pooling
     share: float
-    evidence: Evidence
+    evidence: ExpectedPeaks
     score: NDArray[np.float32]
     most: NDArray[np.float32]
 

@@ -15,7 +15,7 @@ from sfxreduce.decisions.threshold import share_upper
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS
 from sfxreduce.simulate.truth import HIT_PEAKS
-from sfxreduce.train.patches.looks import Evidence
+from sfxreduce.train.patches.looks import ExpectedPeaks
 from sfxreduce.train.patches.simulated import Material
 
 __all__ = ["LeftOut", "judge_left_out", "reduced_scores", "table_of", "threshold_of_run"]
@@ -74,7 +74,7 @@ class LeftOut:
 def judge_left_out(
     model: Model,
     one: Material,
-    evidence: Evidence,
+    evidence: ExpectedPeaks,
     *,
     peaks: NDArray[np.integer] | None = None,
 ) -> LeftOut:
@@ -82,7 +82,7 @@ def judge_left_out(
 
     Parameters
     ----------
-    evidence : Evidence
+    evidence : ExpectedPeaks
         Of the model's network.
     peaks : ndarray of int, optional
         By the conventional rule on the tiles that are looked at first, shape (event,); nothing is
@@ -132,12 +132,12 @@ def threshold_of_run(model: Model, scores: NDArray[np.float32], *, promised: flo
     return gap.threshold if isinstance(gap, Gap) else value
 
 
-def reduced_scores(model: Model, evidence: Evidence) -> NDArray[np.float32]:
+def reduced_scores(model: Model, evidence: ExpectedPeaks) -> NDArray[np.float32]:
     """Scores of an experiment's events, less the level of its run.
 
     Parameters
     ----------
-    evidence : Evidence
+    evidence : ExpectedPeaks
         Of the model's network.
 
     Returns

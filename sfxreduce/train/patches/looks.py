@@ -13,7 +13,7 @@ from sfxreduce.scorers.cnn.patches.network import PatchNetwork
 from sfxreduce.scorers.cnn.patches.pooling import Pooling
 from sfxreduce.train.patches.candidates import PatchSet
 
-__all__ = ["FIRST_LOOK", "Evidence", "evidence_of", "first_look_through"]
+__all__ = ["FIRST_LOOK", "ExpectedPeaks", "evidence_of", "first_look_through"]
 
 FIRST_LOOK = FirstLook(tiles=9, share=0.5)
 """How the shipped model looks at events first (decision 25)."""
@@ -27,7 +27,7 @@ def first_look_through(window: TileChoice) -> FirstLook | None:
     return FIRST_LOOK if window.most >= _FEWEST_TILES and not window.spread else None
 
 
-class Evidence(NamedTuple):
+class ExpectedPeaks(NamedTuple):
     """Expected peaks of events.
 
     Parameters
@@ -62,7 +62,7 @@ def evidence_of(
     *,
     picture_tiles: int,
     look: FirstLook | None,
-) -> Evidence:
+) -> ExpectedPeaks:
     """Expected peaks of events that were found within a window.
 
     Parameters
@@ -75,5 +75,5 @@ def evidence_of(
         return pooling.pooled(part.evidence(network, pooling), n_tiles=picture_tiles)
 
     if look is None or events.n_tiles < _FEWEST_TILES:
-        return Evidence(pooled(events))
-    return Evidence(pooled(events), pooled(events.within(np.arange(look.tiles))))
+        return ExpectedPeaks(pooled(events))
+    return ExpectedPeaks(pooled(events), pooled(events.within(np.arange(look.tiles))))
