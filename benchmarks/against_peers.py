@@ -28,7 +28,7 @@ import sfxreduce
 from sfxreduce.run.run import FrameSource, Run
 from sfxreduce.run.window import Window
 
-__all__ = ["measure"]
+__all__ = ["BLANK_SHARE", "Sizes", "measure", "mixed_section"]
 
 OURS = "default model, its window"
 READ = "read the frame"
@@ -159,7 +159,7 @@ def _whole_rows(
 def _mixed_rows(of_kind: dict[str, dict[str, Turns]], peers: Peers) -> Iterator[Row]:
     """What each method takes of an event of a run of mostly blanks."""
     for kind, taken in of_kind.items():
-        section = f"read and score whole frames, {kind}, {BLANK_SHARE:.0%} blanks"
+        section = mixed_section(kind)
         ours, read = _mixed(taken, OURS), _mixed(taken, READ)
         yield Row(section=section, name=OURS, cpu_ms=ours)
         with_reading = {peer: _mixed(taken, peer) + read for peer in peers.versions}
@@ -174,6 +174,11 @@ def _mixed_rows(of_kind: dict[str, dict[str, Turns]], peers: Peers) -> Iterator[
                 wanted=WANTED[FASTEST_PEER] if peer == fastest else WANTED.get(peer, ""),
                 note="the fastest" if peer == fastest else "",
             )
+
+
+def mixed_section(kind: str) -> str:
+    """Section of a run of mostly blanks."""
+    return f"read and score whole frames, {kind}, {BLANK_SHARE:.0%} blanks"
 
 
 def _mixed(taken: dict[str, Turns], name: str) -> float:

@@ -1,9 +1,12 @@
-"""A whole filter run against the floor, and against a fair naive Dask pipeline.
+"""A whole filter run: as it is shipped; and the centre tile against a floor and a naive pipeline.
+
+The shipped window is filtered with similarity check, second opinion and report, as photons and as
+int16 ADU, every 20th event a hit. The rest is about the centre tile alone.
 
 The floor is what an event costs at least: its window's bytes decoded, the network; and for hits
 one read, one write and one sha256 pass over their encoded bytes. A run's CPU time per event is the
 difference of two lengths of run, so that what is paid once per run cancels. Of each run 10 % are
-kept, by a threshold on its own scores; the drift sample is off.
+kept, by a threshold on its own scores; there is no similarity check.
 
 The naive pipeline is what a careful beginner with Dask writes: chunks of 32 whole frames, the
 centre cut out of each, the same network in eager torch, batches of 32, hits written to a new array
@@ -21,7 +24,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ import dask.array as da
 import numpy as np
 import torch
 import zarr
-from material import poster_model, repeated_run, simulated_store
+from material import KINDS, mixed_store, poster_model, repeated_run, simulated_store
 from numpy.typing import NDArray
 from rows import Row, cpu_ms_by_turns
 
@@ -43,7 +46,7 @@ from sfxreduce.run.run import Run
 from sfxreduce.scorers.cnn.folder import read_model
 from sfxreduce.scorers.cnn.on_torch import load_network
 
-__all__ = ["measure"]
+__all__ = ["measure", "measure_shipped"]
 
 HIT_SHARE = 0.1
 _FRAMES = 32
@@ -65,7 +68,7 @@ def measure(folder: Path, *, lengths: tuple[int, int] = (10, 50), repeats: int =
     short = simulated_store(folder / "run.zarr", n_events=64)
     model = poster_model(folder / "poster")
     naive = partial(naive_run, model=model, share=HIT_SHARE, folder=folder)
-    taken = per_event(short, naive, folder, lengths=(1, 3), repeats=1)
+    taken, _ = per_event(short, naive, folder, lengths=(1, 3), repeats=1)
     scorers = {
         "default model": sfxreduce.CnnScorer(sfxreduce.default_model(), looks_at="centre"),
         "poster network": sfxreduce.CnnScorer(model),
@@ -97,10 +100,10 @@ def _against_floor(
     share = hits.size / short.n_events
     floor = floor_of(short, scorer, hits[:4].tolist(), folder, repeats=repeats)
     run = partial(filter_run, scorer=scorer, threshold=threshold, folder=folder)
-    taken = per_event(short, run, folder, lengths=lengths, repeats=repeats)
+    taken, _ = per_event(short, run, folder, lengths=lengths, repeats=repeats)
     decode, network, moved = (floor[part] for part in ("decode", "network", "move"))
     total = decode + network + share * moved
-    section = f"end to end, {share:.0%} hits, centre window, {name}"
+    section = f"end to end, the centre tile alone, {share:.0%} hits, {name}"
     return [
         Row(section=section, name="floor: decode the window", cpu_ms=decode),
         Row(section=section, name="floor: the network and what it needs", cpu_ms=network),
@@ -180,8 +183,11 @@ def per_event(
     *,
     lengths: tuple[int, int],
     repeats: int,
-) -> float:
-    """CPU milliseconds per event: median of the differences of two lengths of run."""
+) -> tuple[float, float]:
+    """CPU milliseconds per event, and CPU seconds that a run costs whatever its length.
+
+    Medians of the differences of two lengths of run, and of what is left of the shorter one.
+    """
     runs = [repeated_run(run, folder / f"long{times}.zarr", times=times) for times in lengths]
     action(runs[0])
     taken = []
@@ -191,10 +197,69 @@ def per_event(
             action(one)
             marks.append(time.process_time())
         short, long = np.diff(marks)
-        taken.append((long - short) / (runs[1].n_events - runs[0].n_events))
+        each = (long - short) / (runs[1].n_events - runs[0].n_events)
+        taken.append((each, short - each * runs[0].n_events))
     for one in runs:
         shutil.rmtree(one.path)
-    return 1e3 * float(statistics.median(taken))
+    each_s, fixed_s = (statistics.median(values) for values in zip(*taken, strict=True))
+    return 1e3 * each_s, fixed_s
+
+
+def measure_shipped(
+    folder: Path,
+    peers: Mapping[str, Mapping[str, float]],
+    *,
+    n_each: int = 64,
+    lengths: tuple[int, int] = (2, 8),
+    repeats: int = 2,
+) -> list[Row]:
+    """Measure ``sfxreduce filter`` at its defaults, with a report.
+
+    Parameters
+    ----------
+    folder : Path
+        For runs and outputs.
+    peers : mapping of str to (mapping of str to float)
+        CPU milliseconds of an event of each kind by other peak finders, reading included.
+    n_each : int
+        See `material.mixed_store`.
+    lengths : tuple of int
+        Lengths of two runs, in runs of 64 events.
+    repeats : int
+    """
+    rows, section = [], "end to end: whole frames, 5 % hits, with similarity check and report"
+    size = {"n_turns": repeats, "n_events": repeats * 64 * sum(lengths)}
+    for kind in KINDS:
+        run = mixed_store(folder, kind, n_each=n_each)
+        action = partial(shipped_run, folder=folder)
+        cpu_ms, fixed_s = per_event(run, action, folder, lengths=lengths, repeats=repeats)
+        name = f"sfxreduce filter, {kind}"
+        note = f"and {fixed_s:.1f} CPU-s for a run of any length"
+        rows.append(Row(section=section, name=name, cpu_ms=cpu_ms, note=note, **size))
+        rows += [
+            Row(
+                section=section,
+                name=f"{peer}, reading and search alone, {kind}",
+                cpu_ms=of_peer,
+                against=name,
+                ratio=of_peer / cpu_ms,
+            )
+            for peer, of_peer in peers.get(kind, {}).items()
+        ]
+    return rows
+
+
+def shipped_run(run: Run, *, folder: Path) -> None:
+    """Filter a run as ``sfxreduce filter --serial --report`` does."""
+    with sfxreduce.open_pool(serial=True) as pool:
+        sfxreduce.filter_run(
+            run,
+            sfxreduce.FilterSettings(scorer=sfxreduce.CnnScorer(sfxreduce.default_model())),
+            outputs=sfxreduce.Outputs(
+                store=folder / "hits.zarr", report=folder / "report.html", overwrite=True
+            ),
+            pool=pool,
+        )
 
 
 def filter_run(run: Run, *, scorer: sfxreduce.CnnScorer, threshold: float, folder: Path) -> None:
@@ -247,7 +312,8 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as temporary:
-        for row in measure(options.work or Path(temporary)):
+        folder = options.work or Path(temporary)
+        for row in [*measure_shipped(folder, {}), *measure(folder)]:
             print(row.line)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from material import FilterScoring
+from numpy.typing import NDArray
 
 from sfxreduce.io.chunks.shards import pixel_hash
 from sfxreduce.quality.events import inspect_pixels
@@ -14,9 +17,11 @@ from sfxreduce.quality.panels import inspect_parts, parts_of
 from sfxreduce.run.run import read_into
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.folder import read_model
+from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.on_cpu import PatchesOnCpu, network_on_cpu
+from sfxreduce.scorers.cnn.patches.candidates import Candidates
 
-__all__ = ["PARTS", "parts_of_cost"]
+__all__ = ["PARTS", "candidates_of", "parts_of_cost"]
 
 PARTS = ("decode", "candidates", "inspection", "network")
 """Tiles read and unpacked; pixels that stand out, and what lies around them; missing, saturated
@@ -35,7 +40,7 @@ def parts_of_cost(scoring: FilterScoring, events: range) -> dict[str, Any]:
     started = time.process_time()
     tiles = scoring(events)["tiles"].tolist()
     together = time.process_time() - started
-    network = network_on_cpu(read_model(scoring.scorer.model))
+    network = network_on_cpu(_model(scoring.scorer.model))
     assert isinstance(network, PatchesOnCpu)
     window = scoring.scorer.window(scoring.source.detector)
     windows = {n: window.part(slice(n)) for n in set(tiles)}
@@ -56,14 +61,12 @@ def _marks(
     event: int, window: Window, scoring: FilterScoring, network: PatchesOnCpu
 ) -> list[float]:
     """CPU seconds before and after each of `PARTS`, of the tiles of a window."""
-    source, detector = scoring.source, scoring.source.detector
+    source = scoring.source
     marks = [time.process_time()]
     pixels = np.zeros((1, *window.shape), source.dtype)
     read_into(source, [event], window, pixels)
     marks.append(time.process_time())
-    candidates = network.model.config.candidates(
-        pixels, window.good(detector), adu_per_photon=detector.adu_per_photon
-    )
+    candidates = candidates_of(pixels, window, scoring)
     marks.append(time.process_time())
     _inspect(pixels, window, scoring)
     marks.append(time.process_time())
@@ -71,7 +74,21 @@ def _marks(
     return [*marks, time.process_time()]
 
 
-def _inspect(pixels: Any, window: Window, scoring: FilterScoring) -> None:
+def candidates_of(
+    pixels: NDArray[np.generic], window: Window, scoring: FilterScoring
+) -> Candidates:
+    """Candidates of tiles, shape (event, tile, y, x), by the rules of the model."""
+    detector = scoring.source.detector
+    finder = _model(scoring.scorer.model).config.candidates
+    return finder(pixels, window.good(detector), adu_per_photon=detector.adu_per_photon)
+
+
+@lru_cache
+def _model(folder: Path | str) -> Model:
+    return read_model(folder)
+
+
+def _inspect(pixels: NDArray[np.generic], window: Window, scoring: FilterScoring) -> None:
     """What is asked of pixels beside their score."""
     detector = scoring.source.detector
     pixel_hash(pixels[0])

@@ -19,12 +19,15 @@ from typing import Any
 
 import against_peers
 import bytes_moved
+import eiger
 import end_to_end
+import equal_loss
 import fused
 import scaling
 import sources
 from machine import machine
-from rows import Row
+from material import KINDS
+from parts_of_cost import PARTS
 
 
 def page(found: dict[str, Any]) -> str:
@@ -36,46 +39,92 @@ def page(found: dict[str, Any]) -> str:
         + ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
         + ". One thread, CPU milliseconds per event, medians.",
     ]
+    lines += ["", *sentences(found["rows"])]
+    lines += ["", "## What an event costs, part by part", "", *_parts(found["parts"])]
+    lines += ["", "## At equal loss", "", *equal_loss.table(found["equal_loss"])]
     for section, rows in groupby(found["rows"], key=lambda row: row["section"]):
         lines += ["", f"## {section[0].upper()}{section[1:]}", ""]
-        lines += ["| what | CPU-ms | ratio | of | wanted |", "|---|---:|---:|---|---|"]
-        lines += [_line(row) for row in rows]
-    return "\n".join([*lines, "", *_plans(found["scaling"]), ""])
+        lines += ["| what | CPU-ms | turns, events | ratio | of | wanted |"]
+        lines += ["|---|---:|---:|---:|---|---|", *map(_line, rows)]
+        if section == eiger.SECTION:
+            lines += ["", eiger.ANCHOR]
+    return "\n".join([*lines, "", *scaling.tables(found["scaling"]), ""])
+
+
+def sentences(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Whole frames first: what may be quoted."""
+    return [
+        f"Whole frames of {kind}, {against_peers.BLANK_SHARE:.0%} blanks, reading included: "
+        + ", ".join(
+            f"{row['ratio']:.1f} times as fast as {row['name'].removesuffix(', with reading')}"
+            for row in rows
+            if row["section"] == against_peers.mixed_section(kind) and row["ratio"] is not None
+        )
+        + "."
+        for kind in KINDS
+    ]
+
+
+def _parts(parts: Sequence[dict[str, Any]]) -> list[str]:
+    """Cost of each part of reading and scoring, and the tiles that are read."""
+    heads = ["frames", "events", "tiles read", *PARTS, "together"]
+    lines = [f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * (len(PARTS) + 2)]
+    for one in parts:
+        costs = [f"{one['cpu_ms'][name]:.3g}" for name in PARTS]
+        cells = [one["kind"], f"{one['n_events']} {one['class']}", f"{one['tiles']:.1f}", *costs]
+        lines.append(f"| {' | '.join(cells)} | {one['together']:.3g} |")
+    return lines
 
 
 def _line(row: dict[str, Any]) -> str:
     """One row of a table; its note stands behind its name."""
     name = f"{row['name']} ({row['note']})" if row["note"] else row["name"]
     spent = "-" if row["cpu_ms"] is None else f"{row['cpu_ms']:.3g}"
+    turns = f"{row['n_turns']}, {row['n_events']}" if row["n_turns"] else ""
     ratio = "" if row["ratio"] is None else f"{row['ratio']:.3g}"
     wanted = row["wanted"] and f"{row['wanted']}: {'holds' if row['holds'] else '**missed**'}"
-    return f"| {name} | {spent} | {ratio} | {row['against']} | {wanted} |"
+    return f"| {name} | {spent} | {turns} | {ratio} | {row['against']} | {wanted} |"
 
 
-def _plans(found: dict[str, Any]) -> list[str]:
-    """Tables of what grows with a run's length."""
-    return scaling.tables(found)
-
-
-def measure(folder: Path) -> dict[str, Any]:
-    """Run every benchmark in a folder."""
-    rows: list[Row] = [
-        *end_to_end.measure(folder),
-        *against_peers.measure(folder),
-        *bytes_moved.measure(folder),
-        *sources.measure(folder),
-        *fused.measure(),
-    ]
+def measure(folder: Path, *, small: bool) -> dict[str, Any]:
+    """Run every benchmark in a folder; small ones show that the programs work, and no figure."""
+    sizes = against_peers.Sizes(n_each=16, rounds=1) if small else against_peers.Sizes()
+    rows, parts = against_peers.measure(folder, sizes)
+    equal = equal_loss.measure(folder, n_each=48 if small else 600)
+    peers = {
+        kind: {
+            row.name.removesuffix(", with reading"): row.cpu_ms
+            for row in rows
+            if row.section == against_peers.mixed_section(kind)
+            and row.ratio is not None
+            and row.cpu_ms is not None
+        }
+        for kind in KINDS
+    }
+    lengths = (1, 2) if small else (2, 8)
+    rows += end_to_end.measure_shipped(folder, peers, n_each=sizes.n_each, lengths=lengths)
+    rows += eiger.measure(folder, n_events=2) if small else eiger.measure(folder)
+    if not small:
+        rows += [
+            *end_to_end.measure(folder),
+            *bytes_moved.measure(folder),
+            *sources.measure(folder),
+            *fused.measure(),
+        ]
     return {
         "machine": machine(),
+        "small": small,
         "rows": [row.to_json() for row in rows],
-        "scaling": scaling.measure(),
+        "parts": parts,
+        "equal_loss": equal,
+        "scaling": scaling.measure(folder, scaling.SHORT if small else scaling.Lengths()),
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, help="for runs and outputs; a temporary folder else")
+    parser.add_argument("--small", action="store_true", help="everything once, no figure to quote")
     parser.add_argument("--out", type=Path, help="writes OUT.json and OUT.md")
     parser.add_argument("--page-only", action="store_true", help="make OUT.md from OUT.json")
     options = parser.parse_args(arguments)
@@ -85,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = options.work or Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
-            found = measure(folder)
+            found = measure(folder, small=options.small)
     if options.out:
         options.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
         options.out.with_suffix(".md").write_text(page(found))

@@ -1,6 +1,9 @@
 """What grows with a run's length: plans, memory, cost per event; and what a second worker brings.
 
-Frames are small and made up, so that what a run costs by its length is not hidden behind pixels.
+Plans are of made-up runs. Cost and memory are those of ``sfxreduce filter --serial --report`` on
+run stores, a process of its own for each length: frames of 350 x 350 pixels, so that what a run
+costs by its length is not hidden behind pixels, and frames of 1750 x 1750. Workers are compared by
+the wall clock on frames of 1750 x 1750; what others used of the machine meanwhile stands beside it.
 
     python benchmarks/scaling.py --json scaling.json
 """
@@ -11,30 +14,29 @@ import argparse
 import json
 import os
 import pickle
-import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import psutil
 from dask.core import flatten
-from machine import machine
+from machine import IDLE_BELOW, Others, machine
+from material import KINDS, mixed_store, repeated_run
 from numpy.typing import NDArray
 
 import sfxreduce
-from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import BLOCKS_AT_ONCE
-from sfxreduce.pipeline.filter import plan_filter
 from sfxreduce.pipeline.stages.plan import plan_reduction
-from sfxreduce.pipeline.stages.score import collect_scores, score
-from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.pipeline.stages.score import score
 from sfxreduce.run.columns import event_columns
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Reading, Run
@@ -43,16 +45,45 @@ from sfxreduce.scorers.peaks.finder import PeakScorer
 
 __all__ = ["measure", "tables"]
 
-_SIDE = 128
-_SIDE_ON_WORKERS = 512
-"""Large enough that an event costs about what those of full size do."""
+_SIDE = 350
 _PER_SHARD = 32
 _HIT_SHARE = 0.1
+
+MODES = {"serial": ("--serial",), "1 worker": ("--workers", "1"), "default": ()}
+"""Ways to run ``sfxreduce filter``; the default is a worker for each processor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """How much is measured.
+
+    Parameters
+    ----------
+    planned : tuple of int
+        Events of the runs that are only planned.
+    small, whole : tuple of int
+        Events of the runs that are filtered, of small and of whole frames.
+    on_workers : tuple of int
+        Events of the runs that are filtered in every one of `MODES`.
+    """
+
+    planned: tuple[int, ...] = (10**6, 10**7)
+    small: tuple[int, ...] = (128, 1024, 10_240, 102_400)
+    whole: tuple[int, ...] = (128, 1024)
+    on_workers: tuple[int, ...] = (16, 320, 1152, 4032)
+
+
+SHORT = Lengths(planned=(100_000,), small=(128, 1024), whole=(64, 128), on_workers=(16, 128))
+_MANY_EVENTS = 4000
+"""From here on workers have to pay; below they must not cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeUp:
-    """A few small frames of photons, again and again: any number of events, no disk."""
+    """A few small frames of photons, again and again: any number of events, no disk.
+
+    Every 20th shows peaks.
+    """
 
     n_events: int
     side: int = _SIDE
@@ -89,12 +120,16 @@ class MadeUp:
 
 @lru_cache
 def _few_frames(side: int) -> NDArray[np.uint16]:
-    return np.random.default_rng(0).poisson(2, (64, side, side)).astype(np.uint16)
+    rng = np.random.default_rng(0)
+    frames = rng.poisson(2, (64, side, side)).astype(np.uint16)
+    for frame in frames[10::20]:
+        frame[tuple(rng.integers(side, size=(2, 30)))] += 60
+    return frames
 
 
-def made_up_run(n_events: int, *, side: int = _SIDE) -> Run:
+def made_up_run(n_events: int) -> Run:
     """Make a run of small frames up."""
-    return Run(source=MadeUp(n_events=n_events, side=side), columns=event_columns(n_events))
+    return Run(source=MadeUp(n_events=n_events), columns=event_columns(n_events))
 
 
 def plans(n_events: int) -> dict[str, Any]:
@@ -130,103 +165,111 @@ def plans(n_events: int) -> dict[str, Any]:
     }
 
 
-def cost(n_events: int) -> dict[str, Any]:
-    """CPU per event and memory of scoring and deciding on so many events in this process."""
-    with sfxreduce.open_pool(serial=True) as pool:
-        plan_filter(made_up_run(64), FilterSettings(scorer=PeakScorer(), drift=False), pool=pool)
-        before = _peak_mb()
-        started = time.process_time()
-        plan_filter(
-            made_up_run(n_events), FilterSettings(scorer=PeakScorer(), drift=False), pool=pool
-        )
-        spent = time.process_time() - started
+def small_store(folder: Path, n_events: int) -> Run:
+    """Store small frames of photons, every 20th of them with peaks."""
+    path = folder / f"small{n_events}.zarr"
+    if not path.exists():
+        with sfxreduce.open_pool(serial=True) as pool:
+            sfxreduce.ingest_run(made_up_run(n_events), out=path, pool=pool)
+    return sfxreduce.open_run(path)
+
+
+def whole_store(folder: Path, n_events: int) -> Run:
+    """Store whole frames of photons, every 20th of them a hit."""
+    return mixed_store(folder, KINDS[0], n_each=64, n_events=n_events)
+
+
+STORES = {"small": (small_store, 512), "whole": (whole_store, 64)}
+"""What stores frames, and events that fill their shards: longer runs repeat these."""
+
+
+@contextmanager
+def stored(name: str, folder: Path, n_events: int) -> Iterator[Path]:
+    """Path of a run store of that length; a long one is gone afterwards."""
+    store, n_full = STORES[name]
+    if n_events <= n_full:
+        yield Path(store(folder, n_events).path)
+        return
+    path = folder / f"{name}-{n_events}-long.zarr"
+    repeated_run(store(folder, n_full), path, times=n_events // n_full)
+    yield path
+    shutil.rmtree(path)
+
+
+def filtered(path: Path, *options: str) -> dict[str, Any]:
+    """Run ``sfxreduce filter`` on a run store, with a report, in a process of its own."""
+    out = path.parent / "filtered"
+    command = [sys.executable, "-m", "sfxreduce_cli", "filter", "--in", str(path), "--overwrite"]
+    command += ["--out", f"{out}.zarr", "--report", f"{out}.html", "--json", *options]
+    others, started = Others(), time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said = process.stderr.read().decode()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}: {said}")
+    cpu_s = used.ru_utime + used.ru_stime
     return {
-        "events": n_events,
-        "cpu_ms": 1e3 * spent / n_events,
-        "peak_mb": _peak_mb(),
-        "grown_mb": _peak_mb() - before,
+        "wall_s": time.perf_counter() - started,
+        "cpu_s": cpu_s,
+        "system_s": used.ru_stime,
+        # Of the largest process; the workers are others.
+        "peak_mb": used.ru_maxrss * 1024 / 1e6,
+        "others": others.share(cpu_s),
     }
 
 
-def dask_alone(pool: Pool, n_tasks: int) -> dict[str, Any]:
-    """What Dask costs by itself: tasks that score nothing."""
-    nothing = da.zeros(n_tasks, chunks=1)
-    list(pool.map("warm", abs, range(8)))
-    memory, before, started = psutil.Process().memory_info().rss, _cpu_s(), time.perf_counter()
-    n_done = sum(1 for _ in pool.blocks(nothing))
-    wall = time.perf_counter() - started
-    spent = [after - then for after, then in zip(_cpu_s(), before, strict=True)]
+def growth(name: str, folder: Path, lengths: Sequence[int]) -> list[dict[str, Any]]:
+    """Cost and memory of filtering runs of growing length."""
+    rows = []
+    for n_events in lengths:
+        with stored(name, folder, n_events) as path:
+            rows.append({"events": n_events, **filtered(path, "--serial")})
+    return rows
+
+
+def on_workers(folder: Path, lengths: Sequence[int]) -> list[dict[str, Any]]:
+    """Every one of `MODES` on runs of growing length, turn by turn."""
+    rows = []
+    for n_events in lengths:
+        with stored("whole", folder, n_events) as path:
+            rows += [
+                {"events": n_events, "mode": mode, **filtered(path, *options)}
+                for mode, options in MODES.items()
+            ]
+    return rows
+
+
+def measure(folder: Path, lengths: Lengths = Lengths()) -> dict[str, Any]:
+    """Measure all of it.
+
+    Parameters
+    ----------
+    folder : Path
+        For runs and outputs.
+    """
+    # What is compiled, and read from the disk, is there after this.
+    filtered(Path(whole_store(folder, 64).path), "--serial")
     return {
-        "tasks": n_done,
-        "wall_s": wall,
-        "scheduler_cpu_ms": 1e3 * spent[0] / n_tasks,
-        "workers_cpu_ms": 1e3 * spent[1] / n_tasks,
-        "grown_mb": (psutil.Process().memory_info().rss - memory) / 1e6,
+        "plans": [_in_a_process(n) for n in lengths.planned],
+        "small": growth("small", folder, lengths.small),
+        "whole": growth("whole", folder, lengths.whole),
+        "workers": on_workers(folder, lengths.on_workers),
     }
 
 
-def on_workers(pool: Pool, n_workers: int, n_events: int) -> dict[str, Any]:
-    """Events per second on a cluster of this machine, and CPU per event of all its processes."""
-    collect_scores(made_up_run(64 * 4 * n_workers, side=_SIDE_ON_WORKERS), PeakScorer(), pool=pool)
-    before, started = sum(_cpu_s()), time.perf_counter()
-    collect_scores(made_up_run(n_events, side=_SIDE_ON_WORKERS), PeakScorer(), pool=pool)
-    wall, spent = time.perf_counter() - started, sum(_cpu_s()) - before
-    return {
-        "workers": n_workers,
-        "events": n_events,
-        "wall_s": wall,
-        "events_per_s": n_events / wall,
-        "cpu_ms": 1e3 * spent / n_events,
-    }
-
-
-def _cpu_s() -> tuple[float, float]:
-    """CPU seconds of this process, where client and scheduler are, and of all below it."""
-    below = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
-    return time.process_time(), sum(times.user + times.system for times in below)
-
-
-def _peak_mb() -> float:
-    """Most memory that this process ever had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-
-
-def measure(*, small: bool = False) -> dict[str, Any]:
-    """Measure all of it; memory in a process of its own for each length."""
-    planned = (100_000,) if small else (10**6, 10**7)
-    scored = (1_000, 5_000) if small else (1_000, 10_000, 100_000)
-    turns, empty = [], {}
-    for n_workers in (1, 2) if small else (1, 2, 1, 2):
-        with sfxreduce.open_pool(n_workers=n_workers) as pool:
-            turns.append(on_workers(pool, n_workers, 1_000 if small else 3_000))
-            if n_workers == 2 and not empty:
-                empty = dask_alone(pool, 1_000 if small else 10_000)
-    # Others take their share of the machine; the best turn had most of it.
-    turns.sort(key=lambda turn: (turn["workers"], turn["wall_s"]))
-    best = [next(turn for turn in turns if turn["workers"] == n) for n in (1, 2)]
-    return {
-        "plans": [_in_a_process("plans", n) for n in planned],
-        "cost": [_in_a_process("cost", n) for n in scored],
-        "workers": best,
-        "dask": empty,
-    }
-
-
-_ALONE = {"plans": plans, "cost": cost}
-
-
-def _in_a_process(name: str, n_events: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--only", name, "--events", str(n_events)]
+def _in_a_process(n_events: int) -> dict[str, Any]:
+    """Plan in a process of its own: memory is that of one length."""
+    command = [sys.executable, __file__, "--only-plan", str(n_events)]
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(ran.stdout)
-    return found
+    figures: dict[str, Any] = json.loads(ran.stdout)
+    return figures
 
 
-def tables(found: dict[str, Any]) -> list[str]:
+def tables(figures: dict[str, Any]) -> list[str]:
     """Tables in Markdown."""
-    empty = found["dask"]
-    one, two = found["workers"]
-    return [
+    lines = [
         "## Plans of long runs",
         "",
         "| events | tasks | all, MB | CPU-s | shards of hits | CPU-s | memory grew by, MB |",
@@ -234,52 +277,88 @@ def tables(found: dict[str, Any]) -> list[str]:
         *(
             f"| {p['events']:,} | {p['tasks']:,} | {p['graph_mb']:.3g} | {p['graph_cpu_s']:.2f} | "
             f"{p['shards']:,} | {p['plan_cpu_s']:.2f} | {p['grown_mb']:.0f} |"
-            for p in found["plans"]
+            for p in figures["plans"]
         ),
-        "",
-        f"{empty['tasks']:,} tasks that do nothing on two workers: {empty['scheduler_cpu_ms']:.2f} "
-        f"CPU-ms each for client and scheduler, {empty['workers_cpu_ms']:.2f} for the workers; "
-        f"memory of client and scheduler grew by {empty['grown_mb']:.0f} MB.",
-        "",
-        f"## Cost and memory with a run's length, {_SIDE} x {_SIDE} pixels, peaks counted",
-        "",
-        "| events | CPU-ms per event | memory of the process, MB | grew by, MB |",
-        "|---:|---:|---:|---:|",
-        *(
-            f"| {c['events']:,} | {c['cpu_ms']:.3f} | {c['peak_mb']:.0f} | {c['grown_mb']:.0f} |"
-            for c in found["cost"]
-        ),
-        "",
-        f"## A second worker, {_SIDE_ON_WORKERS} x {_SIDE_ON_WORKERS} pixels",
-        "",
-        "| workers | events per second, wall clock | CPU-ms per event, all processes |",
-        "|---:|---:|---:|",
-        *(f"| {w['workers']} | {w['events_per_s']:.0f} | {w['cpu_ms']:.3f} |" for w in (one, two)),
-        "",
-        f"{two['events_per_s'] / one['events_per_s']:.2f} times as many, on a machine of "
-        f"{len(os.sched_getaffinity(0))} cores that are shared with others.",
     ]
+    for name, side in (("small", _SIDE), ("whole", 1750)):
+        lines += ["", f"## Cost and memory with a run's length, frames of {side} x {side}", ""]
+        lines += ["`sfxreduce filter --serial --report`, in a process of its own.", ""]
+        lines += ["| events | CPU-s | CPU-ms of each further event | peak memory, MB |"]
+        lines += ["|---:|---:|---:|---:|", *_growing(figures[name])]
+    lines += ["", "## Workers, by the wall clock, frames of 1750 x 1750", "", *_busy(figures)]
+    lines += [
+        "| events | way | wall, s | CPU-s | of it system | wall over serial | CPU over serial |"
+    ]
+    lines += ["|---:|---|---:|---:|---:|---:|---:|"]
+    serial = {row["events"]: row for row in figures["workers"] if row["mode"] == "serial"}
+    for row in figures["workers"]:
+        base = serial[row["events"]]
+        lines.append(
+            f"| {row['events']:,} | {row['mode']} | {row['wall_s']:.1f} | {row['cpu_s']:.1f} | "
+            f"{row['system_s']:.1f} | {row['wall_s'] / base['wall_s']:.2f} | "
+            f"{row['cpu_s'] / base['cpu_s']:.2f} |"
+        )
+    return [*lines, "", *_targets(figures)]
+
+
+def _growing(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Lines of one table: what each further event costs is the difference to the line above."""
+    for before, row in zip([None, *rows], rows, strict=False):
+        each = "-"
+        if before is not None:
+            more = row["events"] - before["events"]
+            each = f"{1e3 * (row['cpu_s'] - before['cpu_s']) / more:.3g}"
+        yield f"| {row['events']:,} | {row['cpu_s']:.1f} | {each} | {row['peak_mb']:.0f} |"
+
+
+def _busy(figures: dict[str, Any]) -> list[str]:
+    """Whether the machine was idle but for this."""
+    shares = [row["others"] for row in figures["workers"]]
+    said = f"Others used {100 * min(shares):.0f} to {100 * max(shares):.0f} % of the machine."
+    if max(shares) < IDLE_BELOW:
+        return [said, ""]
+    return [
+        f"**The machine was not idle**: {said[0].lower()}{said[1:]} Wall times are too long.",
+        "",
+    ]
+
+
+def _targets(figures: dict[str, Any]) -> Iterator[str]:
+    """What is wanted of the default, run by run."""
+    rows = {(row["events"], row["mode"]): row for row in figures["workers"]}
+    for events in sorted({row["events"] for row in figures["workers"]}):
+        serial, default = rows[events, "serial"], rows[events, "default"]
+        ratio, cpu = (default[key] / serial[key] for key in ("wall_s", "cpu_s"))
+        if events >= _MANY_EVENTS:
+            wall, holds = f"{1 / ratio:.2f} times as fast (at least 1.6", ratio <= 1 / 1.6
+        else:
+            wall, holds = f"{ratio:.2f} times the wall time (at most 1.1", ratio <= 1.1
+        yield (
+            f"- {events:,} events, the default: {wall}: {_verdict(holds)}), "
+            f"{cpu:.2f} times the CPU time of serial (at most 1.3: {_verdict(cpu <= 1.3)})"
+        )
+
+
+def _verdict(holds: bool) -> str:
+    return "holds" if holds else "**missed**"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="shorter runs: some seconds")
+    parser.add_argument("--small", action="store_true", help="short runs only")
+    parser.add_argument("--work", type=Path, help="for runs and outputs; a temporary folder else")
     parser.add_argument("--json", type=Path, help="write all figures, and what machine gave them")
-    parser.add_argument("--only", choices=sorted(_ALONE), help=argparse.SUPPRESS)
-    parser.add_argument("--events", type=int, default=1_000, help=argparse.SUPPRESS)
+    parser.add_argument("--only-plan", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if options.only:
-        print(json.dumps(_ALONE[options.only](options.events)))
+    if options.only_plan:
+        print(json.dumps(plans(options.only_plan)))
         return
-    found = measure(small=options.small)
+    with tempfile.TemporaryDirectory() as temporary:
+        figures = measure(options.work or Path(temporary), SHORT if options.small else Lengths())
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), **found}, indent=1) + "\n")
-    print("\n".join(tables(found)))
+        options.json.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
+    print("\n".join(tables(figures)))
 
 
 if __name__ == "__main__":
-    # By its name: what belongs to the main program is sent to workers as code, task by task.
-    from scaling import main as measure_all
-
-    measure_all()
+    main()
