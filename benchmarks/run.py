@@ -39,6 +39,8 @@ def page(found: dict[str, Any]) -> str:
         + ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
         + ". One thread, CPU milliseconds per event, medians.",
     ]
+    if found["small"]:
+        lines += ["", "**Small sizes: this shows that the programs work, and no figure to quote.**"]
     lines += ["", *sentences(found["rows"])]
     lines += ["", "## What an event costs, part by part", "", *_parts(found["parts"])]
     lines += ["", "## At equal loss", "", *equal_loss.table(found["equal_loss"])]
