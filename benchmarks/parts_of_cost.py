@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sfxreduce.io.chunks.shards import pixel_hash
 from sfxreduce.quality.events import inspect_pixels
 from sfxreduce.quality.panels import inspect_parts, parts_of
-from sfxreduce.run.run import read_into
+from sfxreduce.run.run import Samples, read_into
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.folder import read_model
 from sfxreduce.scorers.cnn.model import Model
@@ -23,9 +23,10 @@ from sfxreduce.scorers.cnn.patches.candidates import Candidates
 
 __all__ = ["PARTS", "candidates_of", "parts_of_cost"]
 
-PARTS = ("decode", "candidates", "inspection", "network")
-"""Tiles read and unpacked; pixels that stand out, and what lies around them; missing, saturated
-and hot parts of the frame, and the pixels' hash; the network's answers."""
+PARTS = ("decode", "samples", "candidates", "inspection", "network")
+"""Tiles read and unpacked; the others compared with their checksums, and sampled; pixels that stand
+out, and what lies around them; missing, saturated and hot parts of the frame, and the pixels' hash;
+the network's answers."""
 
 
 def parts_of_cost(scoring: FilterScoring, events: range) -> dict[str, Any]:
@@ -65,6 +66,10 @@ def _marks(
     marks = [time.process_time()]
     pixels = np.zeros((1, *window.shape), source.dtype)
     read_into(source, [event], window, pixels)
+    marks.append(time.process_time())
+    whole = scoring.scorer.window(source.detector)
+    if len(window.origins) < len(whole.origins) and isinstance(source, Samples):
+        source.sample([event], window, whole)
     marks.append(time.process_time())
     candidates = candidates_of(pixels, window, scoring)
     marks.append(time.process_time())
