@@ -325,11 +325,11 @@ def test_scoring_reads_only_the_window_and_copying_decodes_no_more_of_what_is_ke
     from sfxreduce.io.chunks import shards
     from sfxreduce.io.readers.zarr.run import ZarrFrames
 
-    read, decode = ZarrFrames.read, shards.TileCodec.decode
+    read_into, decode = ZarrFrames.read_into, shards.TileCodec.decode
 
-    def noting(self: ZarrFrames, events: Any, window: Window | None = None) -> Any:
+    def noting(self: ZarrFrames, events: Any, window: Window | None, pixels: Any) -> Any:
         asked.append(window)
-        return read(self, events, window)
+        return read_into(self, events, window, pixels)
 
     decoded = 0
 
@@ -342,7 +342,7 @@ def test_scoring_reads_only_the_window_and_copying_decodes_no_more_of_what_is_ke
     scorer = BrightestPixel(tile=10)
     window = scorer.window(source.detector)
     assert window is not None
-    monkeypatch.setattr(ZarrFrames, "read", noting)
+    monkeypatch.setattr(ZarrFrames, "read_into", noting)
     monkeypatch.setattr(shards.TileCodec, "decode", counting)
     report = filter_run(
         source, FilterSettings(scorer=scorer), outputs=Outputs(store=tmp_path / "h"), pool=serial

@@ -306,7 +306,7 @@ def assert_refused_or_as_new(ends: dict[str, list[str]], n_trials: int) -> None:
     assert len(told) == n_trials
     # Every option was changed, and what gives other bytes was refused: never only wrong usage.
     assert {"peaks scorer.min_peaks", "peaks data_path", "cnn scorer.looks_at"} <= set(ends)
-    assert told.count("refused") >= 0.8 * n_trials, ends
+    assert told.count("refused") >= 0.75 * n_trials, ends
     assert set(told) <= {"refused", "done", "usage", "ModelError", "SourceError"}, ends
 
 

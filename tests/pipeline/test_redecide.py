@@ -208,8 +208,8 @@ def redecided(old: Reduced, run: Run, out: Path, scorer: Scorer, **judging: Any)
     ours, theirs = tree(out), tree(fresh)
     assert sorted(ours) == sorted(theirs)
     assert [name for name in theirs if ours[name] != theirs[name]] == []
-    told = replace(report, wall_seconds=0, out="")
-    assert told == replace(expected, wall_seconds=0, out="")
+    told = replace(report, wall_seconds=0, out="", next_command="")
+    assert told == replace(expected, wall_seconds=0, out="", next_command="")
     assert reread.frames_read + reread.frames_taken_over == report.kept + report.audit_sample
     return reread
 

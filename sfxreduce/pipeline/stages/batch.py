@@ -75,7 +75,7 @@ BYTES_AT_ONCE = 16 << 20
 """Pixels that are looked at together: more of them leave the processor's cache, and memory should
 not depend on the size of a frame."""
 
-BYTES_OF_A_CHUNK = 256 << 20
+BYTES_OF_A_CHUNK = 32 << 20
 """Pixels that are read together if they are decoded together; of a larger chunk each such part is
 read by itself. Chosen: a worker with 1 GiB holds the chunk and its pixels."""
 

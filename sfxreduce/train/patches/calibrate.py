@@ -15,7 +15,7 @@ from sfxreduce.decisions.threshold import Promise, binomial_threshold
 from sfxreduce.quality.frame_statistics import envelope_of
 from sfxreduce.run.window import TileChoice
 from sfxreduce.scorers.calibration.probability import calibrate_probability
-from sfxreduce.scorers.calibration.record import FirstLook, level_rule
+from sfxreduce.scorers.calibration.record import FirstLook, LevelRule, level_rule
 from sfxreduce.scorers.cnn.model import CALIBRATION, Model, ModelConfig, Provenance, TrainingRun
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork
 from sfxreduce.scorers.cnn.patches.pooling import Pooling
@@ -56,14 +56,7 @@ def calibrated(
     hits = [evidence[one.name].whole[one.is_hit] for one in material]
     blanks = [evidence[one.name].whole[one.is_blank] for one in material]
     pooling = _fitted(Pooling(), np.concatenate(blanks), np.concatenate(hits))
-    most = {one.name: evidence[one.name].most(pooling) for one in material}
-    rule = level_rule(list(most.values()))
-    moves = {name: rule.move(scores) for name, scores in most.items()}
-    most = {name: rule.reduced(scores, moves[name]) for name, scores in most.items()}
-    seen = {
-        one.name: rule.reduced(evidence[one.name].score(pooling), moves[one.name])
-        for one in material
-    }
+    rule, seen, most = _levelled(pooling, evidence, [one.name for one in material])
     hit_scores = [seen[one.name][one.is_hit] for one in material]
     hit_most = [most[one.name][one.is_hit] for one in material]
     blank_scores = [most[one.name][one.is_blank] for one in material]
@@ -102,6 +95,17 @@ def calibrated(
         config=config,
         weights=weights | {f"{CALIBRATION}{name}": value for name, value in stored.items()},
     )
+
+
+def _levelled(
+    pooling: Pooling, evidence: Mapping[str, ExpectedPeaks], names: Sequence[str]
+) -> tuple[LevelRule, dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+    """Rule of the level; scores, and the highest by the first tiles, less it, by experiment."""
+    most = {name: evidence[name].most(pooling) for name in names}
+    rule = level_rule(list(most.values()))
+    moves = {name: rule.move(scores) for name, scores in most.items()}
+    seen = {name: rule.reduced(evidence[name].score(pooling), moves[name]) for name in names}
+    return rule, seen, {name: rule.reduced(most[name], moves[name]) for name in names}
 
 
 def _probability_knots(
