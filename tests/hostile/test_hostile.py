@@ -14,8 +14,8 @@ import pytest
 from hostile import run_all
 from hostile.corpus import CANARY, CASES, SECRET, SECRET_WORDS, Case, make_good_run
 
-PROGRESS = re.compile(r"\s*\w+: \d+ of \d+")
-MOST_BYTES = 1_000_000_000
+PROGRESS = re.compile(r"\s*\w+:? [\d,]+(?: of |/)[\d,]+.*")
+MOST_BYTES = 1_300_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
