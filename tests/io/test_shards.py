@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks import shards
 from sfxreduce.io.chunks.blosc import PACKINGS
-from sfxreduce.io.chunks.decode import can_unpack_many, unpack_many
+from sfxreduce.io.chunks.decode import can_unpack_many, unpack_many, unpack_parts
 from sfxreduce.io.chunks.shards import ABSENT, ShardFile, TileCodec, shard_parts, with_crc
 
 NOT_SPLIT = 0x10
@@ -198,3 +198,23 @@ def test_zarr_itself_reads_what_is_packed_here(tmp_path: Path) -> None:
 
 def test_an_absent_tile_is_marked_as_the_format_says() -> None:
     assert ABSENT == 2**64 - 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_parts_of_a_damaged_tile_are_refused_or_garbage_and_end_no_process(seed: int) -> None:
+    rng, parts = np.random.default_rng(seed), np.array([[20480, 24576], [118784, 122500]])
+    pixels = rng.poisson(5, (350, 350)).astype(np.int16)
+    encoded = TileCodec(dtype=np.dtype(np.int16), tile=(350, 350)).encode(pixels)
+    sizes = {"n_bytes": pixels.nbytes, "itemsize": 2}
+    out = np.zeros((1, 2 * int(np.diff(parts).sum())), np.uint8)
+    assert unpack_parts([encoded], out, parts, **sizes).all()
+    wanted = np.concatenate([pixels.ravel()[first:stop] for first, stop in parts])
+    np.testing.assert_array_equal(out.view(np.int16)[0], wanted)
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(encoded)
+        # In the header and the places of the blocks, where damage leads out of the buffer.
+        for place in rng.integers(0, 16 + 4 * 30, 3):
+            damaged[place] = int(rng.integers(0, 256))
+        refused += not unpack_parts([bytes(damaged)], out, parts, **sizes).all()
+    assert refused
