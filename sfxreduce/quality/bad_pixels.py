@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, label
 
-from sfxreduce.quality.frame_statistics import CELL, by_cell, by_pixel, cell_sums
+from sfxreduce._numba import compiled
+from sfxreduce.quality.frame_statistics import CELL, by_cell, by_pixel, cell_sums, stacked
 
 __all__ = ["empty_pixels", "hot_pixels", "noisy_pixels"]
 
@@ -64,16 +65,15 @@ def hot_pixels(
     if len(frames) < FEWEST_FRAMES_FOR_HOT:
         return none
     floor = 0.5 * (adu_per_photon if math.isfinite(adu_per_photon) else 1.0)
-    often = np.zeros(good.shape, np.int32)
+    often = np.zeros(good.shape, np.uint16)
     noise, level = np.zeros((2, *good.shape), np.float32)
     for frame in frames:
         mean, sigma = _moments_of_pixels(frame, good, floor)
-        out = (frame.astype(np.float32) - mean) / sigma
-        often += out > _HOT_SIGMA
-        noise += sigma / np.float32(len(frames))
-        sigma[~np.isfinite(sigma)] = 0
-        level += mean + np.clip(np.nan_to_num(out), -_PULL_SIGMA, _PULL_SIGMA) * sigma
-    usual = np.median(frames.astype(np.float32, copy=False), axis=0)
+        flat = (of.reshape(-1) for of in (*stacked(frame), mean, sigma, often, noise, level))
+        _take_in(*flat)
+    noise /= np.float32(len(frames))
+    usual, _, _ = _quantiles(frames)
+    usual[np.isnan(frames).any(axis=0)] = np.nan
     excess = usual - _moments_of_pixels(usual, good, floor)[0]
     level /= np.float32(len(frames))
     single = (often > _HOT_SHARE * len(frames)) | (excess > _BRIGHT_SIGMA * noise)
@@ -150,6 +150,25 @@ def _bright_lines(
     return lines
 
 
+@compiled
+def _take_in(
+    pixels: NDArray[np.generic],
+    mean: NDArray[np.float32],
+    sigma: NDArray[np.float32],
+    often: NDArray[np.uint16],
+    noise: NDArray[np.float32],
+    level: NDArray[np.float32],
+) -> None:
+    """Add a frame: pixels that stand out of their cell, noise, and the level without outliers."""
+    for i in range(pixels.size):
+        out = (np.float32(pixels[i]) - mean[i]) / sigma[i]
+        often[i] += np.uint16(out > _HOT_SIGMA)
+        noise[i] += sigma[i]
+        level[i] += mean[i]
+        if math.isfinite(sigma[i]) and not math.isnan(out):
+            level[i] += min(max(out, -_PULL_SIGMA), _PULL_SIGMA) * sigma[i]
+
+
 def _moments_of_pixels(
     frame: NDArray[np.generic], good: NDArray[np.bool_], floor: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -224,19 +243,24 @@ def _level_and_scatter(
     frames: NDArray[np.generic],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Median of every pixel over the frames, and twice the nearer quantile's distance from it."""
+    median, below, above = _quantiles(frames)
+    scatter: NDArray[np.float32] = 2 * np.minimum(median - below, above - median)
+    return median, scatter
+
+
+def _quantiles(frames: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Median, lower and upper quantile of every pixel over the frames, shape (3, ...)."""
     n = len(frames)
-    low, middle, high = (round(q * (n - 1)) for q in (_QUANTILE, 0.5, 1 - _QUANTILE))
-    level, scatter = np.zeros((2, *frames.shape[1:]), np.float32)
+    places = [round(q * (n - 1)) for q in (_QUANTILE, 1 - _QUANTILE)]
     rows = frames.reshape(n, -1, frames.shape[-1])
-    flat = (level.reshape(rows.shape[1:]), scatter.reshape(rows.shape[1:]))
+    found = np.zeros((3, *rows.shape[1:]), np.float32)
     # All at once would take the memory of the frames once more.
     for start in range(0, rows.shape[1], _ROWS_AT_ONCE):
-        here = np.s_[start : start + _ROWS_AT_ONCE]
-        ordered = np.sort(rows[:, here], axis=0)
-        below, median, above = (ordered[k].astype(np.float32) for k in (low, middle, high))
-        flat[0][here] = median
-        flat[1][here] = 2 * np.minimum(median - below, above - median)
-    return level, scatter
+        here = np.s_[:, start : start + _ROWS_AT_ONCE]
+        ordered = np.sort(rows[here], axis=0)
+        found[here][0] = ordered[[(n - 1) // 2, n // 2]].mean(axis=0, dtype=np.float32)
+        found[here][1:] = ordered[places]
+    return found.reshape(3, *frames.shape[1:])
 
 
 def _of_cell(scatter: NDArray[np.float32], use: NDArray[np.bool_]) -> NDArray[np.float32]:

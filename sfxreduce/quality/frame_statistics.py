@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from sfxreduce._numba import compiled
 
 __all__ = [
     "CELL",
@@ -22,6 +24,7 @@ __all__ = [
     "cell_sums",
     "envelope_of",
     "frame_statistics",
+    "stacked",
 ]
 
 # Chosen, not measured, as is the slack of each quantity below.
@@ -111,37 +114,29 @@ def _of_frame(
     frame: NDArray[np.generic], good: NDArray[np.bool_], gain: float, saturation_adu: float
 ) -> tuple[float, ...]:
     """Measure one frame: median over small squares, which peaks and rings hardly move."""
-    pixels = _in_cells(frame).astype(np.float32)
-    use = _in_cells(good) & np.isfinite(pixels)
-    usable = int(np.count_nonzero(use))
-    value = np.where(use, pixels, 0) / np.float32(gain)
-    count = use.sum(axis=-1)
-    whole = count >= 0.9 * CELL * CELL
+    count, total, squares, level = cell_sums(frame, good)
+    usable, whole = int(count.sum()), count >= 0.9 * CELL * CELL
     if not whole.any():
         return math.nan, math.nan, math.nan, usable / max(good.size, 1), math.nan
-    value, inside, n = value[whole], use[whole], count[whole].astype(np.float32)
-    mean = value.sum(axis=-1) / n
-    apart = np.where(inside, value - mean[:, np.newaxis], 0)
-    spread = np.sqrt(np.square(apart).sum(axis=-1) / n)
-    bright = apart > _BRIGHT_SIGMA * np.maximum(spread, 0.5)[:, np.newaxis]
-    full = 0 if math.isnan(saturation_adu) else np.count_nonzero(pixels[use] >= saturation_adu)
+    n = np.where(whole, count, np.nan)
+    mean, spread = total / n, np.sqrt(np.maximum(squares / n - (total / n) ** 2, 0))
+    bright_adu = mean + level + _BRIGHT_SIGMA * np.maximum(spread, 0.5 * gain)
+    full_adu = math.inf if math.isnan(saturation_adu) else saturation_adu
+    pixels, use, limits = stacked(frame, good, bright_adu)
+    n_bright, n_full = _count_above(pixels, use, limits, full_adu)
     return (
-        float(np.median(mean)),
-        float(np.median(spread)),
-        full / usable,
+        float(np.nanmedian(mean) + level) / gain,
+        float(np.nanmedian(spread)) / gain,
+        n_full / usable,
         usable / good.size,
-        1e6 * np.count_nonzero(bright) / int(inside.sum()),
+        1e6 * n_bright / float(count[whole].sum()),
     )
-
-
-def _in_cells(of: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Pixels of every whole cell, shape (cell, pixel)."""
-    return by_cell(of).swapaxes(-3, -2).reshape(-1, CELL * CELL)
 
 
 CELL = 16
 """Side of a cell in pixels: 256 values tell a mean to 6 % of sigma. Chosen, not measured."""
 
+_EVERY_ROW = 37  # that a level is taken from; in no whole number of cells
 _WHOLE_SHARE = 0.9  # of good pixels; chosen, not measured
 _Value = TypeVar("_Value", bound=np.generic)
 
@@ -212,16 +207,63 @@ def cell_sums(
         Of finite good pixels: count, sum, and sum of squares in the shape of the cells, and the
         level in ADU that was subtracted before.
     """
-    pixels = by_cell(frame)
-    use = by_cell(good) & np.isfinite(pixels)
-    level = float(np.median(pixels[use])) if use.any() else 0.0
-    value = np.where(use, pixels.astype(np.float64) - level, 0.0)
+    pixels, use = stacked(frame, good)
+    # Any level near the values will do; a median of all would take longer than the sums.
+    some = pixels[:, ::_EVERY_ROW][use[:, ::_EVERY_ROW]]
+    some = some[np.isfinite(some)]
+    level = float(np.median(some)) if some.size else 0.0
+    of_panels = _sums_of_cells(pixels, use, level)
+    count, total, squares = of_panels.reshape(3, *frame.shape[:-2], *of_panels.shape[-2:])
+    return count, total, squares, level
 
-    def sums(of: NDArray[np.generic]) -> NDArray[np.float64]:
-        summed: NDArray[np.float64] = of.sum(axis=(-3, -1), dtype=np.float64)
-        return summed
 
-    return sums(use), sums(value), sums(value * value), level
+def stacked(*arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """Arrays of shape (y, x) or (panel, y, x) as (panel, y, x), of types that kernels know."""
+    known = (of.astype(np.float32) if of.dtype == np.float16 else of for of in arrays)
+    return tuple(of.reshape(-1, *of.shape[-2:]) for of in known)
+
+
+@compiled
+def _sums_of_cells(
+    pixels: NDArray[np.generic], good: NDArray[np.bool_], level: float
+) -> NDArray[np.float64]:
+    """Count, sum and sum of squares of finite good pixels, shape (3, panel, cell row, column)."""
+    n_panels, n_y, n_x = len(pixels), pixels.shape[1] // CELL, pixels.shape[2] // CELL
+    sums = np.zeros((3, n_panels, n_y, n_x))
+    for panel in range(n_panels):
+        for y in range(n_y * CELL):
+            row, use = pixels[panel, y], good[panel, y]
+            for cell in range(n_x):
+                count, total, squares = 0.0, 0.0, 0.0
+                for x in range(cell * CELL, (cell + 1) * CELL):
+                    if use[x] and math.isfinite(row[x]):
+                        value = np.float64(row[x]) - level
+                        count += 1.0
+                        total += value
+                        squares += value * value
+                sums[0, panel, y // CELL, cell] += count
+                sums[1, panel, y // CELL, cell] += total
+                sums[2, panel, y // CELL, cell] += squares
+    return sums
+
+
+@compiled
+def _count_above(
+    pixels: NDArray[np.generic],
+    good: NDArray[np.bool_],
+    bright: NDArray[np.float64],
+    full: float,
+) -> tuple[int, int]:
+    """Finite good pixels above the limit of their cell, and those at full scale."""
+    n_bright = n_full = 0
+    for panel in range(len(pixels)):
+        for y in range(bright.shape[1] * CELL):
+            row, use, limits = pixels[panel, y], good[panel, y], bright[panel, y // CELL]
+            for x in range(bright.shape[2] * CELL):
+                usable = use[x] and math.isfinite(row[x])
+                n_bright += int(usable and row[x] > limits[x // CELL])
+                n_full += int(usable and row[x] >= full)
+    return n_bright, n_full
 
 
 def cell_moments(
