@@ -430,7 +430,7 @@ def network_rate(bench: Bench, make: Callable[[int], PosterOnDevice]) -> float:
 
 
 def measure_patches(bench: Bench) -> None:
-    """The patch network on all tiles of a frame; its candidates are found on the threads."""
+    """The patch network on all tiles of a frame; threads find its candidates, or the device."""
     n_frames = 2 if bench.small else 16
     frames = make_tiles(n_frames * TILES_PER_FRAME, 3).reshape(n_frames, -1, *TILE_SHAPE)
     good = np.ones(frames.shape[1:], np.bool_)
@@ -440,11 +440,14 @@ def measure_patches(bench: Bench) -> None:
         "excluded": partial(decoded_feed, frames, good=good),
         "included": partial(encoded_feed, packed, good=good),
     }
-    for t, (decoding, feed) in itertools.product(bench.threads, feeds.items()):
+    searches = {"": False, ", searched on the device": True}
+    for t, (decoding, feed), (where, on_device) in itertools.product(
+        bench.threads, feeds.items(), searches.items()
+    ):
         bench.measure(
-            f"patches, decoding {decoding}",
+            f"patches, decoding {decoding}{where}",
             "events/s",
-            partial(patches_rate, bench, feed, t),
+            partial(patches_rate, bench, feed, t, search_on_device=on_device),
             threads=t,
         )
 
@@ -457,8 +460,10 @@ def candidates_rate(frames: Pixels, good: NDArray[np.bool_]) -> float:
     return cpu_rate(lambda: find(frames, good, adu_per_photon=1.0), len(frames) * len(good))
 
 
-def patches_rate(bench: Bench, feed: Callable[[int], Feed], n_threads: int) -> float:
-    """Events per second of the patch network, with so many threads that search."""
+def patches_rate(
+    bench: Bench, feed: Callable[[int], Feed], n_threads: int, *, search_on_device: bool
+) -> float:
+    """Events per second of the patch network, with so many threads that read."""
     try:
         from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
         from sfxreduce.scorers.cnn.patches.gpu import PatchesOnDevice
@@ -471,7 +476,12 @@ def patches_rate(bench: Bench, feed: Callable[[int], Feed], n_threads: int) -> f
         PatchNetwork(),
         finder=CandidateFinder(),
         pooling=Pooling(),
-        settings=DeviceSettings(device=bench.device, n_threads=n_threads, tiles=bench.tiles),
+        settings=DeviceSettings(
+            device=bench.device,
+            n_threads=n_threads,
+            tiles=bench.tiles,
+            search_on_device=search_on_device,
+        ),
     )
     events = max(1, bench.tiles // TILES_PER_FRAME)  # of one sub-batch
     return wall_rate(bench, lambda n: scorer.score(feed(n)), events * n_threads)

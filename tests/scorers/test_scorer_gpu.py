@@ -47,6 +47,7 @@ from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder
 from sfxreduce.scorers.cnn.patches.gpu import PatchesOnDevice
 from sfxreduce.scorers.cnn.patches.network import PatchNetwork, patch_logits
 from sfxreduce.scorers.cnn.patches.pooling import Pooling, class_of, event_features
+from sfxreduce.scorers.cnn.patches.search_on_device import DeviceFinder
 from sfxreduce.scorers.cnn.poster import gpu
 from sfxreduce.scorers.cnn.poster._normalise_gpu import in_noise_units, least_variance
 from sfxreduce.scorers.cnn.poster._space_to_depth import in_squares
@@ -843,6 +844,20 @@ def test_patches_are_scored_as_by_the_processor(tiles: int) -> None:
     assert (found.halvings, found.on_cpu) == (0, 0)
     plain = _patches(DeviceSettings(device="cpu", n_threads=1), classes=False)
     assert not plain.score(feed).kind.any()
+
+
+def test_the_device_may_search_as_well() -> None:
+    feed = _patch_feed(7)
+    host, device = (
+        _patches(DeviceSettings(device="cpu", tiles=7, n_threads=2, search_on_device=on))
+        for on in (False, True)
+    )
+    assert isinstance(device.finder, DeviceFinder)
+    by_host, by_device = host.score(feed), device.score(feed)
+    assert np.ptp(by_host.score) > 0.05
+    np.testing.assert_allclose(by_device.score, by_host.score, atol=device.tolerance)
+    np.testing.assert_array_equal(by_device.peaks, by_host.peaks)
+    np.testing.assert_array_equal(by_device.kind, by_host.kind)
 
 
 @pytest.mark.parametrize("most", [20, 1, 0])

@@ -47,6 +47,9 @@ class DeviceSettings:
         Sub-batches on their way to or on the device, beside those that are being read.
     tiles : int
         Tiles of one sub-batch; an event is never divided.
+    search_on_device : bool
+        Search for the candidates of the patch network on the device, which gets all pixels then,
+        and not on the threads that read. It has not been measured on a graphics card.
     """
 
     device: str = "cuda"
@@ -55,6 +58,7 @@ class DeviceSettings:
     n_threads: int = 0
     n_slots: int = 3
     tiles: int = 128
+    search_on_device: bool = False
 
     @property
     def threads(self) -> int:

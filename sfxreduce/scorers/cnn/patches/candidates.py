@@ -131,7 +131,7 @@ class CandidateFinder:
         >>> int(found.y[0]), int(found.x[0])
         (30, 40)
         """
-        gain = adu_per_photon if math.isfinite(adu_per_photon) and adu_per_photon > 0 else 1.0
+        gain = self.gain(adu_per_photon)
         tiles = pixels.reshape(-1, *pixels.shape[-2:])
         good = np.ascontiguousarray(good, np.bool_)
         dtype = tiles.dtype if tiles.dtype in _COMPILED else np.dtype(np.float32)
@@ -141,7 +141,7 @@ class CandidateFinder:
         # No tiles at all are one part, so that there is something to join.
         for start in range(0, max(len(tiles), 1), step):
             part = np.ascontiguousarray(tiles[start : start + step], dtype)
-            *found, patch = candidates_of_tiles(part, good, start, whole, self._rules(gain))
+            *found, patch = candidates_of_tiles(part, good, start, whole, self.rules(gain))
             parts.append((*found, patch.astype(np.float16)))
         counts, places, figures, patches = map(np.concatenate, zip(*parts, strict=True))
         return Candidates(
@@ -156,8 +156,13 @@ class CandidateFinder:
             patch=patches,
         )
 
-    def _rules(self, gain: float) -> Rules:
-        """Settings for the compiled functions."""
+    @staticmethod
+    def gain(adu_per_photon: float) -> float:
+        """Gain in ADU that is worked with: one photon counts as one ADU if it is not known."""
+        return adu_per_photon if math.isfinite(adu_per_photon) and adu_per_photon > 0 else 1.0
+
+    def rules(self, gain: float) -> Rules:
+        """Settings in ADU, for whatever searches."""
         return Rules(
             least_prominence=self.least_prominence,
             most_per_tile=self.most_per_tile,

@@ -30,6 +30,7 @@ from sfxreduce.scorers.cnn.patches.pooling import (
     event_features,
     on_first_tiles,
 )
+from sfxreduce.scorers.cnn.patches.search_on_device import DeviceFinder
 from sfxreduce.scorers.protocol import not_counted
 
 __all__ = ["PatchesOnDevice"]
@@ -45,7 +46,8 @@ class PatchesOnDevice:
     """The patch network on a device.
 
     The candidates are searched for on the threads that read: their kernels run without Python's
-    lock. What goes to the device is small, some hundred patches of 162 bytes for an event.
+    lock. What goes to the device is small, some hundred patches of 162 bytes for an event. With
+    `DeviceSettings.search_on_device` the device searches, and pixels go there.
 
     Parameters
     ----------
@@ -75,7 +77,10 @@ class PatchesOnDevice:
         self.settings = settings
         self.seam: Seam = seam_of(settings.device)
         self.tolerance = TOLERANCE["float32"]
-        self.finder, self.pooling = finder, pooling
+        self.finder: CandidateFinder | DeviceFinder = finder
+        if settings.search_on_device:
+            self.finder = DeviceFinder(finder=finder, device=settings.device)
+        self.pooling = pooling
         self.class_head, self.usual = class_head, usual
         self.on_cpu = copy.deepcopy(network).cpu().eval().requires_grad_(requires_grad=False)
         self.network = copy.deepcopy(self.on_cpu).to(self.seam.device)
