@@ -86,7 +86,8 @@ def filter_(
     if by_network:
         judging.check_probability()
     run = inputs.opened(in_)
-    with where.opened(gpu=by_network and judging.wants_gpu(where)) as work:
+    gpu = by_network and judging.wants_gpu(where)
+    with where.opened(gpu=gpu, small_here=run.is_checked) as work:
         network = _network(judging, work["pool"], window) if by_network else None
         settings = judging.settings(network or peaks.scorer)
         show = _carried_out(run, settings, outputs, work, dry_run=dry_run)

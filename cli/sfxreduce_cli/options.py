@@ -166,7 +166,8 @@ class PoolOptions:
         int,
         typer.Option(
             min=0,
-            help="Worker processes on this machine; 0 for one per processor.",
+            help="Worker processes on this machine; 0 for one per processor, once the work is "
+            "worth their start.",
             rich_help_panel=POOL,
         ),
     ] = 0
@@ -189,12 +190,19 @@ class PoolOptions:
         return f"starting {n_workers} worker{'' if n_workers == 1 else 's'}"
 
     @contextmanager
-    def opened(self, *, gpu: bool = False) -> Iterator[Work]:
-        """Pool, opened when it is first needed, and a display of progress."""
+    def opened(self, *, gpu: bool = False, small_here: bool = False) -> Iterator[Work]:
+        """Pool, opened when it is first needed, and a display of progress.
+
+        Parameters
+        ----------
+        small_here : bool
+            Begin in this process, where what is read can end none and nobody asked for workers.
+        """
         patience = _patience_of_environment()
+        small_here = small_here and not (self.serial or self.address or self.workers or gpu)
         with ExitStack() as stack:
 
-            def opened() -> Pool:
+            def workers() -> Pool:
                 if starting := self._starting(gpu=gpu):
                     say(starting)
                 pool = stack.enter_context(
@@ -212,6 +220,13 @@ class PoolOptions:
                     if tunnel := _tunnel(pool.dashboard):
                         say(f"from your own machine: {tunnel}")
                 return pool
+
+            def opened() -> Pool:
+                if not small_here:
+                    return workers()
+                from sfxreduce.cluster.growing import GrowingPool
+
+                return GrowingPool(workers)
 
             with ProgressDisplay() as display:
                 on_demand = PoolOnDemand(

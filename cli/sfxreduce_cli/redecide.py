@@ -62,7 +62,7 @@ def redecide(
     outputs = beside.outputs(out, ctx)
     run = inputs.opened(against)
     outputs.check(run, in_)  # also here: reading the earlier output takes its time
-    with where.opened(gpu=judging.wants_gpu(where)) as work:
+    with where.opened(gpu=judging.wants_gpu(where), small_here=run.is_checked) as work:
         known = sfxreduce.read_reduced(in_, **work)
         _check(ctx, known, judging)
         device = judging.kind_of_device(work["pool"])

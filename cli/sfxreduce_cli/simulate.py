@@ -53,7 +53,7 @@ def simulate(
         frame_shape=shape,
         blur_px=blur_px,
     )
-    with where.opened() as work:
+    with where.opened(small_here=True) as work:
         stored = sfxreduce.ingest_run(run, out=out, overwrite=overwrite, **work)
     facts = asdict(stored) | {"experiment": experiment, "seed": seed}
     print_facts(f"{out}: simulated", facts, as_json=as_json)

@@ -54,7 +54,7 @@ def verify(
     """
     _check(against, quick=quick, deep=deep)
     source = _source(in_, against, deep=deep, reading=inputs.reading)
-    with where.opened() as work:
+    with where.opened(small_here=source is None or source.is_checked) as work:
         verified = sfxreduce.verify_run(in_, against=source, **work)
     print_verification(verified, in_, quick=quick, as_json=as_json)
     if not verified.ok:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 
+import dask
 from distributed import LocalCluster, Nanny, Scheduler, SpecCluster
 from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
@@ -28,6 +29,12 @@ had to do with more is set aside, not given up."""
 
 WORKER_TTL = "30 s"
 """Silence after which a worker is restarted. It is looked for as often: at most twice as long."""
+
+ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
+KEPT_BY_WORKERS = {"MALLOC_TRIM_THRESHOLD_": 512 << 20, "MALLOC_MMAP_THRESHOLD_": 256 << 20}
+"""Bytes that a worker keeps for its next task, for the allocator of the GNU C library. Dask's own
+64 kB gives the pages of every batch back: 3.2 million page faults for 320 frames instead of 0.3,
+and 11 seconds of system time instead of 4.6. The environment of the user is stronger."""
 
 SCHEDULER = {"allowed_failures": ALLOWED_FAILURES, "worker_ttl": WORKER_TTL}
 
@@ -51,17 +58,18 @@ def local_cluster(n_workers: int, *, gpu: bool, security: Security | None = None
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        if gpu:
-            return _gpu_cluster(n_workers, visible_cards(), security)
-        return LocalCluster(
-            n_workers=n_workers or processors,
-            threads_per_worker=1,
-            host=HOST,
-            dashboard_address=DASHBOARD,
-            security=security,
-            scheduler_kwargs=SCHEDULER,
-            silence_logs=logging.CRITICAL,
-        )
+        with dask.config.set({ENVIRONMENT: dask.config.get(ENVIRONMENT) | KEPT_BY_WORKERS}):
+            if gpu:
+                return _gpu_cluster(n_workers, visible_cards(), security)
+            return LocalCluster(
+                n_workers=n_workers or processors,
+                threads_per_worker=1,
+                host=HOST,
+                dashboard_address=DASHBOARD,
+                security=security,
+                scheduler_kwargs=SCHEDULER,
+                silence_logs=logging.CRITICAL,
+            )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -20,6 +20,7 @@ from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import Window
 
 __all__ = [
+    "Checked",
     "DeclaresMissing",
     "FrameSource",
     "LeadsOn",
@@ -179,6 +180,16 @@ class Samples(Protocol):
 def samples_of(source: FrameSource, first: Window, window: Window) -> Sampled | None:
     """Pixels that stand for tiles that are not looked at; None if all of them have to be read."""
     return source.sampled(first, window) if isinstance(source, Samples) else None
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A source that may know of itself that no damage of its files ends the process that reads."""
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether every byte is compared with its checksum before it is decoded."""
+        ...
 
 
 @runtime_checkable
@@ -374,6 +385,11 @@ class Run:
     def n_events(self) -> int:
         """Number of events."""
         return self.source.n_events
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether its frames can be read in any process without endangering it."""
+        return isinstance(self.source, Checked) and self.source.is_checked
 
     @property
     def not_carried(self) -> tuple[str, ...]:

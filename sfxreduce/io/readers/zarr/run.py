@@ -203,6 +203,11 @@ class ZarrFrames:
         return self._store.layout
 
     @property
+    def is_checked(self) -> bool:
+        """Whether its tiles have checksums: ours have, other people's chunks need not."""
+        return self.layout is not None
+
+    @property
     def n_bytes(self) -> int:
         """Bytes of all files of the store."""
         return disk_bytes(Path(self.path))

@@ -1,0 +1,146 @@
+"""Work in this process until it turns out to be worth the start of workers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from itertools import chain
+from typing import Any, TypeVar
+
+import dask.array as da
+from numpy.typing import NDArray
+
+from sfxreduce.cluster.pool import Pool, Rescue, SerialPool
+
+__all__ = ["SECONDS_TO_GAIN", "GrowingPool"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+SECONDS_TO_GAIN = 6.0
+"""That workers have to save before they are started: two of them take about 10 CPU-seconds to come
+up, five seconds on two cores."""
+
+
+class GrowingPool:
+    """Little work is done in this process, more of it by workers: the results are the same.
+
+    What a task takes is known once some are done, and what is left of a stage then tells whether
+    workers would be done earlier, their start included. Once they are there, they do everything.
+
+    A task that ends its process ends this one as long as there are no workers. It is for tasks that
+    read what cannot do that.
+
+    Parameters
+    ----------
+    start_workers : callable
+        Called once, if ever.
+    n_workers : int
+        How many there will be; by default one per processor.
+    clock : callable, optional
+        Gives seconds; for tests.
+
+    Examples
+    --------
+    >>> pool = GrowingPool(start_workers=SerialPool, n_workers=2)
+    >>> list(pool.map("square", lambda x: x * x, [1, 2, 3]))
+    [(0, 1), (1, 4), (2, 9)]
+    >>> pool.has_grown
+    False
+    """
+
+    has_gpu = False
+
+    def __init__(
+        self,
+        start_workers: Callable[[], Pool],
+        *,
+        n_workers: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._start_workers = start_workers
+        self._n_workers = n_workers or len(os.sched_getaffinity(0))
+        self._clock = clock
+        self._workers: Pool | None = None
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether the workers were started."""
+        return self._workers is not None
+
+    @property
+    def dashboard(self) -> str:
+        """Address of the dashboard; empty as long as there is none."""
+        return self._workers.dashboard if self._workers else ""
+
+    def blocks(
+        self,
+        array: da.Array,
+        *,
+        needs_gpu: bool = False,
+        rescue: Rescue[Any, NDArray[Any]] | None = None,
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Compute block by block. See `Pool.blocks`."""
+        if self._workers is None:
+            n_blocks, done = array.npartitions, 0
+            one_by_one = SerialPool().blocks(array, needs_gpu=needs_gpu)
+            for block in self._while_small(one_by_one, n_blocks):
+                done += 1
+                yield block
+            left = range(done, n_blocks)
+            if not left:
+                return
+            array = array.blocks[list(left)]
+            rescue = rescue and rescue.of_parts(left)
+        else:
+            left = range(array.npartitions)
+        for place, values in self._grown().blocks(array, needs_gpu=needs_gpu, rescue=rescue):
+            yield left[place], values
+
+    def map(
+        self,
+        name: str,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        rescue: Rescue[Item, Result] | None = None,
+    ) -> Iterator[tuple[int, Result]]:
+        """Call a function on each item. See `Pool.map`."""
+        left, done = iter(items), 0
+        if self._workers is None:
+            total = len(items) if isinstance(items, Sized) else None
+            one_by_one = SerialPool().map(name, function, left)
+            for one in self._while_small(one_by_one, total):
+                done += 1
+                yield one
+            try:
+                left = chain([next(left)], left)
+            except StopIteration:
+                return
+        for place, result in self._grown().map(name, function, left, rescue=rescue):
+            yield done + place, result
+
+    def _while_small(self, results: Iterator[Result], total: int | None) -> Iterator[Result]:
+        """Pass results on until what is left is worth the workers; their time may be that of users.
+
+        Parameters
+        ----------
+        total : int or None
+            How many there are; if that is not known, as much again is taken to be left as is done.
+        """
+        spent: list[float] = []
+        begun = self._clock()
+        for result in results:
+            spent.append(self._clock() - begun)
+            yield result
+            # The first tasks load and compile; the shortest one tells what the next will take.
+            left = min(spent) * (total - len(spent)) if total is not None else sum(spent)
+            if left * (1 - 1 / self._n_workers) > SECONDS_TO_GAIN:
+                return
+            begun = self._clock()
+
+    def _grown(self) -> Pool:
+        if self._workers is None:
+            self._workers = self._start_workers()
+        return self._workers

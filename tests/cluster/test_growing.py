@@ -1,0 +1,110 @@
+"""Work begins in this process, and goes on with workers where that is sooner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sfxreduce.cluster import Pool, SerialPool
+from sfxreduce.cluster.growing import SECONDS_TO_GAIN, GrowingPool
+from sfxreduce.cluster.pool import Rescue
+
+
+class Workers(SerialPool):
+    """Counts what reaches it."""
+
+    dashboard = "http://127.0.0.1:1/status"
+
+    def __init__(self) -> None:
+        self.n_blocks = self.n_items = 0
+        self.rescued: list[Any] = []
+
+    def blocks(
+        self,
+        array: da.Array,
+        *,
+        needs_gpu: bool = False,
+        rescue: Rescue[Any, NDArray[Any]] | None = None,
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        self.n_blocks += array.npartitions
+        if rescue and rescue.item:
+            self.rescued += map(rescue.item, range(array.npartitions))
+        return super().blocks(array, needs_gpu=needs_gpu)
+
+    def map(self, name: str, function: Any, items: Any, *, rescue: Any = None) -> Iterator[Any]:
+        def counted() -> Iterator[Any]:
+            for item in items:
+                self.n_items += 1
+                yield item
+
+        return super().map(name, function, counted(), rescue=rescue)
+
+
+def ticking(seconds: float) -> Callable[[], float]:
+    """A clock that goes on by this much whenever it is looked at."""
+    ticks = count()
+    return lambda: seconds * next(ticks)
+
+
+def growing(seconds: float) -> tuple[GrowingPool, Workers]:
+    workers = Workers()
+    return GrowingPool(lambda: workers, n_workers=2, clock=ticking(seconds)), workers
+
+
+NUMBERS = da.arange(40, chunks=4)  # ten blocks
+RESCUE: Rescue[Any, Any] = Rescue(
+    attempt=abs, halves=lambda _: (), lost=abs, joined=lambda item, _: item, item=lambda n: 100 + n
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "of_workers"),
+    [
+        (0.0, 0),
+        # Two workers save half of what is left: nine, eight, ... times as long as a block takes.
+        (2 * SECONDS_TO_GAIN / 9, 0),
+        (2 * SECONDS_TO_GAIN / 9 + 1e-6, 9),
+        (100 * SECONDS_TO_GAIN, 9),
+    ],
+)
+def test_workers_are_started_where_they_are_done_sooner(seconds: float, of_workers: int) -> None:
+    pool, workers = growing(seconds)
+    found = dict(pool.blocks(NUMBERS, rescue=RESCUE))
+    assert workers.n_blocks == of_workers
+    assert pool.has_grown == bool(of_workers)
+    assert workers.rescued == [100 + n for n in range(10 - of_workers, 10)][:of_workers]
+    np.testing.assert_array_equal(np.concatenate([found[n] for n in range(10)]), np.arange(40))
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+def test_items_reach_workers_once_each(kind: Callable[[Any], Any]) -> None:
+    """Where nobody knows how many are left, as many as were done are expected."""
+    pool, workers = growing(0.3 * SECONDS_TO_GAIN)
+    found = list(pool.map("double", lambda x: 2 * x, kind(range(20))))
+    assert sorted(found) == [(n, 2 * n) for n in range(20)]
+    assert workers.n_items == (19 if kind is list else 13)
+
+
+def test_grown_once_and_used_for_everything_then() -> None:
+    pool, workers = growing(SECONDS_TO_GAIN)
+    assert pool.dashboard == ""
+    list(pool.map("double", abs, range(20)))
+    assert pool.dashboard == workers.dashboard
+    list(pool.blocks(NUMBERS))
+    list(pool.map("double", abs, range(3)))
+    assert (workers.n_blocks, workers.n_items) == (10, 19 + 3)
+
+
+def test_nobody_starts_workers_for_nothing() -> None:
+    def never() -> Pool:
+        raise AssertionError("workers were started")
+
+    pool = GrowingPool(never, n_workers=2, clock=ticking(SECONDS_TO_GAIN))
+    assert list(pool.map("double", abs, [])) == []
+    assert list(pool.map("double", abs, iter([-1]))) == [(0, 1)]
