@@ -22,8 +22,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp
-from scipy.stats import binom, hypergeom
+from scipy.special import bdtr, logsumexp
 
 from sfxreduce.errors import UsageError
 
@@ -69,7 +68,7 @@ def number_upper(found: int, *, audited: int, population: int, risk: float) -> i
     _check_sample(found, audited, population)
 
     def excluded(number: int) -> bool:
-        return bool(hypergeom.cdf(found, population, number, audited) <= risk)
+        return _chance_of_at_most(found, population, number, audited) <= risk
 
     # Any larger number would leave fewer of the others than were drawn.
     most = population - (audited - found)
@@ -194,7 +193,7 @@ def true_number_upper(recognised: int, *, sensitivity: float, risk: float) -> in
         return recognised
 
     def excluded(number: int) -> bool:
-        return bool(binom.cdf(recognised, number, sensitivity) <= risk)
+        return bool(bdtr(recognised, number, sensitivity) <= risk)
 
     most = recognised + 1
     while not excluded(most):
@@ -228,9 +227,16 @@ def audits_needed(*, population: int, allowed: int, risk: float, found: int = 0)
         return 0
 
     def enough(audited: int) -> bool:
-        return bool(hypergeom.cdf(found, population, allowed + 1, audited) <= risk)
+        return _chance_of_at_most(found, population, allowed + 1, audited) <= risk
 
     return _first(min(found + 1, population), population, enough)
+
+
+def _chance_of_at_most(found: int, population: int, number: int, audited: int) -> float:
+    """Chance that a sample without replacement has no more of the members that count."""
+    from scipy.stats import hypergeom  # 0.7 s, for the few commands that ask
+
+    return float(hypergeom.cdf(found, population, number, audited))
 
 
 def _first(low: int, high: int, holds: Callable[[int], bool]) -> int:
