@@ -254,7 +254,9 @@ def shipped_run(run: Run, *, folder: Path) -> None:
     with sfxreduce.open_pool(serial=True) as pool:
         sfxreduce.filter_run(
             run,
-            sfxreduce.FilterSettings(scorer=sfxreduce.CnnScorer(sfxreduce.default_model())),
+            settings=sfxreduce.FilterSettings(
+                scorer=sfxreduce.CnnScorer(sfxreduce.default_model())
+            ),
             outputs=sfxreduce.Outputs(
                 store=folder / "hits.zarr", report=folder / "report.html", overwrite=True
             ),
@@ -267,7 +269,7 @@ def filter_run(run: Run, *, scorer: sfxreduce.CnnScorer, threshold: float, folde
     with sfxreduce.open_pool(serial=True) as pool:
         sfxreduce.filter_run(
             run,
-            sfxreduce.FilterSettings(scorer=scorer, threshold=threshold, drift=False),
+            settings=sfxreduce.FilterSettings(scorer=scorer, threshold=threshold, drift=False),
             outputs=sfxreduce.Outputs(store=folder / "hits.zarr", overwrite=True),
             pool=pool,
         )

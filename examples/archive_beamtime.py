@@ -50,7 +50,7 @@ def filtered(root: Path, number: int, n_events: int, pool: Pool) -> tuple[Path, 
     scorer = sfxreduce.CnnScorer(sfxreduce.default_model())
     sfxreduce.filter_run(
         sfxreduce.open_run(run),
-        sfxreduce.FilterSettings(scorer=scorer),
+        settings=sfxreduce.FilterSettings(scorer=scorer),
         outputs=sfxreduce.Outputs(store=hits),
         pool=pool,
     )

@@ -26,6 +26,7 @@ from .pipeline.redecide import redecide_run as redecide_run
 from .pipeline.stages.reduced import read_reduced as read_reduced
 from .pipeline.stages.settings import FilterSettings as FilterSettings
 from .pipeline.stages.settings import Outputs as Outputs
+from .pipeline.stages.settings import network_on as network_on
 from .pipeline.verify.output import open_source as open_source
 from .pipeline.verify.output import verify_run as verify_run
 from .pipeline.why import why_event as why_event

@@ -119,7 +119,10 @@ def filtered_beamtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ingest_run(planted_run(n_events=40, seed=n), out=run, pool=POOL)
         outputs = Outputs(store=root / f"r{n:04}_hits.zarr")
         filter_run(
-            open_run(run), FilterSettings(scorer=BrightestPixel()), outputs=outputs, pool=POOL
+            open_run(run),
+            settings=FilterSettings(scorer=BrightestPixel()),
+            outputs=outputs,
+            pool=POOL,
         )
     return root
 

@@ -27,10 +27,8 @@ from sfxreduce_cli.options import (
 from sfxreduce_cli.output import print_filter, print_filter_plan
 
 if TYPE_CHECKING:
-    from sfxreduce.cluster import Pool
     from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
     from sfxreduce.run.run import Run
-    from sfxreduce.scorers.cnn.scorer import CnnScorer
 
 __all__ = ["filter_"]
 
@@ -88,7 +86,7 @@ def filter_(
     run = inputs.opened(in_)
     gpu = by_network and judging.wants_gpu(where)
     with where.opened(gpu=gpu, small_here=run.is_checked) as work:
-        network = _network(judging, work["pool"], window) if by_network else None
+        network = judging.network(work["pool"], window) if by_network else None
         settings = judging.settings(network or peaks.scorer)
         show = _carried_out(run, settings, outputs, work, dry_run=dry_run)
     show(as_json=as_json)
@@ -103,11 +101,6 @@ def _carried_out(
     if dry_run:
         plan = sfxreduce.plan_filter(run, settings, outputs=outputs, **work)
         return partial(print_filter_plan, plan)
-    return partial(print_filter, sfxreduce.filter_run(run, settings, outputs=outputs, **work))
-
-
-def _network(judging: JudgingOptions, pool: Pool, window: WindowName) -> CnnScorer:
-    """A network on what the pool's workers have."""
-    folder = judging.model or sfxreduce.default_model()
-    device = judging.kind_of_device(pool)
-    return sfxreduce.CnnScorer(folder, device=device, looks_at=window.value)
+    return partial(
+        print_filter, sfxreduce.filter_run(run, settings=settings, outputs=outputs, **work)
+    )

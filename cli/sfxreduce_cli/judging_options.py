@@ -12,12 +12,13 @@ import typer
 
 import sfxreduce
 from sfxreduce.errors import UsageError
-from sfxreduce_cli.options import SCORER, WRITING, Device, Overwrite, PoolOptions
+from sfxreduce_cli.options import SCORER, WRITING, Device, Overwrite, PoolOptions, WindowName
 from sfxreduce_cli.output import typed
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
     from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
+    from sfxreduce.scorers.cnn.scorer import CnnScorer
     from sfxreduce.scorers.protocol import Scorer
 
 __all__ = [
@@ -231,10 +232,11 @@ class JudgingOptions:
             return False
         return self.device is Device.CUDA or sfxreduce.cuda_available()
 
-    def kind_of_device(self, pool: Pool) -> str:
-        """What the network is to run on, as the library names it."""
-        on_gpu = self.device is Device.CUDA or (self.device is Device.AUTO and pool.has_gpu)
-        return "cuda" if on_gpu else "cpu"
+    def network(self, pool: Pool, window: WindowName) -> CnnScorer:
+        """Return a network on what the pool's workers have."""
+        return sfxreduce.network_on(
+            pool, model=self.model, device=self.device.value, looks_at=window.value
+        )
 
     def check_probability(self) -> None:
         """Refuse a threshold of the network that is no probability."""

@@ -65,8 +65,9 @@ def redecide(
     with where.opened(gpu=judging.wants_gpu(where), small_here=run.is_checked) as work:
         known = sfxreduce.read_reduced(in_, **work)
         _check(ctx, known, judging)
-        device = judging.kind_of_device(work["pool"])
-        settings = judging.settings(known.scorer(model=judging.model, device=device))
+        device, pool = judging.device.value, work["pool"]
+        scorer = known.scorer(model=judging.model, device=device, pool=pool)
+        settings = judging.settings(scorer)
         show = _carried_out(run, settings, known, outputs, work, dry_run=dry_run)
     show(as_json=as_json)
 

@@ -9,6 +9,6 @@ them.
 from __future__ import annotations
 
 from sfxreduce.cluster.open import open_pool
-from sfxreduce.cluster.pool import Pool, SerialPool
+from sfxreduce.cluster.pool import IN_PROCESS, Pool, SerialPool
 
-__all__ = ["Pool", "SerialPool", "open_pool"]
+__all__ = ["IN_PROCESS", "Pool", "SerialPool", "open_pool"]

@@ -19,6 +19,7 @@ from sfxreduce.errors import UsageError
 
 __all__ = [
     "BLOCKS_AT_ONCE",
+    "IN_PROCESS",
     "NO_NOTES",
     "PATIENCE_SECONDS",
     "Notes",
@@ -143,6 +144,10 @@ class SerialPool:
     ) -> Iterator[tuple[int, Result]]:
         """Call in order. See `Pool.map`."""
         yield from enumerate(map(function, items))
+
+
+IN_PROCESS = SerialPool()
+"""Where the work runs unless another pool is given. It holds nothing and needs no closing."""
 
 
 def part_of(array: da.Array, keys: list[Any]) -> HighLevelGraph:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sfxreduce.run.reasons import UNSAFE, Reason
+from sfxreduce.run.show import html_table
 
 __all__ = ["Decision", "Decisions", "ScoreBound", "blank_peaks", "decide", "keep_by_peaks"]
 
@@ -163,6 +164,14 @@ class Decisions:
     def sample(self) -> NDArray[np.int64]:
         """Positions of the rejected events that are kept for an audit, ascending."""
         return np.flatnonzero(self.reason & np.uint32(Reason.AUDIT_SAMPLE)).astype(np.int64)
+
+    def _repr_html_(self) -> str:
+        facts = {d.name.lower(): f"{self.count(d):,}" for d in reversed(Decision)}
+        return html_table(
+            f"Decisions on {self.score.size:,} event{'' if self.score.size == 1 else 's'}",
+            facts | {"kept to audit": f"{self.sample.size:,}"},
+            note="Counts promise nothing: what is promised is in the assurance of the report.",
+        )
 
     def _with(self, why: Reason, events: NDArray[np.int64]) -> Decisions:
         reason = self.reason.copy()

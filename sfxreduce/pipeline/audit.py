@@ -14,7 +14,7 @@ from sfxreduce.audit.certificate import Certificate, certificate_from_json
 from sfxreduce.audit.certify import PEAK_COUNT, certify, check_certificate
 from sfxreduce.audit.draw import Draw, draw_audit, draw_from_json, draw_to_json
 from sfxreduce.audit.labels import EventLabel, label_by_count, labels_from_csv, labels_to_csv
-from sfxreduce.cluster import Pool
+from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import read_ledger
@@ -106,7 +106,7 @@ def audit_label(
     given: Sequence[EventLabel] | Path = (),
     out: Path | None = None,
     overwrite: bool = False,
-    pool: Pool,
+    pool: Pool = IN_PROCESS,
     progress: Progress = silent,
 ) -> tuple[EventLabel, ...]:
     """Label the events drawn by their peaks on the whole frame; only these are read.

@@ -12,7 +12,7 @@ import hdf5plugin
 import numpy as np
 import xarray as xr
 
-from sfxreduce.cluster import Pool
+from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.errors import OutputError, SfxReduceError, UsageError
 from sfxreduce.io.files.durable import disk_bytes
@@ -76,7 +76,7 @@ def convert_run(
     run: Run,
     *,
     out: Path,
-    pool: Pool,
+    pool: Pool = IN_PROCESS,
     cxi_filter: str = "gzip",
     cxi_layout: str = "modules",
     nxmx_codec: str = "gzip",

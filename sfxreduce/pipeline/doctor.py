@@ -244,7 +244,7 @@ def _self_test(model: Path) -> str:
         store = Path(folder) / "hits.zarr"
         report = filter_run(
             run,
-            FilterSettings(scorer=CnnScorer(model)),
+            settings=FilterSettings(scorer=CnnScorer(model)),
             outputs=Outputs(store=store),
             pool=SerialPool(),
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.audit.sample import draw_sample
-from sfxreduce.cluster import Pool
+from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import NO_NOTES, Notes, Progress, silent
 from sfxreduce.decisions.assurance import Check, assure
 from sfxreduce.decisions.decide import Decisions, decide, keep_by_peaks
@@ -29,7 +30,13 @@ from sfxreduce.pipeline.stages.overlay import take_over
 from sfxreduce.pipeline.stages.plan import FilterPlan, plan_output
 from sfxreduce.pipeline.stages.reduced import Reduced
 from sfxreduce.pipeline.stages.score import score_run, scored_pixels
-from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs, storage_of
+from sfxreduce.pipeline.stages.settings import (
+    FilterSettings,
+    Outputs,
+    network_on,
+    outputs_at,
+    storage_of,
+)
 from sfxreduce.pipeline.stages.write import kept_columns, published_at_once, write_reduced
 from sfxreduce.report.report import Report, summarize, write_page
 from sfxreduce.run.run import Run
@@ -42,16 +49,26 @@ ASSUMED = ("the places of the panels are assumed: pass '--geometry FILE'",)
 
 def filter_run(
     run: Run,
-    settings: FilterSettings,
+    outputs: Outputs | Path | str,
+    settings: FilterSettings | None = None,
     *,
-    outputs: Outputs,
-    pool: Pool,
+    pool: Pool = IN_PROCESS,
     progress: Progress = silent,
 ) -> Report:
     """Keep the hits of a run, bit for bit, and account for every event.
 
     Nothing appears under the outputs' names before all of it is complete. After a cut-off the same
     call resumes.
+
+    Parameters
+    ----------
+    outputs : Outputs, Path or str
+        Where the results go; a path is that of the reduced store, and nothing is written beside it.
+    settings : FilterSettings, optional
+        How events are judged; by default as ``sfxreduce filter`` does without options: by the
+        network that comes with the package, on what the pool has.
+    pool : Pool
+        Where the work runs; in this process if not given.
 
     Raises
     ------
@@ -62,17 +79,18 @@ def filter_run(
     SfxReduceError
         If the model does not fit the run or the pool fails.
     """
-    report, _ = carry_out(run, settings, outputs=outputs, pool=pool, progress=progress)
+    settings = settings or FilterSettings(scorer=network_on(pool))
+    report, _ = carry_out(run, settings, outputs=outputs_at(outputs), pool=pool, progress=progress)
     return report
 
 
 def plan_filter(
     run: Run,
-    settings: FilterSettings,
+    settings: FilterSettings | None = None,
     *,
     known: Reduced | None = None,
     outputs: Outputs | None = None,
-    pool: Pool,
+    pool: Pool = IN_PROCESS,
     notes: Notes = NO_NOTES,
     progress: Progress = silent,
 ) -> FilterPlan:
@@ -82,6 +100,8 @@ def plan_filter(
 
     Parameters
     ----------
+    settings : FilterSettings, optional
+        See `filter_run`.
     known : Reduced, optional
         An earlier output of this run, judged by the same scorer. Scores come from its ledger, and
         pixels are read only where these settings rest on more, or fewer, tiles of an event.
@@ -101,6 +121,7 @@ def plan_filter(
     SfxReduceError
         If the model does not fit the run or the pool fails.
     """
+    settings = settings or FilterSettings(scorer=network_on(pool))
     _refuse(run, settings, outputs=outputs, known=known)
     return _plan(run, settings, known=known, pool=pool, notes=notes, progress=progress)
 

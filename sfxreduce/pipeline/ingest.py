@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sfxreduce.cluster import Pool
+from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.errors import UsageError
 from sfxreduce.io.chunks.blosc import PACKINGS
@@ -64,7 +64,7 @@ def ingest_run(
     run: Run,
     *,
     out: Path,
-    pool: Pool,
+    pool: Pool = IN_PROCESS,
     retile: bool = False,
     packing: str = "fast",
     overwrite: bool = False,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from sfxreduce.cluster import Pool
+from pathlib import Path
+
+from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.pipeline.filter import carry_out
 from sfxreduce.pipeline.stages.plan import Reread
 from sfxreduce.pipeline.stages.reduced import Reduced
-from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs, outputs_at
 from sfxreduce.report.report import Report
 from sfxreduce.run.run import Run
 
@@ -19,8 +21,8 @@ def redecide_run(
     settings: FilterSettings,
     *,
     known: Reduced,
-    outputs: Outputs,
-    pool: Pool,
+    outputs: Outputs | Path | str,
+    pool: Pool = IN_PROCESS,
     progress: Progress = silent,
 ) -> tuple[Report, Reread]:
     """Make the output that `sfxreduce.filter_run` would make with these settings.
@@ -37,6 +39,10 @@ def redecide_run(
         With the scorer that judged it, see `Reduced.scorer`.
     known : Reduced
         The earlier output.
+    outputs : Outputs, Path or str
+        See `sfxreduce.filter_run`.
+    pool : Pool
+        Where the work runs; in this process if not given.
 
     Raises
     ------
@@ -50,7 +56,7 @@ def redecide_run(
         If the pool fails.
     """
     report, plan = carry_out(
-        run, settings, known=known, outputs=outputs, pool=pool, progress=progress
+        run, settings, known=known, outputs=outputs_at(outputs), pool=pool, progress=progress
     )
     assert plan.reread is not None  # noqa: S101 - always there where an output is known
     return report, plan.reread

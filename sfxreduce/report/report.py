@@ -34,6 +34,7 @@ from sfxreduce.report.figures import (
 from sfxreduce.run.columns import plain_text
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
+from sfxreduce.run.show import html_table
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
 
 __all__ = [
@@ -178,6 +179,18 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        facts: dict[str, object] = {
+            "hits": f"{self.hits:,}",
+            "undecided, kept": f"{self.undecided:,}",
+            "rejected": f"{self.rejected:,}, {self.audit_sample:,} of them kept to audit",
+            "scorer": self.judged_by,
+            "saved": self.saving,
+            "output": short_path(self.out),
+        }
+        facts |= {"next": self.next_command} if self.next_command else {}
+        return html_table(self.verdict, facts, note=self.assurance["sentence"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import dask.array as da
 import numpy as np
@@ -14,15 +15,20 @@ import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
-from sfxreduce.errors import SchemaError, SourceError
+from sfxreduce.errors import SchemaError, SourceError, UsageError
 from sfxreduce.run.columns import EVENT_COLUMNS, select_events
 from sfxreduce.run.detector import Detector
+from sfxreduce.run.show import draw_frame, html_table
 from sfxreduce.run.window import Window
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "Checked",
     "DeclaresMissing",
     "FrameSource",
+    "KeepsLedger",
     "LeadsOn",
     "Reading",
     "ReadsInto",
@@ -39,6 +45,12 @@ __all__ = [
     "samples_of",
     "select_run",
 ]
+
+
+NO_LEDGER = (
+    "expected a reduced store, opened as it is, found a run without a ledger; 'sfxreduce filter' "
+    "makes a reduced store of it"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +255,15 @@ class LeadsOn(Protocol):
         ...
 
 
+@runtime_checkable
+class KeepsLedger(Protocol):
+    """A source that remembers every event of the run it was made from."""
+
+    def ledger(self) -> xr.Dataset:
+        """Read the ledger, one row an event of that run. See `Run.ledger`."""
+        ...
+
+
 def read_into(
     source: FrameSource, events: Sequence[int], window: Window | None, pixels: NDArray[np.generic]
 ) -> NDArray[np.uint32]:
@@ -347,6 +368,15 @@ class Run:
     ------
     SchemaError
         If a column is missing or has another length than the frames.
+
+    Examples
+    --------
+    ``len(run)`` is its number of events, and ``run[3]`` one of them:
+
+    >>> from sfxreduce.simulate.run import simulate_run
+    >>> run = simulate_run("photosystem-i-8kev", n_events=4, frame_shape=(350, 350), seed=1)
+    >>> len(run), dict(run[3].frame.sizes)
+    (4, {'y': 350, 'x': 350})
     """
 
     source: FrameSource
@@ -434,6 +464,110 @@ class Run:
         )
         dims = ("event", *self.detector.frame_dims)
         return xr.DataArray(data, dims=dims, name="frames", attrs={"units": "ADU"})
+
+    @property
+    def ledger(self) -> xr.Dataset:
+        """What became of every event of the run that this one was reduced from.
+
+        A Dataset on dimension ``source``, one row an event of that run, in its order:
+        ``source_index``, ``score``, ``decision`` (`sfxreduce.Decision`), ``reason``
+        (`sfxreduce.Reason` bits) and what else `sfxreduce.ledger_run` writes, as stored. Its method
+        ``to_pandas()`` makes a data frame of it.
+
+        Raises
+        ------
+        UsageError
+            If the run is not a reduced store.
+        SchemaError
+            If the ledger is missing or damaged.
+        """
+        if not isinstance(self.source, KeepsLedger):
+            raise UsageError(f"{self.path}: {NO_LEDGER}")
+        table = self.source.ledger()
+        return table[sorted(map(str, table))]
+
+    def __len__(self) -> int:
+        return self.n_events
+
+    def __getitem__(self, event: int) -> xr.Dataset:
+        """One event: its ``frame`` (frame axes, in ADU), and a value of every column.
+
+        Parameters
+        ----------
+        event : int
+            Position in the run; a negative one counts from the end.
+
+        Raises
+        ------
+        IndexError
+            If there is no such event.
+        SourceError
+            If its frame cannot be read.
+        """
+        position = range(self.n_events)[operator.index(event)]
+        pixels = _read_block(source=self.source, step=1, block_id=(position,))[0]
+        frame = xr.DataArray(pixels, dims=self.detector.frame_dims, attrs={"units": "ADU"})
+        return self.columns.isel(event=position).assign(frame=frame).drop_attrs(deep=False)
+
+    def sel(self, *, event_id: str) -> xr.Dataset:
+        """Return the one event of this name, as ``run[position]`` does.
+
+        Parameters
+        ----------
+        event_id : str
+            Its column ``event_id``.
+
+        Raises
+        ------
+        UsageError
+            If no event has this name, or several have.
+        SourceError
+            If its frame cannot be read.
+        """
+        named = np.flatnonzero(self.columns["event_id"].values == event_id)
+        if named.size != 1:
+            raise UsageError(
+                f"{self.path}: expected one event called '{event_id}', found {named.size}; "
+                "run.columns['event_id'] lists the names, run[POSITION] needs none"
+            )
+        return self[int(named[0])]
+
+    def show(self, event: int) -> Figure:
+        """Draw the assembled picture of an event, in ADU.
+
+        Parameters
+        ----------
+        event : int
+            Position in the run.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            A notebook shows it, ``savefig`` writes it; pyplot does not know of it.
+
+        Raises
+        ------
+        IndexError
+            If there is no such event.
+        SourceError
+            If its frame cannot be read.
+        """
+        shown = self[event]
+        name = str(shown["event_id"].values)
+        title = f"event {event} of {self.n_events:,}" + (f": {name}" if name else "")
+        return draw_frame(shown["frame"].values, self.detector, title=title)
+
+    def _repr_html_(self) -> str:
+        detector = self.detector
+        facts: dict[str, object] = {
+            "events": f"{self.n_events:,}",
+            "frames": f"{' x '.join(map(str, detector.frame_shape))} pixels, {self.source.dtype}",
+            "detector": f"{detector.name}, panels {detector.geometry}",
+            "experiment": self.experiment or "not said",
+            "columns": ", ".join(sorted(map(str, self.columns))),
+        }
+        facts |= {f"warning {n}": text for n, text in enumerate(self.warnings, start=1)}
+        return html_table(f"Run {self.path}", facts)
 
 
 def block_sizes(n_events: int, step: int) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from sfxreduce.cluster import Pool, SerialPool
+from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.decisions.decide import Decision
 from sfxreduce.decisions.method import Method, threshold_rule
@@ -141,7 +141,7 @@ def evaluate_model(
     threshold: float | None = None,
     hit_min_peaks: int = HIT_PEAKS,
     labelling: Labelling | None = None,
-    pool: Pool | None = None,
+    pool: Pool = IN_PROCESS,
     progress: Progress = silent,
 ) -> Evaluation:
     """Judge a scorer on runs as `filter` would decide: what is not safe is kept.
@@ -158,7 +158,7 @@ def evaluate_model(
         Fewest true peaks of a hit, where the truth lists them.
     labelling : Labelling, optional
         The peak finder's rule if not given: `sfxreduce.train.labelling.PeakLabelling`.
-    pool : Pool, optional
+    pool : Pool
         Where events are scored; in this process if not given.
 
     Raises
@@ -169,14 +169,13 @@ def evaluate_model(
     if not runs:
         raise LabelError("evaluate: expected at least one run, found none; pass --in RUN")
     rule = PeakLabelling() if labelling is None else labelling
-    where = pool or SerialPool()
     limit = own_threshold(scorer) if threshold is None else threshold
     settings = FilterSettings(scorer=scorer, threshold=threshold)
     columns, methods = [], []
     for run in runs:
-        scores, method = _scores(run, settings, limit=limit, pool=where, progress=progress)
+        scores, method = _scores(run, settings, limit=limit, pool=pool, progress=progress)
         methods.append(method)
-        labels = rule(run, pool=where, progress=progress)
+        labels = rule(run, pool=pool, progress=progress)
         columns.append(_with_truth(run, score=scores, label=labels.label))
     score = np.concatenate([c.score for c in columns])
     label = np.concatenate([c.label for c in columns])

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.cluster import Pool
+from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.errors import LabelError
 from sfxreduce.io.label_table import write_labels
@@ -205,7 +205,7 @@ def label_run(
     source: str,
     out: Path | None = None,
     overwrite: bool = False,
-    pool: Pool,
+    pool: Pool = IN_PROCESS,
     progress: Progress = silent,
 ) -> LabelledRun:
     """Label every event of a run: hit, miss, or maybe where it cannot be told.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfxreduce.cluster import Pool
+from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.errors import UsageError
 from sfxreduce.run.run import Run
@@ -55,7 +55,7 @@ def train_model(
     labelling: Labelling | None = None,
     out: Path | None = None,
     overwrite: bool = False,
-    pool: Pool,
+    pool: Pool = IN_PROCESS,
     progress: Progress = silent,
 ) -> TrainedModel:
     """Train a network on labelled runs, or let a model go on learning from one run.

@@ -446,7 +446,7 @@ def test_a_dark_run_is_never_released(beamtime: Beamtime) -> None:
     hits = beamtime.root / "dark_hits.zarr"
     filter_run(
         open_run(dark),
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=hits),
         pool=POOL,
     )
@@ -460,7 +460,7 @@ def test_a_store_without_its_sample_of_rejects_is_refused(beamtime: Beamtime) ->
     outputs = Outputs(store=hits)
     filter_run(
         open_run(beamtime.run()),
-        FilterSettings(scorer=BrightestPixel(), audit_share=0),
+        settings=FilterSettings(scorer=BrightestPixel(), audit_share=0),
         outputs=outputs,
         pool=POOL,
     )

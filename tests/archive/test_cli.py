@@ -31,7 +31,7 @@ def beamtime(tmp_path: Path) -> Path:
     ingest_run(planted_run(n_events=40), out=tmp_path / "run.zarr", pool=pool)
     filter_run(
         open_run(tmp_path / "run.zarr"),
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         pool=pool,
     )

@@ -56,7 +56,7 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = Outputs(store=folder / "hits.zarr")
     filter_run(
         open_run(folder / "run.zarr"),
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=outputs,
         pool=pool,
     )

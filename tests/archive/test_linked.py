@@ -65,7 +65,7 @@ def by_virtual_sources(folder: Path) -> Path:
 def filtered(run: Path) -> Path:
     hits = run.with_name("hits.zarr")
     settings = FilterSettings(scorer=BrightestPixel())
-    filter_run(open_run(run), settings, outputs=Outputs(store=hits), pool=POOL)
+    filter_run(open_run(run), settings=settings, outputs=Outputs(store=hits), pool=POOL)
     for name in ("tape_a", "tape_b"):
         (run.parent / name).mkdir()
     return hits
@@ -137,7 +137,7 @@ def test_events_of_a_run_that_was_read_by_a_path_come_back(
                 file[f"shot-{event}/data"] = frame
     settings = FilterSettings(scorer=BrightestPixel())
     opened = open_run(run, data_path=data_path)
-    filter_run(opened, settings, outputs=Outputs(store=hits), pool=POOL)
+    filter_run(opened, settings=settings, outputs=Outputs(store=hits), pool=POOL)
     for name in ("tape_a", "tape_b"):
         (tmp_path / name).mkdir()
     pools = [f"--to=a=posix:{tmp_path}/tape_a", f"--to=b=posix:{tmp_path}/tape_b"]
@@ -165,7 +165,7 @@ def test_a_folder_of_single_files_is_to_be_stored_first(call: Call, tmp_path: Pa
             file["image"] = frame
     opened = open_run(folder, data_path="/image")
     settings = FilterSettings(scorer=BrightestPixel())
-    filter_run(opened, settings, outputs=Outputs(store=hits), pool=POOL)
+    filter_run(opened, settings=settings, outputs=Outputs(store=hits), pool=POOL)
     status, found, _ = call("archive", "plan", folder, "--hits", hits, "--as", "ann", "--serial",
                             "--data-path", "/image")  # fmt: skip
     assert status == 2
@@ -241,7 +241,7 @@ def test_a_run_that_a_copy_would_not_hold_whole_is_refused(
     hits = tmp_path / "hits.zarr"
     settings = FilterSettings(scorer=BrightestPixel())
     readable = open_run(run, roots=[tmp_path])
-    filter_run(readable, settings, outputs=Outputs(store=hits), pool=POOL)
+    filter_run(readable, settings=settings, outputs=Outputs(store=hits), pool=POOL)
     status, found, _ = call("archive", "plan", run, "--hits", hits, "--as", "ann", "--serial")
     assert (status, {refusal["code"] for refusal in found["refusals"]}) == (3, {"R23"})
     assert any(says in refusal["message"] for refusal in found["refusals"])

@@ -55,7 +55,7 @@ def shards(beamtime: Beamtime, monkeypatch: pytest.MonkeyPatch) -> Beamtime:
     outputs = Outputs(store=beamtime.hits())
     filter_run(
         open_run(beamtime.run()),
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=outputs,
         pool=POOL,
     )
@@ -398,7 +398,9 @@ def test_a_run_that_is_one_file_goes_as_it_is(beamtime: Beamtime) -> None:
     with h5py.File(run, "w") as file:
         file["entry/data/data"] = source.frames
     outputs = Outputs(store=hits)
-    filter_run(open_run(run), FilterSettings(scorer=BrightestPixel()), outputs=outputs, pool=POOL)
+    filter_run(
+        open_run(run), settings=FilterSettings(scorer=BrightestPixel()), outputs=outputs, pool=POOL
+    )
     beamtime.run = lambda n=0: run  # type: ignore[method-assign,assignment]
     beamtime.clock.wait(days=1)
     beamtime.plan(hits=hits)

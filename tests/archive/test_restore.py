@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ingest_run(planted_run(n_events=N_EVENTS), out=folder / "run.zarr", pool=serial)
     filter_run(
         open_run(folder / "run.zarr"),
-        FilterSettings(scorer=BrightestPixel(), audit_share=0.1),
+        settings=FilterSettings(scorer=BrightestPixel(), audit_share=0.1),
         outputs=Outputs(store=folder / "hits.zarr"),
         pool=serial,
     )

@@ -75,7 +75,10 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 cxi_without_geometry=True,
             )
             filter_run(
-                open_run(run), FilterSettings(scorer=BrightestPixel()), outputs=outputs, pool=POOL
+                open_run(run),
+                settings=FilterSettings(scorer=BrightestPixel()),
+                outputs=outputs,
+                pool=POOL,
             )
     return root
 
@@ -234,7 +237,10 @@ def test_runs_of_hdf5_files_are_weighed_too(tmp_path: Path) -> None:
     for paths, out in (([tmp_path / "a.h5", tmp_path / "b.h5"], "ab"), ([tmp_path / "c.cxi"], "c")):
         outputs = Outputs(store=tmp_path / f"{out}.zarr")
         filter_run(
-            open_run(paths), FilterSettings(scorer=BrightestPixel()), outputs=outputs, pool=POOL
+            open_run(paths),
+            settings=FilterSettings(scorer=BrightestPixel()),
+            outputs=outputs,
+            pool=POOL,
         )
     found = report_savings(root=tmp_path, sample=10)
     check_sums(json.loads(json.dumps(found.to_json())))

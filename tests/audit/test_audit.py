@@ -401,7 +401,7 @@ def filtered(source: Path, *, threshold: float) -> Path:
     store = source.with_name("hits.zarr")
     filter_run(
         open_run(source),
-        FilterSettings(scorer=BrightestPixel(), threshold=threshold),
+        settings=FilterSettings(scorer=BrightestPixel(), threshold=threshold),
         outputs=Outputs(store=store),
         pool=SerialPool(),
     )

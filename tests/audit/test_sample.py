@@ -33,7 +33,10 @@ def tree(path: Path) -> dict[str, bytes]:
 def filtered(run: Run, out: Path, pool: Pool, *, share: float = 0.1) -> Report:
     outputs = Outputs(store=out)
     return filter_run(
-        run, FilterSettings(scorer=BrightestPixel(), audit_share=share), outputs=outputs, pool=pool
+        run,
+        settings=FilterSettings(scorer=BrightestPixel(), audit_share=share),
+        outputs=outputs,
+        pool=pool,
     )
 
 
@@ -155,7 +158,9 @@ def test_a_sampled_event_that_cannot_be_read_whole_is_a_hole_and_says_so(
 
     run = replace(whole, source=Fading(frames=source.frames, detector=source.detector))
     outputs = Outputs(store=tmp_path / "hits.zarr")
-    filter_run(run, FilterSettings(scorer=BrightestPixel(tile=20)), outputs=outputs, pool=serial)
+    filter_run(
+        run, settings=FilterSettings(scorer=BrightestPixel(tile=20)), outputs=outputs, pool=serial
+    )
     table = ledger(tmp_path / "hits.zarr")
     sampled = (table.reason.values & np.uint32(Reason.AUDIT_SAMPLE)) != 0
     assert sampled.sum() == 1

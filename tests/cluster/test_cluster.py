@@ -70,7 +70,7 @@ def test_the_dashboard_shows_score_reduce_and_publish(
         assert answer.status == 200
     filter_run(
         open_run(stored),
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         pool=cluster,
     )
@@ -94,7 +94,7 @@ def test_a_scheduler_elsewhere_is_used_with_relative_paths(
         monkeypatch.chdir(tmp_path)
         report = filter_run(
             open_run(Path(stored.name)),
-            FilterSettings(scorer=BrightestPixel()),
+            settings=FilterSettings(scorer=BrightestPixel()),
             outputs=Outputs(
                 store=Path("hits.zarr"), cxi=Path("hits.cxi"), cxi_without_geometry=True
             ),

@@ -118,7 +118,7 @@ def test_results_are_the_same_bytes_however_many_workers_are_killed(
     np.save(tmp_path / "frames.npy", run.source.frames)  # type: ignore[attr-defined]
     run = replace(run, source=SavedFrames.of(run, tmp_path / "frames.npy"))
     scorer = Watched(folder=str(tmp_path))
-    filtered = partial(filter_run, run, FilterSettings(scorer=scorer))
+    filtered = partial(filter_run, run, settings=FilterSettings(scorer=scorer))
     filtered(outputs=Outputs(store=tmp_path / "serial"), pool=SerialPool())
     (tmp_path / "calls").unlink()
     (tmp_path / "storm").touch()
@@ -193,7 +193,7 @@ def test_an_event_that_kills_every_process_that_reads_it_costs_itself_only(
         stores[name] = tmp_path / name
         filter_run(
             replace(run, source=source),
-            FilterSettings(scorer=BrightestPixel(needs_conditions=True)),
+            settings=FilterSettings(scorer=BrightestPixel(needs_conditions=True)),
             outputs=Outputs(store=stores[name]),
             pool=pool,
         )

@@ -249,7 +249,7 @@ def test_an_event_that_reads_differently_is_undecided(tmp_path: Path) -> None:
     bad.twice = {4, 6}
     filter_run(
         bad.run(),
-        FilterSettings(scorer=Scoring(), audit_share=0.0),
+        settings=FilterSettings(scorer=Scoring(), audit_share=0.0),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         pool=SerialPool(),
     )

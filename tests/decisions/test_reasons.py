@@ -51,7 +51,7 @@ def test_a_store_with_former_names_is_read_like_any_other(
         attributes = {"flag_masks": [1 << bit for bit in range(len(former))]}
         attributes |= {"flag_meanings": WRITTEN_IN_0_1}
         patch.setitem(_ATTRIBUTES, "reason", attributes)
-        filter_run(run, settings, outputs=Outputs(store=old), pool=serial)
+        filter_run(run, settings=settings, outputs=Outputs(store=old), pool=serial)
     assert open_table(old, "ledger")["reason"].attrs["flag_meanings"] == WRITTEN_IN_0_1
     assert verify_run(old, against=run, pool=serial).ok
     known = read_reduced(old, pool=serial)

@@ -79,7 +79,7 @@ def between_scoring_and_copying(monkeypatch: pytest.MonkeyPatch, act: Callable[[
 
 def filtered(run: Path, out: Path, *, tile: int = 0) -> Report:
     settings = FilterSettings(scorer=BrightestPixel(tile=tile), audit_share=0.1)
-    return filter_run(open_run(run), settings, outputs=Outputs(store=out), pool=POOL)
+    return filter_run(open_run(run), settings=settings, outputs=Outputs(store=out), pool=POOL)
 
 
 @pytest.mark.parametrize("tile", [0, 20], ids=["whole frames", "a window"])

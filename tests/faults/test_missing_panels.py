@@ -86,7 +86,7 @@ def filtered(run: Path, **outputs: Path) -> Path:
     hits = run.with_name("hits.zarr")
     filter_run(
         open_run(run),
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=hits, **outputs),
         pool=SerialPool(),
     )
@@ -216,7 +216,10 @@ def test_a_cxi_file_masks_missing_panels_in_their_events(cxi_filter: str, tmp_pa
         store=hits, cxi=tmp_path / "hits.cxi", cxi_filter=cxi_filter, cxi_without_geometry=True
     )
     filter_run(
-        open_run(run), FilterSettings(scorer=BrightestPixel()), outputs=outputs, pool=SerialPool()
+        open_run(run),
+        settings=FilterSettings(scorer=BrightestPixel()),
+        outputs=outputs,
+        pool=SerialPool(),
     )
     events = open_table(hits)["source_index"].values
     with h5py.File(tmp_path / "hits.cxi") as file:
@@ -266,7 +269,12 @@ def test_a_panel_that_one_of_two_files_lacks_is_a_hole_in_its_events(tmp_path: P
     assert reading.reasons.tolist() == [0] * N_EVENTS + [Reason.DATA_HOLE] * N_EVENTS
     assert not reading.lost.any()
     hits = tmp_path / "hits.zarr"
-    filter_run(run, FilterSettings(scorer=BrightestPixel()), outputs=Outputs(store=hits), pool=POOL)
+    filter_run(
+        run,
+        settings=FilterSettings(scorer=BrightestPixel()),
+        outputs=Outputs(store=hits),
+        pool=POOL,
+    )
     made = read_ledger(open_table(hits, "ledger"), where="hits")
     assert (made.decision[N_EVENTS:] == Decision.UNDECIDED).all()
     assert open_table(hits)["panel_missing"].values[-N_EVENTS:].tolist() == [[0, 0, 1]] * N_EVENTS

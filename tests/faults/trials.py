@@ -120,7 +120,7 @@ class Bench:
         """Filter the run; hits, and a sample of the rejects, some shards of each."""
         filter_run(
             open_run(self.run),
-            FilterSettings(scorer=BrightestPixel(), audit_share=0.3),
+            settings=FilterSettings(scorer=BrightestPixel(), audit_share=0.3),
             outputs=Outputs(store=out, report=out.with_suffix(".html")),
             pool=pool,
         )

@@ -1120,7 +1120,7 @@ def make_good_run(folder: Path) -> None:
     ingest_run(run, out=folder / "good.zarr", pool=SerialPool())
     filter_run(
         open_run(folder / "good.zarr"),
-        FilterSettings(scorer=PeakScorer()),
+        settings=FilterSettings(scorer=PeakScorer()),
         outputs=Outputs(store=folder / "hits.zarr"),
         pool=SerialPool(),
     )

@@ -43,7 +43,7 @@ def filtered(run: Path, store: Path, **outputs: Path) -> Report:
     settings = FilterSettings(scorer=BrightestPixel())
     return filter_run(
         open_run(run),
-        settings,
+        settings=settings,
         outputs=Outputs(store=store, cxi_without_geometry=True, **outputs),
         pool=POOL,
     )
@@ -82,7 +82,7 @@ def test_no_spreadsheet_computes_a_file_name(
     run = open_run(write_run(tmp_path / "run.h5"))
     run.columns["source_file"] = ("event", np.full(6, name, object))
     outputs = Outputs(store=tmp_path / "hits.zarr")
-    filter_run(run, FilterSettings(scorer=BrightestPixel()), outputs=outputs, pool=POOL)
+    filter_run(run, settings=FilterSettings(scorer=BrightestPixel()), outputs=outputs, pool=POOL)
     ledger_run(tmp_path / "hits.zarr", tmp_path / "ledger.csv")
     with (tmp_path / "ledger.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -69,7 +69,7 @@ class Stopping(SerialPool):
 def keep_hits(run: Run, out: Path, pool: Pool, **options: Any) -> None:
     filter_run(
         run,
-        FilterSettings(scorer=BrightestPixel(), **options),
+        settings=FilterSettings(scorer=BrightestPixel(), **options),
         outputs=Outputs(store=out),
         pool=pool,
     )
@@ -117,7 +117,7 @@ def test_another_command_is_refused_and_says_what_changed(
         keep_hits(open_run(stored), out, SerialPool(), **options)
     filter_run(
         open_run(stored),
-        FilterSettings(scorer=BrightestPixel(), **options),
+        settings=FilterSettings(scorer=BrightestPixel(), **options),
         outputs=Outputs(store=out, overwrite=True),
         pool=SerialPool(),
     )
@@ -187,7 +187,7 @@ def test_what_was_half_written_is_swept(stored: Path, tmp_path: Path) -> None:
 
     def keep(pool: Pool) -> None:
         settings = FilterSettings(scorer=BrightestPixel())
-        filter_run(open_run(stored), settings, outputs=outputs, pool=pool)
+        filter_run(open_run(stored), settings=settings, outputs=outputs, pool=pool)
 
     with pytest.raises(KeyboardInterrupt):
         keep(Stopping("publish", 0))
@@ -250,7 +250,7 @@ def test_an_output_that_was_not_made_does_not_appear_with_the_others(
     with pytest.raises(RefusedError, match=r"page\.html: was not asked for"):
         filter_run(
             open_run(stored),
-            FilterSettings(scorer=BrightestPixel()),
+            settings=FilterSettings(scorer=BrightestPixel()),
             outputs=more,
             pool=SerialPool(),
         )

@@ -159,7 +159,7 @@ def test_hits_of_such_a_store_are_copied_and_verified(
     no_codec.clear()
     report = filter_run(
         source,
-        FilterSettings(scorer=scorer),
+        settings=FilterSettings(scorer=scorer),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         pool=serial,
     )

@@ -83,7 +83,7 @@ def test_outputs_are_for_whom_the_umask_says(tmp_path: Path) -> None:
         ingest_run(planted_run(n_events=6), out=tmp_path / "run.zarr", pool=SerialPool())
         filter_run(
             open_run(tmp_path / "run.zarr"),
-            FilterSettings(scorer=PeakScorer()),
+            settings=FilterSettings(scorer=PeakScorer()),
             outputs=Outputs(
                 store=tmp_path / "hits.zarr",
                 cxi=tmp_path / "hits.cxi",

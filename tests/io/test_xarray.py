@@ -21,7 +21,9 @@ def test_stores_open_in_xarray_without_a_warning(
     """Warnings are errors here. The sample had another number of events on an axis of one name."""
     out = tmp_path / "hits.zarr"
     settings = FilterSettings(scorer=BrightestPixel(), audit_share=0.1)
-    report = filter_run(open_run(stored), settings, outputs=Outputs(store=out), pool=serial)
+    report = filter_run(
+        open_run(stored), settings=settings, outputs=Outputs(store=out), pool=serial
+    )
     for path, n_events in ((stored, 70), (out, report.kept)):
         with xr.open_zarr(path) as table:
             assert table.sizes["event"] == n_events
@@ -39,7 +41,7 @@ def test_the_ledger_is_a_table_of_one_row_an_event(
 ) -> None:
     """It had two: the hash of what was kept had an axis of two words."""
     out = tmp_path / "hits.zarr"
-    filter_run(open_run(stored), FilterSettings(scorer=BrightestPixel()),
+    filter_run(open_run(stored), settings=FilterSettings(scorer=BrightestPixel()),
                outputs=Outputs(store=out), pool=serial)  # fmt: skip
     with xr.open_zarr(out, group="ledger", consolidated=False) as ledger:
         table = ledger.to_dataframe()

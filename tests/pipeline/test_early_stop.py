@@ -93,7 +93,7 @@ def test_tiles_are_counted_and_bounded_scores_pass_the_test_of_the_scores(
     assert plan.method.assurance.checks["shape"].passed
     report = filter_run(
         stored_run,
-        FilterSettings(scorer=scorer),
+        settings=FilterSettings(scorer=scorer),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         pool=serial,
     )

@@ -61,7 +61,7 @@ def test_every_kept_event_is_written_once_in_order_bit_for_bit(
     source = open_run(stored) if origin == "copied tiles" else run
     report = filter_run(
         source,
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         pool=serial,
     )
@@ -83,7 +83,7 @@ def test_the_ledger_has_one_row_for_every_source_event(
 ) -> None:
     filter_run(
         open_run(stored),
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         pool=serial,
     )
@@ -101,7 +101,7 @@ def test_truth_of_the_kept_events_goes_with_them(
 ) -> None:
     filter_run(
         open_run(stored),
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         pool=serial,
     )
@@ -118,7 +118,7 @@ def test_serial_and_cluster_write_the_same_bytes(
     for name, pool in (("serial", serial), ("cluster", cluster)):
         filter_run(
             open_run(stored),
-            FilterSettings(scorer=BrightestPixel(tile=tile)),
+            settings=FilterSettings(scorer=BrightestPixel(tile=tile)),
             outputs=Outputs(store=tmp_path / name),
             pool=pool,
         )
@@ -132,7 +132,7 @@ def test_the_cxi_filter_changes_how_hits_are_packed_and_nothing_else(
         (tmp_path / name).mkdir()
         filter_run(
             open_run(stored),
-            FilterSettings(scorer=BrightestPixel()),
+            settings=FilterSettings(scorer=BrightestPixel()),
             outputs=Outputs(
                 store=tmp_path / name / "hits.zarr",
                 cxi=tmp_path / name / "hits.cxi",
@@ -167,7 +167,7 @@ def test_hits_handed_over_as_stored_tiles_can_be_filtered_and_verified_again(
 ) -> None:
     filter_run(
         open_run(stored),
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(
             store=tmp_path / "once",
             cxi=tmp_path / "once.cxi",
@@ -179,7 +179,7 @@ def test_hits_handed_over_as_stored_tiles_can_be_filtered_and_verified_again(
     source = open_run(tmp_path / "once.cxi")
     filter_run(
         source,
-        FilterSettings(scorer=BrightestPixel(), threshold=1030),
+        settings=FilterSettings(scorer=BrightestPixel(), threshold=1030),
         outputs=Outputs(store=tmp_path / "twice"),
         pool=serial,
     )
@@ -269,7 +269,7 @@ def test_an_unreadable_event_is_kept_as_a_hole_and_verified_as_one(
     source = open_run(stored)
     report = filter_run(
         source,
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         pool=serial,
     )
@@ -286,7 +286,7 @@ def test_a_run_without_hits_and_a_run_of_hits_are_both_whole(
     for name, threshold, kept in (("none", 9e9, 0), ("all", -1.0, 70)):
         report = filter_run(
             source,
-            FilterSettings(scorer=BrightestPixel(), threshold=threshold),
+            settings=FilterSettings(scorer=BrightestPixel(), threshold=threshold),
             outputs=Outputs(
                 store=tmp_path / name,
                 cxi=tmp_path / f"{name}.cxi",
@@ -310,7 +310,7 @@ def test_a_dry_run_plans_what_the_real_run_does_and_writes_nothing(
     assert set(tmp_path.iterdir()) == before
     filter_run(
         open_run(stored),
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         pool=serial,
     )
@@ -345,7 +345,10 @@ def test_scoring_reads_only_the_window_and_copying_decodes_no_more_of_what_is_ke
     monkeypatch.setattr(ZarrFrames, "read_into", noting)
     monkeypatch.setattr(shards.TileCodec, "decode", counting)
     report = filter_run(
-        source, FilterSettings(scorer=scorer), outputs=Outputs(store=tmp_path / "h"), pool=serial
+        source,
+        settings=FilterSettings(scorer=scorer),
+        outputs=Outputs(store=tmp_path / "h"),
+        pool=serial,
     )
     assert asked == [window, window]
     layout = source.source.layout  # type: ignore[attr-defined]
@@ -365,9 +368,9 @@ def test_an_existing_output_stays_unless_overwriting(
         settings = FilterSettings(scorer=BrightestPixel(), threshold=threshold)
         if store.exists() and not overwrite:
             with pytest.raises(OutputExists, match="already exists"):
-                filter_run(source, settings, outputs=outputs, pool=serial)
+                filter_run(source, settings=settings, outputs=outputs, pool=serial)
         else:
-            filter_run(source, settings, outputs=outputs, pool=serial)
+            filter_run(source, settings=settings, outputs=outputs, pool=serial)
         assert open_run(store).n_events == kept
     assert verify_run(store, against=source, pool=serial).ok
 
@@ -397,7 +400,7 @@ def test_a_hit_that_cannot_be_copied_whole_says_so_in_the_ledger(
     shard.write_bytes(data)
     report = filter_run(
         source,
-        FilterSettings(scorer=scorer),
+        settings=FilterSettings(scorer=scorer),
         outputs=Outputs(store=tmp_path / "hits.zarr"),
         pool=serial,
     )
@@ -436,7 +439,7 @@ def test_a_disk_that_fills_up_leaves_no_output_and_the_source_as_it_was(
     def attempt() -> None:
         filter_run(
             open_run(stored),
-            FilterSettings(scorer=BrightestPixel()),
+            settings=FilterSettings(scorer=BrightestPixel()),
             outputs=Outputs(store=tmp_path / "hits.zarr", report=tmp_path / "r.html"),
             pool=serial,
         )
@@ -457,7 +460,7 @@ def test_filtering_never_changes_the_source(stored: Path, tmp_path: Path, serial
     contents = tree(stored)
     filter_run(
         open_run(stored),
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(
             store=tmp_path / "h",
             cxi=tmp_path / "h.cxi",
@@ -474,7 +477,7 @@ def test_a_hits_store_can_be_filtered_again(stored: Path, tmp_path: Path, serial
     for source, out, threshold in ((stored, "once", 500.0), (tmp_path / "once", "twice", 1030.0)):
         filter_run(
             open_run(source),
-            FilterSettings(scorer=BrightestPixel(), threshold=threshold),
+            settings=FilterSettings(scorer=BrightestPixel(), threshold=threshold),
             outputs=Outputs(store=tmp_path / out),
             pool=serial,
         )
@@ -487,7 +490,7 @@ def test_an_empty_run_is_filtered_to_an_empty_store(tmp_path: Path, serial: Pool
     ingest_run(planted_run(n_events=0), out=tmp_path / "run.zarr", pool=serial)
     report = filter_run(
         open_run(tmp_path / "run.zarr"),
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=tmp_path / "hits.zarr", report=tmp_path / "r.html"),
         pool=serial,
     )
@@ -504,7 +507,7 @@ def test_a_simulated_experiment_goes_through_whole(
     source = open_run(tmp_path / "run.zarr")
     report = filter_run(
         source,
-        FilterSettings(scorer=PeakScorer()),
+        settings=FilterSettings(scorer=PeakScorer()),
         outputs=Outputs(store=tmp_path / "hits.zarr", cxi=tmp_path / "hits.cxi"),
         pool=cluster,
     )

@@ -109,7 +109,9 @@ def test_a_shard_is_taken_only_for_the_events_it_holds(
     # A shard was known by its place in the store alone.
     def keep(out: Path) -> None:
         settings = FilterSettings(scorer=BrightestPixel(), audit_share=0.3)
-        filter_run(open_run(stored), settings, outputs=Outputs(store=out), pool=SerialPool())
+        filter_run(
+            open_run(stored), settings=settings, outputs=Outputs(store=out), pool=SerialPool()
+        )
 
     with monkeypatch.context() as patched:
         patched.setattr(MANIFEST, stop)
@@ -133,7 +135,7 @@ class Asked:
 
     def filter(self, run: Path) -> None:
         opened = open_run(run, **self.reader)
-        filter_run(opened, self.settings, outputs=self.outputs, pool=SerialPool())
+        filter_run(opened, settings=self.settings, outputs=self.outputs, pool=SerialPool())
 
 
 WORDS = ("centre", "full", "cuda", "blosc", "slab", "entry/other/data")

@@ -184,7 +184,10 @@ def mottled(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def filtered(run: Run, out: Path, scorer: Scorer, **judging: Any) -> Reduced:
     filter_run(
-        run, FilterSettings(scorer=scorer, **judging), outputs=Outputs(store=out), pool=SERIAL
+        run,
+        settings=FilterSettings(scorer=scorer, **judging),
+        outputs=Outputs(store=out),
+        pool=SERIAL,
     )
     return read_reduced(out, pool=SERIAL)
 
@@ -203,7 +206,10 @@ def redecided(old: Reduced, run: Run, out: Path, scorer: Scorer, **judging: Any)
     fresh = out.with_name("fresh.zarr")
     shutil.rmtree(fresh, ignore_errors=True)
     expected = filter_run(
-        run, FilterSettings(scorer=scorer, **judging), outputs=Outputs(store=fresh), pool=SERIAL
+        run,
+        settings=FilterSettings(scorer=scorer, **judging),
+        outputs=Outputs(store=fresh),
+        pool=SERIAL,
     )
     ours, theirs = tree(out), tree(fresh)
     assert sorted(ours) == sorted(theirs)
@@ -751,7 +757,7 @@ def test_an_output_that_was_appearing_is_completed(
     for name, threshold in (("old", 500.0), ("fresh", 1010.0)):
         filter_run(
             run,
-            FilterSettings(scorer=scorer, threshold=threshold),
+            settings=FilterSettings(scorer=scorer, threshold=threshold),
             outputs=Outputs(store=tmp_path / name),
             pool=SERIAL,
         )

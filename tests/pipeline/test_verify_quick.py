@@ -56,7 +56,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ingest.ingest_run(planted_run(n_events=33), out=folder / "run.zarr", pool=SerialPool())
     filter_run(
         open_run(folder / "run.zarr"),
-        FilterSettings(scorer=BrightestPixel()),
+        settings=FilterSettings(scorer=BrightestPixel()),
         outputs=Outputs(store=folder / "hits.zarr"),
         pool=SerialPool(),
     )

@@ -30,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Reduced:
     ingest_run(planted_run(n_events=N_EVENTS), out=folder / "run.zarr", pool=SerialPool())
     filter_run(
         open_run(folder / "run.zarr"),
-        FilterSettings(scorer=BrightestPixel(), audit_share=0.2),
+        settings=FilterSettings(scorer=BrightestPixel(), audit_share=0.2),
         outputs=Outputs(store=folder / "hits.zarr"),
         pool=SerialPool(),
     )

@@ -60,7 +60,10 @@ def run_with_faults(*, n_events: int = 24, seed: int = 0) -> Run:
 def filtered(run: Run, out: Path, pool: Pool, *, needs_conditions: bool = True) -> Path:
     scorer = replace(BrightestPixel(), needs_conditions=needs_conditions)
     filter_run(
-        run, FilterSettings(scorer=scorer, drift=False), outputs=Outputs(store=out), pool=pool
+        run,
+        settings=FilterSettings(scorer=scorer, drift=False),
+        outputs=Outputs(store=out),
+        pool=pool,
     )
     return out
 

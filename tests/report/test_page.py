@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, str]:
     )
     report = filter_run(
         crystals_run(hits=HITS, lost=LOST),
-        FilterSettings(scorer=Calibrated(), threshold=0.5),
+        settings=FilterSettings(scorer=Calibrated(), threshold=0.5),
         outputs=outputs,
         pool=SerialPool(),
     )

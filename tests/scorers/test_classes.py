@@ -125,7 +125,10 @@ def test_the_shipped_model_tells_classes_and_drops_nothing_for_it(
     for name, model in (("told", default_model()), ("bare", tmp_path / "bare")):
         store = tmp_path / f"{name}.zarr"
         filter_run(
-            run, FilterSettings(scorer=CnnScorer(model)), outputs=Outputs(store=store), pool=serial
+            run,
+            settings=FilterSettings(scorer=CnnScorer(model)),
+            outputs=Outputs(store=store),
+            pool=serial,
         )
         with xr.open_zarr(store, group="ledger", consolidated=False) as ledger:
             decided[name] = ledger.load()

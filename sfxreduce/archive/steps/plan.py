@@ -41,7 +41,7 @@ from sfxreduce.archive.steps.repack import store_events
 from sfxreduce.archive.tape.bags import PACKAGES_FILE, PLAN_FILE, write_bag
 from sfxreduce.archive.tape.paths import folder_of
 from sfxreduce.audit.certificate import Certificate
-from sfxreduce.cluster import Pool
+from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.decisions.decide import Decision
 from sfxreduce.errors import LeadsOutside, RunNotFound, SchemaError, UsageError
@@ -130,7 +130,7 @@ def plan_runs(
     ended_ns: int | None = None,
     data_path: str = "",
     group: str = "",
-    pool: Pool,
+    pool: Pool = IN_PROCESS,
     progress: Progress = silent,
 ) -> list[PlannedRun]:
     """Plan several runs; one that is refused does not keep the others from being planned.

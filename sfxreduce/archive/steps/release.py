@@ -31,7 +31,7 @@ from sfxreduce.archive.steps.plan import verify_again
 from sfxreduce.archive.steps.premises import judge_anew
 from sfxreduce.archive.tape.backends import Backend
 from sfxreduce.archive.tape.receipts import Receipt
-from sfxreduce.cluster import Pool
+from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.errors import RunNotFound
 from sfxreduce.io.open import open_run
@@ -75,7 +75,7 @@ def release_run(
     data_path: str = "",
     sign_key: Path | None = None,
     policy: Policy | None = None,
-    pool: Pool,
+    pool: Pool = IN_PROCESS,
     progress: Progress = silent,
 ) -> Released:
     """Write the release ticket of a run, after everything was looked at once more.

@@ -18,7 +18,7 @@ from sfxreduce.archive.steps.copies import Copies, copies_of, open_copies
 from sfxreduce.archive.steps.packing import tars_of
 from sfxreduce.archive.steps.restore_events import Places, Restored, restore_events
 from sfxreduce.archive.tape.holding import Holding, fetch_files
-from sfxreduce.cluster import Pool
+from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.errors import RunNotFound, SourceError, UsageError, VerificationError
 from sfxreduce.io.writers.publish import check_outputs, staged
@@ -33,7 +33,7 @@ def restore_run_events(
     out: Path,
     hits: Path | None = None,
     to: Sequence[str] = (),
-    pool: Pool,
+    pool: Pool = IN_PROCESS,
     overwrite: bool = False,
     progress: Progress = silent,
     policy: Policy | None = None,

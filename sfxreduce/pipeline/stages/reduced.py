@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.cluster import Pool
+from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import Progress, silent
 from sfxreduce.decisions.decide import Decisions
 from sfxreduce.decisions.ledger import read_ledger
@@ -19,13 +19,12 @@ from sfxreduce.io.store.manifest import Manifest, manifest_to_json
 from sfxreduce.io.store.metadata import CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.pipeline.stages.batch import SCORE_DTYPE
 from sfxreduce.pipeline.stages.score import SEEN_ON_PIXELS
+from sfxreduce.pipeline.stages.settings import network_on
 from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.quality.conditions import Conditions, conditions_of_table
 from sfxreduce.run.columns import plain_text
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
-from sfxreduce.scorers.cnn.folder import default_model
-from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.scorers.peaks.finder import PeakFinder, PeakScorer
 from sfxreduce.scorers.protocol import Scorer, calibration_of
 
@@ -93,7 +92,9 @@ class Reduced:
             return None
         return conditions_of_table(open_table(self.path, CONDITIONS_GROUP))
 
-    def scorer(self, *, model: Path | None = None, device: str = "cpu") -> Scorer:
+    def scorer(
+        self, *, model: Path | None = None, device: str = "auto", pool: Pool = IN_PROCESS
+    ) -> Scorer:
         """Return the scorer that judged its events, set as it was.
 
         Parameters
@@ -101,7 +102,9 @@ class Reduced:
         model : Path, optional
             Folder of the model; the shipped one if not given.
         device : str
-            "cpu", "cuda" or "cuda:N".
+            "auto", "cpu", "cuda" or "cuda:N"; see `network_on`.
+        pool : Pool
+            Where the network is to run.
 
         Raises
         ------
@@ -111,7 +114,7 @@ class Reduced:
         if self.manifest.scorer == "peaks":
             scorer: Scorer = _peak_scorer(self.manifest.settings)
         elif self.manifest.scorer == "cnn":
-            scorer = self._network(model or default_model(), device)
+            scorer = self._network(model, device, pool)
         else:
             raise RefusedError(
                 f"{self.path}: judged by '{self.manifest.scorer}', which this version does not "
@@ -120,10 +123,10 @@ class Reduced:
         self.check_scorer(scorer)
         return scorer
 
-    def _network(self, model: Path, device: str) -> Scorer:
+    def _network(self, model: Path | None, device: str, pool: Pool) -> Scorer:
         """Network with the window that its settings name; any other if none of them does."""
         scorers = [
-            CnnScorer(model, device=device, looks_at=window)
+            network_on(pool, model=model, device=device, looks_at=window)
             for window in ("auto", "centre", "full")
         ]
         return next((s for s in scorers if _has_settings(self.manifest, s)), scorers[0])
@@ -189,7 +192,7 @@ class Reduced:
                 )
 
 
-def read_reduced(path: Path, *, pool: Pool, progress: Progress = silent) -> Reduced:
+def read_reduced(path: Path, *, pool: Pool = IN_PROCESS, progress: Progress = silent) -> Reduced:
     """Open an output after every byte of it was compared with its checksum.
 
     Raises

@@ -12,6 +12,7 @@ import numpy as np
 from dask.base import tokenize
 
 from sfxreduce.audit.sample import AUDIT_SHARE, check_share
+from sfxreduce.cluster import Pool
 from sfxreduce.decisions.method import MAX_BLANKS_KEPT, threshold_rule
 from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import UsageError
@@ -29,10 +30,20 @@ from sfxreduce.report.report import Storage
 from sfxreduce.run.columns import plain_text
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import Run
+from sfxreduce.scorers.cnn.folder import default_model
+from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS
 from sfxreduce.scorers.protocol import Scorer
 
-__all__ = ["FilterSettings", "Outputs", "crystfel_paths", "pinned", "storage_of"]
+__all__ = [
+    "FilterSettings",
+    "Outputs",
+    "crystfel_paths",
+    "network_on",
+    "outputs_at",
+    "pinned",
+    "storage_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +53,8 @@ class FilterSettings:
     Parameters
     ----------
     scorer : Scorer
-        What gives an event its number.
+        What gives an event its number; the network that comes with the package, on CPU, if not
+        given.
     threshold : float, optional
         Smallest score of a hit; the scorer's own if not given. It voids the promise.
     promise : Promise
@@ -70,7 +82,7 @@ class FilterSettings:
     0.01
     """
 
-    scorer: Scorer
+    scorer: Scorer = field(default_factory=lambda: CnnScorer(default_model()))
     threshold: float | None = None
     promise: Promise = field(default_factory=Promise)
     drift: bool = True
@@ -114,6 +126,36 @@ class FilterSettings:
             ),
         }
         return tuple(reason for reason, is_so in chosen.items() if is_so)
+
+
+def network_on(
+    pool: Pool, *, model: Path | str | None = None, device: str = "auto", looks_at: str = "auto"
+) -> CnnScorer:
+    """Return a network that runs on what the workers of a pool have.
+
+    Parameters
+    ----------
+    model : Path or str, optional
+        Model folder; the one that comes with the package if not given.
+    device : str
+        "auto" for the workers' GPU where any of them offers one, "cpu" or "cuda".
+    looks_at : str
+        See `sfxreduce.scorers.cnn.scorer.CnnScorer`.
+
+    Raises
+    ------
+    ModelError
+        If the folder holds no model this version can use.
+
+    Examples
+    --------
+    >>> from sfxreduce.cluster import IN_PROCESS
+    >>> network_on(IN_PROCESS).device
+    'cpu'
+    """
+    if device == "auto":
+        device = "cuda" if pool.has_gpu else "cpu"
+    return CnnScorer(model or default_model(), device=device, looks_at=looks_at)
 
 
 def pinned(value: object, name: str = "", *, by_content: bool) -> dict[str, Any]:
@@ -265,6 +307,17 @@ class Outputs:
             check_geometry(run, "--nxmx: DIALS")
             self.layer_of(run.detector)
             modules_of(run.detector)
+
+
+def outputs_at(place: Outputs | Path | str) -> Outputs:
+    """Outputs as they are given, or a reduced store alone at a path.
+
+    Examples
+    --------
+    >>> outputs_at("hits.zarr").store.name
+    'hits.zarr'
+    """
+    return place if isinstance(place, Outputs) else Outputs(store=Path(place))
 
 
 def check_geometry(run: Run, reader: str, instead: str = "") -> None:

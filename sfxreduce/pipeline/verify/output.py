@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.cluster import Pool
+from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import read_ledger
@@ -88,7 +88,7 @@ class Verification:
 
 
 def verify_run(
-    path: Path, *, against: Run | None = None, pool: Pool, progress: Progress = silent
+    path: Path, *, against: Run | None = None, pool: Pool = IN_PROCESS, progress: Progress = silent
 ) -> Verification:
     """Compare an output with its manifest, and with its source if that is given.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from sfxreduce.cluster import Pool
+from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import Progress, silent, tracked
 from sfxreduce.errors import UsageError
 from sfxreduce.run.window import TileChoice
@@ -28,7 +28,7 @@ def crossval_models(
     experiments: Sequence[str] = tuple(EXPERIMENTS),
     scale: float = 1.0,
     window: TileChoice | None = None,
-    pool: Pool,
+    pool: Pool = IN_PROCESS,
     progress: Progress = silent,
 ) -> Across:
     """Judge experiments of the simulator by models that have not seen them.

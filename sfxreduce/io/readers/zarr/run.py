@@ -17,7 +17,13 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from sfxreduce.errors import SchemaError, SfxReduceError, SourceError, VerificationError
+from sfxreduce.errors import (
+    SchemaError,
+    SfxReduceError,
+    SourceError,
+    UsageError,
+    VerificationError,
+)
 from sfxreduce.io.chunks.decode import can_unpack_many, unpack_parts
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.chunks.limits import MOST_CHUNK_BYTES, MOST_RATIO, SPARED_BYTES
@@ -29,6 +35,7 @@ from sfxreduce.io.store.guard import GuardedStore, check_tree
 from sfxreduce.io.store.manifest import Manifest, manifest_from_json
 from sfxreduce.io.store.metadata import (
     AUDIT_DIM,
+    LEDGER_GROUP,
     MANIFEST_GROUP,
     SCHEMA,
     ZARR_ERRORS,
@@ -40,7 +47,7 @@ from sfxreduce.io.store.metadata import (
 from sfxreduce.run.columns import event_columns, plain_text
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Reading, Run, Sampled
+from sfxreduce.run.run import NO_LEDGER, Reading, Run, Sampled
 from sfxreduce.run.window import Window
 
 __all__ = [
@@ -245,6 +252,12 @@ class ZarrFrames:
             lost = _read_tile_by_tile(store, store.layout, next(self.encoded([event])), frame)
         lost |= pixels_missing(frame, store.missing[event], fill=store.fill)
         return None if lost.all() else lost
+
+    def ledger(self) -> xr.Dataset:
+        """Read the ledger of a reduced store. See `sfxreduce.run.run.Run.ledger`."""
+        if not os.path.lexists(Path(self.path) / LEDGER_GROUP):
+            raise UsageError(f"{self.path}: {NO_LEDGER}")
+        return open_table(Path(self.path), LEDGER_GROUP)
 
     @property
     def fill(self) -> float:
