@@ -12,9 +12,13 @@ import sfxreduce_cli.main
 project = "sfxreduce"
 author = "The sfxreduce developers"
 copyright = "2026, the sfxreduce developers"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
 exclude_patterns = ["_build", "results/*"]
 html_theme = "pydata_sphinx_theme"
 html_title = "sfxreduce"

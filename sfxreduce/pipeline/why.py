@@ -117,7 +117,9 @@ def why_event(store: Path, event: int) -> Explanation:
         )
     origin = ""
     if "source_file" in table and "source_event" in table:
-        origin = f", {table['source_file'].values[event]} //{int(table['source_event'][event])}"
+        # A run that came from no file has rows all the same.
+        file = str(table["source_file"].values[event])
+        origin = f", {file} //{int(table['source_event'][event])}" if file else ""
     score, peaks = float(decisions.score[event]), int(decisions.peaks[event])
     flags = [one for one in Reason if int(decisions.reason[event]) & one]
     decision = Decision(decisions.decision[event])

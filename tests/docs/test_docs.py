@@ -15,6 +15,7 @@ from archived import Call
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOTEBOOKS = [page for page in PAGES if page.read_text().startswith("---\nfile_format: mystnb")]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -42,6 +43,14 @@ def test_commands_and_examples_of_a_page_run(page: Path, tmp_path: Path) -> None
     run_shell("\n".join(blocks(page, "sh")), tmp_path)
     for example in blocks(page, "python"):
         run_shell(f"{shlex.quote(sys.executable)} -c {shlex.quote(example)}", tmp_path)
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda p: p.stem)
+def test_cells_of_a_notebook_run_as_they_are_written(page: Path, tmp_path: Path) -> None:
+    cells = blocks(page, r"\{code-cell\}")
+    assert len(cells) > 5
+    told = run_shell(f"{shlex.quote(sys.executable)} -c {shlex.quote(''.join(cells))}", tmp_path)
+    assert "0 differ" in told or "With 90 % confidence at most" in told
 
 
 def test_label_train_and_evaluate_work_on_the_run_of_the_readme(
