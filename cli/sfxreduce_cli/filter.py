@@ -101,6 +101,5 @@ def _carried_out(
     if dry_run:
         plan = sfxreduce.plan_filter(run, settings, outputs=outputs, **work)
         return partial(print_filter_plan, plan)
-    return partial(
-        print_filter, sfxreduce.filter_run(run, settings=settings, outputs=outputs, **work)
-    )
+    report = sfxreduce.filter_run(run, settings=settings, outputs=outputs, **work)
+    return partial(print_filter, report, workers=work["pool"].facts)

@@ -171,6 +171,14 @@ class PoolOptions:
             rich_help_panel=POOL,
         ),
     ] = 0
+    drop_bad_workers: Annotated[
+        bool,
+        typer.Option(
+            "--drop-bad-workers",
+            help="Go on without workers that have other code, or do not see the run as we do.",
+            rich_help_panel=POOL,
+        ),
+    ] = False
 
     @property
     def address(self) -> str:
@@ -212,6 +220,8 @@ class PoolOptions:
                         n_workers=self.workers,
                         gpu=gpu,
                         security=self.security,
+                        drop_bad_workers=self.drop_bad_workers,
+                        tell=_warn_of_worker,
                         **patience,
                     )
                 )
@@ -490,7 +500,11 @@ def _tunnel(dashboard: str) -> str:
     return f"ssh -N -L {port} {getpass.getuser()}@{socket.getfqdn()}"
 
 
-def _patience_of_environment() -> dict[str, float]:
+def _warn_of_worker(line: str) -> None:
+    say(f"sfxreduce: warning: {line}")
+
+
+def _patience_of_environment() -> dict[str, Any]:
     """How long nothing may be done before workers are restarted, if the environment says so."""
     seconds = os.environ.get("SFXREDUCE_PATIENCE_SECONDS")
     try:

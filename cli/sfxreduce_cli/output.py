@@ -218,10 +218,18 @@ def _planned(plan: FilterPlan) -> dict[str, Any]:
     }
 
 
-def print_redecided(report: Report, reread: Reread, *, as_json: bool) -> None:
-    """Print the numbers of an output with another threshold, and what had to be read for it."""
+def print_redecided(
+    report: Report, reread: Reread, *, workers: Mapping[str, Any], as_json: bool
+) -> None:
+    """Print the numbers of an output with another threshold, and what had to be read for it.
+
+    Parameters
+    ----------
+    workers : mapping
+        As for `print_filter`.
+    """
     if as_json:
-        print_json(report.to_json() | reread.to_json())
+        print_json({**report.to_json(), **reread.to_json(), **workers})
         end_if_changed(report)
         return
     _print_kept(report)
@@ -247,11 +255,17 @@ def end_if_changed(report: Report) -> None:
         raise typer.Exit(1)
 
 
-def print_filter(report: Report, *, as_json: bool) -> None:
-    """Print the numbers of a filter run, and warn where every event was rejected."""
+def print_filter(report: Report, *, workers: Mapping[str, Any], as_json: bool) -> None:
+    """Print the numbers of a filter run, and warn where every event was rejected.
+
+    Parameters
+    ----------
+    workers : mapping
+        Who did the work; told in JSON only.
+    """
     if as_json:
         _warn_of(report)
-        print_json(report.to_json())
+        print_json({**report.to_json(), **workers})
     else:
         _print_kept(report)
     end_if_changed(report)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     import dask.array as da
 
     from sfxreduce.cluster import Pool
+    from sfxreduce.cluster.pool import Needs, NeedsToCome
 
 __all__ = ["PoolOnDemand"]
 
@@ -37,10 +39,27 @@ class PoolOnDemand:
         self._open_pool = open_pool
         self._watch = watch
         self._has_gpu = has_gpu
+        self._to_come: NeedsToCome | None = None
 
     @cached_property
     def _pool(self) -> Pool:
-        return self._open_pool()
+        pool = self._open_pool()
+        if self._to_come is not None:
+            self._to_come.ask(pool)
+        return pool
+
+    def needing(self, needs: Needs) -> AbstractContextManager[None]:
+        """Say what tasks of a block need. See `Pool.needing`."""
+        from sfxreduce.cluster.pool import NeedsToCome  # loaded by then, and not for --help
+
+        self._to_come = NeedsToCome()
+        return self._to_come.of(needs, self.__dict__.get("_pool"))
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Who did the work, as ``--json`` tells it; nothing of this process, or where none was."""
+        facts: Mapping[str, Any] = getattr(self.__dict__.get("_pool"), "facts", {})
+        return facts
 
     @property
     def dashboard(self) -> str:

@@ -86,7 +86,7 @@ def _carried_out(
         plan = sfxreduce.plan_filter(run, settings, known=known, outputs=outputs, **work)
         return partial(print_filter_plan, plan)
     done = sfxreduce.redecide_run(run, settings, known=known, outputs=outputs, **work)
-    return partial(print_redecided, *done)
+    return partial(print_redecided, *done, workers=work["pool"].facts)
 
 
 def _check(ctx: typer.Context, old: Reduced, judging: JudgingOptions) -> None:

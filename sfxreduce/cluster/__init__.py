@@ -2,6 +2,8 @@
 
 `pool` says what a pool is. `dask_pool` hands tasks to workers, `in_flight` waits for them,
 `suspects` deals with tasks that end their workers, `isolated` runs one call in its own process.
+`roll_call` lets no worker have a task before its `answers` passed the `verdict`; `restarts` lists
+those that were lost.
 `local` starts workers on this machine, `connection` reaches others, `security` says who may talk to
 them.
 """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,17 @@ from sfxreduce.cluster.connection import connect
 from sfxreduce.cluster.in_flight import Flow, SetAside
 from sfxreduce.cluster.isolated import Alone, Failed
 from sfxreduce.cluster.local import local_cluster
-from sfxreduce.cluster.pool import BLOCKS_AT_ONCE, PATIENCE_SECONDS, Rescue, part_of
+from sfxreduce.cluster.pool import (
+    BLOCKS_AT_ONCE,
+    PATIENCE_SECONDS,
+    Needs,
+    Rescue,
+    part_of,
+    unheard,
+)
 from sfxreduce.cluster.respawn import kept_in_number
+from sfxreduce.cluster.restarts import Restarts
+from sfxreduce.cluster.roll_call import RollCall
 from sfxreduce.cluster.security import read_security
 from sfxreduce.cluster.suspects import Suspect, results_of
 from sfxreduce.errors import ClusterError
@@ -52,11 +61,43 @@ class DaskPool:
     ----------
     patience_seconds : float
         Without any task done, after which the workers are restarted.
+    drop_bad_workers : bool
+        Do without workers that fail the roll call; else the work stops.
+    tell : callable
+        Given one line about each worker that is done without, or is started again.
     """
 
-    def __init__(self, client: Client, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        drop_bad_workers: bool = False,
+        tell: Callable[[str], None] = unheard,
+    ) -> None:
         self._client = client
         self._patience = patience_seconds
+        self._roll = RollCall(client, drop_bad=drop_bad_workers, tell=tell)
+        self._restarts = Restarts(client, name_of=self._roll.name_of, tell=tell)
+
+    def close(self) -> None:
+        """Ask workers nothing any more."""
+        self._restarts.close()
+        self._roll.close()
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Who did the work, and what was started again, as ``--json`` tells it."""
+        scheduler = self._client.scheduler
+        address = str(scheduler.address) if scheduler is not None else ""
+        return {
+            "cluster": {"scheduler": address, "workers": self._roll.to_json()},
+            "restarts": self._restarts.to_json(),
+        }
+
+    def needing(self, needs: Needs) -> AbstractContextManager[None]:
+        """Call the roll for what a block needs. See `Pool.needing`."""
+        return self._roll.of(needs)
 
     @property
     def dashboard(self) -> str:
@@ -79,12 +120,15 @@ class DaskPool:
         """Compute blocks on the workers. See `Pool.blocks`."""
         # Given here, resources reach every task; dask.annotate loses them when tasks are fused
         # (dask issue 7036), and GPU tasks would run anywhere.
-        resources = {"GPU": 1} if needs_gpu else None
+        resources = {"GPU": 1.0} if needs_gpu else {}
         if needs_gpu and not self.has_gpu:
             raise ClusterError(
                 "expected a worker that offers the resource GPU, found none; start one with "
                 "--resources GPU=1, or use --device cpu"
             )
+
+        self._roll.begin()
+        resources |= self._roll.resources
 
         def submit(part: list[tuple[int, Any]]) -> list[Future[Any]]:
             # As layers: of tasks one by one Dask would hash every argument.
@@ -100,12 +144,13 @@ class DaskPool:
             rescue=rescue,
             resources=resources,
         )
-        flow = Flow(self._client, patience_seconds=self._patience)
+        flow = self._flow(self._patience)
         tasks = flow.outcomes(
             enumerate(flatten(array.__dask_keys__())),
             submit,
             # A block that was taken out of an array rests on that array's block.
             needs=lambda task: part_of(array, [task[1]]).keys(),
+            doubted=work.doubted,
             at_least=BLOCKS_AT_ONCE,
         )
         yield from self._results(flow, tasks, work)
@@ -119,9 +164,16 @@ class DaskPool:
         rescue: Rescue[Item, Result] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         """Submit one task per item. See `Pool.map`."""
-        work = _Work(name=name, function=function, rescue=rescue)
-        flow = Flow(self._client, patience_seconds=self._patience)
-        yield from self._results(flow, self._outcomes(flow, enumerate(items), work), work)
+        self._roll.begin()
+        work = _Work(
+            name=name, function=function, rescue=rescue, resources=dict(self._roll.resources)
+        )
+        flow = self._flow(self._patience)
+        outcomes = self._outcomes(flow, enumerate(items), work, doubted=work.doubted)
+        yield from self._results(flow, outcomes, work)
+
+    def _flow(self, patience_seconds: float) -> Flow:
+        return Flow(self._client, self._roll, self._restarts, patience_seconds=patience_seconds)
 
     def _results(
         self, flow: Flow, outcomes: Iterator[tuple[tuple[int, Any], Any]], work: _Work
@@ -139,7 +191,12 @@ class DaskPool:
             yield from results_of(suspects, work.function, each, name=work.name, rescue=work.rescue)
 
     def _outcomes(
-        self, flow: Flow, items: Iterator[tuple[int, Any]], work: _Work
+        self,
+        flow: Flow,
+        items: Iterator[tuple[int, Any]],
+        work: _Work,
+        *,
+        doubted: Callable[[tuple[int, Any], Any], bool] | None,
     ) -> Iterator[tuple[tuple[int, Any], Any]]:
         """Outcomes of one call for each item. See `Flow.outcomes`."""
         token = f"{work.name}-{uuid.uuid4().hex}"
@@ -156,7 +213,7 @@ class DaskPool:
             )
             return futures
 
-        return flow.outcomes(items, submit, needs=lambda task: [(token, task[0])])
+        return flow.outcomes(items, submit, needs=lambda task: [(token, task[0])], doubted=doubted)
 
     def _each(
         self,
@@ -167,22 +224,33 @@ class DaskPool:
     ) -> Iterator[tuple[int, tuple[Any] | Failed]]:
         """Call a function on each item, each time in a process of its own. See `Each`."""
         alone = replace(
-            work, name=f"{work.name}-alone", function=Alone(function=function, seconds=seconds)
+            work,
+            name=f"{work.name}-alone",
+            function=Alone(function=function, seconds=seconds),
         )
+
+        def doubted(task: tuple[int, Any], outcome: tuple[Any] | Failed) -> bool:
+            # Of parts of items, and of what they are joined to, nothing is known here.
+            if function is not work.function or isinstance(outcome, Failed):
+                return False
+            return work.doubts(task[1], outcome[0])
+
+        why = ""
         left = list(enumerate(items))
         for _ in range(ROUNDS_ALONE):
-            flow = Flow(self._client, patience_seconds=START_SECONDS + 2 * seconds)
+            flow = self._flow(START_SECONDS + 2 * seconds)
             again: list[tuple[int, Any]] = []
-            for task, outcome in self._outcomes(flow, iter(left), alone):
+            for task, outcome in self._outcomes(flow, iter(left), alone, doubted=doubted):
                 if isinstance(outcome, SetAside):
+                    why = outcome.why
                     again.append(task)
                 else:
                     yield task[0], outcome
             left = again
         if left:
             raise ClusterError(
-                f"workers die at task {left[0][0]} of '{alone.name}', which is in a process of its "
-                "own; look at the machines they run on, or work elsewhere"
+                f"task {left[0][0]} of '{alone.name}', which is in a process of its own, cannot be "
+                f"done: {why}; look at the machines of the workers, or work elsewhere"
             )
 
 
@@ -193,7 +261,16 @@ class _Work:
     name: str
     function: Callable[[Any], Any]
     rescue: Rescue[Any, Any] | None
-    resources: dict[str, int] | None = None
+    resources: dict[str, float]
+
+    def doubted(self, task: tuple[int, Any], result: Any) -> bool:
+        """Whether a result is not to be believed; see `Rescue`."""
+        return self.doubts(self.item(*task), result)
+
+    def doubts(self, item: Any, result: Any) -> bool:
+        """Whether what came of an item is not to be believed."""
+        doubted = self.rescue.doubted if self.rescue else None
+        return doubted is not None and doubted(item, result)
 
     def item(self, number: int, what: Any) -> Any:
         """What a task is about: of a block, its rescue knows."""
@@ -210,12 +287,14 @@ def _no_rescue(key: Any) -> None:
 
 @contextmanager
 def open_dask_pool(
-    *,
     scheduler: str,
     n_workers: int,
+    *,
     gpu: bool,
     security: Path | None,
     patience_seconds: float,
+    drop_bad_workers: bool,
+    tell: Callable[[str], None],
 ) -> Iterator[DaskPool]:
     """Open a pool of workers elsewhere, or on this machine where no scheduler is named.
 
@@ -228,7 +307,16 @@ def open_dask_pool(
         else _own_cluster(n_workers, gpu, certificates)
     )
     with clients as client:
-        yield DaskPool(client, patience_seconds=patience_seconds)
+        pool = DaskPool(
+            client,
+            patience_seconds=patience_seconds,
+            drop_bad_workers=drop_bad_workers,
+            tell=tell,
+        )
+        try:
+            yield pool
+        finally:
+            pool.close()
 
 
 @contextmanager

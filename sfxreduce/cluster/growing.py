@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any, TypeVar
 
 import dask.array as da
 from numpy.typing import NDArray
 
-from sfxreduce.cluster.pool import Pool, Rescue, SerialPool
+from sfxreduce.cluster.pool import Needs, NeedsToCome, Pool, Rescue, SerialPool
 
 __all__ = ["SECONDS_TO_GAIN", "GrowingPool"]
 
@@ -63,6 +64,7 @@ class GrowingPool:
         self._n_workers = n_workers or len(os.sched_getaffinity(0))
         self._clock = clock
         self._workers: Pool | None = None
+        self._to_come = NeedsToCome()
 
     @property
     def has_grown(self) -> bool:
@@ -73,6 +75,16 @@ class GrowingPool:
     def dashboard(self) -> str:
         """Address of the dashboard; empty as long as there is none."""
         return self._workers.dashboard if self._workers else ""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Who did the work, as `sfxreduce.cluster.dask_pool.DaskPool` tells it."""
+        facts: Mapping[str, Any] = getattr(self._workers, "facts", {})
+        return facts
+
+    def needing(self, needs: Needs) -> AbstractContextManager[None]:
+        """Say what tasks of a block need; workers are asked when they are started."""
+        return self._to_come.of(needs, self._workers)
 
     def blocks(
         self,
@@ -143,4 +155,5 @@ class GrowingPool:
     def _grown(self) -> Pool:
         if self._workers is None:
             self._workers = self._start_workers()
+            self._to_come.ask(self._workers)
         return self._workers

@@ -5,7 +5,7 @@ for ever.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +17,8 @@ from distributed import Client, Future, KilledWorker
 from distributed.client import ClosedClientError, FutureCancelledError
 from distributed.comm.core import CommClosedError
 
+from sfxreduce.cluster.restarts import Restarts
+from sfxreduce.cluster.roll_call import RollCall
 from sfxreduce.errors import ClusterError
 
 __all__ = ["TASKS_PER_THREAD", "Flow", "SetAside"]
@@ -59,14 +61,21 @@ class Flow:
 
     Parameters
     ----------
+    roll : RollCall
+        Says which workers may have tasks.
+    restarts : Restarts
+        Is told of workers that are restarted here.
     patience_seconds : float
         Without any task done, after which the workers are restarted.
     """
 
-    def __init__(self, client: Client, *, patience_seconds: float) -> None:
+    def __init__(
+        self, client: Client, roll: RollCall, restarts: Restarts, *, patience_seconds: float
+    ) -> None:
         self._client = client
+        self._roll, self._restarts = roll, restarts
         self._patience = patience_seconds
-        self._done: SimpleQueue[Future[Any]] = SimpleQueue()
+        self._done: SimpleQueue[Future[Any] | None] = SimpleQueue()
         self._in_vain = False
         self._n_done = 0
         self._thread_seconds = 0.0
@@ -85,6 +94,7 @@ class Flow:
         submit: Callable[[list[Task]], list[Future[Any]]],
         *,
         needs: Callable[[Task], Collection[Key]],
+        doubted: Callable[[Task, Any], bool] | None = None,
         at_least: int = 1,
     ) -> Iterator[tuple[Task, Any]]:
         """Give tasks as they are done, with their result or as `SetAside`.
@@ -96,6 +106,9 @@ class Flow:
         ----------
         needs : callable
             Keys of all that the scheduler runs for a task.
+        doubted : callable, optional
+            Whether a result says that something cannot be read which can. Its worker is retired,
+            and the task set aside.
         at_least : int
             Tasks that are submitted together.
 
@@ -103,16 +116,30 @@ class Flow:
         ------
         ClusterError
             If the scheduler goes away, or restarting the workers does not help.
+        RefusedError
+            If a worker that joined is not to be trusted.
         Exception
             Whatever a task raised.
         """
+        with self._roll.waking(self._done.put):
+            yield from self._outcomes(tasks, submit, needs, doubted, at_least)
+
+    def _outcomes(
+        self,
+        tasks: Iterator[Task],
+        submit: Callable[[list[Task]], list[Future[Any]]],
+        needs: Callable[[Task], Collection[Key]],
+        doubted: Callable[[Task, Any], bool] | None,
+        at_least: int,
+    ) -> Iterator[tuple[Task, Any]]:
         under_way: dict[Future[Any], Task] = {}
         window = n_threads = 0
         try:
             while True:
+                self._roll.check()
                 if len(under_way) <= window // 2:
                     # Workers come and go while a run is under way.
-                    n_threads = sum(self._ask("ncores").values())
+                    n_threads = self._roll.threads(self._ask("ncores"))
                     window = max(at_least, TASKS_PER_THREAD * n_threads, len(under_way))
                     part = list(islice(tasks, window - len(under_way)))
                     with _scheduler_errors():
@@ -126,23 +153,50 @@ class Flow:
                 came = self._next(under_way, needs)
                 self._thread_seconds += (time.monotonic() - started) * max(n_threads, 1)
                 self._n_done += len(came)
-                for future, outcome in came:
+                for future, outcome in self._believed(came, under_way, doubted):
                     yield under_way.pop(future), outcome
         finally:
             # A scheduler that is gone has nothing left to cancel.
             with suppress(ClusterError):
                 self._cancel([future for future in under_way if not future.done()])
 
+    def _believed(
+        self,
+        came: list[tuple[Future[Any], Any]],
+        tasks: Mapping[Future[Any], Task],
+        doubted: Callable[[Task, Any], bool] | None,
+    ) -> list[tuple[Future[Any], Any]]:
+        """Set aside what only the worker that says it could not read; that worker is retired."""
+        if doubted is None:
+            return came
+        doubts = {
+            future
+            for future, outcome in came
+            if not isinstance(outcome, SetAside) and doubted(tasks[future], outcome)
+        }
+        if not doubts:
+            return came
+        # All are asked for first: what a retired worker held is made again, by others.
+        makers = self._ask("who_has", keys=[future.key for future in doubts])
+        for address in {address for held in makers.values() for address in held}:
+            self._roll.retire(
+                address,
+                "expected to read what this machine reads of the run, found that it cannot; look "
+                "at its file systems",
+            )
+        alone = SetAside(why="its worker alone could not read what it needs")
+        return [(future, alone if future in doubts else outcome) for future, outcome in came]
+
     def _next(
         self, under_way: dict[Future[Any], Task], needs: Callable[[Task], Collection[Key]]
     ) -> list[tuple[Future[Any], Any]]:
         """Take what is done; if nothing is for too long, what may be the cause of it."""
         try:
-            batch = {self._done.get(timeout=self._patience)}
+            batch: set[Future[Any] | None] = {self._done.get(timeout=self._patience)}
             with suppress(Empty):
                 while True:
                     batch.add(self._done.get_nowait())
-            mine = batch.intersection(under_way)
+            mine = {future for future in under_way if future in batch}
             came = list(self._gathered(mine).items())
         except Empty:
             at_work = self._at_work()
@@ -191,6 +245,8 @@ class Flow:
             )
         self._in_vain = not stuck
         with_nanny = [address for address, worker in workers.items() if worker["nanny"]]
+        for address in with_nanny:
+            self._restarts.expect(address, f"nothing was done for {self._patience:g} seconds")
         # One may be gone by then, and some may take longer to come back: nothing to wait for.
         with _scheduler_errors(), suppress(KeyError, TimeoutError):
             self._client.restart_workers(with_nanny, timeout=RESTART_SECONDS, raise_for_error=False)

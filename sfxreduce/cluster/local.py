@@ -27,8 +27,11 @@ ALLOWED_FAILURES = 3
 """Deaths of workers that a task may be near to. Most tasks have nothing to do with them: one that
 had to do with more is set aside, not given up."""
 
-WORKER_TTL = "30 s"
-"""Silence after which a worker is restarted. It is looked for as often: at most twice as long."""
+WORKER_TTL = "120 s"
+"""Silence after which a worker is restarted. It is looked for as often: at most twice as long.
+
+A worker that loads torch on a busy machine, or is held by a C library, may be silent for a while
+and is well."""
 
 ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
 KEPT_BY_WORKERS = {"MALLOC_TRIM_THRESHOLD_": 512 << 20, "MALLOC_MMAP_THRESHOLD_": 256 << 20}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from sfxreduce.cluster.pool import PATIENCE_SECONDS, Pool, SerialPool
+from sfxreduce.cluster.pool import PATIENCE_SECONDS, Pool, SerialPool, unheard
 from sfxreduce.errors import UsageError
 
 __all__ = ["open_pool"]
@@ -21,6 +22,8 @@ def open_pool(
     gpu: bool = False,
     security: Path | None = None,
     patience_seconds: float = PATIENCE_SECONDS,
+    drop_bad_workers: bool = False,
+    tell: Callable[[str], None] = unheard,
 ) -> Iterator[Pool]:
     """Open a pool and close it with the block.
 
@@ -31,24 +34,24 @@ def open_pool(
     scheduler : str
         Address of a running Dask scheduler, as ``tcp://127.0.0.1:8786``.
     n_workers : int
-        Worker processes of a cluster on this machine; 0 for one per processor. It listens on
-        127.0.0.1 only.
+        Worker processes on this machine, reached at 127.0.0.1 only; 0 for one per processor.
     gpu : bool
         Whether the workers of that cluster offer the resource ``GPU``.
     security : Path, optional
-        Certificates, see `sfxreduce.cluster.security.read_security`. A scheduler on another machine
-        is not talked to without them.
+        Certificates, see `read_security`; needed for a scheduler on another machine.
     patience_seconds : float
-        Without any task done, after which workers are restarted, and what they were at is tried
-        alone.
+        Without any task done, after which workers are restarted.
+    drop_bad_workers : bool
+        Do without workers that fail the roll call; else the work stops.
+    tell : callable
+        Given a line about each worker that is lost, retired or done without.
 
     Raises
     ------
     UsageError
         If both a scheduler and serial work are asked for, or the certificates are none.
     RefusedError
-        If the scheduler is on another machine and the connection would not be encrypted, or others
-        can read the key.
+        If the connection to another machine would not be encrypted, or others can read the key.
     ClusterError
         If the scheduler does not answer.
     """
@@ -63,11 +66,8 @@ def open_pool(
         return
     from sfxreduce.cluster.dask_pool import open_dask_pool  # half a second, of no use above
 
+    how: dict[str, Any] = {"drop_bad_workers": drop_bad_workers, "tell": tell}
     with open_dask_pool(
-        scheduler=scheduler,
-        n_workers=n_workers,
-        gpu=gpu,
-        security=security,
-        patience_seconds=patience_seconds,
+        scheduler, n_workers, gpu=gpu, security=security, patience_seconds=patience_seconds, **how
     ) as pool:
         yield pool

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count, islice
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import dask.array as da
@@ -22,6 +24,8 @@ __all__ = [
     "IN_PROCESS",
     "NO_NOTES",
     "PATIENCE_SECONDS",
+    "Needs",
+    "NeedsToCome",
     "Notes",
     "Pool",
     "Progress",
@@ -32,6 +36,7 @@ __all__ = [
     "part_of",
     "silent",
     "tracked",
+    "unheard",
 ]
 
 Item = TypeVar("Item")
@@ -46,6 +51,56 @@ PATIENCE_SECONDS = 1800.0
 a minute or two, on a slow disk."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What every worker has to see, and to hold, before it is given a task of some work.
+
+    Parameters
+    ----------
+    inputs : tuple of Path
+        Files and folders that tasks read.
+    folder : Path, optional
+        Where tasks write.
+    model : Path, optional
+        Folder or file of the model that scores.
+    modules : tuple of str
+        What tasks import: a worker is only called warm when it has.
+    memory_bytes : int
+        What a task takes besides the program.
+    """
+
+    inputs: tuple[Path, ...] = ()
+    folder: Path | None = None
+    model: Path | None = None
+    modules: tuple[str, ...] = ()
+    memory_bytes: int = 0
+
+
+class NeedsToCome:
+    """What is needed of a pool that is not there yet; whoever is asked is asked once it is."""
+
+    def __init__(self) -> None:
+        self._needs: Needs | None = None
+        self._stack = ExitStack()
+
+    @contextmanager
+    def of(self, needs: Needs, pool: Pool | None) -> Iterator[None]:
+        """Ask a pool, if there is one, or else the one that comes before the block ends."""
+        self._needs = needs
+        try:
+            with self._stack:
+                if pool is not None:
+                    self.ask(pool)
+                yield
+        finally:
+            self._needs = None
+
+    def ask(self, pool: Pool) -> None:
+        """Ask a pool that has come for what is needed, if anything is."""
+        if self._needs is not None:
+            self._stack.enter_context(pool.needing(self._needs))
+
+
 class Pool(Protocol):
     """Somewhere to run tasks. Every pool gives the same results; only the order may differ."""
 
@@ -57,6 +112,16 @@ class Pool(Protocol):
     @property
     def has_gpu(self) -> bool:
         """Whether any worker offers the resource ``GPU``."""
+        ...
+
+    def needing(self, needs: Needs) -> AbstractContextManager[None]:
+        """Give tasks of this block only to workers that were proven to have what they need.
+
+        Raises
+        ------
+        RefusedError
+            If a worker has not, and is not to be done without.
+        """
         ...
 
     def blocks(
@@ -116,6 +181,10 @@ class SerialPool:
     dashboard = ""
     has_gpu = False
 
+    def needing(self, needs: Needs) -> AbstractContextManager[None]:  # noqa: ARG002 - all is here
+        """See `Pool.needing`."""
+        return nullcontext()
+
     def blocks(
         self,
         array: da.Array,
@@ -167,6 +236,10 @@ class Notes(Protocol):
         """Take down what a part came to."""
         ...
 
+    def forget_after(self, stage: str) -> None:
+        """Forget what was noted of the stages that came after one: they rest on it."""
+        ...
+
 
 class _NoNotes:
     """Remembers nothing."""
@@ -175,6 +248,9 @@ class _NoNotes:
         return {}
 
     def note(self, stage: str, number: int, data: bytes) -> None:
+        pass
+
+    def forget_after(self, stage: str) -> None:
         pass
 
 
@@ -189,6 +265,7 @@ def each_once(
     work: Callable[[Sequence[int]], Iterator[tuple[int, NDArray[Any]]]],
     *,
     dtype: np.dtype[Any],
+    is_open: Callable[[NDArray[Any]], bool] | None = None,
 ) -> Iterator[tuple[int, NDArray[Any]]]:
     """Give what every part of a stage comes to: from the notes, or else from the work itself.
 
@@ -199,18 +276,23 @@ def each_once(
         as it is done.
     dtype : dtype
         Of one-dimensional results.
+    is_open : callable, optional
+        Whether a part has to be done again although something is noted of it.
 
     Yields
     ------
     tuple of int and ndarray
         Number of the part, and its result.
     """
-    known = notes.noted(stage)
-    for number, data in known.items():
-        yield number, np.frombuffer(data, dtype)
+    noted = {n: np.frombuffer(data, dtype) for n, data in notes.noted(stage).items()}
+    known = {n: part for n, part in noted.items() if is_open is None or not is_open(part)}
+    yield from known.items()
     left = [number for number in range(n_parts) if number not in known]
     if left:
         for place, result in work(left):
+            before = noted.get(left[place])
+            if before is not None and before.tobytes() != result.tobytes():
+                notes.forget_after(stage)
             notes.note(stage, left[place], result.tobytes())
             yield left[place], result
 
@@ -225,6 +307,10 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int) -> None:
     """Tell nobody."""
+
+
+def unheard(line: str) -> None:
+    """Tell nobody what happens to workers."""
 
 
 def tracked(parts: Iterable[Item], *, stage: str, total: int, progress: Progress) -> Iterator[Item]:
@@ -266,6 +352,9 @@ class Rescue(Generic[Item, Result]):
         Makes the result of an item of what its parts gave, in order.
     item : callable, optional
         Gives the item of a block of an array, for `Pool.blocks`.
+    doubted : callable, optional
+        Whether this process can read what a result says cannot be read: then the worker that says
+        so is alone, and is not believed.
     """
 
     attempt: Callable[[Item], Any]
@@ -273,6 +362,7 @@ class Rescue(Generic[Item, Result]):
     lost: Callable[[Item], Any]
     joined: Callable[[Item, Sequence[Any]], Result]
     item: Callable[[int], Item] | None = None
+    doubted: Callable[[Item, Result], bool] | None = None
 
     def of_parts(self, numbers: Sequence[int]) -> Rescue[Item, Result]:
         """Return the same for an array of some of the blocks, with these numbers."""

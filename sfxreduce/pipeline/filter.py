@@ -33,6 +33,7 @@ from sfxreduce.pipeline.stages.score import score_run, scored_pixels
 from sfxreduce.pipeline.stages.settings import (
     FilterSettings,
     Outputs,
+    needs_of,
     network_on,
     outputs_at,
     storage_of,
@@ -123,7 +124,8 @@ def plan_filter(
     """
     settings = settings or FilterSettings(scorer=network_on(pool))
     _refuse(run, settings, outputs=outputs, known=known)
-    return _plan(run, settings, known=known, pool=pool, notes=notes, progress=progress)
+    with pool.needing(needs_of(run, settings.scorer, None)):
+        return _plan(run, settings, known=known, pool=pool, notes=notes, progress=progress)
 
 
 def carry_out(
@@ -138,7 +140,10 @@ def carry_out(
     """Plan as `plan_filter` does, write what is planned, and let it appear all at once."""
     started = time.perf_counter()
     _refuse(run, settings, outputs=outputs, known=known)
-    with published_at_once(run, settings, outputs, known=known) as work:
+    with (
+        published_at_once(run, settings, outputs, known=known) as work,
+        pool.needing(needs_of(run, settings.scorer, work.folder)),
+    ):
         plan = _plan(run, settings, known=known, pool=pool, notes=work, progress=progress)
         decisions = write_reduced(plan, work, pool=pool, progress=progress)
         if (outputs.cxi or outputs.nxmx) and not work.published:

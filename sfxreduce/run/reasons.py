@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-__all__ = ["FORMER_NAMES", "HARMLESS", "UNSAFE", "EventClass", "Reason", "reason_named"]
+__all__ = ["FORMER_NAMES", "HARMLESS", "UNREAD", "UNSAFE", "EventClass", "Reason", "reason_named"]
 
 
 class EventClass(IntEnum):
@@ -45,6 +45,10 @@ class Reason(IntFlag):
     CHANGED = 1 << 23
     DOUBTED_AT_FIRST = 1 << 24
 
+
+UNREAD = Reason.FILE_UNREADABLE | Reason.READ_ERROR | Reason.DATA_HOLE
+"""What is said of an event that could not be read; of a healthy run, by a process that does not see
+it."""
 
 FORMER_NAMES = {
     "nonfinite_few": Reason.FEW_NONFINITE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import signal
@@ -271,16 +272,57 @@ def test_tasks_of_a_worker_that_stopped_are_done_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sfx_scheduler(), "worker_ttl", "5 s")
-    spared = {worker.pid for worker in worker_processes()}
-    with open_pool(n_workers=2, patience_seconds=PATIENCE) as pool:
-        stopped = next(worker for worker in worker_processes() if worker.pid not in spared)
+    lines: list[str] = []
+    with open_pool(n_workers=2, patience_seconds=PATIENCE, tell=lines.append) as pool:
+        assert isinstance(pool, DaskPool)
         results = pool.map("slow", slow, range(30))
         found = [next(results)]
+        chosen = pool.facts["cluster"]["workers"][0]
+        stopped = psutil.Process(chosen["pid"])
         stopped.send_signal(signal.SIGSTOP)
         found += results
         assert sorted(found) == [(n, n) for n in range(30)]
         with suppress(psutil.Error):
             assert stopped.status() != psutil.STATUS_STOPPED
+        # Told in one line, with its cause.
+        [told] = [r for r in pool.facts["restarts"] if r["address"] == chosen["address"]]
+        assert told["cause"] == "no sign of life for 5 seconds"
+        assert [line for line in lines if chosen["address"] in line and told["cause"] in line]
+
+
+def hold_the_interpreter(seconds: int) -> None:
+    """Keep every thread of this process from running, as a library that never lets go."""
+    ctypes.PyDLL(None).sleep(seconds)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "seconds"), [("15 s", 8), pytest.param(None, 100, marks=pytest.mark.slow)]
+)
+def test_a_worker_that_is_silent_for_a_while_is_not_restarted(
+    ttl: str | None, seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ttl is not None:
+        monkeypatch.setitem(sfx_scheduler(), "worker_ttl", ttl)
+    with open_pool(n_workers=2, patience_seconds=PATIENCE + seconds) as pool:
+        assert isinstance(pool, DaskPool)
+        assert list(pool.map("hold", hold_the_interpreter, [seconds])) == [(0, None)]
+        assert pool.facts["restarts"] == []
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_for_two_hundred_seconds_is_restarted_and_told() -> None:
+    with open_pool(n_workers=2) as pool:
+        assert isinstance(pool, DaskPool)
+        results = pool.map("slow", slow, range(1200))
+        found = [next(results)]
+        chosen = pool.facts["cluster"]["workers"][0]
+        psutil.Process(chosen["pid"]).send_signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        found += results
+        while time.monotonic() < begun + 250 and not pool.facts["restarts"]:
+            time.sleep(1)
+        assert sorted(found) == [(n, n) for n in range(1200)]
+        assert [r["cause"] for r in pool.facts["restarts"]] == ["no sign of life for 120 seconds"]
 
 
 def killed(_: object) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import time
 from operator import attrgetter
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from distributed.security import Security
 from distributed.utils import LoopRunner
 
 import sfxreduce
+from sfxreduce.cluster.answers import admit
 
 IMPORTED = {
     "dask.base": {"tokenize"},
@@ -48,6 +50,13 @@ ATTRIBUTES = [
     (SpecCluster, "loop"),
     (SpecCluster, "__await__"),
     (Status, "running"),
+    (Status, "paused"),
+    (Worker, "log_event"),
+    (Worker, "set_resources"),
+    (Client, "subscribe_topic"),
+    (Client, "unsubscribe_topic"),
+    (Client, "get_events"),
+    (Client, "unregister_worker_plugin"),
     (Status, "closed"),
     (Status, "failed"),
 ]
@@ -57,6 +66,7 @@ PARAMETERS = [
     (Client.gather, {"errors", "asynchronous"}),
     (Client.get, {"keys", "sync", "resources", "retries"}),
     (Client.map, {"key", "pure", "retries", "resources"}),
+    (Client.run, {"workers"}),
     (Client.restart_workers, {"timeout", "raise_for_error"}),
     (Client.scheduler_info, {"n_workers"}),
     (Client.sync, {"callback_timeout"}),
@@ -64,11 +74,15 @@ PARAMETERS = [
     (Nanny, {"host", "security", "nthreads", "resources", "memory_limit", "silence_logs", "env"}),
     (Scheduler, {"allowed_failures", "worker_ttl"}),
     (Scheduler.identity, {"n_workers"}),
+    (Scheduler.register_worker_plugin, {"plugin", "name", "idempotent"}),
+    (Scheduler.remove_worker, {"address", "stimulus_id", "expected"}),
     (distributed.comm.core.connect, {"timeout"}),
 ]
 
-QUESTIONS = ("identity", "ncores", "processing")
-"""What `Flow` asks a scheduler by the name of its handler."""
+QUESTIONS = (
+    "identity", "ncores", "processing", "who_has", "unregister", "register_worker_plugin",
+)  # fmt: skip
+"""What `Flow` and `RollCall` ask a scheduler by the name of its handler."""
 
 
 def _imports() -> dict[str, set[str]]:
@@ -139,3 +153,25 @@ def test_words_and_settings_of_dask_that_are_compared_or_set() -> None:
     assert NOT_UNDERSTOOD in source, "the error for a task that cannot be unpickled reads otherwise"
     assert dask.config.get("distributed.deploy.lost-worker-timeout")
     assert hasattr(Security(), "require_encryption")
+    # What a worker's silence, its end and its memory are called among the events.
+    for word in ('"worker-ttl-timed-out"', '"remove-worker"', '"expected": expected'):
+        assert word in source
+    assert '"worker-restart-memory"' in inspect.getsource(distributed.worker_memory)
+
+
+def unrunnable(dask_scheduler: Scheduler) -> list[object]:
+    return [task.key for task in dask_scheduler.unrunnable]
+
+
+def test_a_task_that_waits_for_a_resource_is_given_to_a_worker_that_is_found_to_have_it() -> None:
+    # A scheduler does not look again by itself: see `sfxreduce.cluster.answers.admit`.
+    with (
+        distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        waiting = client.submit(int, 7, resources={"token": 1}, pure=False)
+        deadline = time.monotonic() + 30
+        while waiting.key not in client.run_on_scheduler(unrunnable):
+            assert time.monotonic() < deadline
+        client.run(admit, "token")
+        assert waiting.result(timeout=30) == 7

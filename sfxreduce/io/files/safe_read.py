@@ -27,6 +27,7 @@ __all__ = [
     "MOST_JSON_BYTES",
     "content_pin",
     "file_identity",
+    "looked_at",
     "open_file",
     "open_regular",
     "parse_as",
@@ -222,7 +223,7 @@ def source_pin(paths: Iterable[Path]) -> str:
         If one of them is gone or may not be looked at.
     """
     digest = hashlib.sha256()
-    for name, facts in _looked_at(paths):
+    for name, facts in looked_at(paths):
         line = f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n"
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
@@ -243,13 +244,20 @@ def file_identity(paths: Iterable[Path]) -> str:
         If one of them is gone or may not be looked at.
     """
     digest = hashlib.sha256()
-    for name, facts in _looked_at(paths):
+    for name, facts in looked_at(paths):
         numbers = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
         digest.update(f"{name}\0{numbers}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
-def _looked_at(paths: Iterable[Path]) -> Iterator[tuple[str, os.stat_result]]:
+def looked_at(paths: Iterable[Path]) -> Iterator[tuple[str, os.stat_result]]:
+    """Look at files, and at all files below folders, in order of their names.
+
+    Raises
+    ------
+    SourceError
+        If one of them is gone or may not be looked at.
+    """
     for path in sorted(paths):
         try:
             yield from _files(path)

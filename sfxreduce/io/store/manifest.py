@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +22,59 @@ import xxhash
 
 from sfxreduce.errors import VerificationError
 from sfxreduce.io.files.durable import FileRecord, blocks_of
-from sfxreduce.io.files.safe_read import parse_as
+from sfxreduce.io.files.safe_read import content_pin, parse_as
 
-__all__ = ["Manifest", "PublishJob", "manifest_from_json", "manifest_to_json", "publish_file"]
+__all__ = [
+    "MadeBy",
+    "Manifest",
+    "PublishJob",
+    "made_here",
+    "manifest_from_json",
+    "manifest_to_json",
+    "publish_file",
+]
 
 MANIFEST_VERSION = 1
+
+PARTS = ("numpy", "dask", "distributed", "zarr", "numcodecs", "torch", "numba")
+"""Packages that an output, or the way to it, depends on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeBy:
+    """What made an output, in every process that took part.
+
+    Parameters
+    ----------
+    code : str
+        sha256 of the files of this package, with their names.
+    versions : mapping of str to str
+        Of Python and of the packages that matter; empty for one that is not there.
+    """
+
+    code: str
+    versions: dict[str, str]
+
+
+def made_here() -> MadeBy:
+    """Say what an output would be made by in this process."""
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in PARTS}
+    return MadeBy(code=_code(), versions=versions)
+
+
+@cache
+def _code() -> str:
+    return content_pin(Path(str(files("sfxreduce"))), suffix=".py")
+
+
+def _version(name: str) -> str:
+    """Version of a package: what was loaded, else what would be."""
+    if told := getattr(sys.modules.get(name), "__version__", ""):
+        return str(told)
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +100,9 @@ class Manifest:
     assurance : mapping
         What is promised for the run, as `filter --json` tells it; empty in outputs of earlier
         versions.
+    made_by : tuple of MadeBy
+        The distinct code and versions of all processes that took part; none in outputs of earlier
+        versions.
     files : tuple of FileRecord
         All files of the output but the manifest's own, sorted by path.
 
@@ -69,6 +125,7 @@ class Manifest:
     rejected: int
     files: tuple[FileRecord, ...]
     assurance: dict[str, Any] = field(default_factory=dict)
+    made_by: tuple[MadeBy, ...] = ()
 
     def __post_init__(self) -> None:
         counted = self.hits + self.undecided + self.rejected
@@ -106,7 +163,7 @@ def manifest_from_json(facts: Mapping[str, Any], *, where: str) -> Manifest:
             raise VerificationError(f"{where}: the manifest is of another version of sfxreduce")
         if _digest({"manifest_version": MANIFEST_VERSION, **body}) != facts["sha256"]:
             raise VerificationError(f"{where}: the manifest does not match its own sha256")
-        return parse_as(Manifest, {"assurance": {}, **body})
+        return parse_as(Manifest, {"assurance": {}, "made_by": [], **body})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise VerificationError(
             f"{where}: the manifest is damaged ({error}); the output does not count as written"

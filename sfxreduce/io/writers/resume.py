@@ -109,6 +109,12 @@ class Unfinished:
         text = b64encode(data).decode("ascii")
         self._wait({"note": [stage, number, text]}, n_bytes=len(text))
 
+    def forget_after(self, stage: str) -> None:
+        """Forget what rests on a stage: see `sfxreduce.cluster.pool.Notes`."""
+        stages = list(self._notes)
+        if later := stages[stages.index(stage) + 1 :]:
+            self._wait({"forget": later}, n_bytes=100)
+
     def keep(self, shard: ShardWritten) -> None:
         """Take down that a shard was written.
 
@@ -127,9 +133,10 @@ class Unfinished:
         self._wait({"shard": asdict(shard)}, n_bytes=500)
 
     def discard(self, shard: ShardWritten) -> None:
-        """Remove a shard that holds other events than are wanted now."""
+        """Remove a shard that holds other events than are wanted now, or holes."""
         with output_errors(self.store):
             remove(self.shards_folder / shard.written)
+        self._shards.pop(shard.path, None)
 
     def acknowledge(self) -> None:
         """Bring to the disk what was taken down so far."""
@@ -151,6 +158,9 @@ class Unfinished:
             if "note" in done:
                 stage, number, text = done["note"]
                 self._notes.setdefault(stage, {})[number] = b64decode(text)
+            elif "forget" in done:
+                for stage in done["forget"]:
+                    self._notes.pop(stage, None)
             else:
                 shard = _shard_from_json(done["shard"])
                 self._shards[shard.path] = shard

@@ -20,7 +20,7 @@ from sfxreduce.io.chunks.shards import pixel_hash
 from sfxreduce.quality.events import inspect_pixels
 from sfxreduce.quality.panels import Parts, inspect_parts, parts_of, parts_of_samples
 from sfxreduce.run.detector import Detector
-from sfxreduce.run.reasons import Reason
+from sfxreduce.run.reasons import UNREAD, Reason
 from sfxreduce.run.run import (
     FrameSource,
     Reading,
@@ -45,6 +45,7 @@ __all__ = [
     "SCORE_DTYPE",
     "SOURCE_LOST",
     "first_window_of",
+    "read_here_alone",
     "score_events",
     "unscored_rows",
 ]
@@ -139,6 +140,28 @@ def score_events(
         else:
             batch.at_once(events[part], rows[part])
     return rows
+
+
+def read_here_alone(
+    source: FrameSource,
+    events: Sequence[int],
+    reasons: NDArray[np.uint32],
+    window: Window | None = None,
+) -> bool:
+    """Whether this process can read any event of which somebody else says that nobody can.
+
+    Parameters
+    ----------
+    reasons : ndarray of uint32
+        What was said, `Reason` bits, shape (event,).
+    """
+    for place in np.flatnonzero(reasons & np.uint32(UNREAD)).tolist():
+        try:
+            if not source.read([events[place]], window).reasons[0] & np.uint32(UNREAD):
+                return True
+        except SOURCE_LOST:
+            continue
+    return False
 
 
 def unscored_rows(n_events: int) -> NDArray[np.void]:

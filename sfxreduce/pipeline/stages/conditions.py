@@ -111,4 +111,16 @@ def _of_the_others(sample: _SampledFrames, parts: Sequence[tuple[int, ...]]) -> 
     return _measured(replace(sample, events=tuple(event for part in parts for event in part)))
 
 
-_RESCUE = Rescue(attempt=_readable, halves=_halves, lost=_without, joined=_of_the_others)
+def _doubted(sample: _SampledFrames, found: Conditions | None) -> bool:
+    """Whether more frames can be read here than a worker measured."""
+    measured = 0 if found is None else found.frames
+    if measured == len(sample.events):
+        return False
+    with suppress(*SOURCE_LOST):
+        return int(np.count_nonzero(sample.source.read(sample.events).reasons == 0)) > measured
+    return False
+
+
+_RESCUE = Rescue(
+    attempt=_readable, halves=_halves, lost=_without, joined=_of_the_others, doubted=_doubted
+)

@@ -35,9 +35,9 @@ from sfxreduce.decisions.drift import (
     window_check,
 )
 from sfxreduce.decisions.method import Method
-from sfxreduce.pipeline.stages.batch import SOURCE_LOST
+from sfxreduce.pipeline.stages.batch import SOURCE_LOST, read_here_alone
 from sfxreduce.quality.frame_statistics import QUANTITIES, frame_statistics
-from sfxreduce.run.reasons import UNSAFE, Reason
+from sfxreduce.run.reasons import UNREAD, UNSAFE, Reason
 from sfxreduce.run.run import FrameSource, Run
 from sfxreduce.scorers.calibration.record import Calibration
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakScorer
@@ -280,7 +280,7 @@ def _look(
     def work(left: Sequence[int]) -> Iterator[tuple[int, NDArray[np.void]]]:
         return pool.map("drift", _look_at, [groups[number] for number in left], rescue=_RESCUE)
 
-    looks = each_once(notes, "drift", len(groups), work, dtype=_SEEN)
+    looks = each_once(notes, "drift", len(groups), work, dtype=_SEEN, is_open=_with_unread)
     found = dict(tracked(looks, stage="drift", total=len(groups), progress=progress))
     return np.concatenate([np.zeros(0, _SEEN), *(found[number] for number in range(len(groups)))])
 
@@ -311,6 +311,16 @@ def _look_at(look: _WholeFrames) -> NDArray[np.void]:
     return seen
 
 
+def _with_unread(seen: NDArray[np.void]) -> bool:
+    """Whether some of the frames could not be read."""
+    return bool((seen["reason"] & np.uint32(UNREAD)).any())
+
+
+def _doubted(look: _WholeFrames, seen: NDArray[np.void]) -> bool:
+    """Whether a frame can be read here of which a worker says that it cannot."""
+    return read_here_alone(look.source, look.events, seen["reason"])
+
+
 def _halves(look: _WholeFrames) -> list[_WholeFrames]:
     return [replace(look, events=events) for events in halves_of(look.events)]
 
@@ -326,4 +336,4 @@ def _joined(_: _WholeFrames, parts: Sequence[NDArray[np.void]]) -> NDArray[np.vo
     return np.concatenate(parts)
 
 
-_RESCUE = Rescue(attempt=_look_at, halves=_halves, lost=_lost, joined=_joined)
+_RESCUE = Rescue(attempt=_look_at, halves=_halves, lost=_lost, joined=_joined, doubted=_doubted)

@@ -31,11 +31,12 @@ from sfxreduce.pipeline.stages.batch import (
     SCORE_DTYPE,
     SOURCE_LOST,
     first_window_of,
+    read_here_alone,
     score_events,
     unscored_rows,
 )
 from sfxreduce.pipeline.stages.conditions import with_conditions
-from sfxreduce.run.reasons import UNSAFE, Reason
+from sfxreduce.run.reasons import UNREAD, UNSAFE, Reason
 from sfxreduce.run.run import FrameSource, Run, block_sizes, select_run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.calibration.record import FirstLook
@@ -154,7 +155,13 @@ def score_rescue(
         halves=halves_of,
         lost=_lost_rows,
         joined=_joined_rows,
+        doubted=partial(_doubted, run.source, scorer),
     )
+
+
+def _doubted(source: FrameSource, scorer: Scorer, events: range, rows: NDArray[np.void]) -> bool:
+    """Whether an event can be read here of which a worker says that it cannot."""
+    return read_here_alone(source, events, rows["reason"], scorer.window(source.detector))
 
 
 def _lost_rows(events: range) -> NDArray[np.void]:
@@ -243,11 +250,18 @@ def collect_scores(
         some = scores if len(left) == scores.npartitions else scores.blocks[list(left)]
         return pool.blocks(some, needs_gpu=needs_gpu(scorer), rescue=rescue.of_parts(left))
 
-    blocks = each_once(notes, stage, scores.npartitions, work, dtype=SCORE_DTYPE)
+    blocks = each_once(
+        notes, stage, scores.npartitions, work, dtype=SCORE_DTYPE, is_open=_with_unread
+    )
     for block, values in tracked(blocks, stage=stage, total=scores.npartitions, progress=progress):
         start = block * events_per_batch(scorer)
         rows[start : start + len(values)] = values
     return rows
+
+
+def _with_unread(rows: NDArray[np.void]) -> bool:
+    """Whether a batch has events that could not be read when it was noted."""
+    return bool((rows["reason"] & np.uint32(UNREAD)).any())
 
 
 def scored_pixels(rows: NDArray[np.void], window: Window | None) -> Scored:

@@ -13,6 +13,7 @@ from dask.base import tokenize
 
 from sfxreduce.audit.sample import AUDIT_SHARE, check_share
 from sfxreduce.cluster import Pool
+from sfxreduce.cluster.pool import Needs
 from sfxreduce.decisions.method import MAX_BLANKS_KEPT, threshold_rule
 from sfxreduce.decisions.threshold import Promise
 from sfxreduce.errors import UsageError
@@ -33,17 +34,30 @@ from sfxreduce.run.run import Run
 from sfxreduce.scorers.cnn.folder import default_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS
-from sfxreduce.scorers.protocol import Scorer
+from sfxreduce.scorers.protocol import Scorer, needs_gpu
 
 __all__ = [
     "FilterSettings",
     "Outputs",
     "crystfel_paths",
+    "needs_of",
     "network_on",
     "outputs_at",
     "pinned",
     "storage_of",
 ]
+
+TASK_MODULES = (
+    "sfxreduce.pipeline.stages.batch",
+    "sfxreduce.io.writers.shards",
+)
+"""What tasks of a filter run load, besides source and scorer."""
+
+TASK_BYTES = 96 << 20
+"""What a task takes besides its frames: pixels that are looked at together, twice, and tiles."""
+
+FRAMES_AT_ONCE = 4
+"""Whole frames, decoded, that a task may hold at a time at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +170,22 @@ def network_on(
     if device == "auto":
         device = "cuda" if pool.has_gpu else "cpu"
     return CnnScorer(model or default_model(), device=device, looks_at=looks_at)
+
+
+def needs_of(run: Run, scorer: Scorer, folder: Path | None) -> Needs:
+    """Say what workers have to see and to hold to judge a run, and to write in a folder."""
+    frame_bytes = math.prod(run.detector.frame_shape) * np.dtype(run.source.dtype).itemsize
+    model = getattr(scorer, "model", None)
+    # Those of others may lie in no module that a worker could load by its name.
+    theirs = {type(scorer).__module__, type(run.source).__module__}
+    ours = sorted(name for name in theirs if name.startswith("sfxreduce."))
+    return Needs(
+        inputs=run.source.inputs,
+        folder=folder,
+        model=model if isinstance(model, Path) else None,
+        modules=(*TASK_MODULES, *ours, *(["torch"] if needs_gpu(scorer) else [])),
+        memory_bytes=TASK_BYTES + FRAMES_AT_ONCE * frame_bytes,
+    )
 
 
 def pinned(value: object, name: str = "", *, by_content: bool) -> dict[str, Any]:

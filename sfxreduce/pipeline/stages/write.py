@@ -7,7 +7,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from importlib.resources import files
 from inspect import getsourcefile
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.files.durable import warn
 from sfxreduce.io.files.safe_read import content_pin, file_identity, source_pin
 from sfxreduce.io.readers.zarr.run import open_table
-from sfxreduce.io.store.manifest import Manifest, PublishJob, publish_file
+from sfxreduce.io.store.manifest import Manifest, PublishJob, made_here, publish_file
 from sfxreduce.io.store.metadata import (
     AUDIT_DIM,
     AUDIT_GROUP,
@@ -41,6 +40,7 @@ from sfxreduce.io.writers.shards import (
     copy_shard,
     encode_shard,
     marked_in,
+    unread_panels,
 )
 from sfxreduce.io.writers.zarr import (
     consolidate,
@@ -151,8 +151,10 @@ def _write_shards(
     """Write those shards that are not there yet; all of them, in order of the plan."""
     there = work.shards
     for job in plan.jobs(work.shards_folder):
-        if job.path in there and there[job.path].event_list != job.event_list:
-            work.discard(there[job.path])
+        before = there.get(job.path)
+        # What could not be read when it was written may have been one worker's fault alone.
+        if before and (before.event_list != job.event_list or before.holes):
+            work.discard(before)
     there = work.shards
     left = (job for job in plan.jobs(work.shards_folder) if job.path not in there)
     write = copy_shard if plan.reduction.copies_tiles else encode_shard
@@ -234,6 +236,8 @@ def _manifest(
         rejected=decisions.count(Decision.REJECT),
         files=tuple(sorted(records, key=lambda record: record.path)),
         assurance=plan.method.assurance.to_json(),
+        # Workers of another make were given no task: see sfxreduce.cluster.roll_call.
+        made_by=(made_here(),),
     )
 
 
@@ -254,6 +258,15 @@ def shard_rescue(
         halves=_halves,
         lost=_lost,
         joined=partial(_written, write=write),
+        doubted=partial(_doubted, copies=write is copy_shard),
+    )
+
+
+def _doubted(job: ShardJob, written: ShardWritten, *, copies: bool) -> bool:
+    """Whether this process reads a panel of which a worker says that it is not whole."""
+    return any(
+        set(panels) - set(unread_panels(job, event, copies=copies))
+        for event, *panels in written.missing
     )
 
 
@@ -378,7 +391,7 @@ def _pins(run: Run, settings: FilterSettings, outputs: Outputs) -> dict[str, Any
 
 def _code(scorer: Scorer) -> str:
     """Hash of the package's code, and of the file of a scorer from elsewhere."""
-    package = content_pin(Path(str(files("sfxreduce"))), suffix=".py")
+    package = made_here().code
     with suppress(TypeError, OSError):  # one that was typed into a prompt lies in no file
         if file := getsourcefile(type(scorer)):
             return tokenize(package, content_pin(Path(file)))
