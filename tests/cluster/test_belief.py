@@ -20,7 +20,7 @@ from sfxreduce.errors import RefusedError
 from sfxreduce.io.chunks.layout import choose_layout
 from sfxreduce.io.readers.zarr.run import open_table
 from sfxreduce.pipeline.filter import filter_run
-from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Reading, Run
@@ -79,7 +79,7 @@ def keep(run: Run, out: Path, pool: Pool, blind: Path | None = None, *, from_: s
             blind.write_text(str(pids[0]))
 
     settings = FilterSettings(scorer=BrightestPixel(needs_conditions=True))
-    filter_run(run, settings, outputs=Outputs(store=out), pool=pool, progress=progress)
+    filter_run(run, out, settings, pool=pool, progress=progress)
 
 
 @pytest.mark.parametrize("stage", ["score", "reduce"])

@@ -245,7 +245,7 @@ def joined_while_at_work(kind: str, site: Site, folder: Path, *, drop: bool) -> 
         joining = threading.Thread(target=join)
         joining.start()
         try:
-            filter_run(open_run(site.run), settings, outputs=out, pool=pool)
+            filter_run(open_run(site.run), out, settings, pool=pool)
         finally:
             finished.set()
             joining.join()
@@ -264,7 +264,7 @@ def test_a_worker_that_joins_is_asked_before_it_is_given_anything(
     (tmp_path / "go").touch()
     settings = FilterSettings(scorer=Held(folder=str(tmp_path)))
     out = Outputs(store=site.out, overwrite=True)
-    filter_run(open_run(site.run), settings, outputs=out, pool=SerialPool())
+    filter_run(open_run(site.run), out, settings, pool=SerialPool())
     expected = tree(site.out)
     for drop in (False, True):
         folder = tmp_path / str(drop)

@@ -16,7 +16,7 @@ from sfxreduce.io.readers.zarr.run import ZarrFrames, open_table
 from sfxreduce.io.writers.resume import unfinished_folder
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
-from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.reasons import Reason
 from sfxreduce.scorers.cnn.folder import default_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer
@@ -85,7 +85,7 @@ def test_a_poisoned_journal_resumes_to_what_a_fresh_run_gives(
 ) -> None:
     def keep(out: Path) -> None:
         settings = FilterSettings(scorer=SCORERS[scorer](), drift=place == "checks")
-        filter_run(open_run(stored), settings, outputs=Outputs(store=out), pool=SerialPool())
+        filter_run(open_run(stored), out, settings, pool=SerialPool())
 
     with monkeypatch.context() as patched:
         unseeing(patched)
