@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Annotated, Any, TypeVar
 
 import typer
 import typer.core
+
+from sfxreduce_cli.config import configure
 
 __all__ = ["Commands", "SectionedCommand"]
 
@@ -14,10 +18,25 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 HELP = {"help_option_names": ["-h", "--help"]}
 WHOLE_SENTENCE = 1000
+CONFIG = inspect.Parameter(
+    "config",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="TOML file with options; command line and environment precede it.",
+            is_eager=True,
+            callback=configure,
+        ),
+    ],
+)
 
 
 class SectionedCommand(typer.core.TyperCommand):
-    """Command whose options are listed by what they are about."""
+    """Command whose options are listed by what they are about, and may stand in a file."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for arguments, one for options of no panel, and one for each panel."""
@@ -48,6 +67,20 @@ class _SpelledOutGroup(typer.core.TyperGroup):
             formatter.write_dl(rows)
 
 
+def _configured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Command with one more option, by which a file gives others."""
+
+    @wraps(function)
+    def command(**given: Any) -> Any:
+        given.pop(CONFIG.name)
+        return function(**given)
+
+    signature = inspect.signature(function, eval_str=True)
+    taken = [*signature.parameters.values(), CONFIG]
+    command.__signature__ = signature.replace(parameters=taken)  # type: ignore[attr-defined]
+    return command
+
+
 class Commands(typer.Typer):
     """Commands with help of this kind."""
 
@@ -58,5 +91,11 @@ class Commands(typer.Typer):
     def command(
         self, name: str | None = None, *, cls: Any = None, **how: Any
     ) -> Callable[[Function], Function]:
-        """See `typer.Typer.command`."""
-        return super().command(name, cls=cls or SectionedCommand, **how)
+        """See `typer.Typer.command`; each command takes ``--config`` besides its own options."""
+        register = super().command(name, cls=cls or SectionedCommand, **how)
+
+        def registered(function: Function) -> Function:
+            register(_configured(function))
+            return function
+
+        return registered

@@ -12,6 +12,7 @@ import typer
 
 import sfxreduce
 from sfxreduce.errors import UsageError
+from sfxreduce_cli.config import in_force
 from sfxreduce_cli.options import SCORER, WRITING, Device, Overwrite, PoolOptions, WindowName
 from sfxreduce_cli.output import typed
 
@@ -31,6 +32,18 @@ __all__ = [
     "given",
     "refuse_given",
 ]
+
+
+DECIDING = (
+    "threshold",
+    "max_loss",
+    "confidence",
+    "drift",
+    "keep_from_peaks",
+    "max_blanks_kept",
+    "audit_share",
+)
+"""Options that decide on events: their values, and where these came from, are in the manifest."""
 
 
 class CxiFilter(StrEnum):
@@ -158,6 +171,7 @@ class OutputOptions:
             report=self.report,
             overwrite=self.overwrite,
             command=typed(),
+            options=in_force(ctx, DECIDING),
         )
 
 

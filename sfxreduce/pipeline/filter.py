@@ -145,7 +145,7 @@ def carry_out(
         pool.needing(needs_of(run, settings.scorer, work.folder)),
     ):
         plan = _plan(run, settings, known=known, pool=pool, notes=work, progress=progress)
-        decisions = write_reduced(plan, work, pool=pool, progress=progress)
+        decisions = write_reduced(plan, work, options=outputs.options, pool=pool, progress=progress)
         if (outputs.cxi or outputs.nxmx) and not work.published:
             reasons = decisions.reason[plan.reduction.kept]
             export_hits(
@@ -162,6 +162,7 @@ def carry_out(
             storage=storage_of(run, outputs, work),
             wall_seconds=time.perf_counter() - started,
             geometry=run.detector.geometry,
+            options=outputs.options,
         )
         if outputs.report is not None and not work.published:
             write_page(

@@ -109,6 +109,8 @@ class Report:
         Per-event data of the source that no output has.
     next_command : str or None
         What to type next where nothing is promised.
+    options : mapping
+        Options that decided on events, each with its ``value`` and the ``origin`` of that.
     """
 
     events: int
@@ -147,6 +149,7 @@ class Report:
     plugin_path: str | None = None
     not_carried: tuple[str, ...] = ()
     next_command: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -216,6 +219,7 @@ def summarize(
     storage: Storage,
     wall_seconds: float,
     geometry: str = "given",
+    options: Mapping[str, Any] | None = None,
 ) -> Report:
     """Count events and bytes of a filter run.
 
@@ -223,7 +227,7 @@ def summarize(
     ----------
     wall_seconds : float
         From the first read until the outputs are ready to be published.
-    geometry : str
+    geometry, options
         See `Report`.
     """
     hits = decisions.count(Decision.HIT)
@@ -255,6 +259,7 @@ def summarize(
         changed=int(np.count_nonzero(decisions.reason & np.uint32(Reason.CHANGED))),
         plugin_path=storage.plugin_path,
         not_carried=storage.not_carried,
+        options=options or {},
         kept_for_peaks=int(np.count_nonzero(decisions.reason & np.uint32(Reason.PEAK_COUNT))),
         next_command=None
         if method.assurance.promised

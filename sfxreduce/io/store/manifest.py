@@ -103,6 +103,9 @@ class Manifest:
     made_by : tuple of MadeBy
         The distinct code and versions of all processes that took part; none in outputs of earlier
         versions.
+    options : mapping
+        Values of the options that decided on events, each with its ``origin``; empty if no command
+        line was used.
     files : tuple of FileRecord
         All files of the output but the manifest's own, sorted by path.
 
@@ -126,6 +129,7 @@ class Manifest:
     files: tuple[FileRecord, ...]
     assurance: dict[str, Any] = field(default_factory=dict)
     made_by: tuple[MadeBy, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         counted = self.hits + self.undecided + self.rejected
@@ -163,7 +167,8 @@ def manifest_from_json(facts: Mapping[str, Any], *, where: str) -> Manifest:
             raise VerificationError(f"{where}: the manifest is of another version of sfxreduce")
         if _digest({"manifest_version": MANIFEST_VERSION, **body}) != facts["sha256"]:
             raise VerificationError(f"{where}: the manifest does not match its own sha256")
-        return parse_as(Manifest, {"assurance": {}, "made_by": [], **body})
+        of_earlier_versions: dict[str, Any] = {"assurance": {}, "options": {}, "made_by": []}
+        return parse_as(Manifest, of_earlier_versions | body)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise VerificationError(
             f"{where}: the manifest is damaged ({error}); the output does not count as written"

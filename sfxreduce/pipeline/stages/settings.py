@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,9 @@ class Outputs:
         Replace what lies there.
     command : str
         What was typed for it, as the page shows it.
+    options : mapping
+        Options that decide on events, each with its ``value`` and the ``origin`` of that; they go
+        into the manifest, and nothing depends on them.
 
     Raises
     ------
@@ -271,6 +275,7 @@ class Outputs:
     sensor: str = ""
     overwrite: bool = False
     command: str = ""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_cxi_filter(self.cxi_filter)

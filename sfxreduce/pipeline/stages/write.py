@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -97,7 +97,12 @@ def _columns(plan: FilterPlan, events: NDArray[np.int64]) -> xr.Dataset:
 
 
 def write_reduced(
-    plan: FilterPlan, work: Unfinished, *, pool: Pool, progress: Progress = silent
+    plan: FilterPlan,
+    work: Unfinished,
+    *,
+    options: Mapping[str, Any] | None = None,
+    pool: Pool,
+    progress: Progress = silent,
 ) -> Decisions:
     """Write the kept events, the ledger, the run's conditions, and the manifest last.
 
@@ -107,6 +112,8 @@ def write_reduced(
     ----------
     work : Unfinished
         Where to write; its outputs appear under their names when the caller is done.
+    options : mapping, optional
+        See `sfxreduce.pipeline.stages.settings.Outputs`.
     pool : Pool
         Writes shards, and reads them back.
 
@@ -141,7 +148,8 @@ def write_reduced(
     if plan.conditions is not None:
         write_table(store, CONDITIONS_GROUP, conditions_table(plan.conditions))
     consolidate(store)
-    write_manifest(store, _manifest(plan, work, decisions, shards, pool=pool, progress=progress))
+    manifest = _manifest(plan, work, decisions, shards, pool=pool, progress=progress)
+    write_manifest(store, replace(manifest, options=dict(options or {})))
     return decisions
 
 
