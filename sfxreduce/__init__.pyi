@@ -22,6 +22,8 @@ from .pipeline.filter import plan_filter as plan_filter
 from .pipeline.geometry import show_geometry as show_geometry
 from .pipeline.ingest import ingest_run as ingest_run
 from .pipeline.ledger import ledger_run as ledger_run
+from .pipeline.many import filter_runs as filter_runs
+from .pipeline.many import outputs_of_runs as outputs_of_runs
 from .pipeline.redecide import redecide_run as redecide_run
 from .pipeline.stages.reduced import read_reduced as read_reduced
 from .pipeline.stages.settings import FilterSettings as FilterSettings

@@ -4,35 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import sfxreduce
-from sfxreduce.errors import SfxReduceError
+from sfxreduce.errors import SfxReduceError, UsageError
 from sfxreduce_cli.judging_options import JudgingOptions, OutputOptions, refuse_given
 from sfxreduce_cli.options import (
     SCORER,
     AsJson,
     InRun,
-    Out,
+    OutDir,
+    OutOfOne,
     PeakOptions,
     PlacedOptions,
     PoolOptions,
     WindowName,
     spread_options,
 )
-from sfxreduce_cli.output import print_filter, print_filter_plan
+from sfxreduce_cli.output import (
+    print_filter,
+    print_filter_plan,
+    print_outcomes,
+    tell_outcome,
+)
 
 if TYPE_CHECKING:
+    from sfxreduce.cluster import Pool
     from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
+    from sfxreduce.report.report import Report
     from sfxreduce.run.run import Run
+    from sfxreduce_cli.progress import ProgressDisplay
 
 __all__ = ["filter_"]
 
 PEAK_OPTIONS = ("min_peaks", "min_snr", "min_pixels")
+OUTPUTS_OF_ONE = ("cxi", "nxmx", "report", "dry_run")
 CNN_OPTIONS = (
     "model",
     "max_loss",
@@ -56,7 +68,8 @@ def filter_(
     *,
     ctx: typer.Context,
     in_: InRun,
-    out: Out,
+    out: OutOfOne = None,
+    out_dir: OutDir = None,
     beside: OutputOptions,
     scorer: Annotated[
         ScorerName, typer.Option(help="Network, or peak count.", rich_help_panel=SCORER)
@@ -76,28 +89,101 @@ def filter_(
     """Keep the hits of a run bit for bit, and account for every event that is dropped.
 
     Example: sfxreduce filter --in run.zarr --out hits.zarr --report report.html
+
+    Many runs: sfxreduce filter --in 'runs/*.zarr' --out-dir reduced
     """
     by_network = scorer is ScorerName.CNN
     foreign = PEAK_OPTIONS if by_network else CNN_OPTIONS
-    outputs = beside.outputs(out, ctx)
     refuse_given(ctx, foreign, by=f"--scorer {scorer.value}; drop one")
     if by_network:
         judging.check_probability()
-    run = inputs.opened(in_)
-    gpu = by_network and judging.wants_gpu(where)
-    with where.opened(gpu=gpu, small_here=run.is_checked) as work:
-        network = judging.network(work["pool"], window) if by_network else None
-        settings = judging.settings(network or peaks.scorer)
-        show = _carried_out(run, settings, outputs, work, dry_run=dry_run)
+    asked = _Asked(judging=judging, window=window if by_network else None, peaks=peaks, where=where)
+    place, is_of_many = _place(ctx, out, out_dir)
+    if is_of_many:
+        outputs = partial(beside.outputs, ctx=ctx)
+        show = asked.many(sfxreduce.outputs_of_runs(in_, place), outputs, inputs)
+    else:
+        show = asked.one(in_, beside.outputs(place, ctx), inputs, dry_run=dry_run)
     show(as_json=as_json)
+
+
+def _place(ctx: typer.Context, out: Path | None, out_dir: Path | None) -> tuple[Path, bool]:
+    """Where results go, and whether those are many; what only fits one is refused then."""
+    place = out or out_dir
+    if place is None or (out and out_dir):
+        found = "both" if place else "neither"
+        raise UsageError(
+            f"expected --out PATH for one run, or --out-dir DIR for many, found {found}"
+        )
+    if out_dir:
+        refuse_given(ctx, OUTPUTS_OF_ONE, by="--out-dir; drop it, or filter runs one by one")
+    return place, out_dir is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """How runs are filtered, whichever they are.
+
+    Parameters
+    ----------
+    window : WindowName or None
+        Pixels the network scores; None where peaks are counted.
+    """
+
+    judging: JudgingOptions
+    window: WindowName | None
+    peaks: PeakOptions
+    where: PoolOptions
+
+    @property
+    def gpu(self) -> bool:
+        """Whether workers have to offer a graphics card."""
+        return self.window is not None and self.judging.wants_gpu(self.where)
+
+    def settings(self, pool: Pool) -> FilterSettings:
+        """What decides on events, by what the pool's workers have."""
+        window, judging = self.window, self.judging
+        return judging.settings(
+            self.peaks.scorer if window is None else judging.network(pool, window)
+        )
+
+    def one(
+        self, in_: Path, outputs: Outputs, inputs: PlacedOptions, *, dry_run: bool
+    ) -> Callable[..., None]:
+        """Filter a run, or plan it; returns what prints the outcome."""
+        run = inputs.opened(in_)
+        with self.where.opened(gpu=self.gpu, small_here=run.is_checked) as work:
+            return _carried_out(run, self.settings(work["pool"]), outputs, work, dry_run=dry_run)
+
+    def many(
+        self, runs: Mapping[Path, Path], outputs: Callable[[Path], Outputs], inputs: PlacedOptions
+    ) -> Callable[..., None]:
+        """Filter run after run on the same workers; returns what prints the outcomes."""
+        with self.where.opened(gpu=self.gpu) as work:
+
+            def filter_one(run: Path, store: Path) -> Report:
+                work["progress"].begin(f"{run} -> {store}")
+                opened, settings = inputs.opened(run), self.settings(work["pool"])
+                _count_hits(work["progress"], settings, opened)
+                return sfxreduce.filter_run(
+                    opened, settings=settings, outputs=outputs(store), **work
+                )
+
+            outcomes = sfxreduce.filter_runs(runs, filter_one, tell=tell_outcome)
+            return partial(print_outcomes, outcomes, workers=work["pool"].facts)
+
+
+def _count_hits(progress: ProgressDisplay, settings: FilterSettings, run: Run) -> None:
+    """Let the display tell hits from misses as soon as there are scores."""
+    with suppress(SfxReduceError):  # planning says it better
+        progress.hit_from = settings.hit_from(run.detector)
 
 
 def _carried_out(
     run: Run, settings: FilterSettings, outputs: Outputs, work: Mapping[str, Any], *, dry_run: bool
 ) -> Callable[..., None]:
     """Do it, or plan it; returns what prints the outcome."""
-    with suppress(SfxReduceError):  # planning says it better
-        work["progress"].hit_from = settings.hit_from(run.detector)
+    _count_hits(work["progress"], settings, run)
     if dry_run:
         plan = sfxreduce.plan_filter(run, settings, outputs=outputs, **work)
         return partial(print_filter_plan, plan)

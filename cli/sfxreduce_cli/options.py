@@ -45,6 +45,8 @@ __all__ = [
     "LabelOptions",
     "MissAtMost",
     "Out",
+    "OutDir",
+    "OutOfOne",
     "Overwrite",
     "PeakOptions",
     "PlacedOptions",
@@ -95,6 +97,17 @@ InRuns = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="Where the result goes.")]
+OutOfOne = Annotated[
+    Path | None, typer.Option("--out", metavar="PATH", help="Where the result goes.")
+]
+OutDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--out-dir",
+        metavar="DIR",
+        help="Where the results of many runs go: every path that --in stands for is a run then.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DataPath = Annotated[
@@ -118,7 +131,7 @@ QUARTILES = "quartiles"
 class Work(TypedDict):
     """Where the work runs, and who is shown its progress."""
 
-    pool: Pool
+    pool: PoolOnDemand
     progress: ProgressDisplay
 
 

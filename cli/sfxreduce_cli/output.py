@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sfxreduce.archive.savings.sums import Savings
     from sfxreduce.pipeline.clean import Leftover
     from sfxreduce.pipeline.convert import ConvertSummary
+    from sfxreduce.pipeline.many import Outcome, Outcomes
     from sfxreduce.pipeline.stages.plan import FilterPlan, Reread
     from sfxreduce.pipeline.verify.output import Verification
     from sfxreduce.report.report import Report
@@ -40,6 +41,7 @@ __all__ = [
     "print_json",
     "print_leftovers",
     "print_lines",
+    "print_outcomes",
     "print_redecided",
     "print_runs",
     "print_savings",
@@ -50,6 +52,7 @@ __all__ = [
     "print_verification",
     "printable",
     "say",
+    "tell_outcome",
     "typed",
 ]
 
@@ -269,6 +272,31 @@ def print_filter(report: Report, *, workers: Mapping[str, Any], as_json: bool) -
     else:
         _print_kept(report)
     end_if_changed(report)
+
+
+def tell_outcome(outcome: Outcome) -> None:
+    """Say at once what became of one run of many."""
+    if outcome.report is not None:
+        _warn_of(outcome.report)
+    say(f"{outcome.word}: {outcome.in_}: {outcome.sentence}")
+
+
+def print_outcomes(outcomes: Outcomes, *, workers: Mapping[str, Any], as_json: bool) -> None:
+    """Print what became of many runs; end with exit status 1 if any of them failed.
+
+    Parameters
+    ----------
+    workers : mapping
+        Who did the work; told in JSON only.
+    """
+    if as_json:
+        print_json({**outcomes.to_json(), **workers})
+    else:
+        counts = ", ".join(f"{outcomes.count(word)} {word}" for word in ("ok", "failed", "skipped"))
+        runs = {f"{run.word:<7}  {run.in_}": run.sentence for run in outcomes.runs}
+        print_table(f"{len(outcomes.runs):,} runs: {counts}", runs)
+    if outcomes.count("failed"):
+        raise typer.Exit(1)
 
 
 def _warn_of(report: Report) -> None:

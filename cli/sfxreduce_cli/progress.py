@@ -130,6 +130,15 @@ class ProgressDisplay:
         if self._bars.console.is_terminal:
             self._bars.stop()
 
+    def begin(self, what: str) -> None:
+        """Begin anew with something else, of which a line says what it is."""
+        for task in self._tasks.values():
+            self._bars.remove_task(task)
+        self._tally = self._bars.tally = None
+        for known in (self._tasks, self._begun, self._said):
+            known.clear()
+        self._bars.console.print(what, highlight=False, markup=False)
+
     def watched(
         self, array: da.Array, blocks: Iterator[tuple[int, Any]]
     ) -> Iterator[tuple[int, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,16 @@ class Outcome:
         if self.exit_status:
             return "failed"
         return "skipped" if self.report is None else "ok"
+
+    @property
+    def sentence(self) -> str:
+        """What became of it, for people."""
+        if self.error is not None:
+            return str(self.error)
+        if self.report is None:
+            return f"{self.out}: is there already, made of this run; left as it is"
+        warning = f"{self.report.warning}. " if self.report.next_command else ""
+        return f"{warning}{self.report.verdict}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as a JSON object."""
@@ -113,8 +123,11 @@ def outputs_of_runs(named: Path, out_dir: Path) -> dict[Path, Path]:
 
 
 def filter_runs(
-    outputs: dict[Path, Path], filter_one: Callable[[Path, Path], Report]
-) -> Iterator[Outcome]:
+    outputs: Mapping[Path, Path],
+    filter_one: Callable[[Path, Path], Report],
+    *,
+    tell: Callable[[Outcome], None] = lambda _: None,
+) -> Outcomes:
     """Filter run after run; one that fails stops no other.
 
     What is there already and was made of the same run is left alone. A cluster that fails ends it
@@ -122,24 +135,37 @@ def filter_runs(
 
     Parameters
     ----------
-    outputs : dict of Path to Path
+    outputs : mapping of Path to Path
         See `outputs_of_runs`.
     filter_one : callable
         Filters the run at a path into a store, whose folder is made if need be.
+    tell : callable
+        Given what became of each run as soon as it is known.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster fails.
     """
+    done = []
     for run, out in outputs.items():
-        try:
-            with output_errors(out):
-                out.parent.mkdir(exist_ok=True)
-            report = filter_one(run, out)
-        except ClusterError:
-            raise
-        except OutputExists as error:
-            yield Outcome(in_=run, out=out, error=None if _is_made_of(out, run) else error)
-        except SfxReduceError as error:
-            yield Outcome(in_=run, out=out, error=error)
-        else:
-            yield Outcome(in_=run, out=out, report=report)
+        done.append(_outcome(run, out, filter_one))
+        tell(done[-1])
+    return Outcomes(runs=tuple(done))
+
+
+def _outcome(run: Path, out: Path, filter_one: Callable[[Path, Path], Report]) -> Outcome:
+    """Filter one run, whatever comes of it."""
+    try:
+        with output_errors(out):
+            out.parent.mkdir(exist_ok=True)
+        return Outcome(in_=run, out=out, report=filter_one(run, out))
+    except ClusterError:
+        raise
+    except OutputExists as error:
+        return Outcome(in_=run, out=out, error=None if _is_made_of(out, run) else error)
+    except SfxReduceError as error:
+        return Outcome(in_=run, out=out, error=error)
 
 
 def _is_made_of(out: Path, run: Path) -> bool:

@@ -11,7 +11,7 @@ from sfxreduce.errors import ClusterError, RunNotFound, SchemaError, UsageError
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
-from sfxreduce.pipeline.many import Outcomes, filter_runs, outputs_of_runs
+from sfxreduce.pipeline.many import filter_runs, outputs_of_runs
 from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.report.report import Report
 
@@ -56,7 +56,7 @@ def test_a_failed_run_stops_no_other_and_what_is_done_is_left_alone(
 ) -> None:
     (runs / "r10.zarr" / "frames" / "zarr.json").write_text("{}")
     outputs = outputs_of_runs(runs / "*.zarr", tmp_path / "out")
-    first = Outcomes(runs=tuple(filter_runs(outputs, filtered)))
+    first = filter_runs(outputs, filtered)
     assert [one.word for one in first.runs] == ["ok", "failed", "ok"]
     assert isinstance(first.runs[1].error, SchemaError)
     told = first.to_json()
@@ -66,7 +66,7 @@ def test_a_failed_run_stops_no_other_and_what_is_done_is_left_alone(
     assert told["runs"][0]["report"]["events"] == 20
 
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")}
-    again = Outcomes(runs=tuple(filter_runs(outputs, filtered)))
+    again = filter_runs(outputs, filtered)
     assert [one.word for one in again.runs] == ["skipped", "failed", "skipped"]
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")} == before
 
@@ -76,7 +76,7 @@ def test_an_output_of_another_run_is_not_taken_for_done(runs: Path, tmp_path: Pa
     filtered(runs / "r11.zarr", tmp_path / "out" / "r9.zarr")
     (tmp_path / "out" / "r10.zarr").mkdir()
     outputs = outputs_of_runs(runs / "*.zarr", tmp_path / "out")
-    done = list(filter_runs(outputs, filtered))
+    done = filter_runs(outputs, filtered).runs
     assert [one.word for one in done] == ["failed", "failed", "ok"]
     assert "--overwrite" in str(done[0].error)
 
@@ -86,4 +86,4 @@ def test_a_failing_cluster_ends_it_all(runs: Path, tmp_path: Path) -> None:
         raise ClusterError("no workers")
 
     with pytest.raises(ClusterError):
-        list(filter_runs(outputs_of_runs(runs / "*.zarr", tmp_path), fail))
+        filter_runs(outputs_of_runs(runs / "*.zarr", tmp_path), fail)
