@@ -25,6 +25,8 @@ from .pipeline.ledger import ledger_run as ledger_run
 from .pipeline.many import filter_runs as filter_runs
 from .pipeline.many import outputs_of_runs as outputs_of_runs
 from .pipeline.redecide import redecide_run as redecide_run
+from .pipeline.review import review_run as review_run
+from .pipeline.review import view_run as view_run
 from .pipeline.stages.reduced import read_reduced as read_reduced
 from .pipeline.stages.settings import FilterSettings as FilterSettings
 from .pipeline.stages.settings import Outputs as Outputs
@@ -32,6 +34,8 @@ from .pipeline.stages.settings import network_on as network_on
 from .pipeline.verify.output import open_source as open_source
 from .pipeline.verify.output import verify_run as verify_run
 from .pipeline.why import why_event as why_event
+from .report.live.run_page import served_run_page as served_run_page
+from .report.live.so_far import RunSoFar as RunSoFar
 from .run.detector import Detector as Detector
 from .run.reasons import Reason as Reason
 from .run.run import Run as Run

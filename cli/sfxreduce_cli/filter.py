@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import sfxreduce
 from sfxreduce.errors import SfxReduceError, UsageError
 from sfxreduce_cli.judging_options import JudgingOptions, OutputOptions, refuse_given
 from sfxreduce_cli.options import (
+    POOL,
     SCORER,
     AsJson,
     InRun,
@@ -31,6 +33,7 @@ from sfxreduce_cli.output import (
     print_filter,
     print_filter_plan,
     print_outcomes,
+    say,
     tell_outcome,
 )
 
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["filter_"]
 
 PEAK_OPTIONS = ("min_peaks", "min_snr", "min_pixels")
-OUTPUTS_OF_ONE = ("cxi", "nxmx", "report", "dry_run")
+OUTPUTS_OF_ONE = ("cxi", "nxmx", "report", "dry_run", "linger")
 CNN_OPTIONS = (
     "model",
     "max_loss",
@@ -84,6 +87,15 @@ def filter_(
         bool, typer.Option("--dry-run", help="Score and decide, print the plan, write nothing.")
     ] = False,
     where: PoolOptions,
+    linger: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Keep the pages in the browser for so long after the end, or until Ctrl-C.",
+            rich_help_panel=POOL,
+        ),
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Keep the hits of a run bit for bit, and account for every event that is dropped.
@@ -92,6 +104,7 @@ def filter_(
 
     Many runs: sfxreduce filter --in 'runs/*.zarr' --out-dir reduced
     """
+    where.check_linger(linger)
     by_network = scorer is ScorerName.CNN
     foreign = PEAK_OPTIONS if by_network else CNN_OPTIONS
     refuse_given(ctx, foreign, by=f"--scorer {scorer.value}; drop one")
@@ -101,10 +114,10 @@ def filter_(
     place, is_of_many = _place(ctx, out, out_dir)
     if is_of_many:
         outputs = partial(beside.outputs, ctx=ctx)
-        show = asked.many(sfxreduce.outputs_of_runs(in_, place), outputs, inputs)
+        asked.many(sfxreduce.outputs_of_runs(in_, place), outputs, inputs, as_json=as_json)
     else:
-        show = asked.one(in_, beside.outputs(place, ctx), inputs, dry_run=dry_run)
-    show(as_json=as_json)
+        how = {"dry_run": dry_run, "linger": linger, "as_json": as_json}
+        asked.one(in_, beside.outputs(place, ctx), inputs, **how)
 
 
 def _place(ctx: typer.Context, out: Path | None, out_dir: Path | None) -> tuple[Path, bool]:
@@ -148,44 +161,82 @@ class _Asked:
         )
 
     def one(
-        self, in_: Path, outputs: Outputs, inputs: PlacedOptions, *, dry_run: bool
-    ) -> Callable[..., None]:
-        """Filter a run, or plan it; returns what prints the outcome."""
+        self,
+        in_: Path,
+        outputs: Outputs,
+        inputs: PlacedOptions,
+        *,
+        dry_run: bool,
+        linger: float,
+        as_json: bool,
+    ) -> None:
+        """Filter a run, or plan it, and print the outcome."""
         run = inputs.opened(in_)
-        with self.where.opened(gpu=self.gpu, small_here=run.is_checked) as work:
-            return _carried_out(run, self.settings(work["pool"]), outputs, work, dry_run=dry_run)
+        small_here = run.is_checked and not linger
+        with self.where.opened(gpu=self.gpu, small_here=small_here) as work:
+            settings = self.settings(work["pool"])
+            show = _carried_out(run, settings, outputs, work, dry_run=dry_run)
+            work["progress"].close()
+            show(as_json=as_json)
+            _linger(linger)
 
     def many(
-        self, runs: Mapping[Path, Path], outputs: Callable[[Path], Outputs], inputs: PlacedOptions
-    ) -> Callable[..., None]:
-        """Filter run after run on the same workers; returns what prints the outcomes."""
+        self,
+        runs: Mapping[Path, Path],
+        outputs: Callable[[Path], Outputs],
+        inputs: PlacedOptions,
+        *,
+        as_json: bool,
+    ) -> None:
+        """Filter run after run on the same workers, and print the outcomes."""
         with self.where.opened(gpu=self.gpu) as work:
+            progress = work["progress"]
 
-            def filter_one(run: Path, store: Path) -> Report:
-                work["progress"].begin(f"{run} -> {store}")
-                opened, settings = inputs.opened(run), self.settings(work["pool"])
-                _count_hits(work["progress"], settings, opened)
-                return sfxreduce.filter_run(
-                    opened, settings=settings, outputs=outputs(store), **work
+            def filter_one(path: Path, store: Path) -> Report:
+                progress.begin(f"{path} -> {store}")
+                run, settings, own = (
+                    inputs.opened(path),
+                    self.settings(work["pool"]),
+                    outputs(store),
                 )
+                _expect(progress, run, settings, own)
+                report = sfxreduce.filter_run(run, settings=settings, outputs=own, **work)
+                progress.ended()
+                return report
 
             outcomes = sfxreduce.filter_runs(runs, filter_one, tell=tell_outcome)
-            return partial(print_outcomes, outcomes, workers=work["pool"].facts)
+            progress.close()
+            print_outcomes(outcomes, workers=work["pool"].facts, as_json=as_json)
 
 
-def _count_hits(progress: ProgressDisplay, settings: FilterSettings, run: Run) -> None:
+def _expect(
+    progress: ProgressDisplay, run: Run, settings: FilterSettings, outputs: Outputs
+) -> None:
     """Let the display tell hits from misses as soon as there are scores."""
+    hit_from = None
     with suppress(SfxReduceError):  # planning says it better
-        progress.hit_from = settings.hit_from(run.detector)
+        hit_from = settings.hit_from(run.detector)
+    progress.expect(run, settings.scorer, hit_from=hit_from, out=outputs.store)
 
 
 def _carried_out(
     run: Run, settings: FilterSettings, outputs: Outputs, work: Mapping[str, Any], *, dry_run: bool
 ) -> Callable[..., None]:
     """Do it, or plan it; returns what prints the outcome."""
-    _count_hits(work["progress"], settings, run)
+    progress = work["progress"]
+    _expect(progress, run, settings, outputs)
     if dry_run:
         plan = sfxreduce.plan_filter(run, settings, outputs=outputs, **work)
+        progress.ended()
         return partial(print_filter_plan, plan)
     report = sfxreduce.filter_run(run, settings=settings, outputs=outputs, **work)
+    progress.ended()
     return partial(print_filter, report, workers=work["pool"].facts)
+
+
+def _linger(seconds: float) -> None:
+    """Wait, so that pages can be looked at, until Ctrl-C."""
+    if seconds:
+        say(f"the pages stay for {seconds:g} seconds; Ctrl-C ends them")
+        with suppress(KeyboardInterrupt):
+            time.sleep(seconds)

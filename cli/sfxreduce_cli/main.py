@@ -34,9 +34,11 @@ from sfxreduce_cli.output import print_json, say
 from sfxreduce_cli.policy import policy
 from sfxreduce_cli.redecide import redecide
 from sfxreduce_cli.report import report
+from sfxreduce_cli.review import review
 from sfxreduce_cli.simulate import simulate
 from sfxreduce_cli.train import train
 from sfxreduce_cli.verify import verify
+from sfxreduce_cli.view import view
 from sfxreduce_cli.why import why
 
 __all__ = ["app", "main"]
@@ -54,6 +56,8 @@ app.command("verify", cls=OneInput)(verify)
 app.command("ledger", cls=OneInput)(ledger)
 app.command("info")(info)
 app.command("why")(why)
+app.command("review", cls=OneInput)(review)
+app.command("view")(view)
 app.command("clean")(clean)
 app.command("doctor")(doctor)
 app.command("simulate")(simulate)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
 from urllib.parse import urlsplit
@@ -27,11 +27,13 @@ from sfxreduce_cli.progress import ProgressDisplay
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
     from sfxreduce.io.masks import GivenMask
+    from sfxreduce.report.live.so_far import RunSoFar
     from sfxreduce.run.run import Run
     from sfxreduce.scorers.peaks.finder import PeakScorer
     from sfxreduce.train.labelling import Labelling, PeakLabelling
 
 __all__ = [
+    "POOL",
     "QUARTILES",
     "SCORER",
     "WRITING",
@@ -56,6 +58,7 @@ __all__ = [
     "command_group",
     "peak_labelling",
     "spread_options",
+    "tunnel",
 ]
 
 POOL = "Where the work runs"
@@ -199,6 +202,11 @@ class PoolOptions:
         named = "" if self.serial else os.environ.get("DASK_SCHEDULER_ADDRESS", "")
         return self.scheduler or named
 
+    def check_linger(self, seconds: float) -> None:
+        """Refuse to keep pages that there are none of."""
+        if seconds and self.serial:
+            raise UsageError("--linger: there are no pages with --serial; drop one of them")
+
     def _starting(self, *, gpu: bool) -> str:
         """What is said before workers are there; nothing where there are none."""
         if self.serial:
@@ -240,8 +248,11 @@ class PoolOptions:
                 )
                 if pool.dashboard:
                     say(f"dashboard: {pool.dashboard}")
-                    if tunnel := _tunnel(pool.dashboard):
-                        say(f"from your own machine: {tunnel}")
+                if display.so_far is not None:
+                    page = stack.enter_context(_page_of(pool, display.so_far))
+                    say(f"this run: {page}")
+                    if there := tunnel(page):
+                        say(f"from your own machine: {there}")
                 return pool
 
             def opened() -> Pool:
@@ -251,10 +262,8 @@ class PoolOptions:
 
                 return GrowingPool(workers)
 
-            with ProgressDisplay() as display:
-                on_demand = PoolOnDemand(
-                    opened, watch=display.watched, has_gpu=None if self.address else gpu
-                )
+            with ProgressDisplay(page=not self.serial) as display:
+                on_demand = PoolOnDemand(opened, has_gpu=None if self.address else gpu)
                 yield {"pool": on_demand, "progress": display}
 
 
@@ -504,7 +513,7 @@ def _fields(group: Any) -> list[inspect.Parameter]:
     ]
 
 
-def _tunnel(dashboard: str) -> str:
+def tunnel(dashboard: str) -> str:
     """Command that brings a dashboard on this machine to that of a user who is logged in to it."""
     parts = urlsplit(dashboard)
     if parts.hostname != "127.0.0.1" or not {"SSH_CONNECTION", "SLURM_JOB_ID"} & set(os.environ):
@@ -515,6 +524,16 @@ def _tunnel(dashboard: str) -> str:
 
 def _warn_of_worker(line: str) -> None:
     say(f"sfxreduce: warning: {line}")
+
+
+@contextmanager
+def _page_of(pool: Pool, so_far: RunSoFar) -> Iterator[str]:
+    """Serve the page of a run as long as the block lasts; gives its address."""
+    dashboard = pool.dashboard_here
+    if dashboard is not None:
+        so_far.tasks_each_second = partial(dashboard.tasks_each_second, "score")
+    with sfxreduce.served_run_page(so_far, dashboard) as address:
+        yield address
 
 
 def _patience_of_environment() -> dict[str, Any]:

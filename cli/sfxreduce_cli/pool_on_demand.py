@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import dask.array as da
 
     from sfxreduce.cluster import Pool
+    from sfxreduce.cluster.dashboard import Dashboard
     from sfxreduce.cluster.pool import Needs, NeedsToCome
 
 __all__ = ["PoolOnDemand"]
@@ -23,8 +24,6 @@ class PoolOnDemand:
     ----------
     open_pool : callable
         Called once, when it is first needed.
-    watch : callable
-        Given every array that is computed and its blocks, which it passes on.
     has_gpu : bool, optional
         Whether any of its workers offers a GPU, where that is known before it is open.
     """
@@ -33,11 +32,9 @@ class PoolOnDemand:
         self,
         open_pool: Callable[[], Pool],
         *,
-        watch: Callable[[da.Array, Iterator[tuple[int, Any]]], Iterator[tuple[int, Any]]],
         has_gpu: bool | None,
     ) -> None:
         self._open_pool = open_pool
-        self._watch = watch
         self._has_gpu = has_gpu
         self._to_come: NeedsToCome | None = None
 
@@ -67,13 +64,18 @@ class PoolOnDemand:
         return self._pool.dashboard
 
     @property
+    def dashboard_here(self) -> Dashboard | None:
+        """Dashboard that pages can be added to. See `Pool.dashboard_here`."""
+        return self._pool.dashboard_here
+
+    @property
     def has_gpu(self) -> bool:
         """Whether any worker offers the resource ``GPU``."""
         return self._pool.has_gpu if self._has_gpu is None else self._has_gpu
 
     def blocks(self, array: da.Array, **how: Any) -> Iterator[tuple[int, Any]]:
         """Compute an array block by block. See `Pool.blocks`."""
-        return self._watch(array, self._pool.blocks(array, **how))
+        return self._pool.blocks(array, **how)
 
     def map(self, *args: Any, **how: Any) -> Iterator[tuple[int, Any]]:
         """Call a function on each item. See `Pool.map`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
@@ -12,10 +13,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+import sfxreduce
 from sfxreduce_cli.output import say
 
 if TYPE_CHECKING:
-    import dask.array as da
+    from sfxreduce.decisions.assurance import Assurance
+    from sfxreduce.decisions.decide import Decisions
+    from sfxreduce.report.live.so_far import RunSoFar
+    from sfxreduce.run.run import Run
+    from sfxreduce.scorers.protocol import Scorer
 
 __all__ = ["ProgressDisplay", "Tally", "sparkline"]
 
@@ -106,10 +112,17 @@ class _Bars(Progress):
 
 
 class ProgressDisplay:
-    """Shows how far the stages are, on stderr; see `sfxreduce.cluster.pool.Progress`."""
+    """Shows how far the stages are, on stderr; see `sfxreduce.cluster.pool.Progress`.
 
-    def __init__(self) -> None:
-        self.hit_from: float | None = None
+    Parameters
+    ----------
+    page : bool
+        Whether a page in a browser is told, too.
+    """
+
+    def __init__(self, *, page: bool = False) -> None:
+        self._page = page
+        self.so_far: RunSoFar | None = None
         self._tally: Tally | None = None
         self._bars = _Bars(
             TextColumn("{task.description:>8}", table_column=Column(no_wrap=True, min_width=8)),
@@ -127,6 +140,21 @@ class ProgressDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def expect(self, run: Run, scorer: Scorer, *, hit_from: float | None, out: Path) -> None:
+        """Prepare to count the hits of a run, here and on a page if there is to be one."""
+        self._tally = self._bars.tally = Tally(hit_from, run.n_events)
+        if self._page:
+            self.so_far = sfxreduce.RunSoFar(run, scorer, hit_from=hit_from, out=out)
+
+    def ended(self) -> None:
+        """Take note that the output is there."""
+        if self.so_far is not None:
+            self.so_far.ended()
+
+    def close(self) -> None:
+        """Draw no more."""
         if self._bars.console.is_terminal:
             self._bars.stop()
 
@@ -134,26 +162,31 @@ class ProgressDisplay:
         """Begin anew with something else, of which a line says what it is."""
         for task in self._tasks.values():
             self._bars.remove_task(task)
-        self._tally = self._bars.tally = None
         for known in (self._tasks, self._begun, self._said):
             known.clear()
         self._bars.console.print(what, highlight=False, markup=False)
 
-    def watched(
-        self, array: da.Array, blocks: Iterator[tuple[int, Any]]
-    ) -> Iterator[tuple[int, Any]]:
-        """Pass blocks of scores on, and count the hits of the first array that is computed."""
-        tally = None
-        if self._tally is None and "score" in (array.dtype.names or ()):
-            tally = self._tally = self._bars.tally = Tally(self.hit_from, int(array.shape[0]))
-        events_of_block = int(array.chunks[0][0]) if array.chunks[0] else 0
-        for number, values in blocks:
-            if tally is not None:
-                tally.add(number * events_of_block, values["score"])
-            yield number, values
+    def scored(self, first: int, rows: Any) -> None:
+        """Count hits. See `sfxreduce.pipeline.stages.score.SeesScores`."""
+        if self._tally is not None:
+            self._tally.add(first, rows["score"])
+        if self.so_far is not None:
+            self.so_far.scored(first, rows)
+
+    def settled(self, rows: Any, threshold: float) -> None:
+        """Pass final scores on. See `sfxreduce.pipeline.stages.score.SeesScores`."""
+        if self.so_far is not None:
+            self.so_far.settled(rows, threshold)
+
+    def planned(self, decisions: Decisions, assurance: Assurance) -> None:
+        """Pass decisions on. See `sfxreduce.pipeline.filter.SeesPlan`."""
+        if self.so_far is not None:
+            self.so_far.planned(decisions, assurance)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Take note of progress. See `sfxreduce.cluster.pool.Progress`."""
+        if self.so_far is not None:
+            self.so_far.progressed(stage, done, total)
         now = time.monotonic()
         begun = self._begun.setdefault(stage, now)
         note = self._note(stage, done, total, seconds=now - begun)

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from distributed.utils import silence_logging_cmgr
 from numpy.typing import NDArray
 
 from sfxreduce.cluster.connection import connect
+from sfxreduce.cluster.dashboard import Dashboard, dashboard_of
 from sfxreduce.cluster.in_flight import Flow, SetAside
 from sfxreduce.cluster.isolated import Alone, Failed
 from sfxreduce.cluster.local import local_cluster
@@ -103,6 +104,11 @@ class DaskPool:
     def dashboard(self) -> str:
         """Address of the dashboard."""
         return str(self._client.dashboard_link or "")
+
+    @cached_property
+    def dashboard_here(self) -> Dashboard | None:
+        """Dashboard of a cluster of this process. See `Pool.dashboard_here`."""
+        return dashboard_of(self._client)
 
     @property
     def has_gpu(self) -> bool:

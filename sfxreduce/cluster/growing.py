@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask.array as da
 from numpy.typing import NDArray
 
 from sfxreduce.cluster.pool import Needs, NeedsToCome, Pool, Rescue, SerialPool
+
+if TYPE_CHECKING:
+    from sfxreduce.cluster.dashboard import Dashboard
 
 __all__ = ["SECONDS_TO_GAIN", "GrowingPool"]
 
@@ -85,6 +88,11 @@ class GrowingPool:
     def needing(self, needs: Needs) -> AbstractContextManager[None]:
         """Say what tasks of a block need; workers are asked when they are started."""
         return self._to_come.of(needs, self._workers)
+
+    @property
+    def dashboard_here(self) -> Dashboard | None:
+        """Dashboard that pages can be added to; None as long as there is none."""
+        return self._workers.dashboard_here if self._workers else None
 
     def blocks(
         self,

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import dask.array as da
 import numpy as np
@@ -18,6 +18,9 @@ from dask.optimization import cull
 from numpy.typing import NDArray
 
 from sfxreduce.errors import UsageError
+
+if TYPE_CHECKING:
+    from sfxreduce.cluster.dashboard import Dashboard
 
 __all__ = [
     "BLOCKS_AT_ONCE",
@@ -110,6 +113,11 @@ class Pool(Protocol):
         ...
 
     @property
+    def dashboard_here(self) -> Dashboard | None:
+        """Dashboard that pages can be added to; None unless its scheduler is in this process."""
+        ...
+
+    @property
     def has_gpu(self) -> bool:
         """Whether any worker offers the resource ``GPU``."""
         ...
@@ -179,6 +187,7 @@ class SerialPool:
     """
 
     dashboard = ""
+    dashboard_here = None
     has_gpu = False
 
     def needing(self, needs: Needs) -> AbstractContextManager[None]:  # noqa: ARG002 - all is here

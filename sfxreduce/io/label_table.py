@@ -69,8 +69,9 @@ def read_labels(path: Path, *, run: Run) -> NDArray[np.int8]:
     Parameters
     ----------
     path : Path
-        With the columns ``label`` (hit, miss or maybe, in any case) and ``event`` (position in
-        the run) or ``event_id``. With both, they must name the same event; but a table of
+        With the columns ``label`` (hit, miss or maybe, in any case) and ``event`` or, as files of
+        an audit or a review have it, ``source_index`` (position in the run), or ``event_id``. With
+        position and ``event_id``, they must name the same event; but a table of
         `write_labels` may be of the run's hits, whose positions are others: if they are, its events
         are found by ``event_id``.
 
@@ -116,9 +117,10 @@ def _is_of_hits(rows: csv.DictReader[str], run: Run) -> bool:
 def _read(rows: csv.DictReader[str], path: Path, run: Run, *, by_id: bool) -> NDArray[np.int8]:
     """Labels of all rows; by the names of their events alone if so asked."""
     names = tuple(rows.fieldnames or ())
-    if "label" not in names or not {"event", "event_id"} & set(names):
+    if "label" not in names or not {"event", "event_id", "source_index"} & set(names):
         raise LabelError(
-            f"{path}: expected the columns label and event or event_id, found {', '.join(names)}"
+            f"{path}: expected the columns label and event, source_index or event_id, found "
+            f"{', '.join(names)}"
         )
     events = [str(name) for name in run.columns["event_id"].values]
     by_name: dict[str, int] = {}
@@ -153,7 +155,8 @@ def _event_of(
     row: dict[str, str], names: Sequence[str], by_name: Mapping[str, int], *, where: str, run: str
 ) -> int:
     """Position of the event that a row means; `by_name` has -1 where several share a name."""
-    position, name = (row.get("event") or "").strip(), row.get("event_id") or ""
+    position = (row.get("event") or row.get("source_index") or "").strip()
+    name = row.get("event_id") or ""
     if not position:
         event = by_name.get(name, -1) if name else -1
         if event < 0:

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sfxreduce.audit.sample import draw_sample
 from sfxreduce.cluster import IN_PROCESS, Pool
 from sfxreduce.cluster.pool import NO_NOTES, Notes, Progress, silent
-from sfxreduce.decisions.assurance import Check, assure
+from sfxreduce.decisions.assurance import Assurance, Check, assure
 from sfxreduce.decisions.decide import Decisions, decide, keep_by_peaks
 from sfxreduce.decisions.method import (
     Method,
@@ -42,10 +42,19 @@ from sfxreduce.pipeline.stages.write import kept_columns, published_at_once, wri
 from sfxreduce.report.report import Report, summarize, write_page
 from sfxreduce.run.run import Run
 
-__all__ = ["carry_out", "decide_run", "filter_run", "plan_filter"]
+__all__ = ["SeesPlan", "carry_out", "decide_run", "filter_run", "plan_filter"]
 
 ASSUMED = ("the places of the panels are assumed: pass '--geometry FILE'",)
 """Why nothing is promised of a detector without a geometry."""
+
+
+@runtime_checkable
+class SeesPlan(Protocol):
+    """Progress that is also shown the decisions before they are carried out."""
+
+    def planned(self, decisions: Decisions, assurance: Assurance) -> None:
+        """See what is decided, and what is promised."""
+        ...
 
 
 def filter_run(
@@ -145,6 +154,8 @@ def carry_out(
         pool.needing(needs_of(run, settings.scorer, work.folder)),
     ):
         plan = _plan(run, settings, known=known, pool=pool, notes=work, progress=progress)
+        if isinstance(progress, SeesPlan):
+            progress.planned(plan.decisions, plan.method.assurance)
         decisions = write_reduced(plan, work, options=outputs.options, pool=pool, progress=progress)
         if (outputs.cxi or outputs.nxmx) and not work.published:
             reasons = decisions.reason[plan.reduction.kept]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import read_ledger
@@ -20,7 +21,7 @@ from sfxreduce.report.figures import readable
 from sfxreduce.report.report import counted, short_path
 from sfxreduce.run.reasons import UNSAFE, Reason
 
-__all__ = ["Explanation", "why_event"]
+__all__ = ["Explanation", "JudgedEvents", "read_judged", "why_event"]
 
 IN_WORDS: Mapping[Reason, str] = {
     Reason.FILE_UNREADABLE: "its file cannot be read",
@@ -106,44 +107,78 @@ def why_event(store: Path, event: int) -> Explanation:
     SchemaError
         If the store has no ledger, or one that is damaged.
     """
+    return read_judged(store).explain(event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JudgedEvents:
+    """A reduced store, and what its ledger says of every event of its source.
+
+    Parameters
+    ----------
+    table : Dataset
+        The ledger as it is stored.
+    """
+
+    store: Path
+    manifest: Manifest
+    table: xr.Dataset
+    decisions: Decisions
+
+    def explain(self, event: int) -> Explanation:
+        """Explain the decision on one event; see `why_event`."""
+        store, manifest, decisions = self.store, self.manifest, self.decisions
+        n_events = decisions.score.size
+        if not 0 <= event < n_events:
+            raise UsageError(
+                f"{store}: event {event}: expected a position in the source run from 0 to "
+                f"{n_events - 1}; 'sfxreduce ledger --in {store} --out ledger.csv' lists all"
+            )
+        score, peaks = float(decisions.score[event]), int(decisions.peaks[event])
+        flags = [one for one in Reason if int(decisions.reason[event]) & one]
+        decision = Decision(decisions.decision[event])
+        stored, words = _stored(store, decisions, event)
+        became = {Decision.HIT: "a hit, kept", Decision.REJECT: "rejected"}.get(
+            decision, "undecided, and kept for that"
+        )
+        return Explanation(
+            event=event,
+            decision=decision.name.lower(),
+            score=score if np.isfinite(score) else None,
+            threshold=manifest.threshold,
+            reasons=tuple(str(flag.name).lower() for flag in flags),
+            peaks=peaks if peaks >= 0 else None,
+            position=stored,
+            sentences=(
+                f"Event {event} of {manifest.source}{self._origin(event)} is {became}.",
+                _on_score(score, manifest),
+                *(_on_flag(flag) for flag in flags),
+                *([] if peaks < 0 else [f"It shows {counted(peaks, 'peak')} on the tiles scored."]),
+                words,
+                *_to_keep(store, manifest, score, decision),
+            ),
+        )
+
+    def _origin(self, event: int) -> str:
+        """File that the event is from, and its place there, if the ledger says it."""
+        if not {"source_file", "source_event"} <= set(self.table):
+            return ""
+        file, place = self.table["source_file"].values[event], self.table["source_event"][event]
+        return f", {file} //{int(place)}" if file else ""
+
+
+def read_judged(store: Path) -> JudgedEvents:
+    """Read the ledger of a reduced store.
+
+    Raises
+    ------
+    SchemaError
+        If the store has no ledger, or one that is damaged.
+    """
     manifest = read_manifest(store)
     table = open_table(store, LEDGER_GROUP)
     decisions = read_ledger(table, where=str(store))
-    n_events = decisions.score.size
-    if not 0 <= event < n_events:
-        raise UsageError(
-            f"{store}: event {event}: expected a position in the source run from 0 to "
-            f"{n_events - 1}; 'sfxreduce ledger --in {store} --out ledger.csv' lists all"
-        )
-    origin = ""
-    if "source_file" in table and "source_event" in table:
-        # A run that came from no file has rows all the same.
-        file = str(table["source_file"].values[event])
-        origin = f", {file} //{int(table['source_event'][event])}" if file else ""
-    score, peaks = float(decisions.score[event]), int(decisions.peaks[event])
-    flags = [one for one in Reason if int(decisions.reason[event]) & one]
-    decision = Decision(decisions.decision[event])
-    stored, words = _stored(store, decisions, event)
-    became = {Decision.HIT: "a hit, kept", Decision.REJECT: "rejected"}.get(
-        decision, "undecided, and kept for that"
-    )
-    return Explanation(
-        event=event,
-        decision=decision.name.lower(),
-        score=score if np.isfinite(score) else None,
-        threshold=manifest.threshold,
-        reasons=tuple(str(flag.name).lower() for flag in flags),
-        peaks=peaks if peaks >= 0 else None,
-        position=stored,
-        sentences=(
-            f"Event {event} of {manifest.source}{origin} is {became}.",
-            _on_score(score, manifest),
-            *(_on_flag(flag) for flag in flags),
-            *([] if peaks < 0 else [f"It shows {counted(peaks, 'peak')} on the tiles scored."]),
-            words,
-            *_to_keep(store, manifest, score, decision),
-        ),
-    )
+    return JudgedEvents(store=store, manifest=manifest, table=table, decisions=decisions)
 
 
 def _on_score(score: float, manifest: Manifest) -> str:

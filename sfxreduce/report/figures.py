@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import TileChoice
 from sfxreduce.scorers.calibration.probability import ReliabilityBin
 from sfxreduce.scorers.calibration.windows import WindowLoss
+from sfxreduce.scorers.peaks.finder import PeakFinder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,12 +34,15 @@ __all__ = [
     "INK",
     "Picture",
     "assembled_png",
+    "brightest_blocks",
     "chart",
     "draw_calibration",
     "draw_run",
     "draw_scores",
     "draw_windows",
+    "peaks_in_picture",
     "readable",
+    "score_axis",
 ]
 
 COLOURS = {Decision.HIT: "#1b7f5c", Decision.UNDECIDED: "#d69a00", Decision.REJECT: "#aab1bc"}
@@ -132,17 +137,7 @@ def assembled_png(frame: NDArray[np.generic], detector: Detector) -> str:
     Each point shows the brightest trusted pixel it covers, so that one-pixel peaks stay visible;
     grey runs from the darkest to well above the median. Source frames of shape (frame axes).
     """
-    index = detector.assembly()
-    trusted = (index >= 0) & detector.good().reshape(-1)[index]
-    values = np.where(trusted, frame.reshape(-1)[index].astype(np.float32), np.float32(-np.inf))
-    step = max(-(-max(values.shape) // PICTURE_PIXELS), 1)
-    # A picture of one row is no thinner than one point: it is filled up to a whole block.
-    filled = [(0, max(step - n, 0)) for n in values.shape]
-    values = np.pad(values, filled, constant_values=-np.inf)
-    rows, columns = (n // step * step for n in values.shape)
-    blocks = values[:rows, :columns].reshape(rows // step, step, columns // step, step)
-    brightest = np.fmax.reduce(np.fmax.reduce(blocks, axis=1), axis=2)
-    brightest = np.where(np.isfinite(brightest), brightest, -np.inf)
+    brightest, _ = brightest_blocks(frame, detector, most=PICTURE_PIXELS)
     lit = brightest[np.isfinite(brightest)]
     low, middle = np.percentile(lit, [2, 50]) if lit.size else (0.0, 1.0)
     span = max(6 * (middle - low), 1e-6)
@@ -152,6 +147,59 @@ def assembled_png(frame: NDArray[np.generic], detector: Detector) -> str:
     buffer = io.BytesIO()
     Image.fromarray(grey.astype(np.uint8)).save(buffer, "PNG", compress_level=4)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def brightest_blocks(
+    frame: NDArray[np.generic], detector: Detector, *, most: int
+) -> tuple[NDArray[np.float32], int]:
+    """Assembled picture of a frame, made small by the brightest trusted pixel of each block.
+
+    Parameters
+    ----------
+    frame : ndarray
+        Shape (frame axes), in ADU.
+    most : int
+        Longest side of what comes out, in blocks.
+
+    Returns
+    -------
+    tuple of ndarray and int
+        Shape (row, column), -inf where there is no such pixel; and the side of a block in pixels.
+    """
+    index = detector.assembly()
+    trusted = (index >= 0) & detector.good().reshape(-1)[index]
+    values = np.where(trusted, frame.reshape(-1)[index].astype(np.float32), np.float32(-np.inf))
+    step = max(-(-max(values.shape) // most), 1)
+    # A picture of one row is no thinner than one point: it is filled up to a whole block.
+    filled = [(0, max(step - n, 0)) for n in values.shape]
+    values = np.pad(values, filled, constant_values=-np.inf)
+    rows, columns = (n // step * step for n in values.shape)
+    blocks = values[:rows, :columns].reshape(rows // step, step, columns // step, step)
+    brightest = np.fmax.reduce(np.fmax.reduce(blocks, axis=1), axis=2)
+    return np.where(np.isfinite(brightest), brightest, np.float32(-np.inf)), step
+
+
+def peaks_in_picture(
+    frame: NDArray[np.generic], detector: Detector
+) -> tuple[tuple[float, float], ...]:
+    """Peaks of a frame by the conventional rule, (column, row) in the assembled picture."""
+    peaks = PeakFinder().find(
+        frame, detector.good(), _radius(detector), adu_per_photon=detector.adu_per_photon
+    )
+    row, column = _places(detector)
+    y, x = np.rint(peaks.y).astype(int), np.rint(peaks.x).astype(int)
+    at = (peaks.panel, y, x) if detector.stacked else (y, x)
+    return tuple(zip(column[at].tolist(), row[at].tolist(), strict=True))
+
+
+@lru_cache(maxsize=1)
+def _radius(detector: Detector) -> NDArray[np.float64]:
+    return detector.radius()
+
+
+@lru_cache(maxsize=1)
+def _places(detector: Detector) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return detector.assembled_positions()
 
 
 def chart(draw: Callable[[Axes], None], *, name: str, alt: str) -> str:
@@ -215,7 +263,7 @@ def draw_scores(axes: Axes, decisions: Decisions, *, threshold: float) -> None:
     """Histogram of the scores by decision on a logarithmic count axis, with the threshold."""
     score = decisions.score.astype(np.float64)
     known = np.isfinite(score)
-    along, ticks, name = _score_axis(np.append(score[known], threshold))
+    along, ticks, name = score_axis(np.append(score[known], threshold))
     low, high = float(along(ticks).min()), float(along(ticks).max())
     values = along(np.append(score[known], threshold))
     low, high = min(low, values.min()), max(high, values.max())
@@ -249,10 +297,16 @@ def draw_scores(axes: Axes, decisions: Decisions, *, threshold: float) -> None:
         _legend_above(axes)
 
 
-def _score_axis(
+def score_axis(
     scores: NDArray[np.float64],
 ) -> tuple[Callable[[ArrayLike], NDArray[np.float64]], NDArray[np.float64], str]:
-    """How scores are laid out, the scores that are written below, and the name of the axis."""
+    """How scores are laid out, the scores that are written below, and the name of the axis.
+
+    Parameters
+    ----------
+    scores : ndarray
+        Shape (event,), finite, and at least one.
+    """
     low, high = float(scores.min()), float(scores.max())
     if low >= 0.0 and high <= 1.0:
         # Blanks crowd at zero and hits at one; odds tell both apart.

@@ -29,13 +29,14 @@ from sfxreduce.report.figures import (
     draw_run,
     draw_scores,
     draw_windows,
+    peaks_in_picture,
     readable,
 )
 from sfxreduce.run.columns import plain_text
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.run.show import html_table
-from sfxreduce.scorers.peaks.finder import MIN_PEAKS, PeakFinder
+from sfxreduce.scorers.peaks.finder import MIN_PEAKS
 
 __all__ = [
     "Report",
@@ -459,22 +460,17 @@ def draw_pictures(run: Run, decisions: Decisions, choice: Choice) -> Pictures:
 
 def _drawn_with(run: Run, decisions: Decisions) -> Callable[[int, NDArray[np.generic]], Picture]:
     """What draws an event of a run, with its peaks by the conventional rule."""
-    detector, finder = run.detector, PeakFinder()
-    good, radius = detector.good(), detector.radius()
-    row, column = detector.assembled_positions()
+    detector = run.detector
     rows, columns = detector.assembly().shape
 
     def draw(event: int, frame: NDArray[np.generic]) -> Picture:
-        peaks = finder.find(frame, good, radius, adu_per_photon=detector.adu_per_photon)
-        y, x = np.rint(peaks.y).astype(int), np.rint(peaks.x).astype(int)
-        at = (peaks.panel, y, x) if detector.stacked else (y, x)
         return Picture(
             event=event,
             score=float(decisions.score[event]),
             decision=Decision(decisions.decision[event]),
             png=assembled_png(frame, detector),
             size=(columns, rows),
-            peaks=tuple(zip(column[at].tolist(), row[at].tolist(), strict=True)),
+            peaks=peaks_in_picture(frame, detector),
         )
 
     return draw

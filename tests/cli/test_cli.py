@@ -441,7 +441,7 @@ def test_every_command_has_help_with_an_example() -> None:
     assert sorted(commands) == [
         "archive", "audit", "clean", "convert", "crossval", "doctor", "evaluate", "filter",
         "geometry", "hold", "info", "ingest", "label", "ledger", "policy", "redecide", "report",
-        "simulate", "train", "verify", "why",
+        "review", "simulate", "train", "verify", "view", "why",
     ]  # fmt: skip
     for name, command in commands_by_name().items():
         assert "Example: sfxreduce" in (command.help or ""), name

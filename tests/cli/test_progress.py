@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import pytest
 from commands import run as command
-from planted import planted_run
+from planted import BrightestPixel, planted_run
 from rich.console import Console
 
 from sfxreduce.cluster import SerialPool
@@ -22,20 +21,27 @@ from sfxreduce_cli import options, progress
 from sfxreduce_cli.progress import BINS, ProgressDisplay, Tally
 
 
-def scored(n_events: int, batch: int, *, every: int = 5) -> tuple[da.Array, Iterator[Any]]:
-    """An array of scores, and its blocks: each so-manyth event is a hit."""
+def scored(n_events: int, batch: int, *, every: int = 5) -> Iterator[tuple[int, Any]]:
+    """Blocks of scores, each with its first event: each so-manyth event is a hit."""
     rows = np.zeros(n_events, [("score", np.float32)])
     rows["score"][::every] = 1
-    blocks = [(k, rows[k * batch : (k + 1) * batch]) for k in range(-(-n_events // batch))]
-    return da.from_array(rows, chunks=batch), iter(blocks)
+    for start in range(0, n_events, batch):
+        yield start, rows[start : start + batch]
+
+
+def expecting(n_events: int) -> ProgressDisplay:
+    """A display that counts the hits of a run of so many events."""
+    display = ProgressDisplay()
+    run = planted_run(n_events=n_events)
+    display.expect(run, BrightestPixel(), hit_from=0.5, out=Path("hits.zarr"))
+    return display
 
 
 @pytest.mark.parametrize(("n_events", "batch"), [(1000, 64), (7, 3), (1, 1), (200, 8192)])
 def test_every_event_is_counted_once_in_its_part_of_the_run(n_events: int, batch: int) -> None:
     tally = Tally(0.5, n_events)
-    _, blocks = scored(n_events, batch)
-    for number, rows in blocks:
-        tally.add(number * batch, rows["score"])
+    for first, rows in scored(n_events, batch):
+        tally.add(first, rows["score"])
     assert sum(tally.events) == n_events
     assert sum(tally.hits) == len(range(0, n_events, 5))
     if n_events >= BINS:
@@ -46,12 +52,11 @@ def test_a_pipe_is_given_a_line_every_few_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter(np.arange(0.0, 1000.0, 1.0))
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    array, blocks = scored(1000, 100)
-    with ProgressDisplay() as display:
-        display.hit_from = 0.5
+    with expecting(1000) as display:
+        monkeypatch.setattr(time, "monotonic", lambda: next(clock))
         display("score", 0, 10)
-        for done, _ in enumerate(display.watched(array, blocks), start=1):
+        for done, (first, rows) in enumerate(scored(1000, 100), start=1):
+            display.scored(first, rows)
             display("score", done, 10)
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -62,11 +67,9 @@ def test_a_pipe_is_given_a_line_every_few_seconds(
 
 
 def test_a_terminal_has_a_bar_and_the_hit_rate_along_the_run() -> None:
-    display = ProgressDisplay()
-    array, blocks = scored(1000, 100)
-    display.hit_from = 0.5
-    for _ in display.watched(array, blocks):
-        pass
+    display = expecting(1000)
+    for first, rows in scored(1000, 100):
+        display.scored(first, rows)
     screen = Console(file=io.StringIO(), width=100)
     for part in display._bars.get_renderables():
         screen.print(part)
@@ -92,7 +95,7 @@ def test_a_remote_node_is_given_the_tunnel_to_its_dashboard(
     for name in ("SSH_CONNECTION", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     address = "http://127.0.0.1:4321/status"
-    assert options._tunnel(address) == ""
+    assert options.tunnel(address) == ""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert options._tunnel(address).startswith("ssh -N -L 4321:127.0.0.1:4321 ")
-    assert options._tunnel("http://10.0.0.1:4321/status") == ""
+    assert options.tunnel(address).startswith("ssh -N -L 4321:127.0.0.1:4321 ")
+    assert options.tunnel("http://10.0.0.1:4321/status") == ""

@@ -17,6 +17,8 @@ import dask
 import distributed
 import pytest
 from distributed import Client, Nanny, Scheduler, SpecCluster, Status, Worker
+from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.http.routing import RoutingApplication
 from distributed.security import Security
 from distributed.utils import LoopRunner
 
@@ -33,6 +35,7 @@ IMPORTED = {
     "distributed.client": {"ClosedClientError", "FutureCancelledError"},
     "distributed.comm.addressing": {"get_address_host", "parse_address"},
     "distributed.comm.core": {"CommClosedError", "connect"},
+    "distributed.diagnostics.plugin": {"SchedulerPlugin"},
     "distributed.protocol": {"pickle"},
     "distributed.security": {"Security"},
     "distributed.system": {"MEMORY_LIMIT"},
@@ -47,6 +50,9 @@ ATTRIBUTES = [
     (Security, "get_connection_args"),
     (LoopRunner, "run_sync"),
     (Nanny, "status"),
+    (RoutingApplication, "add_application"),
+    (Scheduler, "start_http_server"),
+    (SchedulerPlugin, "transition"),
     (SpecCluster, "loop"),
     (SpecCluster, "__await__"),
     (Status, "running"),

@@ -87,7 +87,7 @@ def test_a_file_that_exists_is_not_replaced(tmp_path: Path) -> None:
         ("event_id,label\nnobody,hit\n", "line 2: .* no event with the event_id 'nobody'"),
         ("event,label\n1,perhaps\n", "line 2: expected hit, miss or maybe, found 'perhaps'"),
         ("event,event_id,label\n1,e2,hit\n", "line 2: event 1 .* another run"),
-        ("number,label\n1,hit\n", "expected the columns label and event or event_id"),
+        ("number,label\n1,hit\n", "expected the columns label and event, source_index or event_id"),
     ],
 )
 def test_a_row_that_makes_no_sense_is_named(tmp_path: Path, text: str, message: str) -> None:

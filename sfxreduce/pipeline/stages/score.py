@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import dask.array as da
 import numpy as np
@@ -47,6 +47,7 @@ __all__ = [
     "SEEN_ON_PIXELS",
     "Rescored",
     "ScoredJob",
+    "SeesScores",
     "bound_by_first_tiles",
     "collect_scores",
     "differing_pixels",
@@ -96,6 +97,19 @@ class Rescored:
 
     reread: int = 0
     tiles_read: int = 0
+
+
+@runtime_checkable
+class SeesScores(Protocol):
+    """Progress that is also shown the scores as they come."""
+
+    def scored(self, first: int, rows: NDArray[np.void]) -> None:
+        """See what the first tiles say of consecutive events, the first at this position."""
+        ...
+
+    def settled(self, rows: NDArray[np.void], threshold: float) -> None:
+        """See the scores of all events, and the threshold of the run."""
+        ...
 
 
 def events_per_batch(scorer: Scorer) -> int:
@@ -253,6 +267,8 @@ def collect_scores(
     blocks = each_once(
         notes, stage, scores.npartitions, work, dtype=SCORE_DTYPE, is_open=_with_unread
     )
+    if stage == "score" and isinstance(progress, SeesScores):
+        blocks = _shown(blocks, progress, batch=events_per_batch(scorer))
     for block, values in tracked(blocks, stage=stage, total=scores.npartitions, progress=progress):
         start = block * events_per_batch(scorer)
         rows[start : start + len(values)] = values
@@ -262,6 +278,15 @@ def collect_scores(
 def _with_unread(rows: NDArray[np.void]) -> bool:
     """Whether a batch has events that could not be read when it was noted."""
     return bool((rows["reason"] & np.uint32(UNREAD)).any())
+
+
+def _shown(
+    blocks: Iterator[tuple[int, NDArray[Any]]], watcher: SeesScores, *, batch: int
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Show blocks of scores on their way, before it is told that they are done."""
+    for block, values in blocks:
+        watcher.scored(block * batch, values)
+        yield block, values
 
 
 def scored_pixels(rows: NDArray[np.void], window: Window | None) -> Scored:
@@ -337,6 +362,26 @@ def score_run(
     tuple of ndarray, RunThreshold and Rescored
         Rows of shape (event,) and dtype `SCORE_DTYPE`; and what of the known ones was read again.
     """
+    rows, chosen, rescored = _scored(
+        run, scorer, known=known, threshold_of=threshold_of, pool=pool, notes=notes,
+        progress=progress,
+    )  # fmt: skip
+    if isinstance(progress, SeesScores):
+        progress.settled(rows, chosen.value)
+    return rows, chosen, rescored
+
+
+def _scored(
+    run: Run,
+    scorer: Scorer,
+    *,
+    known: NDArray[np.void] | None,
+    threshold_of: Callable[[NDArray[np.float32]], RunThreshold],
+    pool: Pool,
+    notes: Notes,
+    progress: Progress,
+) -> tuple[NDArray[np.void], RunThreshold, Rescored]:
+    """See `score_run`."""
     detector, look = run.detector, calibration_of(scorer, run.detector).first_look
     rows = (
         collect_scores(run, scorer, pool=pool, first=True, notes=notes, progress=progress)

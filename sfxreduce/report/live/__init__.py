@@ -1,0 +1,1 @@
+"""Pages that a browser shows while something goes on: a run that is filtered, events to look at."""

@@ -1,0 +1,105 @@
+"""A web server on 127.0.0.1 for pages of ours, as long as somebody wants to see them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
+
+from bokeh.server.server import BaseServer
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
+from tornado.netutil import bind_sockets
+
+from sfxreduce.errors import UsageError
+from sfxreduce.report.live.guard import GuardedPages
+
+__all__ = ["serve_until_interrupted", "served_beside"]
+
+HOST = "127.0.0.1"
+
+
+def serve_until_interrupted(
+    pages: GuardedPages, *, port: int = 0, ready: Callable[[str], None]
+) -> None:
+    """Serve pages until Ctrl-C.
+
+    Parameters
+    ----------
+    port : int
+        0 for one that is free.
+    ready : callable
+        Called with the address, token included, once it answers.
+
+    Raises
+    ------
+    UsageError
+        If another program listens at the port.
+    """
+    with _loop() as loop:
+        server = _started(pages, port, ready)
+        try:
+            with suppress(KeyboardInterrupt):
+                loop.start()
+        finally:
+            server.stop()
+
+
+@contextmanager
+def served_beside(pages: GuardedPages) -> Iterator[str]:
+    """Serve pages in a thread as long as the block lasts; gives their address, token included."""
+    address, loops = "", []
+    is_ready = Event()
+
+    def note(found: str) -> None:
+        nonlocal address
+        address = found
+        is_ready.set()
+
+    def work() -> None:
+        with _loop() as loop:
+            loops.append(loop)
+            server = _started(pages, 0, note)
+            try:
+                loop.start()
+            finally:
+                server.stop()
+
+    thread = Thread(target=work, name="pages", daemon=True)
+    thread.start()
+    is_ready.wait()
+    try:
+        yield address
+    finally:
+        loops[0].add_callback(loops[0].stop)
+        thread.join()
+
+
+@contextmanager
+def _loop() -> Iterator[IOLoop]:
+    """Event loop of this thread, closed with the block."""
+    loop = IOLoop(make_current=False)
+    asyncio.set_event_loop(loop.asyncio_loop)
+    try:
+        yield loop
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close(all_fds=True)
+
+
+def _started(pages: GuardedPages, port: int, ready: Callable[[str], None]) -> BaseServer:
+    try:
+        sockets = bind_sockets(port, HOST)
+    except OSError as error:
+        raise UsageError(
+            f"--port {port}: another program listens there ({error.strerror}); choose another "
+            "port, or leave it out for one that is free"
+        ) from error
+    http = HTTPServer(pages)
+    http.add_sockets(sockets)
+    server = BaseServer(IOLoop.current(), pages, http)
+    server.start()
+    address = f"http://{HOST}:{sockets[0].getsockname()[1]}{pages.entry}"
+    IOLoop.current().add_callback(ready, address)
+    return server
