@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test test-slow check wheel-test docs poster poster-smoke peers bench model clean
+.PHONY: demo test test-slow check wheel-test docs poster poster-smoke peers bench screenshots model clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -55,6 +55,10 @@ peers: $(PEERS)/.installed
 # All speed benchmarks, of our own and of the peers; about twenty minutes on a quiet machine.
 bench: $(VENV)/.installed-bench peers
 	$(BIN)/python benchmarks/run.py --out docs/results/speed
+
+# The pictures of the documentation, from a run that is simulated for them; needs Chromium.
+screenshots: $(VENV)/.installed-dev
+	$(BIN)/python examples/screenshots.py
 
 model: $(VENV)/.installed
 	$(BIN)/python examples/make_default_model.py

@@ -186,7 +186,7 @@ class ProgressDisplay:
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Take note of progress. See `sfxreduce.cluster.pool.Progress`."""
         if self.so_far is not None:
-            self.so_far.progressed(stage, done, total)
+            self.so_far(stage, done, total)
         now = time.monotonic()
         begun = self._begun.setdefault(stage, now)
         note = self._note(stage, done, total, seconds=now - begun)

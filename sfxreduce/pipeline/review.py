@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.audit.labels import EventLabel, labels_to_csv
 from sfxreduce.decisions.decide import Decision, Decisions
-from sfxreduce.errors import RunNotFound, UsageError, VerificationError
+from sfxreduce.errors import LabelError, RunNotFound, UsageError, VerificationError
 from sfxreduce.io.files.durable import output_errors, write_file
 from sfxreduce.io.files.journal import alone
 from sfxreduce.io.readers.zarr.run import open_table
@@ -25,6 +25,7 @@ from sfxreduce.report.live.frames import Frames, resolution_rings
 from sfxreduce.report.live.guard import GuardedPages
 from sfxreduce.report.live.review_page import Album, review_page
 from sfxreduce.report.live.serve import serve_until_interrupted
+from sfxreduce.report.report import short_path
 from sfxreduce.run.labels import Label
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
@@ -262,7 +263,7 @@ class _Opened:
     def __enter__(self) -> LabelBook:
         self._stack.enter_context(alone(self._lock, mode=0o600))
         try:
-            known = read_labels(self._path) if self._path.exists() else ()
+            known = _known_labels(self._path) if self._path.exists() else ()
         except BaseException:
             self.__exit__()
             raise
@@ -273,6 +274,19 @@ class _Opened:
     def __exit__(self, *_: object) -> None:
         self._lock.unlink(missing_ok=True)
         self._stack.close()
+
+
+def _known_labels(path: Path) -> tuple[EventLabel, ...]:
+    """Labels of a file that is gone on with; one with more in it would lose that."""
+    known = read_labels(path)
+    columns = labels_to_csv(()).strip()
+    found = path.read_text("utf-8").partition("\n")[0].strip()
+    if found != columns:
+        raise LabelError(
+            f"{path}: expected the columns {columns} and no others, found {found[:80]}; give "
+            "another file to --out"
+        )
+    return known
 
 
 def _album(
@@ -335,6 +349,6 @@ def _described(run: Run) -> Callable[[int], tuple[str, ...]]:
         if isinstance(judged, JudgedEvents):
             return judged.explain(int(source[event])).sentences
         origin = [f"{files[event]} //{int(places[event])}"] if files[event] else []
-        return (f"{run.path}, event_id {names[event]}", *origin)
+        return (f"{short_path(run.path)}, event_id {names[event]}", *origin)
 
     return describe

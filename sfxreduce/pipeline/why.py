@@ -150,7 +150,7 @@ class JudgedEvents:
             peaks=peaks if peaks >= 0 else None,
             position=stored,
             sentences=(
-                f"Event {event} of {manifest.source}{self._origin(event)} is {became}.",
+                f"Event {event} of {short_path(manifest.source)}{self._origin(event)} is {became}.",
                 _on_score(score, manifest),
                 *(_on_flag(flag) for flag in flags),
                 *([] if peaks < 0 else [f"It shows {counted(peaks, 'peak')} on the tiles scored."]),
@@ -215,7 +215,7 @@ def _to_keep(store: Path, manifest: Manifest, score: float, decision: Decision) 
     if decision is not Decision.REJECT:
         return []
     lower = np.format_float_positional(np.float32(score), trim="-")
-    source, name = shlex.quote(manifest.source), shlex.quote(short_path(store))
+    source, name = shlex.quote(short_path(manifest.source)), shlex.quote(short_path(store))
     return [
         f"To keep it: sfxreduce redecide --in {name} --against {source} --threshold {lower} "
         "--out more.zarr"

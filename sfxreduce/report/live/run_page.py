@@ -27,7 +27,7 @@ from sfxreduce.report.live.frames import Frames, SeenFrame
 from sfxreduce.report.live.guard import GuardedPages
 from sfxreduce.report.live.serve import served_beside
 from sfxreduce.report.live.so_far import RunSoFar, Snapshot
-from sfxreduce.report.report import counted, human_bytes
+from sfxreduce.report.report import counted, human_bytes, short_path
 
 __all__ = ["served_run_page"]
 
@@ -257,7 +257,7 @@ def _heading(now: Snapshot, so_far: RunSoFar) -> str:
     stage = escape(now.stage) or "done"
     note = f"<p style='margin:4px 0;color:#5b6773'>{PROVISIONAL}</p>" if now.provisional else ""
     return (
-        f"<h2 style='margin:4px 0;overflow-wrap:anywhere'>{escape(run.path)}</h2>"
+        f"<h2 style='margin:4px 0;overflow-wrap:anywhere'>{escape(short_path(run.path))}</h2>"
         f"<p style='margin:4px 0'><b id='scored'>{now.scored:,}/{run.n_events:,}</b> events · "
         f"<b>{counted(now.hits, 'hit')}</b>{rate} · {now.undecided:,} undecided{pace} · "
         f"<b>{stage}</b></p>{note}"

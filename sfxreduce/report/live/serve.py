@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
@@ -10,7 +11,6 @@ from threading import Event, Thread
 from bokeh.server.server import BaseServer
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
-from tornado.netutil import bind_sockets
 
 from sfxreduce.errors import UsageError
 from sfxreduce.report.live.guard import GuardedPages
@@ -90,16 +90,17 @@ def _loop() -> Iterator[IOLoop]:
 
 def _started(pages: GuardedPages, port: int, ready: Callable[[str], None]) -> BaseServer:
     try:
-        sockets = bind_sockets(port, HOST)
+        listener = socket.create_server((HOST, port))
     except OSError as error:
         raise UsageError(
             f"--port {port}: another program listens there ({error.strerror}); choose another "
             "port, or leave it out for one that is free"
         ) from error
     http = HTTPServer(pages)
-    http.add_sockets(sockets)
+    listener.setblocking(False)
+    http.add_socket(listener)
     server = BaseServer(IOLoop.current(), pages, http)
     server.start()
-    address = f"http://{HOST}:{sockets[0].getsockname()[1]}{pages.entry}"
+    address = f"http://{HOST}:{listener.getsockname()[1]}{pages.entry}"
     IOLoop.current().add_callback(ready, address)
     return server

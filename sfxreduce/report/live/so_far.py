@@ -80,6 +80,8 @@ class Snapshot:
 class RunSoFar:
     """Takes note of what a filter run comes to; one thread tells it, others look.
 
+    It is a `progress` of `sfxreduce.filter_run`, which tells it all but the end.
+
     Parameters
     ----------
     hit_from : float or None
@@ -121,7 +123,7 @@ class RunSoFar:
         self._decided: Decisions | None = None
         self._assurance: Assurance | None = None
 
-    def progressed(self, stage: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: int, total: int) -> None:
         """Take note of progress. See `sfxreduce.cluster.pool.Progress`."""
         with self._lock:
             self._stage = f"{stage} {done:,}/{total:,}"
