@@ -116,8 +116,8 @@ def filter_(
         outputs = partial(beside.outputs, ctx=ctx)
         asked.many(sfxreduce.outputs_of_runs(in_, place), outputs, inputs, as_json=as_json)
     else:
-        how = {"dry_run": dry_run, "linger": linger, "as_json": as_json}
-        asked.one(in_, beside.outputs(place, ctx), inputs, **how)
+        one = partial(asked.one, in_, beside.outputs(place, ctx), inputs)
+        one(dry_run=dry_run, linger=linger, as_json=as_json)
 
 
 def _place(ctx: typer.Context, out: Path | None, out_dir: Path | None) -> tuple[Path, bool]:
@@ -189,16 +189,13 @@ class _Asked:
         as_json: bool,
     ) -> None:
         """Filter run after run on the same workers, and print the outcomes."""
-        with self.where.opened(gpu=self.gpu) as work:
+        with self.where.opened(gpu=self.gpu, page=False) as work:
             progress = work["progress"]
 
             def filter_one(path: Path, store: Path) -> Report:
                 progress.begin(f"{path} -> {store}")
-                run, settings, own = (
-                    inputs.opened(path),
-                    self.settings(work["pool"]),
-                    outputs(store),
-                )
+                run, own = inputs.opened(path), outputs(store)
+                settings = self.settings(work["pool"])
                 _expect(progress, run, settings, own)
                 report = sfxreduce.filter_run(run, settings=settings, outputs=own, **work)
                 progress.ended()
