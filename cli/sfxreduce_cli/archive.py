@@ -75,6 +75,7 @@ def check_ticket(
         "ticket": str(ticket),
         "run": paper.run,
         "plan_id": paper.plan_id,
+        "policy": paper.policy.named if paper.policy else "",
         "files": len(paper.files),
         "bytes": paper.bytes,
         "valid_until": ends,
@@ -252,6 +253,8 @@ def release(
         released = sfxreduce.archive.release_run(subject, token=token, **own, **work)
     title = "nothing was written; it could be released" if released.dry_run else "ticket written"
     print_facts(f"{run}: {title}", released.to_json(), as_json=as_json)
+    if released.dry_run:
+        say(f"to do it: {typed('--execute', released.plan.plan_id[:8])}")
 
 
 @archive.command("restore")

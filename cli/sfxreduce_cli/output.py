@@ -125,10 +125,12 @@ def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
         print_json(summary)
         return
     states = ", ".join(f"{count} {state}" for state, count in summary["states"].items())
+    standings = "; ".join(f"{n} {words}" for words, n in summary["standings"].items())
     facts = {
         "states": states or "none",
+        **({"of them": standings} if standings else {}),
         "held": summary["held"],
-        "ready": f"{len(summary['ready'])} runs, {decimal(summary['bytes_ready'])}",
+        "ready": f"{_runs(len(summary['ready']))}, {decimal(summary['bytes_ready'])}",
         "ticketed": decimal(summary["bytes_ticketed"]),
         "released": decimal(summary["bytes_released"]),
     }
@@ -139,7 +141,9 @@ def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
     for row in summary["runs"]:
         if row["run"] in summary["attention"]:
             facts[f"look at: {row['run']}"] = f"{row['state']} {' '.join(row['codes'])}"
-    print_table(f"{summary['root']}: {len(summary['runs'])} runs", facts)
+        elif row["standing"]:
+            facts[str(row["run"])] = f"{row['state']}, {row['standing']}"
+    print_table(f"{summary['root']}: {_runs(len(summary['runs']))}", facts)
 
 
 def print_savings(savings: Savings, page: Path | None, *, as_json: bool) -> None:
@@ -162,8 +166,14 @@ def print_savings(savings: Savings, page: Path | None, *, as_json: bool) -> None
     facts |= {f"damaged: {run.run}": run.problem for run in savings.runs if run.problem}
     facts |= {f"not seen: {n}": problem for n, problem in enumerate(savings.unseen, 1)}
     facts |= {"page": str(page)} if page else {}
-    runs = f"{len(savings.runs):,} run{'' if len(savings.runs) == 1 else 's'}"
-    print_table(f"{runs}: {site.total.bytes:,} bytes in {site.total.files:,} files", facts)
+    print_table(
+        f"{_runs(len(savings.runs))}: {site.total.bytes:,} bytes in {site.total.files:,} files",
+        facts,
+    )
+
+
+def _runs(number: int) -> str:
+    return f"{number:,} run{'' if number == 1 else 's'}"
 
 
 def print_table(title: str, facts: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ policy = command_group(
 )
 
 PolicyFile = Annotated[Path, typer.Argument(help="Policy, a TOML file.")]
-Preset = Annotated[str, typer.Option(help="A shipped policy: esrf, euxfel, laptop or lcls.")]
+Preset = Annotated[str, typer.Option(help="A shipped policy: esrf, euxfel, laptop, lcls, or try.")]
 
 
 @policy.command("check")

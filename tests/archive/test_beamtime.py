@@ -54,7 +54,10 @@ def test_an_experiment_goes_all_the_way_and_comes_back(beamtime: Beamtime, tmp_p
     assert len(nightly["ready"]) == 5
     assert not nightly["attention"]
     for n in range(5):
-        assert releasing.release_run(beamtime.subject(n), pool=POOL).dry_run
+        # A dry run refuses what the real one would.
+        with pytest.raises(UsageError, match="no pool is named"):
+            releasing.release_run(beamtime.subject(n), pool=POOL)
+        assert releasing.release_run(beamtime.subject(n), to=beamtime.to, pool=POOL).dry_run
         assert not (beamtime.subject(n).evidence / "release-ticket.json").exists()
         done = beamtime.release(n)
         ticket = read_paper(TicketPaper, done.ticket.read_bytes(), where="ticket")
@@ -87,7 +90,9 @@ def test_an_experiment_goes_all_the_way_and_comes_back(beamtime: Beamtime, tmp_p
 
 
 def test_a_run_without_a_verified_output_is_not_planned(beamtime: Beamtime) -> None:
-    assert codes(lambda: beamtime.plan(hits=None)) == {"R01"}
+    (beamtime.root / "elsewhere").mkdir()
+    beamtime.hits(3).rename(beamtime.root / "elsewhere" / "hits.zarr")
+    assert codes(lambda: beamtime.plan(3, hits=None)) == {"R01"}
     assert codes(lambda: beamtime.plan(hits=beamtime.root / "nothing.zarr")) == {"R01"}
     # The reduced store of another run has other frames.
     assert codes(lambda: beamtime.plan(0, hits=beamtime.hits(1))) == {"R01"}

@@ -55,11 +55,15 @@ def test_a_run_goes_all_the_way_by_commands(
     run, hits = beamtime / "run.zarr", beamtime / "hits.zarr"
     pools = [f"--to=a=posix:{beamtime}/tape_a", f"--to=b=posix:{beamtime}/tape_b"]
     plan = ["archive", "plan", run, "--serial", "--as", "ann"]
+    (beamtime / "elsewhere").mkdir()
+    away = hits.rename(beamtime / "elsewhere" / "hits.zarr")
     status, found, err = call(*plan)
     assert (status, codes(found)) == (3, {"R01"})
     assert "R01" in err
-    status, made, _ = call(*plan, "--hits", hits)
-    assert (status, made["state"]) == (0, "PLANNED")
+    # Beside the run it is found, as 'report savings' finds it.
+    away.rename(hits)
+    status, made, _ = call(*plan)
+    assert (status, made["state"], made["hits"]) == (0, "PLANNED", str(hits))
     assert made["plans"][0]["plan_id"] == made["plan_id"]
     assert made["disposition"] == "tape-raw"
     assert (beamtime / "run.zarr.evidence" / "plan.json").exists()
@@ -73,6 +77,8 @@ def test_a_run_goes_all_the_way_by_commands(
     # A dry run refuses what the real one would, and ends with the line to copy.
     assert call("archive", "execute", run, "--to", f"a={beamtime}/tape_a")[0] == 2
     assert call("archive", "execute", run, "--to", f"a=posix:{beamtime}/no_tape")[0] == 1
+    status, found, _ = call("archive", "execute", run, pools[0])
+    assert (status, codes(found)) == (3, {"R07"})
     status, found, said = call("archive", "execute", run, *pools)
     assert (status, found["dry_run"]) == (0, True)
     assert not list((beamtime / "tape_a").iterdir())
@@ -104,6 +110,11 @@ def test_a_run_goes_all_the_way_by_commands(
     assert call(*lift, "dee")[0] == 0
     status, found, _ = call("archive", "status", run)
     assert found["ready"]
+    assert call(*release[:-2], "--to=c=posix:/nowhere")[0] == 1
+    status, found, said = call(*release[:-2])
+    assert (status, found["dry_run"]) == (0, True)
+    assert said.splitlines()[-1].startswith("to do it: sfxreduce archive release ")
+    assert said.splitlines()[-1].endswith(f"--execute {token}")
     status, found, _ = call(*release)
     assert (status, found["state"]) == (0, "RELEASE_TICKETED")
     ticket = json.loads(Path(found["ticket"]).read_text())
@@ -123,11 +134,14 @@ def test_a_run_goes_all_the_way_by_commands(
 
 def test_what_people_read_says_the_same(call: Call, beamtime: Path) -> None:
     run = beamtime / "run.zarr"
+    hits = beamtime / "hits.zarr"
+    (beamtime / "elsewhere").mkdir()
+    away = hits.rename(beamtime / "elsewhere" / "hits.zarr")
     status, out, err = call("archive", "plan", run, "--serial", json_too=False)
     assert (status, out) == (3, "")
     assert err.startswith("sfxreduce: refused: R01: ")
     assert "--hits" in err
-    hits = beamtime / "hits.zarr"
+    away.rename(hits)
     _, out, _ = call("archive", "plan", run, "--hits", hits, "--serial", json_too=False)
     assert "PLANNED" in out
     for words in (("status", run), ("status", "--root", beamtime), ("explain", run)):
@@ -143,7 +157,8 @@ def test_several_runs_are_planned_in_one_go_and_all_refusals_are_told(
     plan = ["archive", "plan", *runs, "--serial"]
     status, found, _ = call(*plan)
     assert status == 3
-    assert [refusal["code"] for refusal in found["refusals"]] == ["R01", "R01"]
+    # The first one's reduced store lies beside it; nothing was made from the second.
+    assert [refusal["code"] for refusal in found["refusals"]] == ["R01"]
     status, found, _ = call(*plan, "--hits", beamtime / "hits.zarr")
     assert (status, found["exit_status"]) == (2, 2)
     status, found, _ = call(*plan, *(w for _ in runs for w in ("--hits", beamtime / "hits.zarr")))

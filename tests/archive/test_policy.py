@@ -103,7 +103,20 @@ def test_a_preset_is_a_file_with_sources_and_never_irreversible(name: str, tmp_p
 
 def test_the_figures_of_the_facilities_are_those_of_their_sources() -> None:
     days = {name: preset(name).release.min_retention_days for name in PRESETS}
-    assert days == {"esrf": 120, "euxfel": 60, "laptop": 0, "lcls": 120}
+    assert days == {"esrf": 120, "euxfel": 60, "laptop": 0, "lcls": 120, "try": 0}
+
+
+def test_a_policy_without_a_grace_period_says_so_wherever_its_name_is_shown() -> None:
+    caution = "no grace period: for trying, not for data that matter"
+    assert {name for name in PRESETS if preset(name).caution} == {"try"}
+    assert preset("try").named == f"try ({caution})"
+    assert explain_policy(preset("try"))[1] == f"Caution: {caution}."
+    # Not the name marks it: a copy under another name does the same.
+    copied = preset("try").model_copy(update={"name": "beamline"})
+    assert copied.named == f"beamline ({caution})"
+    waits = preset("try").release.model_copy(update={"grace_days": 0.5})
+    assert not copied.model_copy(update={"release": waits}).caution
+    assert not Policy().caution
 
 
 def changes(value: Any) -> Any:

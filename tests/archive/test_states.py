@@ -50,8 +50,8 @@ def certificate(**changes: Any) -> dict[str, Any]:
     return {"certificate": replace(GOOD_CERTIFICATE, **changes)}
 
 
-OF_TICKETS = {"R21", "R22"}
-"""Codes of signing and checking tickets, which no state is about."""
+OF_TICKETS = {"R21", "R22", "R24"}
+"""Codes of signing, checking and acting on tickets, which nothing before a ticket is about."""
 
 FAULTS = [
     ("R01", {"verified": None}),
@@ -373,8 +373,10 @@ def test_a_run_is_released_only_if_the_facility_said_so_and_restored_only_if_it_
         found = step(state, facts, policy=STRICT, now_ns=NOW)
         return [refusal.code for refusal in found.refusals]
 
-    assert codes(State.RELEASE_TICKETED, facts) == ["R04"]
-    assert codes(State.RELEASE_TICKETED, replace(facts, ticket_plan_id="q")) == ["R10", "R04"]
+    assert codes(State.RELEASE_TICKETED, facts) == ["R24"]
+    assert codes(State.RELEASE_TICKETED, replace(facts, ticket_plan_id="q")) == ["R10"]
+    void = replace(facts, ticket_plan_id="", ticket_void="Revoked: held by pi")
+    assert codes(State.RELEASE_TICKETED, void) == ["R21"]
     assert codes(State.RELEASED, facts) == []
     assert codes(State.RESTORING, facts) == ["R03"]
     assert codes(State.RESTORING, replace(facts, restored=True)) == []

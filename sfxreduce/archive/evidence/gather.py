@@ -109,7 +109,7 @@ def gather(
         open_jobs=tuple(_jobs(found, unknown)),
         released_today_bytes=released.bytes,
         limit_problem=released.problem,
-        ticket_plan_id=_ticket(found, unknown),
+        **_ticket(found, unknown),
         released_plan_id=_released(found, unknown),
         restored=found.last("restored") is not None,
         tampered=tuple(tampered),
@@ -254,10 +254,15 @@ def _jobs(found: Contents, unknown: list[str]) -> Iterator[str]:
             yield f"{body['what']} of {body['by']}"
 
 
-def _ticket(found: Contents, unknown: list[str]) -> str:
+def _ticket(found: Contents, unknown: list[str]) -> dict[str, str]:
+    """Plan of the ticket in force, or why it is void."""
     ticket = _paper(TicketPaper, found, "release-ticket.json", unknown)
+    if ticket is None:
+        return {}
+    if ticket.files:
+        return {"ticket_plan_id": ticket.plan_id}
     # One that was revoked lists nothing.
-    return ticket.plan_id if ticket and ticket.files else ""
+    return {"ticket_void": ticket.why[0] if ticket.why else "it lists nothing"}
 
 
 def _released(found: Contents, unknown: list[str]) -> str:

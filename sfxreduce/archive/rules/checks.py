@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fnmatch import fnmatch
 
 from sfxreduce.archive.rules.facts import Approval, Evidence, SourcePin, StoreFacts
@@ -34,6 +35,10 @@ __all__ = [
 DAY_NS = 86_400 * 10**9
 HOUR_NS = 3_600 * 10**9
 TB = 10**12
+NEW_TICKET = (
+    "once no hold stands, write a new ticket with 'sfxreduce archive release'; the plan is as good "
+    "as before"
+)
 
 Found = Iterator[Refusal]
 
@@ -272,7 +277,8 @@ def waited(case: Case) -> Found:
     if case.facts.recall and case.now_ns - case.facts.recall.at_ns < release.grace_days * DAY_NS:
         yield refuse(
             "R12",
-            f"{_days(case.now_ns - case.facts.recall.at_ns)} of {release.grace_days:g} of grace",
+            f"{_days(case.now_ns - case.facts.recall.at_ns)} of {release.grace_days:g} of grace, "
+            f"until {_date(case.facts.recall.at_ns + int(release.grace_days * DAY_NS))}",
         )
     if case.facts.experiment_end_ns is None:
         yield refuse("R12", "when the experiment ended is not known")
@@ -308,20 +314,29 @@ def fresh(case: Case) -> Found:
 def ticketed(case: Case) -> Found:
     """Refuse a release that no ticket of this plan stands behind."""
     if case.facts.plan is None or case.facts.ticket_plan_id != case.facts.plan.plan_id:
-        yield refuse("R10", "no ticket of this plan was written")
+        if case.facts.ticket_void:
+            yield refuse("R21", case.facts.ticket_void, remedy=NEW_TICKET)
+        else:
+            yield refuse("R10", "no ticket of this plan was written")
 
 
 def released(case: Case) -> Found:
     """Refuse to believe in a release that the facility did not report."""
-    yield from ticketed(case)
-    if case.facts.plan is None or case.facts.released_plan_id != case.facts.plan.plan_id:
-        yield refuse("R04", "the facility has not reported the release")
+    no_ticket = tuple(ticketed(case))
+    yield from no_ticket
+    plan = case.facts.plan
+    if not no_ticket and plan is not None and case.facts.released_plan_id != plan.plan_id:
+        yield refuse("R24")
 
 
 def restored(case: Case) -> Found:
     """Refuse to call a run restored that is not back as it was."""
     if not case.facts.restored:
         yield refuse("R03", "it is not back yet", remedy="run 'sfxreduce archive restore --all'")
+
+
+def _date(ns: int) -> str:
+    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="seconds")
 
 
 def _days(ns: int) -> str:

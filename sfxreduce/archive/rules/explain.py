@@ -32,6 +32,7 @@ def explain_policy(policy: Policy) -> list[str]:
     """
     release = policy.release
     told = [f"Policy '{policy.name}': {WHAT_GOES[release.disposition]}"]
+    told += [f"Caution: {policy.caution}."] if policy.caution else []
     if release.disposition is not Disposition.KEEP:
         told += [*_proofs(policy), *_copies(policy), *_waits(policy), _people(policy)]
     return [*told, *_stays(policy), *_sources(policy)]

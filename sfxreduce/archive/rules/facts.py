@@ -241,6 +241,8 @@ class Evidence:
         Why that cannot be known; empty if it is.
     ticket_plan_id : str
         Of the ticket that was written; empty if none was.
+    ticket_void : str
+        Why the ticket that was written is void; empty if it is not, or there is none.
     released_plan_id : str
         Of the plan that the facility says it acted upon; empty if it has said nothing.
     restored : bool
@@ -267,6 +269,7 @@ class Evidence:
     released_today_bytes: int = 0
     limit_problem: str = ""
     ticket_plan_id: str = ""
+    ticket_void: str = ""
     released_plan_id: str = ""
     restored: bool = False
 

@@ -46,7 +46,7 @@ __all__ = [
 TARGET_BYTES = 50 * 10**9
 """A few minutes of a tape drive; sites ask for 10 to 100 GB."""
 
-PRESETS = ("esrf", "euxfel", "laptop", "lcls")
+PRESETS = ("esrf", "euxfel", "laptop", "lcls", "try")
 """Policies that come with the package."""
 
 DEFAULT_PRESET = "laptop"
@@ -254,6 +254,18 @@ class Policy(ClosedTable):
                     f"pools.{pool}: expected posix:/FOLDER or exec:/SCRIPT, found {spec[:80]!a}"
                 )
         return self
+
+    @property
+    def caution(self) -> str:
+        """What stands beside its name wherever that is shown; empty if nothing has to."""
+        release = self.release
+        waits = release.disposition is Disposition.KEEP or release.grace_days > 0
+        return "" if waits else "no grace period: for trying, not for data that matter"
+
+    @property
+    def named(self) -> str:
+        """Its name, and what to beware of."""
+        return f"{self.name} ({self.caution})" if self.caution else self.name
 
     def may_act(self, name: str, role: str) -> bool:
         """Whether an account of this name may act in a role."""

@@ -107,6 +107,10 @@ REFUSALS: dict[str, tuple[str, str]] = {
         "not all files that the run is read from can be archived with it",
         "put the files themselves into the run's folder, named by relative paths, and filter again",
     ),
+    "R24": (
+        "the facility has not reported that it acted on the ticket",
+        "wait; its report is recorded with 'sfxreduce archive release RUN --receipt FILE'",
+    ),
 }
 """Sentence and way out of every code."""
 
@@ -118,7 +122,7 @@ class Refusal:
     Parameters
     ----------
     code : str
-        ``R01`` to ``R23``.
+        ``R01`` to ``R24``.
     message : str
         What is wrong.
     remedy : str

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sfxreduce.archive.evidence.find import DEPTH, find_evidence
-from sfxreduce.archive.evidence.folder import SUFFIX, evidence_path
-from sfxreduce.archive.savings.disk import walk_files
-from sfxreduce.errors import RunNotFound, SfxReduceError, UsageError
-from sfxreduce.io.readers.zarr.run import read_manifest
-from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.metadata import MANIFEST_GROUP
+from sfxreduce.archive.evidence.folder import evidence_path
+from sfxreduce.archive.evidence.outputs import made_from, sources_of, stores_below
+from sfxreduce.errors import RunNotFound, UsageError
 
 __all__ = ["Target", "named_targets", "targets_below"]
 
@@ -66,12 +62,12 @@ def named_targets(
         raise UsageError(f"report savings: --evidence is that of one run, found {len(runs)} runs")
     found: dict[Path, Target] = {}
     whole = [path.absolute() for path in runs]
-    beside = {folder: _sources(_stores_below(folder, 1)) for folder in {p.parent for p in whole}}
+    beside = {folder: sources_of(stores_below(folder, 1)) for folder in {p.parent for p in whole}}
     for number, run in enumerate(whole):
         target = Target(
             run=run,
             evidence=evidence_path(run, evidence).absolute(),
-            outputs=_made_from(run, beside[run.parent]),
+            outputs=made_from(run, beside[run.parent]),
             hits=hits[number].absolute() if hits else None,
         )
         known = target.hits or target.outputs or target.evidence.is_dir()
@@ -96,61 +92,15 @@ def targets_below(root: Path) -> list[Target]:
     """
     # What cannot be listed is told by the walk that sums up what lies there.
     evidence = dict(find_evidence(root, unseen=[]))
-    stores = list(_stores_below(root, DEPTH))
-    outputs = _sources(stores)
+    stores = list(stores_below(root, DEPTH))
+    outputs = sources_of(stores)
     # A store whose manifest is damaged is listed by itself, with what is wrong with it.
     bare = {store for store in stores if store not in outputs and (store / "frames").is_dir()}
     return [
         Target(
             run=run,
             evidence=evidence.get(run, evidence_path(run)),
-            outputs=_made_from(run, outputs),
+            outputs=made_from(run, outputs),
         )
         for run in sorted({*evidence, *map(Path, outputs.values()), *bare})
     ]
-
-
-def _stores_below(root: Path, depth: int) -> Iterator[Path]:
-    """Zarr stores; evidence, which may hold stores of its own, is not entered."""
-    try:
-        folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink())
-    except OSError:
-        # The walk that sums up what lies there says so.
-        return
-    for path in folders:
-        if (path / "zarr.json").exists():
-            yield path
-        elif depth > 1 and not path.name.endswith(SUFFIX):
-            yield from _stores_below(path, depth - 1)
-
-
-def _sources(stores: Iterable[Path]) -> dict[Path, str]:
-    """Real path of the run that each reduced store was made from; others are left out."""
-    found = {}
-    for store in stores:
-        if (store / MANIFEST_GROUP).exists():
-            with suppress(SfxReduceError):
-                found[store] = _place_of_source(store, read_manifest(store))
-    return found
-
-
-def _place_of_source(store: Path, manifest: Manifest) -> str:
-    """Where the source of a store is: as it says, or beside it, if both were moved together."""
-    named = Path(manifest.source)
-    beside = store.parent / named.name
-    if beside != named and beside.exists():
-        size = sum(file.size for file in walk_files(beside, unseen=[]))
-        if size == manifest.source_bytes:
-            return os.path.realpath(beside)
-    return os.path.realpath(named)
-
-
-def _made_from(run: Path, sources: Mapping[Path, str]) -> tuple[Path, ...]:
-    """Reduced stores of a run, the youngest last."""
-    place = os.path.realpath(run)
-    found = [store for store, source in sources.items() if source == place]
-    return tuple(sorted(found, key=lambda store: (_age(store), str(store))))
-
-
-def _age(store: Path) -> int:
-    return (store / MANIFEST_GROUP / "zarr.json").stat().st_mtime_ns

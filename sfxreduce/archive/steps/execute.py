@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +55,7 @@ class Executed:
             "packages": len(self.plan.packages),
             "parcels": len(self.plan.parcels),
             "copies": self.copies,
+            **({"caution": self.plan.policy.caution} if self.plan.policy.caution else {}),
         }
 
 
@@ -93,7 +94,7 @@ def execute_run(
         plan = subject.planned(found, token=token)
         subject.check_policy(plan, policy)
         copies = copies_of(to, policy=policy)
-        opened = open_copies(copies)
+        opened = _opened_for(plan, copies)
         until, now_ns = State.ARCHIVING, subject.clock()
         go_on(writer, found, policy=plan.policy, now_ns=now_ns, until=until)
         writer.append("archive", plan_id=plan.plan_id, copies=copies)
@@ -107,9 +108,21 @@ def _would_execute(subject: Subject, to: Sequence[str], policy: Policy | None) -
     plan = subject.planned(found)
     subject.check_policy(plan, policy)
     copies = copies_of(to, policy=policy)
-    open_copies(copies)  # refused now, not when it is done
+    _opened_for(plan, copies)  # refused now, not when it is done
     subject.require(found, State.ARCHIVING)
     return Executed(plan=plan, dry_run=True, copies=copies, state=found.contents.state)
+
+
+def _opened_for(plan: PlanPaper, copies: Mapping[str, str]) -> Copies:
+    """Open the archive of every copy; too few of them are refused before anything is copied.
+
+    A folder holds one copy. How many a script makes of a file, its receipts say.
+    """
+    opened, release = open_copies(copies), plan.policy.release
+    one_each = all(spec.startswith("posix:") for spec in copies.values())
+    if one_each and len(copies) < release.copies:
+        raise ArchiveRefused([refuse("R07", f"expected {release.copies}, found {len(copies)}")])
+    return opened
 
 
 def _put_all(

@@ -14,7 +14,7 @@ from sfxreduce.archive.evidence.subject import Subject, check_text
 from sfxreduce.archive.rules.facts import Hold
 from sfxreduce.archive.rules.policy import Policy
 from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
-from sfxreduce.archive.steps.release import revoke_ticket
+from sfxreduce.archive.steps.release import HELD_BY, revoke_ticket
 from sfxreduce.errors import OutputError, SourceError, UsageError
 
 __all__ = ["add_hold", "lift_hold", "list_holds"]
@@ -92,7 +92,7 @@ def _tell_journal(subject: Subject, paper: HoldPaper, shelf: HoldShelf) -> None:
             digest = hashlib.sha256(paper_bytes(paper)).hexdigest()
             writer.append("held", hold_id=paper.hold_id, paper=digest)
             found = gather(subject.folder, subject.run, contents=writer.contents())
-            revoke_ticket(writer, found, reason=f"held by {paper.authority}")
+            revoke_ticket(writer, found, reason=f"{HELD_BY}{paper.authority}")
     except (OutputError, SourceError, ArchiveRefused):
         return
 

@@ -31,6 +31,7 @@ from sfxreduce.archive.evidence.inspect import (
     read_reduced,
     store_facts,
 )
+from sfxreduce.archive.evidence.outputs import outputs_beside
 from sfxreduce.archive.evidence.pins import files_of_run, pin_files
 from sfxreduce.archive.evidence.subject import Subject, check_text
 from sfxreduce.archive.rules.policy import DEFAULT_PRESET, Disposition, Policy, preset
@@ -106,6 +107,8 @@ class PlannedRun:
             "plan_id": plan.plan_id,
             "planner": plan.planner,
             "policy": plan.policy.name,
+            **({"caution": plan.policy.caution} if plan.policy.caution else {}),
+            "hits": plan.hits,
             "disposition": str(plan.policy.release.disposition),
             "state": str(self.state),
             "archive_files": len(plan.payload),
@@ -138,7 +141,8 @@ def plan_runs(
     Parameters
     ----------
     hits : sequence of Path
-        The reduced store of each run, in their order.
+        The reduced store of each run, in their order. By default the one in the run's folder that
+        names the run as its source.
     policy : Policy, optional
         The laptop preset if not given.
     certificate, ended_ns, data_path
@@ -209,9 +213,7 @@ def plan_run(
     """
     if not subject.run.exists():
         raise RunNotFound(f"{subject.run}: no such file or folder; check the path of the run")
-    if options.hits is None:
-        raise ArchiveRefused([refuse("R01", "none was named")])
-    hits = options.hits.absolute()
+    hits = (options.hits or _hits_beside(subject.run)).absolute()
     check_text(str(hits), option="--hits")
     if not hits.exists():
         raise ArchiveRefused([refuse("R01", f"there is nothing at {hits}")])
@@ -240,6 +242,28 @@ def plan_run(
         _write_bag(subject, plan)
         _share(subject)
     return plan
+
+
+def _hits_beside(run: Path) -> Path:
+    """Reduced store that was made from a run and lies beside it.
+
+    Raises
+    ------
+    ArchiveRefused
+        With R01, if there is none.
+    UsageError
+        If there are several.
+    """
+    found = outputs_beside(run.absolute())
+    if not found:
+        raise ArchiveRefused([refuse("R01", f"none was named, and none lies beside {run}")])
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise UsageError(
+            f"archive plan: {run}: {len(found)} reduced stores were made from it, "
+            f"{names}; name one of them with --hits"
+        )
+    return found[0]
 
 
 def _opened(path: Path, *, data_path: str) -> Run:

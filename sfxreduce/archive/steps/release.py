@@ -44,6 +44,9 @@ __all__ = ["Released", "cancel_run", "record_release", "release_run", "renewed",
 HOUR_NS = 3_600 * 10**9
 VALID_HOURS = 24
 TICKET = "release-ticket.json"
+REVOKED, HELD_BY = "Revoked: ", "held by "
+HELD = REVOKED + HELD_BY
+"""How the first sentence of a ticket begins that a hold put out of force."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,7 @@ class Released:
             "ticket": str(self.ticket),
             "files": len(self.plan.sources),
             "bytes": self.plan.release_bytes,
+            **({"caution": self.plan.policy.caution} if self.plan.policy.caution else {}),
         }
 
 
@@ -106,7 +110,7 @@ def release_run(
         If no archive is named.
     """
     if token is None:
-        return _would_release(subject, sign_key, policy)
+        return _would_release(subject, sign_key, policy, to)
     with subject.opened(rehash=True) as (writer, found):
         plan = subject.planned(found, token=token)
         subject.check_policy(plan, policy)
@@ -161,7 +165,9 @@ def _signing_key(
     return None if path is None else read_signing_key(path)
 
 
-def _would_release(subject: Subject, sign_key: Path | None, policy: Policy | None) -> Released:
+def _would_release(
+    subject: Subject, sign_key: Path | None, policy: Policy | None, to: Sequence[str]
+) -> Released:
     found = subject.look()
     plan = subject.planned(found)
     subject.check_policy(plan, policy)
@@ -169,6 +175,7 @@ def _would_release(subject: Subject, sign_key: Path | None, policy: Policy | Non
     state = found.contents.state
     before = State.RELEASABLE if state is State.RELEASE_TICKETED else state
     _require_ticket(subject, found, before)
+    open_copies(copies_of(to, policy=policy))  # refused now, not when it is done
     return Released(plan=plan, dry_run=True, state=state, ticket=subject.evidence / TICKET)
 
 
@@ -231,6 +238,7 @@ def _why(plan: PlanPaper, found: Gathered) -> list[str]:
     again = found.contents.last("recalled-again", plan_id=plan.plan_id)
     told = [
         f"Policy '{plan.policy.name}', disposition {release.disposition}.",
+        *([f"Caution: {plan.policy.caution}."] if plan.policy.caution else []),
         f"Planned by {plan.planner}; approved by "
         + ", ".join(
             sorted(f"{a.by} (account {a.account}, {a.role or 'no role'})" for a in facts.approvals)
@@ -270,7 +278,7 @@ def revoke_ticket(writer: EvidenceWriter, found: Gathered, *, reason: str) -> No
             "bytes": 0,
             "packages": (),
             "valid_until_ns": 0,
-            "why": (f"Revoked: {reason}",),
+            "why": (f"{REVOKED}{reason}",),
         }
     )
     writer.write(TICKET, paper_bytes(empty))

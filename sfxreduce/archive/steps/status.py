@@ -16,15 +16,17 @@ from sfxreduce.archive.evidence.gather import Gathered, gather
 from sfxreduce.archive.evidence.subject import Subject, wall_clock
 from sfxreduce.archive.evidence.tickets import TicketBook
 from sfxreduce.archive.rules.explain import explain_policy
+from sfxreduce.archive.rules.facts import Evidence
 from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal
 from sfxreduce.archive.rules.states import PATH, State
-from sfxreduce.archive.steps.release import renewed
+from sfxreduce.archive.steps.release import HELD, renewed
 from sfxreduce.errors import SfxReduceError
 from sfxreduce.report.report import human_bytes
 
 __all__ = ["Status", "explain_run", "nightly_runs", "status_run", "status_runs"]
 
 DAY_NS = 86_400 * 10**9
+VOID = "ticket void"
 WAITING = (State.RECALL_TESTED, State.GRACE, State.RELEASABLE)
 """States in which only time, people and a last look are missing."""
 
@@ -45,6 +47,11 @@ class Status:
         Empty if there is no plan.
     files, bytes : int
         That may leave the disk by the plan.
+    standing : str
+        What the state means now, where that depends on more than the state: which ticket is void,
+        who is waited for, until when. Empty where it says all.
+    policy : str
+        Name of the plan's policy, and what to beware of; empty if there is no plan.
     releasable_from : str or None
         End of grace and retention, once it is known.
     recall : str
@@ -63,6 +70,8 @@ class Status:
     plan_id: str
     files: int
     bytes: int
+    standing: str
+    policy: str
     releasable_from: str | None
     recall: str
     jobs: tuple[str, ...]
@@ -95,7 +104,10 @@ def status_run(
     if after is not None:
         refusals = missing(state, facts, policy=found.policy, now_ns=now_ns, until=after)
     recalled = found.contents.last("recalled")
-    plan = found.plan
+    plan, releasable_from = found.plan, _releasable_from(found)
+    ready = state in WAITING and not missing(
+        state, facts, policy=found.policy, now_ns=now_ns, until=State.RELEASE_TICKETED
+    )
     return Status(
         run=str(subject.run),
         state=state,
@@ -106,14 +118,26 @@ def status_run(
         plan_id=plan.plan_id if plan else "",
         files=len(plan.sources) if plan else 0,
         bytes=plan.release_bytes if plan else 0,
-        releasable_from=_releasable_from(found),
+        standing=_standing(state, facts, now_ns, ready=ready, until=releasable_from),
+        policy=plan.policy.named if plan else "",
+        releasable_from=releasable_from,
         recall=recalled["statement"] if recalled else "",
         jobs=facts.open_jobs,
-        ready=state in WAITING
-        and not missing(
-            state, facts, policy=found.policy, now_ns=now_ns, until=State.RELEASE_TICKETED
-        ),
+        ready=ready,
     )
+
+
+def _standing(state: State, facts: Evidence, now_ns: int, *, ready: bool, until: str | None) -> str:
+    """What a state means now, in a few words."""
+    if state is State.RELEASE_TICKETED:
+        if facts.standing_holds(now_ns) or facts.ticket_void.startswith(HELD):
+            return f"{VOID}: a hold was placed"
+        void = facts.ticket_void
+        return f"{VOID}: {void[0].lower()}{void[1:]}" if void else "waiting for the facility"
+    if ready:
+        return "a ticket can be written"
+    early = until is not None and datetime.fromisoformat(until).timestamp() * 1e9 > now_ns
+    return f"stays on the disk until {until}" if state in WAITING and early else ""
 
 
 def _releasable_from(found: Gathered) -> str | None:
@@ -138,6 +162,8 @@ def explain_run(subject: Subject) -> list[str]:
         )
     if status.recall:
         told.append(status.recall)
+    if status.standing:
+        told.append(f"It stands so: {status.standing}.")
     if status.releasable_from is not None:
         told.append(f"Its time on the disk ends on {status.releasable_from}.")
     if status.next is not None:
@@ -153,10 +179,12 @@ def status_runs(root: Path, *, clock: Clock = wall_clock) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``runs`` (run, state, held, codes, bytes), ``states`` (how many are where), ``held``,
+        ``runs`` (run, state, standing, policy, held, codes, bytes, releasable_from), ``states`` and
+        ``standings`` (how many are where, and stand how), ``held``,
         ``attention`` (runs with evidence that is not to be trusted, or that are INVALIDATED),
         ``ready`` (runs that a ticket could be
-        written for), ``bytes_ready``, ``bytes_ticketed`` and ``bytes_released``.
+        written for), ``bytes_ready``, ``bytes_ticketed`` (by tickets
+        that are not void) and ``bytes_released``.
     """
     whole = root.absolute()
     # Tickets are counted once, not once for each run.
@@ -167,6 +195,7 @@ def status_runs(root: Path, *, clock: Clock = wall_clock) -> dict[str, Any]:
         "root": str(root),
         "runs": rows,
         "states": {str(state): states[state] for state in State if states[state]},
+        "standings": dict(Counter(row["standing"] for row in rows if row["standing"])),
         "held": sum(row["held"] for row in rows),
         "attention": [row["run"] for row in rows if _needs_attention(row)],
         "ready": [row["run"] for row in rows if row["ready"]],
@@ -189,6 +218,9 @@ def _row(run: Path, evidence: Path, clock: Clock, root: Path, book: TicketBook) 
         return {
             "run": str(run),
             "state": "UNREADABLE",
+            "standing": "",
+            "policy": "",
+            "releasable_from": None,
             "held": False,
             "ready": False,
             "codes": codes,
@@ -198,6 +230,9 @@ def _row(run: Path, evidence: Path, clock: Clock, root: Path, book: TicketBook) 
     return {
         "run": found.run,
         "state": str(found.state),
+        "standing": found.standing,
+        "policy": found.policy,
+        "releasable_from": found.releasable_from,
         "held": found.held,
         "ready": found.ready,
         "codes": sorted({refusal.code for refusal in found.refusals}),
@@ -211,7 +246,11 @@ def _needs_attention(row: dict[str, Any]) -> bool:
 
 
 def _bytes(rows: list[dict[str, Any]], state: State) -> int:
-    return sum(row["bytes"] for row in rows if row["state"] == state)
+    return sum(
+        row["bytes"]
+        for row in rows
+        if row["state"] == state and not row["standing"].startswith(VOID)
+    )
 
 
 def nightly_runs(root: Path, *, clock: Clock = wall_clock) -> dict[str, Any]:
