@@ -36,7 +36,15 @@ from sfxreduce_cli.options import (
     command_group,
     spread_options,
 )
-from sfxreduce_cli.output import print_facts, print_runs, print_sentences, print_summary, say, typed
+from sfxreduce_cli.output import (
+    print_facts,
+    print_runs,
+    print_sentences,
+    print_summary,
+    say,
+    say_next,
+    typed,
+)
 
 __all__ = ["archive"]
 
@@ -130,6 +138,7 @@ def plan(
             **work,
         )
     print_runs("plans", [run.to_json() for run in planned], as_json=as_json)
+    say_next("archive", "approve", runs[0], as_json=as_json)
 
 
 @archive.command("approve")
@@ -159,6 +168,7 @@ def approve(
         "state": str(subject.folder.read().state),
     }
     print_facts(f"{run}: approved", facts, as_json=as_json)
+    say_next("archive", "execute", run, "--to", "POOL=ARCHIVE", as_json=as_json)
 
 
 @archive.command("execute")
@@ -183,6 +193,14 @@ def execute(
     print_facts(f"{run}: {title}", executed.to_json(), as_json=as_json)
     if executed.dry_run:
         say(f"to do it: {typed('--execute', executed.plan.plan_id[:8])}")
+    else:
+        say_next("archive", "recall-test", run, *_same(to, policy), as_json=as_json)
+
+
+def _same(to: list[str] | None, policy: Path | None) -> list[object]:
+    """Options that name the same archives once more."""
+    named = [word for one in to or () for word in ("--to", one)]
+    return [*named, *(["--policy", policy] if policy else [])]
 
 
 @archive.command("recall-test")
@@ -211,6 +229,7 @@ def recall_test(
         "state": str(subject.folder.read().state),
     }
     print_facts(f"{run}: recalled", facts, as_json=as_json)
+    say_next("archive", "release", run, *_same(to, policy), as_json=as_json)
 
 
 @archive.command("release")
@@ -255,6 +274,8 @@ def release(
     print_facts(f"{run}: {title}", released.to_json(), as_json=as_json)
     if released.dry_run:
         say(f"to do it: {typed('--execute', released.plan.plan_id[:8])}")
+    else:
+        say_next("archive", "status", run, as_json=as_json)
 
 
 @archive.command("restore")

@@ -20,7 +20,7 @@ from sfxreduce_cli.options import (
     command_group,
     spread_options,
 )
-from sfxreduce_cli.output import print_facts
+from sfxreduce_cli.output import print_facts, say_next
 
 if TYPE_CHECKING:
     from sfxreduce.audit.draw import Draw
@@ -75,6 +75,8 @@ def draw(
         in_, nonce=nonce, promise=promise, method=method, out=out, overwrite=overwrite, **size
     )
     print_facts(f"{out}: drawn", {"out": str(out), **_counts(drawn)}, as_json=as_json)
+    label_them = ("audit", "label", "--draw", out, "--against", "RUN", "--out", "labels.csv")
+    say_next(*label_them, as_json=as_json)
 
 
 def _counts(drawn: Draw) -> dict[str, Any]:
@@ -119,6 +121,8 @@ def label(
     names = [entry.label.name.lower() for entry in labels]
     counts = {name: names.count(name) for name in ("hit", "maybe", "miss")}
     print_facts(f"{out}: labelled", {"out": str(out), **counts}, as_json=as_json)
+    certify_them = ("audit", "certify", "--in", "STORE", "--draw", draw_, "--labels", out)
+    say_next(*certify_them, "--out", "certificate.json", as_json=as_json)
 
 
 @audit.command("certify")
@@ -149,6 +153,8 @@ def certify(
         overwrite=overwrite,
     )
     _print(f"{out}: certified", certificate.to_json(), as_json=as_json)
+    plan = ("archive", "plan", certificate.subject.source, "--hits", in_, "--certificate", out)
+    say_next(*plan, as_json=as_json)
 
 
 @audit.command("check")

@@ -17,7 +17,7 @@ from sfxreduce_cli.options import (
     PoolOptions,
     spread_options,
 )
-from sfxreduce_cli.output import print_facts
+from sfxreduce_cli.output import print_facts, say_next
 
 __all__ = ["ingest"]
 
@@ -61,3 +61,4 @@ def ingest(
             run, out=out, retile=retile, packing=packing, overwrite=overwrite, **work
         )
     print_facts(f"{out}: stored", asdict(stored), as_json=as_json)
+    say_next("filter", "--in", out, "--out", out.with_name("hits.zarr"), as_json=as_json)

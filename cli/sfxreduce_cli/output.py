@@ -52,6 +52,7 @@ __all__ = [
     "print_verification",
     "printable",
     "say",
+    "say_next",
     "tell_outcome",
     "typed",
 ]
@@ -115,7 +116,7 @@ def _refusal_or_package(value: Any) -> str:
     if not isinstance(value, dict):
         return str(value)
     if "code" in value:
-        return f"{value['code']} {value['message']}"
+        return f"{value['code']} {value['message']}: {value['remedy']}"
     return f"{value['name']}: {value['files']} files, {decimal(value['bytes'])}"
 
 
@@ -344,6 +345,7 @@ def _print_kept(report: Report) -> None:
             "output": report.out,
         }
         | ({"CXI file": report.cxi} if report.cxi else {})
+        | ({"for CrystFEL": report.crystfel_command} if report.crystfel_command else {})
         | (
             {
                 "NXmx file": report.nxmx,
@@ -354,6 +356,8 @@ def _print_kept(report: Report) -> None:
         )
         | ({"report": report.report} if report.report else {}),
     )
+    if not report.next_command:
+        say(f"next: {report.check_command}")
 
 
 def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
@@ -472,6 +476,12 @@ def printable(text: str) -> str:
 def typed(*more: str) -> str:
     """The command that was typed, and more words."""
     return shlex.join(["sfxreduce", *sys.argv[1:], *more])
+
+
+def say_next(*words: object, as_json: bool) -> None:
+    """Say what to type next, on stderr; what is in capitals is for the reader to fill in."""
+    if not as_json:
+        say(f"next: {shlex.join(['sfxreduce', *map(str, words)])}")
 
 
 def say(line: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 import sfxreduce
 from sfxreduce_cli.options import AsJson, Out, Overwrite, PoolOptions, spread_options
-from sfxreduce_cli.output import print_facts
+from sfxreduce_cli.output import print_facts, say_next
 
 __all__ = ["simulate"]
 
@@ -57,6 +57,7 @@ def simulate(
         stored = sfxreduce.ingest_run(run, out=out, overwrite=overwrite, **work)
     facts = asdict(stored) | {"experiment": experiment, "seed": seed}
     print_facts(f"{out}: simulated", facts, as_json=as_json)
+    say_next("filter", "--in", out, "--out", out.with_name("hits.zarr"), as_json=as_json)
 
 
 def _shape(text: str) -> tuple[int, int] | None:

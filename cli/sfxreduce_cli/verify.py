@@ -17,7 +17,7 @@ from sfxreduce_cli.options import (
     Reading,
     spread_options,
 )
-from sfxreduce_cli.output import print_verification
+from sfxreduce_cli.output import print_verification, say_next
 
 if TYPE_CHECKING:
     from sfxreduce.run.run import Run
@@ -59,6 +59,8 @@ def verify(
     print_verification(verified, in_, quick=quick, as_json=as_json)
     if not verified.ok:
         raise typer.Exit(4)
+    if against:
+        say_next("archive", "plan", against, "--hits", in_, as_json=as_json)
 
 
 def _source(in_: Path, against: Path | None, *, deep: bool, reading: Reading) -> Run | None:

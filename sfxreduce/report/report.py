@@ -176,6 +176,23 @@ class Report:
         return f"No promise; alarm: {names}" if names else "No promise"
 
     @property
+    def check_command(self) -> str:
+        """What compares the output with its source."""
+        words = ["--in", short_path(self.out), "--against", short_path(self.source)]
+        return shlex.join(["sfxreduce", "verify", *words])
+
+    @property
+    def crystfel_command(self) -> str:
+        """What indexes the hits by CrystFEL; empty without a CXI file or a geometry beside it."""
+        if self.cxi is None:
+            return ""
+        paths = [Path(self.cxi).with_suffix(suffix) for suffix in (".geom", ".lst", ".stream")]
+        geometry, events, stream = map(short_path, paths)
+        if not paths[0].exists():
+            return ""
+        return shlex.join(["indexamajig", "-g", geometry, "-i", events, "-o", stream])
+
+    @property
     def judged_by(self) -> str:
         """Scorer and threshold."""
         return f"{self.scorer}, threshold {readable(self.threshold)}"
