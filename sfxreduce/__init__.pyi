@@ -30,6 +30,7 @@ from .pipeline.review import view_run as view_run
 from .pipeline.stages.reduced import read_reduced as read_reduced
 from .pipeline.stages.settings import FilterSettings as FilterSettings
 from .pipeline.stages.settings import Outputs as Outputs
+from .pipeline.stages.settings import as_it_is as as_it_is
 from .pipeline.stages.settings import network_on as network_on
 from .pipeline.verify.output import open_source as open_source
 from .pipeline.verify.output import verify_run as verify_run

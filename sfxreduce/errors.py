@@ -15,6 +15,7 @@
     ├── ClusterError          1   the workers cannot be reached or do not fit the task
     ├── ArchiveError          1   an archive does not answer, or not as agreed
     ├── RefusedError          3   a policy or a missing proof forbids it
+    │   └── UnfinishedRun     3   the run looks as if it was still being written
     └── VerificationError     4   an output differs from its source or from its manifest
 
 Every message is one line: where, what was expected, what was found, what to do next.
@@ -22,6 +23,7 @@ Every message is one line: where, what was expected, what was found, what to do 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "SfxReduceError",
     "SfxReduceWarning",
     "SourceError",
+    "UnfinishedRun",
     "UsageError",
     "VerificationError",
 ]
@@ -108,6 +111,34 @@ class RefusedError(SfxReduceError):
     """A policy or a missing proof forbids it."""
 
     exit_status = 3
+
+
+class UnfinishedRun(RefusedError):
+    """The run looks as if it was still being written.
+
+    Parameters
+    ----------
+    path : str
+        Of the run.
+    signs : sequence of str
+        "CODE: words" of each sign of it.
+    """
+
+    def __init__(self, path: str, signs: Sequence[str]) -> None:
+        self.path, self.signs = path, list(signs)
+        told = [sign.partition(": ") for sign in signs]
+        self.codes = [code for code, _, _ in told]
+        words = "; ".join(word for _, _, word in told)
+        super().__init__(
+            f"{path}: looks unfinished ({words}); wait, or --incomplete takes it as it is"
+        )
+
+    def __reduce__(self) -> tuple[type[UnfinishedRun], tuple[str, list[str]]]:
+        return type(self), (self.path, self.signs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return super().to_json() | {"codes": self.codes}
 
 
 class VerificationError(SfxReduceError):

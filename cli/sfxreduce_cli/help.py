@@ -1,18 +1,21 @@
-"""Help that can be read: ``-h``, options by what they are about, and sentences to their end."""
+"""What is the same in all commands: help that can be read, and paths that are on a disk."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 import typer.core
 
+from sfxreduce.errors import UsageError
 from sfxreduce_cli.config import configure
 
-__all__ = ["Commands", "SectionedCommand"]
+__all__ = ["Commands", "SectionedCommand", "refuse_address", "takes_path"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -34,9 +37,20 @@ CONFIG = inspect.Parameter(
     ],
 )
 
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
 
 class SectionedCommand(typer.core.TyperCommand):
-    """Command whose options are listed by what they are about, and may stand in a file."""
+    """Command whose options are listed by what they are about, may stand in a file, and name paths."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse addresses where paths belong, then parse as always."""
+        # As they were typed: of a path, one of its two slashes is left.
+        typed, _, _ = self.make_parser(ctx).parse_args(list(args))
+        for parameter in self.get_params(ctx):
+            if takes_path(parameter):
+                refuse_address(typed.get(parameter.name), _name_of(parameter))
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for arguments, one for options of no panel, and one for each panel."""
@@ -51,6 +65,45 @@ class SectionedCommand(typer.core.TyperCommand):
         for name in sorted(sections, key=lambda name: name not in first):
             with formatter.section(name):
                 formatter.write_dl(sections[name])
+
+
+def takes_path(parameter: Any) -> bool:
+    """Whether an option or argument names something on a disk."""
+    return parameter.type_descriptor.annotation in (Path, list[Path])
+
+
+def refuse_address(value: object, option: str) -> None:
+    """Refuse an address as ``s3://bucket/run.zarr``, which would be taken for a folder ``s3:``.
+
+    Parameters
+    ----------
+    value : object
+        A text, or several; anything else is none.
+
+    Raises
+    ------
+    UsageError
+        If it is one.
+
+    Examples
+    --------
+    >>> refuse_address(["run.zarr"], "--in")
+    """
+    for one in (
+        [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+    ):
+        if isinstance(one, str) and (found := ADDRESS.match(one)):
+            raise UsageError(
+                f"{option} {one}: expected a path of this machine, found an address; {found[0]} is "
+                "not read or written, copy what lies there to a disk, or mount it"
+            )
+
+
+def _name_of(parameter: Any) -> str:
+    """Name of an option as it is typed, or of an argument as the help shows it."""
+    if parameter.param_type_name == "argument":
+        return str(parameter.name).upper()
+    return str(max(parameter.opts, key=len))
 
 
 class _SpelledOutGroup(typer.core.TyperGroup):

@@ -10,11 +10,13 @@ import typer
 import sfxreduce
 from sfxreduce_cli.options import (
     AsJson,
+    Incomplete,
     InRuns,
     Out,
     Overwrite,
     PlacedOptions,
     PoolOptions,
+    Settle,
     spread_options,
 )
 from sfxreduce_cli.output import print_facts, say_next
@@ -47,6 +49,8 @@ def ingest(
     inputs: PlacedOptions,
     retile: Retile = False,
     packing: Packing = "fast",
+    incomplete: Incomplete = False,
+    settle: Settle = 0.0,
     overwrite: Overwrite = False,
     where: PoolOptions,
     as_json: AsJson = False,
@@ -55,7 +59,7 @@ def ingest(
 
     Example: sfxreduce ingest --in frames/*.cbf.bz2 --out run.zarr
     """
-    run = inputs.opened(in_)
+    run = sfxreduce.as_it_is(inputs.opened(in_), incomplete=incomplete, settle_seconds=settle)
     with where.opened() as work:
         stored = sfxreduce.ingest_run(
             run, out=out, retile=retile, packing=packing, overwrite=overwrite, **work

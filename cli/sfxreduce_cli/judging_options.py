@@ -13,7 +13,16 @@ import typer
 import sfxreduce
 from sfxreduce.errors import UsageError
 from sfxreduce_cli.config import in_force
-from sfxreduce_cli.options import SCORER, WRITING, Device, Overwrite, PoolOptions, WindowName
+from sfxreduce_cli.options import (
+    SCORER,
+    WRITING,
+    Device,
+    Incomplete,
+    Overwrite,
+    PoolOptions,
+    Settle,
+    WindowName,
+)
 from sfxreduce_cli.output import typed
 
 if TYPE_CHECKING:
@@ -227,6 +236,8 @@ class JudgingOptions:
         float,
         typer.Option(help="Share of the rejected events to keep, drawn at random, for an audit."),
     ] = 0.01
+    incomplete: Incomplete = False
+    settle: Settle = 0.0
 
     def settings(self, scorer: Scorer) -> FilterSettings:
         """What decides on events, with a scorer."""
@@ -238,6 +249,8 @@ class JudgingOptions:
             keep_from_peaks=self.keep_from_peaks,
             max_blanks_kept=self.max_blanks_kept,
             audit_share=self.audit_share,
+            incomplete=self.incomplete,
+            settle_seconds=self.settle,
         )
 
     def wants_gpu(self, where: PoolOptions) -> bool:

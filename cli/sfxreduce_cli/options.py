@@ -43,6 +43,7 @@ __all__ = [
     "HitFrom",
     "InRun",
     "InRuns",
+    "Incomplete",
     "InputOptions",
     "LabelOptions",
     "MissAtMost",
@@ -54,6 +55,7 @@ __all__ = [
     "PlacedOptions",
     "PoolOptions",
     "Reading",
+    "Settle",
     "WindowName",
     "command_group",
     "peak_labelling",
@@ -118,6 +120,23 @@ DataPath = Annotated[
     typer.Option(
         "--data-path",
         help="Path of the frames in an HDF5 file or Zarr group; default: by convention.",
+        rich_help_panel=READING,
+    ),
+]
+Incomplete = Annotated[
+    bool,
+    typer.Option(
+        "--incomplete",
+        help="Take a run that looks unfinished as it is; the output says so.",
+        rich_help_panel=READING,
+    ),
+]
+Settle = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        metavar="SECONDS",
+        help="A run that was changed less than so long ago is unfinished; default: 0, none is.",
         rich_help_panel=READING,
     ),
 ]

@@ -312,6 +312,9 @@ def print_outcomes(outcomes: Outcomes, *, workers: Mapping[str, Any], as_json: b
 
 def _warn_of(report: Report) -> None:
     """Say what readers of an output have to know at once."""
+    if report.incomplete:
+        signs = "; ".join(report.incomplete)
+        say(f"sfxreduce: warning: {report.source}: looks unfinished, taken as it is ({signs})")
     if report.events and not report.kept:
         say("sfxreduce: warning: every event was rejected; inspect some before you trust this")
     if report.plugin_path:

@@ -33,6 +33,7 @@ from sfxreduce.pipeline.stages.score import score_run, scored_pixels
 from sfxreduce.pipeline.stages.settings import (
     FilterSettings,
     Outputs,
+    as_it_is,
     needs_of,
     network_on,
     outputs_at,
@@ -132,7 +133,7 @@ def plan_filter(
         If the model does not fit the run or the pool fails.
     """
     settings = settings or FilterSettings(scorer=network_on(pool))
-    _refuse(run, settings, outputs=outputs, known=known)
+    run = _accepted(run, settings, outputs=outputs, known=known)
     with pool.needing(needs_of(run, settings.scorer, None)):
         return _plan(run, settings, known=known, pool=pool, notes=notes, progress=progress)
 
@@ -148,7 +149,7 @@ def carry_out(
 ) -> tuple[Report, FilterPlan]:
     """Plan as `plan_filter` does, write what is planned, and let it appear all at once."""
     started = time.perf_counter()
-    _refuse(run, settings, outputs=outputs, known=known)
+    run = _accepted(run, settings, outputs=outputs, known=known)
     with (
         published_at_once(run, settings, outputs, known=known) as work,
         pool.needing(needs_of(run, settings.scorer, work.folder)),
@@ -187,14 +188,15 @@ def carry_out(
     return report, plan
 
 
-def _refuse(
+def _accepted(
     run: Run, settings: FilterSettings, *, outputs: Outputs | None, known: Reduced | None
-) -> None:
-    """Refuse outputs in the way of anything, and an earlier output of something else."""
+) -> Run:
+    """Refuse outputs in the way of anything, an earlier output of something else, half a run."""
     if outputs is not None:
         outputs.check(run, *(() if known is None else (known.path,)))
     if known is not None:
         known.check(run, settings.scorer)
+    return as_it_is(run, incomplete=settings.incomplete, settle_seconds=settings.settle_seconds)
 
 
 def _plan(

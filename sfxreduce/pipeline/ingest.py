@@ -49,6 +49,8 @@ class IngestSummary:
         encoded in tiles for the scorer's window.
     not_carried : tuple of str
         Per-event data of the source that the store does not have.
+    incomplete : tuple of str
+        Signs that the source was still being written; see `sfxreduce.run.run.Run.incomplete`.
     """
 
     out: str
@@ -58,6 +60,7 @@ class IngestSummary:
     bytes_out: int
     rewrapped: bool
     not_carried: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
 
 
 def ingest_run(
@@ -114,6 +117,7 @@ def ingest_run(
         bytes_out=disk_bytes(out),
         rewrapped=stored.rewrapped,
         not_carried=run.not_carried,
+        incomplete=run.incomplete,
     )
 
 

@@ -108,6 +108,8 @@ class Report:
         none.
     not_carried : tuple of str
         Per-event data of the source that no output has.
+    incomplete : tuple of str
+        "CODE: words" of each sign that the run was still being written; none of a whole one.
     next_command : str or None
         What to type next where nothing is promised.
     options : mapping
@@ -149,6 +151,7 @@ class Report:
     changed: int = 0
     plugin_path: str | None = None
     not_carried: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
     next_command: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -156,7 +159,8 @@ class Report:
     def verdict(self) -> str:
         """What became of the run, in one sentence."""
         return (
-            f"Kept {self.kept:,} of {counted(self.events, 'event')}: "
+            f"Kept {self.kept:,} of {counted(self.events, 'event')}"
+            f"{' of an incomplete run' if self.incomplete else ''}: "
             f"{human_bytes(self.bytes_in)} became {human_bytes(self.bytes_out)}"
         )
 
@@ -228,6 +232,7 @@ class Storage:
     dials_gain: float | None = None
     plugin_path: str | None = None
     not_carried: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
 
 
 def summarize(
@@ -278,6 +283,7 @@ def summarize(
         plugin_path=storage.plugin_path,
         not_carried=storage.not_carried,
         options=options or {},
+        incomplete=storage.incomplete,
         kept_for_peaks=int(np.count_nonzero(decisions.reason & np.uint32(Reason.PEAK_COUNT))),
         next_command=None
         if method.assurance.promised

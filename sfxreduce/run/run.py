@@ -28,6 +28,7 @@ __all__ = [
     "Checked",
     "DeclaresMissing",
     "FrameSource",
+    "HasTail",
     "KeepsLedger",
     "LeadsOn",
     "Reading",
@@ -41,6 +42,7 @@ __all__ = [
     "block_sizes",
     "decoded_share",
     "events_per_chunk",
+    "missing_tail_of",
     "read_into",
     "samples_of",
     "select_run",
@@ -264,6 +266,21 @@ class KeepsLedger(Protocol):
         ...
 
 
+@runtime_checkable
+class HasTail(Protocol):
+    """A source that may lack its last events because nobody has written them yet."""
+
+    @property
+    def missing_tail(self) -> str:
+        """What is missing at the end, in words; empty if nothing is, or if nothing is there."""
+        ...
+
+
+def missing_tail_of(source: FrameSource) -> str:
+    """What is missing at the end of a source; empty if it cannot say. See `HasTail`."""
+    return source.missing_tail if isinstance(source, HasTail) else ""
+
+
 def read_into(
     source: FrameSource, events: Sequence[int], window: Window | None, pixels: NDArray[np.generic]
 ) -> NDArray[np.uint32]:
@@ -335,6 +352,11 @@ class WrappedFrames:
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
         """Read events of the source, pixels in ADU."""
         return self.source.read(events, window)
+
+    @property
+    def missing_tail(self) -> str:
+        """See `HasTail`."""
+        return missing_tail_of(self.source)
 
     @property
     def events_per_chunk(self) -> int:
@@ -420,6 +442,11 @@ class Run:
     def is_checked(self) -> bool:
         """Whether its frames can be read in any process without endangering it."""
         return isinstance(self.source, Checked) and self.source.is_checked
+
+    @property
+    def incomplete(self) -> tuple[str, ...]:
+        """Signs that it was still being written when it was taken as it is."""
+        return tuple(str(sign) for sign in self.columns.attrs.get("incomplete", ()))
 
     @property
     def not_carried(self) -> tuple[str, ...]:

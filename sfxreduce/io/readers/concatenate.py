@@ -24,6 +24,7 @@ from sfxreduce.run.run import (
     Run,
     decoded_share,
     events_per_chunk,
+    missing_tail_of,
     read_into,
 )
 from sfxreduce.run.window import Window
@@ -53,6 +54,12 @@ class JoinedFrames:
         """The first and the last of the files."""
         first, last = self.sources[0].path, self.sources[-1].path
         return f"{first} ... {last} ({len(self.sources)} files)"
+
+    @property
+    def missing_tail(self) -> str:
+        """What the first file lacks of which the end is missing. See `HasTail`."""
+        tails = ((source.path, missing_tail_of(source)) for source in self.sources)
+        return next((f"{tail} to {path}" for path, tail in tails if tail), "")
 
     @property
     def n_events(self) -> int:

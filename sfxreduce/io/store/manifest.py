@@ -106,6 +106,8 @@ class Manifest:
     options : mapping
         Values of the options that decided on events, each with its ``origin``; empty if no command
         line was used.
+    incomplete : tuple of str
+        "CODE: words" of each sign that the run was still being written when it was judged.
     files : tuple of FileRecord
         All files of the output but the manifest's own, sorted by path.
 
@@ -130,6 +132,7 @@ class Manifest:
     assurance: dict[str, Any] = field(default_factory=dict)
     made_by: tuple[MadeBy, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    incomplete: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         counted = self.hits + self.undecided + self.rejected
@@ -167,7 +170,12 @@ def manifest_from_json(facts: Mapping[str, Any], *, where: str) -> Manifest:
             raise VerificationError(f"{where}: the manifest is of another version of sfxreduce")
         if _digest({"manifest_version": MANIFEST_VERSION, **body}) != facts["sha256"]:
             raise VerificationError(f"{where}: the manifest does not match its own sha256")
-        of_earlier_versions: dict[str, Any] = {"assurance": {}, "options": {}, "made_by": []}
+        of_earlier_versions: dict[str, Any] = {
+            "assurance": {},
+            "options": {},
+            "made_by": [],
+            "incomplete": [],
+        }
         return parse_as(Manifest, of_earlier_versions | body)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise VerificationError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import Needs
 from sfxreduce.decisions.method import MAX_BLANKS_KEPT, threshold_rule
 from sfxreduce.decisions.threshold import Promise
-from sfxreduce.errors import UsageError
+from sfxreduce.errors import UnfinishedRun, UsageError
+from sfxreduce.io.files.being_written import being_written
 from sfxreduce.io.files.durable import disk_bytes
 from sfxreduce.io.files.safe_read import content_pin
 from sfxreduce.io.writers.nxmx_content import (
@@ -31,7 +32,7 @@ from sfxreduce.io.writers.resume import Unfinished, appearing
 from sfxreduce.report.report import Storage
 from sfxreduce.run.columns import plain_text
 from sfxreduce.run.detector import Detector
-from sfxreduce.run.run import Run
+from sfxreduce.run.run import Run, missing_tail_of
 from sfxreduce.scorers.cnn.folder import default_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS
@@ -40,6 +41,7 @@ from sfxreduce.scorers.protocol import Scorer, needs_gpu
 __all__ = [
     "FilterSettings",
     "Outputs",
+    "as_it_is",
     "crystfel_paths",
     "needs_of",
     "network_on",
@@ -84,6 +86,10 @@ class FilterSettings:
         run's own scores show a gap.
     audit_share : float
         Share of the rejected events that is kept beside the hits, drawn at random.
+    incomplete : bool
+        Take a run that looks unfinished as it is; the output says so.
+    settle_seconds : float
+        A run of which a file was changed less than so long ago looks unfinished.
 
     Raises
     ------
@@ -104,6 +110,8 @@ class FilterSettings:
     keep_from_peaks: int = MIN_PEAKS
     max_blanks_kept: float = MAX_BLANKS_KEPT
     audit_share: float = AUDIT_SHARE
+    incomplete: bool = False
+    settle_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         check_share(self.audit_share)
@@ -187,6 +195,35 @@ def needs_of(run: Run, scorer: Scorer, folder: Path | None) -> Needs:
         modules=(*TASK_MODULES, *ours, *(["torch"] if needs_gpu(scorer) else [])),
         memory_bytes=TASK_BYTES + FRAMES_AT_ONCE * frame_bytes,
     )
+
+
+def as_it_is(run: Run, *, incomplete: bool, settle_seconds: float = 0.0) -> Run:
+    """Refuse a run that looks as if it was still being written, or write down that it does.
+
+    Parameters
+    ----------
+    incomplete, settle_seconds
+        See `FilterSettings`.
+
+    Returns
+    -------
+    Run
+        The same; its `incomplete` has the signs.
+
+    Raises
+    ------
+    UnfinishedRun
+        If it does, and is not to be taken as it is.
+    """
+    tail = missing_tail_of(run.source)
+    signs = [f"TAIL_MISSING: {tail}"] if tail else []
+    if settle_seconds > 0 or any(path.is_file() for path in run.source.inputs):
+        signs += being_written(run.source.inputs, settle_seconds=settle_seconds)
+    if not signs:
+        return run
+    if not incomplete:
+        raise UnfinishedRun(plain_text(run.path), signs)
+    return replace(run, columns=run.columns.assign_attrs(incomplete=signs))
 
 
 def pinned(value: object, name: str = "", *, by_content: bool) -> dict[str, Any]:
@@ -425,4 +462,5 @@ def storage_of(run: Run, outputs: Outputs, work: Unfinished) -> Storage:
         report=outputs.report,
         plugin_path=hdf5plugin.PLUGIN_PATH if outputs.needs_plugin else None,
         not_carried=run.not_carried,
+        incomplete=run.incomplete,
     )

@@ -246,6 +246,7 @@ def _manifest(
         assurance=plan.method.assurance.to_json(),
         # Workers of another make were given no task: see sfxreduce.cluster.roll_call.
         made_by=(made_here(),),
+        incomplete=plan.run.incomplete,
     )
 
 

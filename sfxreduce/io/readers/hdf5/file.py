@@ -21,7 +21,8 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.errors import LeadsOutside, RunNotFound, SchemaError, SourceError
+from sfxreduce.errors import LeadsOutside, RunNotFound, SchemaError, SourceError, UnfinishedRun
+from sfxreduce.io.files.being_written import hdf5_writer
 from sfxreduce.io.readers.hdf5.guard import check_dataset, check_whole
 
 __all__ = [
@@ -141,13 +142,22 @@ def _fix_plugins() -> None:
 
 def _open(stamp: FileStamp) -> h5py.File:
     """Open the file behind a stamp."""
+    # A writer that lets others read meanwhile is asked for that only if it is there.
+    swmr = False
     for locking in LOCKING:
         try:
-            return h5py.File(stamp.path, "r", locking=locking, rdcc_nbytes=CHUNK_CACHE_BYTES)
+            return h5py.File(
+                stamp.path, "r", locking=locking, swmr=swmr, rdcc_nbytes=CHUNK_CACHE_BYTES
+            )
         except HDF5_ERRORS as error:
             # Someone else in this process has the file open, and HDF5 wants it opened as they did.
             failed = error
-            if "file locking" not in str(error):
+            writer = hdf5_writer(Path(stamp.path))
+            if writer.startswith("SWMR"):
+                swmr = True
+            elif writer:
+                raise UnfinishedRun(stamp.path, [writer]) from error
+            elif "file locking" not in str(error):
                 break
     raise SourceError(
         f"{stamp.path}: expected a whole HDF5 file, found {stamp.n_bytes} bytes that cannot be "

@@ -263,6 +263,20 @@ class CxiFrames:
         return reasons, missing
 
     @property
+    def missing_tail(self) -> str:
+        """Last frames that were never written. See `sfxreduce.run.run.HasTail`."""
+        written = np.flatnonzero(~self._facts().holes)
+        first = int(written[-1]) + 1 if written.size else self.n_events
+        if first == self.n_events:
+            return ""
+        with open_hdf5(self.path, self.roots) as file:
+            if file.trusted(self._facts().path).is_virtual:
+                return ""  # of other files, which were moved or lost
+        last = self.n_events - 1
+        one = f"frame {first} of {self.n_events} was" if first == last else ""
+        return f"{one or f'frames {first} to {last} of {self.n_events} were'} never written"
+
+    @property
     def events_per_chunk(self) -> int:
         """See `sfxreduce.run.run.ReadsPartly`."""
         return self._facts().events_per_chunk

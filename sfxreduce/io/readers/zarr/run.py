@@ -153,6 +153,13 @@ def count_incomplete(path: Path) -> tuple[int, int]:
     return lost, holed
 
 
+def _numbered(what: str, first: int, total: int, how: str) -> str:
+    """Say of the last of some numbered things what they are."""
+    if first == total - 1:
+        return f"{what} {first} of {total} is {how}"
+    return f"{what}s {first} to {total - 1} of {total} are {how}"
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest of a reduced store; without it the store does not count as written.
 
@@ -213,6 +220,19 @@ class ZarrFrames:
     def is_checked(self) -> bool:
         """Whether its tiles have checksums: ours have, other people's chunks need not."""
         return self.layout is not None
+
+    @property
+    def missing_tail(self) -> str:
+        """Last shards that are not there. See `sfxreduce.run.run.HasTail`."""
+        layout, n_shards = self.layout, 0
+        if layout is not None:
+            there = n_shards = layout.n_shards(self.n_events)
+            frames = Path(self.path) / "frames"
+            while there and not (frames / layout.shard_key(there - 1)).exists():
+                there -= 1
+            if 0 < there < n_shards:
+                return _numbered("shard", there, n_shards, "missing")
+        return ""
 
     @property
     def n_bytes(self) -> int:
