@@ -30,6 +30,7 @@ BY_HAND = frozenset(
         "confidence",
         "drift",
         "execute",
+        "incomplete",
         "keep_from_peaks",
         "max_loss",
         "overwrite",

@@ -41,7 +41,7 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class SectionedCommand(typer.core.TyperCommand):
-    """Command whose options are listed by what they are about, may stand in a file, and name paths."""
+    """Command with options by what they are about, in a file too; its paths are paths."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse addresses where paths belong, then parse as always."""
