@@ -85,7 +85,7 @@ class DeviceFinder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
+class _FoundOnSheets:
     """Candidates, shape (candidate, ...), ordered by tile, the most prominent first."""
 
     tile: Tensor
@@ -104,7 +104,7 @@ class _Found:
         return [column.cpu().numpy() for column in self.columns]
 
     @classmethod
-    def joined(cls, parts: Sequence[_Found]) -> _Found:
+    def joined(cls, parts: Sequence[_FoundOnSheets]) -> _FoundOnSheets:
         """Candidates of several scales: those of a tile together, in the order of the parts."""
         columns = [torch.cat(column) for column in zip(*(p.columns for p in parts), strict=True)]
         order = torch.argsort(columns[0], stable=True)
@@ -123,14 +123,14 @@ def _sent(tiles: NDArray[np.generic], device: str) -> Tensor:
     return torch.from_numpy(native).to(device).float()
 
 
-def _searched(tiles: Tensor, good: Tensor, rules: Rules, first: int) -> _Found:
+def _searched(tiles: Tensor, good: Tensor, rules: Rules, first: int) -> _FoundOnSheets:
     """Candidates of tiles on their pixels, and on their bins."""
     nothing = torch.full_like(tiles, -math.inf)
     sheet = torch.where(good & ~tiles.isnan(), tiles, nothing)
     parts = [_on_sheet(sheet, rules, scale=1)]
     if rules.coarse > 1:
         parts.append(_on_sheet(_bins(sheet, rules.coarse), rules, scale=rules.coarse))
-    found = _Found.joined(parts)
+    found = _FoundOnSheets.joined(parts)
     found.tile.add_(first)
     return found
 
@@ -148,7 +148,7 @@ def _bins(sheet: Tensor, side: int) -> Tensor:
     return torch.where(2 * n < side * side, torch.full_like(value, -math.inf), value)
 
 
-def _on_sheet(sheet: Tensor, rules: Rules, *, scale: int) -> _Found:
+def _on_sheet(sheet: Tensor, rules: Rules, *, scale: int) -> _FoundOnSheets:
     """Candidates of the sheets of some tiles, the most prominent of each first."""
     mean, sigma = _cells(sheet, rules.floor)
     tile, y, x = _highest(sheet, mean, sigma)
@@ -170,7 +170,7 @@ def _on_sheet(sheet: Tensor, rules: Rules, *, scale: int) -> _Found:
     patch = _boxes(framed, tile, y + margin, x + margin, PATCH // 2)
     there = patch.isfinite()
     units = (torch.where(there, patch, 0).double() - m[:, None, None]) / s[:, None, None]
-    return _Found(
+    return _FoundOnSheets(
         tile=tile,
         y=y * scale + (scale // 2 if scale > 1 else 0),
         x=x * scale + (scale // 2 if scale > 1 else 0),
