@@ -20,7 +20,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from rich.console import Console
@@ -28,9 +30,15 @@ from rich.text import Text
 
 EVENTS = 320
 COLUMNS = 100
-COLOURS = 128
+GREYS, COLOURS = 16, 64
 SFXREDUCE = [sys.executable, "-m", "sfxreduce_cli"]
-LONG = "600"
+SATURATED = 24
+"""Between the strongest and the weakest colour of a pixel that is not taken for grey."""
+
+PICTURE: Any = {"x": 0, "y": 0, "width": 1280, "height": 660}
+"""Of the review page: what is below it is empty."""
+
+LONG = "60"
 """Seconds that the pages of the run stay; they are ended as soon as they are not needed."""
 
 
@@ -116,7 +124,7 @@ def take_run(browser: Browser, folder: Path, out: Path) -> None:
     words = ["filter", "--in", "run.zarr", "--out", "hits.zarr", "--report", "report.html"]
     terminal = Terminal(*words, "--linger", LONG, folder=folder)
     with opened(browser, terminal.until(r"this run: (http\S+)")) as page:
-        wanted = page.locator("img[alt^='frame of event']").nth(9)
+        wanted = page.locator("img[alt^='frame of event']").nth(11)
         deadline = time.monotonic() + 900
         while time.monotonic() < deadline and not wanted.is_visible():
             terminal.read(0.5)
@@ -140,13 +148,13 @@ def take_review(browser: Browser, folder: Path, out: Path) -> None:
             page.keyboard.press(key)
             page.locator(f"h2:not(:text-is('{before}'))").first.wait_for()
         page.wait_for_timeout(1500)
-        save(page.screenshot(), out / "review.png")
+        save(page.screenshot(clip=PICTURE), out / "review.png")
     terminal.end()
 
 
 def take_report(browser: Browser, folder: Path, out: Path) -> None:
     """The report on a desk and on a phone."""
-    for width, height, name in ((1280, 1500, "report.png"), (390, 1500, "report-phone.png")):
+    for width, height, name in ((1280, 1180, "report.png"), (390, 1500, "report-phone.png")):
         with opened(browser, (folder / "report.html").as_uri(), width, height) as page:
             save(page.screenshot(), out / name)
 
@@ -163,7 +171,14 @@ def opened(browser: Browser, address: str, width: int = 1280, height: int = 820)
 def save(png: bytes, path: Path) -> None:
     """Write a picture in few colours, which halves it."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    # Frames are grey and of all shades; what is written and drawn has few colours.
+    pixels = np.asarray(picture).reshape(-1, 3)
+    coloured = pixels[np.ptp(pixels, axis=1) > SATURATED].reshape(1, -1, 3)
+    greys = np.repeat(np.linspace(0, 255, GREYS).astype(np.uint8), 3)
+    others = Image.fromarray(coloured).quantize(COLOURS).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*greys.tolist(), *others[: 3 * COLOURS]])
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path.name}: {picture.width} x {picture.height}, {path.stat().st_size:,} bytes")
 
 
@@ -173,7 +188,9 @@ def draw_terminal(lines: list[str], path: Path) -> None:
     for line in lines:
         console.print(Text.from_ansi(line))
     svg = console.export_svg(title="sfxreduce")
-    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL).replace("Fira Code, ", "")
+    svg = re.sub(r"@font-face \{.*?\}\s*|<!--.*?-->", "", svg, flags=re.DOTALL).replace(
+        "Fira Code, ", ""
+    )
     path.write_text("\n".join(line.rstrip() for line in svg.splitlines()) + "\n")
     print(f"{path.name}: {len(lines)} lines, {path.stat().st_size:,} bytes")
 

@@ -189,7 +189,7 @@ class _Asked:
         as_json: bool,
     ) -> None:
         """Filter run after run on the same workers, and print the outcomes."""
-        with self.where.opened(gpu=self.gpu, page=False) as work:
+        with self.where.opened(gpu=self.gpu) as work:
             progress = work["progress"]
 
             def filter_one(path: Path, store: Path) -> Report:

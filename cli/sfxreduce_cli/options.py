@@ -238,17 +238,13 @@ class PoolOptions:
         return f"starting {n_workers} worker{'' if n_workers == 1 else 's'}"
 
     @contextmanager
-    def opened(
-        self, *, gpu: bool = False, small_here: bool = False, page: bool = True
-    ) -> Iterator[Work]:
+    def opened(self, *, gpu: bool = False, small_here: bool = False) -> Iterator[Work]:
         """Pool, opened when it is first needed, and a display of progress.
 
         Parameters
         ----------
         small_here : bool
             Begin in this process, where what is read can end none and nobody asked for workers.
-        page : bool
-            Whether workers' start is that of a page about the run as well.
         """
         patience = _patience_of_environment()
         small_here = small_here and not (self.serial or self.address or self.workers or gpu)
@@ -285,7 +281,7 @@ class PoolOptions:
 
                 return GrowingPool(workers)
 
-            with ProgressDisplay(page=page and not self.serial) as display:
+            with ProgressDisplay(page=not self.serial) as display:
                 on_demand = PoolOnDemand(opened, has_gpu=None if self.address else gpu)
                 yield {"pool": on_demand, "progress": display}
 

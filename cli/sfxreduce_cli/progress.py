@@ -106,7 +106,7 @@ class _Bars(Progress):
         """See `rich.progress.Progress.get_renderables`."""
         yield self.make_tasks_table(self.tasks)
         tally = self.tally
-        if tally is not None and tally.hit_from is not None:
+        if tally is not None and tally.hit_from is not None and any(tally.events):
             top = max((rate for rate in tally.rates if rate), default=0.0)
             yield Text(f"hit rate {sparkline(tally.rates)} up to {100 * top:.0f} %")
 
@@ -145,7 +145,9 @@ class ProgressDisplay:
     def expect(self, run: Run, scorer: Scorer, *, hit_from: float | None, out: Path) -> None:
         """Prepare to count the hits of a run, here and on a page if there is to be one."""
         self._tally = self._bars.tally = Tally(hit_from, run.n_events)
-        if self._page:
+        if self.so_far is not None:
+            self.so_far.begin(run, scorer, hit_from=hit_from, out=out)
+        elif self._page:
             self.so_far = sfxreduce.RunSoFar(run, scorer, hit_from=hit_from, out=out)
 
     def ended(self) -> None:

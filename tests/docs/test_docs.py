@@ -117,6 +117,20 @@ def test_every_link_of_the_pages_leads_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_every_picture_is_described_and_small() -> None:
+    shown = set()
+    for page in PAGES:
+        for words, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text()):
+            picture = (page.parent / target).resolve()
+            shown.add(picture)
+            assert len(words) > 8, (page.name, target)
+            assert picture.stat().st_size < 200_000, target
+            if picture.suffix == ".svg":
+                text = re.sub(r"xmlns(:\w+)?=\S+", "", picture.read_text())
+                assert not re.search(r"https?://", text), target  # it loads nothing
+    assert shown >= set((ROOT / "docs" / "images").iterdir())
+
+
 def test_the_example_of_a_beamtime_goes_all_the_way(tmp_path: Path) -> None:
     example = ROOT / "examples" / "archive_beamtime.py"
     told = run_shell(f"{shlex.quote(sys.executable)} {shlex.quote(str(example))}", tmp_path)

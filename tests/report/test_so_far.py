@@ -60,6 +60,24 @@ def test_counts_grow_and_end_as_the_report_has_them(tmp_path: Path) -> None:
     assert all(score >= 0.5 for score in shown.values())
 
 
+def test_the_next_run_begins_with_nothing(tmp_path: Path) -> None:
+    first, second = crystals_run(hits=(3,), n_events=70), crystals_run(hits=(5, 9), n_events=40)
+    so_far = so_far_of(first, tmp_path)
+    filter_run(
+        first, Outputs(store=tmp_path / "hits.zarr"), SETTINGS, pool=SerialPool(), progress=so_far
+    )
+    assert so_far.snapshot().hits >= 1
+    so_far.begin(second, SETTINGS.scorer, hit_from=0.5, out=tmp_path / "more.zarr")
+    now = so_far.snapshot()
+    assert (now.scored, now.hits, now.undecided, now.bytes_written) == (0, 0, 0, 0)
+    assert (now.latest, now.nearest, now.assurance) == ((), (), None)
+    filter_run(
+        second, Outputs(store=tmp_path / "more.zarr"), SETTINGS, pool=SerialPool(), progress=so_far
+    )
+    assert so_far.snapshot().scored == 40
+    assert {5, 9} <= {event for event, _ in so_far.snapshot().latest}
+
+
 def test_events_of_a_run_that_was_cut_off_keep_their_places(tmp_path: Path) -> None:
     run = crystals_run(hits=(70, 71, 140), lost=(), n_events=150)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sfxreduce.report.figures import brightest_blocks, peaks_in_picture
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Run
+from sfxreduce.run.run import FrameSource, Run
 
 __all__ = ["Frames", "Ring", "SeenFrame", "resolution_rings"]
 
@@ -75,10 +75,19 @@ class Frames:
         self._lock = Lock()
         self._work = ThreadPoolExecutor(1, thread_name_prefix="frames")
 
+    def turn_to(self, run: Run) -> None:
+        """Read from this run from now on."""
+        with self._lock:
+            if run.source is not self._source:
+                self._source = run.source
+                self._known.clear()
+
     def ask(self, event: int) -> Future[SeenFrame]:
         """Have a frame read, unless it is known; what cannot be read has a fault instead."""
         with self._lock:
-            known = self._known.pop(event, None) or self._work.submit(self._read, event)
+            known = self._known.pop(event, None) or self._work.submit(
+                self._read, self._source, event
+            )
             self._known[event] = known
             while len(self._known) > MOST_KEPT:
                 self._known.popitem(last=False)
@@ -88,16 +97,16 @@ class Frames:
         """Read no more."""
         self._work.shutdown(cancel_futures=True)
 
-    def _read(self, event: int) -> SeenFrame:
+    def _read(self, source: FrameSource, event: int) -> SeenFrame:
         nothing = np.zeros((1, 1), np.uint8)
         try:
-            reading = self._source.read([event])
+            reading = source.read([event])
         except Exception as error:  # noqa: BLE001 - it is shown, and the page goes on
             return SeenFrame(event=event, grey=nothing, step=1, fault=str(error))
         if reading.reasons[0]:
             flags = [str(one.name).lower() for one in Reason if int(reading.reasons[0]) & one]
             return SeenFrame(event=event, grey=nothing, step=1, fault=", ".join(flags))
-        frame, detector = reading.pixels[0], self._source.detector
+        frame, detector = reading.pixels[0], source.detector
         values, step = brightest_blocks(frame, detector, most=self._most)
         return SeenFrame(
             event=event,

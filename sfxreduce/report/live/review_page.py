@@ -138,7 +138,8 @@ class _ReviewPage:
             toolbar_location="above",
             output_backend="canvas",
         )
-        plot.toolbar_inner = True
+        plot.toolbar_inner = True  # beside the picture it would take the place of pixels
+        plot.toolbar.autohide = True
         plot.axis.visible = False
         plot.grid.visible = False
         plot.background_fill_color = PAPER

@@ -91,8 +91,8 @@ class _RunPage:
         self._rate = ColumnDataSource({"x": [], "width": [], "hit": [], "top": []})
         self._bins = ColumnDataSource({"left": [], "right": [], "top": []})
         self._pace = ColumnDataSource({"y": [], "right": [], "name": []})
-        self._rates_up, self._along, self._scores_up, self._paces, self._workers = (
-            Range1d(start=0, end=1) for _ in range(5)
+        self._events, self._rates_up, self._along, self._scores_up, self._paces, self._workers = (
+            Range1d(start=0, end=1) for _ in range(6)
         )
         self._limit = Span(
             location=None, dimension="height", line_color=LOST, line_dash="dashed", line_width=1.5
@@ -111,7 +111,7 @@ class _RunPage:
         plot = _figure(
             "Hit rate along the run",
             "event",
-            Range1d(end=self._so_far.run.n_events),
+            self._events,
             self._rates_up,
         )
         plot.vbar(
@@ -141,10 +141,12 @@ class _RunPage:
 
     def _pace_figure(self) -> figure:
         plot = _figure("Events a second, by worker", "events/s", self._paces, self._workers)
-        plot.hbar(y="y", right="right", left=0, height=0.7, source=self._pace, color=BUSY)
+        plot.hbar(
+            y="y", right="right", left=0, height=0.7, source=self._pace, color=BUSY, alpha=0.45
+        )
         plot.text(
             x=0, y="y", text="name", source=self._pace, x_offset=4, text_baseline="middle",
-            text_font_size="11px", text_color="white",
+            text_font_size="12px", text_color=INK,
         )  # fmt: skip
         plot.yaxis.visible = False
         return plot
@@ -152,6 +154,7 @@ class _RunPage:
     def refresh(self) -> None:
         """Show how far the run is now."""
         now = self._so_far.snapshot()
+        self._frames.turn_to(self._so_far.run)
         self._head.text = _heading(now, self._so_far)
         self._facts.text = _facts(now)
         self._checks.text = _checks(now.assurance)
@@ -164,6 +167,7 @@ class _RunPage:
         n_parts = now.hit_rates.size
         if not n_parts:
             return
+        self._events.end = self._so_far.run.n_events
         width = self._so_far.run.n_events / n_parts
         hit, undecided = np.nan_to_num(now.hit_rates), np.nan_to_num(now.undecided_rates)
         self._rate.data = {
@@ -178,6 +182,7 @@ class _RunPage:
         known = now.scores.astype(np.float64)
         given = [] if now.threshold is None else [now.threshold]
         if not known.size:
+            self._bins.data = {"left": [], "right": [], "top": []}
             return
         along, ticks, name = score_axis(np.append(known, given))
         places = along(np.append(known, given))
@@ -237,11 +242,13 @@ def _figure(title: str, below: str, across: Range1d, up: Range1d) -> figure:
         y_range=up,
         sizing_mode="stretch_width",
         toolbar_location=None,
+        output_backend="svg",
         tools="",
         x_axis_label=below,
         styles={"flex": "1 1 320px", "min-width": "0"},
     )
     plot.grid.grid_line_alpha = 0.4
+    plot.axis.minor_tick_line_color = None
     plot.min_border_left, plot.min_border_right = 48, 12
     return plot
 

@@ -103,14 +103,22 @@ class RunSoFar:
         hit_from: float | None,
         out: Path,
     ) -> None:
-        self.run = run
         self.tasks_each_second: Callable[[], Mapping[str, float]] = dict
+        self._lock = Lock()
+        self.begin(run, scorer, hit_from=hit_from, out=out)
+
+    def begin(self, run: Run, scorer: Scorer, *, hit_from: float | None, out: Path) -> None:
+        """Turn to another run, which is filtered next; the parameters are those of the class."""
+        with self._lock:
+            self._begin(run, scorer, hit_from, out)
+
+    def _begin(self, run: Run, scorer: Scorer, hit_from: float | None, out: Path) -> None:
+        self.run = run
         window = scorer.window(run.detector)
         pixel_bytes = run.source.dtype.itemsize
         self._frame_bytes = pixel_bytes * math.prod(run.detector.frame_shape)
         self._tile_bytes = 0 if window is None else pixel_bytes * math.prod(window.shape[1:])
         self._out = out
-        self._lock = Lock()
         self._threshold = hit_from
         self._scores = np.full(run.n_events, np.nan, np.float32)
         self._reasons = np.zeros(run.n_events, np.uint32)
