@@ -98,14 +98,18 @@ def plan(
     runs: RunPaths,
     hits: Annotated[
         list[Path] | None,
-        typer.Option("--hits", metavar="PATH", help="Reduced stores, in the order of the runs."),
+        typer.Option(
+            "--hits",
+            metavar="PATH",
+            help="Reduced stores, in the order of the runs; default: the one beside each run.",
+        ),
     ] = None,
     policy: PolicyPath = None,
     certificate: Annotated[
         Path | None, typer.Option(help="What 'sfxreduce audit certify' wrote; one run only.")
     ] = None,
     ended: Annotated[
-        str, typer.Option(help="End of the experiment; default: date of the youngest file.")
+        str, typer.Option(help="End of the experiment; default: date of the newest file.")
     ] = "",
     evidence: EvidenceDir = None,
     group: Annotated[

@@ -64,7 +64,9 @@ OwnPolicy = Annotated[
 ExecuteToken = Annotated[
     str | None,
     typer.Option(
-        "--execute", metavar="PLANID", help="Do it: the first 8 letters of the plan's id, or more."
+        "--execute",
+        metavar="PLANID",
+        help="Do it: the first 8 characters of the plan's id, or more.",
     ),
 ]
 To = Annotated[

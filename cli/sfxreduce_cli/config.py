@@ -86,7 +86,7 @@ def configure(ctx: typer.Context, path: str | None) -> None:
         if name in BY_HAND and given.origin != "config":
             raise UsageError(
                 f"{given.where}: '{name}' can cost hits or start programs, and is taken only from "
-                f"the command line or a file named with --config; remove it there, and give "
+                f"the command line or a file named with --config; remove it there, and type "
                 f"--{name.replace('_', '-')}"
             )
         if given.words[:-1] == words:

@@ -92,7 +92,7 @@ def filter_(
         typer.Option(
             min=0,
             metavar="SECONDS",
-            help="Keep the pages in the browser for so long after the end, or until Ctrl-C.",
+            help="Keep the pages in the browser for SECONDS after the end, or until Ctrl-C.",
             rich_help_panel=POOL,
         ),
     ] = 0,
@@ -234,6 +234,6 @@ def _carried_out(
 def _linger(seconds: float) -> None:
     """Wait, so that pages can be looked at, until Ctrl-C."""
     if seconds:
-        say(f"the pages stay for {seconds:g} seconds; Ctrl-C ends them")
+        say(f"the pages stay up for {seconds:g} s; Ctrl-C ends them")
         with suppress(KeyboardInterrupt):
             time.sleep(seconds)

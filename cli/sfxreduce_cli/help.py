@@ -30,7 +30,7 @@ CONFIG = inspect.Parameter(
         typer.Option(
             "--config",
             metavar="FILE",
-            help="TOML file with options; command line and environment precede it.",
+            help="TOML file with options; command line and environment override it.",
             is_eager=True,
             callback=configure,
         ),
@@ -95,7 +95,7 @@ def refuse_address(value: object, option: str) -> None:
         if isinstance(one, str) and (found := ADDRESS.match(one)):
             raise UsageError(
                 f"{option} {one}: expected a path of this machine, found an address; {found[0]} is "
-                "not read or written, copy what lies there to a disk, or mount it"
+                "neither read nor written: copy what is there to a disk, or mount it"
             )
 
 

@@ -218,8 +218,8 @@ class JudgingOptions:
         int,
         typer.Option(
             min=0,
-            help="Keep events with so many peaks, and clearly more than the run's blanks, whatever "
-            "they score; 0 keeps none, and nothing is promised.",
+            help="Keep events with this many peaks or more, clearly more than the run's blanks, "
+            "whatever they score; 0 keeps none, and nothing is promised.",
             rich_help_panel=SCORER,
         ),
     ] = 8

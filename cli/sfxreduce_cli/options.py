@@ -110,7 +110,7 @@ OutDir = Annotated[
     typer.Option(
         "--out-dir",
         metavar="DIR",
-        help="Where the results of many runs go: every path that --in stands for is a run then.",
+        help="Folder for the results of many runs: each path that --in stands for is then a run.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
@@ -136,7 +136,7 @@ Settle = Annotated[
     typer.Option(
         min=0,
         metavar="SECONDS",
-        help="A run that was changed less than so long ago is unfinished; default: 0, none is.",
+        help="Refuse a run of which a file changed less than SECONDS ago; 0: never.",
         rich_help_panel=READING,
     ),
 ]
@@ -201,8 +201,8 @@ class PoolOptions:
         int,
         typer.Option(
             min=0,
-            help="Worker processes on this machine; 0 for one per processor, once the work is "
-            "worth their start.",
+            help="Worker processes on this machine; 0 for one per processor, started only if that "
+            "saves time.",
             rich_help_panel=POOL,
         ),
     ] = 0
@@ -210,7 +210,8 @@ class PoolOptions:
         bool,
         typer.Option(
             "--drop-bad-workers",
-            help="Go on without workers that have other code, or do not see the run as we do.",
+            help="Continue without workers that fail the roll call: other code, or another view of "
+            "the run.",
             rich_help_panel=POOL,
         ),
     ] = False
@@ -391,18 +392,18 @@ class PlacedOptions(InputOptions):
     ] = None
     distance_m: Annotated[
         float | None,
-        typer.Option(help="Detector distance; precedes file and run.", rich_help_panel=DETECTOR),
+        typer.Option(help="Detector distance; overrides file and run.", rich_help_panel=DETECTOR),
     ] = None
     pixel_size_m: Annotated[
         float | None,
-        typer.Option(help="Side of a pixel; precedes file and run.", rich_help_panel=DETECTOR),
+        typer.Option(help="Side of a pixel; overrides file and run.", rich_help_panel=DETECTOR),
     ] = None
     adu_per_photon: Annotated[
-        float | None, typer.Option(help="Gain; precedes file and run.", rich_help_panel=DETECTOR)
+        float | None, typer.Option(help="Gain; overrides file and run.", rich_help_panel=DETECTOR)
     ] = None
     photon_energy_ev: Annotated[
         float | None,
-        typer.Option(help="Of all events; precedes file and run.", rich_help_panel=DETECTOR),
+        typer.Option(help="Of all events; overrides file and run.", rich_help_panel=DETECTOR),
     ] = None
 
     @property

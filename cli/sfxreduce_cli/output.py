@@ -261,10 +261,12 @@ def print_redecided(
 def end_if_changed(report: Report) -> None:
     """End with exit status 1 where the source changed under the program's hands."""
     if report.changed:
+        from sfxreduce.report.report import counted  # loaded by then, and not for --help
+
         say(
-            f"sfxreduce: {report.out}: {report.changed:,} events hold other pixels than were "
-            "scored; they are kept as undecided (reason 'changed'): find out what writes to the "
-            "source, and filter it again"
+            f"sfxreduce: {report.out}: the pixels of {counted(report.changed, 'event')} are not "
+            "those that were scored; kept as undecided (reason 'changed'): find out what writes to "
+            "the source, and filter it again"
         )
         raise typer.Exit(1)
 
@@ -305,7 +307,7 @@ def print_outcomes(outcomes: Outcomes, *, workers: Mapping[str, Any], as_json: b
     else:
         counts = ", ".join(f"{outcomes.count(word)} {word}" for word in ("ok", "failed", "skipped"))
         runs = {f"{run.word:<7}  {run.in_}": run.sentence for run in outcomes.runs}
-        print_table(f"{len(outcomes.runs):,} runs: {counts}", runs)
+        print_table(f"{_runs(len(outcomes.runs))}: {counts}", runs)
     if outcomes.count("failed"):
         raise typer.Exit(1)
 
@@ -448,9 +450,9 @@ def print_verification(verified: Verification, path: Path, *, quick: bool, as_js
     trusted = "every byte is as it was written" if quick else "every kept event equals its source"
     if verified.kept_with_holes:
         where = "" if quick else " where read"
-        trusted += f"{where}; {verified.kept_with_holes:,} events have missing panels"
+        trusted += f"{where}; kept with missing panels: {verified.kept_with_holes:,}"
     if verified.kept_without_pixels:
-        trusted += f"; {verified.kept_without_pixels:,} events have no pixels"
+        trusted += f"; kept without pixels: {verified.kept_without_pixels:,}"
     print_table(
         f"{path}: {trusted if verified.ok else 'NOT to be trusted'}",
         {

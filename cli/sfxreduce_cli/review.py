@@ -32,7 +32,7 @@ def review(
             help="Output of 'audit draw': its events come first, and are labelled blind.",
         ),
     ] = None,
-    by: Annotated[str, typer.Option(metavar="NAME", help="Who looks; default: user name.")] = "",
+    by: Annotated[str, typer.Option(metavar="NAME", help="Who labels; default: user name.")] = "",
     port: Port = 0,
     inputs: PlacedOptions,
     as_json: AsJson = False,

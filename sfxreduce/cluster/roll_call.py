@@ -353,4 +353,4 @@ def _not_understood(answer: Mapping[str, Any]) -> str:
 
 
 def _and_more(n: int) -> str:
-    return f" (and {n} more of its kind)" if n else ""
+    return f" (and {n} more like it)" if n else ""

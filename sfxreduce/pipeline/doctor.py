@@ -27,6 +27,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 from sfxreduce.pipeline.verify.output import verify_run
+from sfxreduce.report.report import counted
 from sfxreduce.run.reasons import Reason
 from sfxreduce.scorers.cnn.folder import default_model, read_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer, cuda_available
@@ -234,7 +235,7 @@ def _run(store: Path) -> str:
                 f"{run.path}: the first frame cannot be read ({str(reason.name).lower()}): "
                 "copy the run again, or ask who wrote it"
             )
-    return f"{run.n_events:,} events in {run.path}"
+    return f"{counted(run.n_events, 'event')} in {run.path}"
 
 
 def _self_test(model: Path) -> str:

@@ -62,7 +62,7 @@ class Outcome:
         if self.error is not None:
             return str(self.error)
         if self.report is None:
-            return f"{self.out}: is there already, made of this run; left as it is"
+            return f"{self.out} is already there, made from this run; left as it is"
         warning = f"{self.report.warning}. " if self.report.next_command else ""
         return f"{warning}{self.report.verdict}"
 
@@ -130,7 +130,7 @@ def filter_runs(
 ) -> Outcomes:
     """Filter run after run; one that fails stops no other.
 
-    What is there already and was made of the same run is left alone. A cluster that fails ends it
+    What is there already and was made from the same run is left alone. A cluster that fails ends it
     all: the runs after it would fail likewise.
 
     Parameters

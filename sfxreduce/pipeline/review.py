@@ -25,7 +25,7 @@ from sfxreduce.report.live.frames import Frames, resolution_rings
 from sfxreduce.report.live.guard import GuardedPages
 from sfxreduce.report.live.review_page import Album, review_page
 from sfxreduce.report.live.serve import serve_until_interrupted
-from sfxreduce.report.report import short_path
+from sfxreduce.report.report import counted, short_path
 from sfxreduce.run.labels import Label
 from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
@@ -98,15 +98,15 @@ def review_run(
 
 
 def _judged(store: Path, run: Run) -> JudgedEvents:
-    """Ledger of a store that was made of this run."""
+    """Ledger of a store that was made from this run."""
     if not store.exists():
         raise RunNotFound(f"{store}: no such folder; check the path given to --in")
     judged = read_judged(store)
     n_events = judged.decisions.score.size
     if n_events != run.n_events:
         raise VerificationError(
-            f"{run.path}: has {run.n_events} events, but {store} was made of {n_events}; is it the "
-            "run that was filtered?"
+            f"{run.path}: has {counted(run.n_events, 'event')}, but {store} was made from "
+            f"{n_events}; is it the run that was filtered?"
         )
     return judged
 
@@ -330,8 +330,8 @@ def _drawn(draw: Path, n_events: int) -> NDArray[np.int64]:
     drawing = read_draw(draw)
     if drawing.rejected + drawing.kept != n_events:
         raise VerificationError(
-            f"{draw}: drawn from {drawing.rejected + drawing.kept} events, but the run has "
-            f"{n_events}; is it a draw of this run?"
+            f"{draw}: drawn from {counted(drawing.rejected + drawing.kept, 'event')}, but the run "
+            f"has {n_events}; is it a draw of this run?"
         )
     return np.array([*drawing.from_rejected, *drawing.from_kept], np.int64)
 

@@ -29,17 +29,17 @@ IN_WORDS: Mapping[Reason, str] = {
     Reason.DATA_HOLE: "a part of its data was never written",
     Reason.NO_IMAGE: "it has no image",
     Reason.PANELS_MISSING: "panels are missing from it",
-    Reason.FEW_NONFINITE: "a few of its pixels are no finite numbers",
-    Reason.MANY_NONFINITE: "many of its pixels are no finite numbers",
-    Reason.CONSTANT: "all of its pixels are alike",
+    Reason.FEW_NONFINITE: "a few of its pixels are not finite numbers",
+    Reason.MANY_NONFINITE: "many of its pixels are not finite numbers",
+    Reason.CONSTANT: "all of its pixels have the same value",
     Reason.DARK: "there was no light on it",
     Reason.SATURATED: "it is saturated",
     Reason.UNEXPECTED_FORMAT: "it is not stored as the other events are",
-    Reason.SCORE_INVALID: "its score is no number",
+    Reason.SCORE_INVALID: "its score is not a number",
     Reason.WORKER_LOST: "scoring it ended every process that tried",
     Reason.DUPLICATE_ID: "another event has the same identifier",
     Reason.TIMESTAMP_ORDER: "its time is earlier than that of the event before",
-    Reason.METADATA_MISSING: "some of its data beside the pixels are missing",
+    Reason.METADATA_MISSING: "some of its metadata are missing",
     Reason.AUDIT_SAMPLE: "it was drawn at random to be kept for an audit",
     Reason.UNLIKE_CALIBRATION: "its run is unlike those the scorer was calibrated on",
     Reason.PANEL_HOT: "a panel is far brighter than in other events",
@@ -139,7 +139,7 @@ class JudgedEvents:
         decision = Decision(decisions.decision[event])
         stored, words = _stored(store, decisions, event)
         became = {Decision.HIT: "a hit, kept", Decision.REJECT: "rejected"}.get(
-            decision, "undecided, and kept for that"
+            decision, "undecided, and therefore kept"
         )
         return Explanation(
             event=event,

@@ -590,7 +590,7 @@ class Run:
             "events": f"{self.n_events:,}",
             "frames": f"{' x '.join(map(str, detector.frame_shape))} pixels, {self.source.dtype}",
             "detector": f"{detector.name}, panels {detector.geometry}",
-            "experiment": self.experiment or "not said",
+            "experiment": self.experiment or "not given",
             "columns": ", ".join(sorted(map(str, self.columns))),
         }
         facts |= {f"warning {n}": text for n, text in enumerate(self.warnings, start=1)}

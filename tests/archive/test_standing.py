@@ -32,7 +32,7 @@ def standing(beamtime: Beamtime, *, state: str) -> str:
     words: str = one["standing"]
     if words:
         assert night["standings"] == {words: 1}
-        assert f"It stands so: {words}." in status.explain_run(beamtime.subject())
+        assert f"Standing: {words}." in status.explain_run(beamtime.subject())
     return words
 
 

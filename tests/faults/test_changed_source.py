@@ -211,7 +211,7 @@ def test_the_command_ends_with_exit_status_1_where_events_changed(
     words = ["filter", "--in", run, "--out", tmp_path / "hits.zarr", "--scorer", "peaks"]
     status, report, err = call(*words, "--serial")
     assert (status, report["changed"], report["undecided"]) == (1, 1, 1)
-    assert "1 events hold other pixels than were scored" in err
+    assert "the pixels of 1 event are not those that were scored" in err
 
 
 def planted_peaks(data: np.ndarray) -> np.ndarray:

@@ -118,7 +118,7 @@ def test_what_cannot_be_reviewed_is_said_before_anything_is_served(tmp_path: Pat
     settings = FilterSettings(scorer=Calibrated(), threshold=0.5)
     filter_run(run, Outputs(store=store), settings, pool=SerialPool())
     other = planted_run(n_events=31)
-    with pytest.raises(VerificationError, match=r"has 31 events.*was made of 30"):
+    with pytest.raises(VerificationError, match=r"has 31 events.*was made from 30"):
         review_run(store, other, ready=pytest.fail)
     draw = tmp_path / "draw.json"
     filter_run(other, Outputs(store=tmp_path / "more.zarr"), settings, pool=SerialPool())

@@ -183,7 +183,7 @@ def test_the_first_of_several_damaged_events_is_named(hits: Path, originals: Pat
     found = quick(hits)
     assert found.first == FirstDamage(file=shard(1), shard=1, event=5)
     assert found.mismatched == 3
-    assert "1 more files are damaged" in found.problems[0]
+    assert "; other damaged files: 1;" in found.problems[0]
     deep = verify_run(hits, against=open_run(originals / "run.zarr"), pool=SerialPool())
     assert (deep.mode, deep.mismatched, deep.first) == ("deep", 3, found.first)
 

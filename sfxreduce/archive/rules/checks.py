@@ -277,15 +277,18 @@ def waited(case: Case) -> Found:
     if case.facts.recall and case.now_ns - case.facts.recall.at_ns < release.grace_days * DAY_NS:
         yield refuse(
             "R12",
-            f"{_days(case.now_ns - case.facts.recall.at_ns)} of {release.grace_days:g} of grace, "
-            f"until {_date(case.facts.recall.at_ns + int(release.grace_days * DAY_NS))}",
+            f"grace period of {release.grace_days:g} days, until "
+            f"{_date(case.facts.recall.at_ns + int(release.grace_days * DAY_NS))}; "
+            f"{_days(case.now_ns - case.facts.recall.at_ns)} have passed",
         )
     if case.facts.experiment_end_ns is None:
         yield refuse("R12", "when the experiment ended is not known")
     elif case.now_ns - case.facts.experiment_end_ns < release.min_retention_days * DAY_NS:
         passed = _days(case.now_ns - case.facts.experiment_end_ns)
         yield refuse(
-            "R12", f"{passed} of {release.min_retention_days:g} since the experiment ended"
+            "R12",
+            f"at least {release.min_retention_days:g} days after the end of the experiment; "
+            f"{passed} have passed",
         )
 
 

@@ -163,7 +163,7 @@ def explain_run(subject: Subject) -> list[str]:
     if status.recall:
         told.append(status.recall)
     if status.standing:
-        told.append(f"It stands so: {status.standing}.")
+        told.append(f"Standing: {status.standing}.")
     if status.releasable_from is not None:
         told.append(f"Its time on the disk ends on {status.releasable_from}.")
     if status.next is not None:

@@ -126,7 +126,7 @@ class Findings:
         more = len(self.damages) - 1
         return (
             f"{self.path}/{first.file}:{where} {what}"
-            + (f"; {more} more files are damaged" if more > 0 else "")
+            + (f"; other damaged files: {more}" if more > 0 else "")
             + "; restore it from a copy, or filter the run again"
         )
 

@@ -269,7 +269,7 @@ class _ReviewPage:
         """Show the event at this place, and have the next one read meanwhile."""
         event = self._event
         if event is None:
-            self._words.text = "<p>There are no such events.</p>"
+            self._words.text = "<p>No events in this list.</p>"
             self._picture.data = {"grey": [], "width": [], "height": []}
             self._peaks.data = {"x": [], "y": []}
             return
@@ -309,7 +309,7 @@ class _ReviewPage:
         if seen.fault:
             parts.append(f"<p><b>No picture:</b> {escape(seen.fault)}</p>")
         if hidden:
-            parts.append("<p>Drawn for an audit: the decision is told after the label.</p>")
+            parts.append("<p>Drawn for an audit: the decision is shown after the label.</p>")
         else:
             parts += [f"<p style='margin:6px 0'>{escape(s)}</p>" for s in self._explained(event)]
         return "".join(parts)

@@ -226,7 +226,7 @@ class _RunPage:
     def _figure_of(self, one: tuple[int, float]) -> str:
         event, score = one
         asked = self._frames.ask(event)
-        picture = _thumbnail(asked.result()) if asked.done() else "<span>reading</span>"
+        picture = _thumbnail(asked.result()) if asked.done() else "<span>reading ...</span>"
         return (
             "<figure style='margin:0;width:164px'><div style='width:164px;min-height:120px;"
             f"background:#eef1f4'>{picture}</div>"
