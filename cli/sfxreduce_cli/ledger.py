@@ -28,4 +28,4 @@ def ledger(
     if as_json:
         print_json({"out": str(out), "rows": rows})
     else:
-        say(f"{out}: {rows:,} events")
+        say(f"{out}: events written: {rows:,}")

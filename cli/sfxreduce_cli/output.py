@@ -117,7 +117,7 @@ def _refusal_or_package(value: Any) -> str:
         return str(value)
     if "code" in value:
         return f"{value['code']} {value['message']}: {value['remedy']}"
-    return f"{value['name']}: {value['files']} files, {decimal(value['bytes'])}"
+    return f"{value['name']}: {_counted(value['files'], 'file')}, {decimal(value['bytes'])}"
 
 
 def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
@@ -131,7 +131,7 @@ def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
         "states": states or "none",
         **({"of them": standings} if standings else {}),
         "held": summary["held"],
-        "ready": f"{_runs(len(summary['ready']))}, {decimal(summary['bytes_ready'])}",
+        "ready": f"{_counted(len(summary['ready']), 'run')}, {decimal(summary['bytes_ready'])}",
         "ticketed": decimal(summary["bytes_ticketed"]),
         "released": decimal(summary["bytes_released"]),
     }
@@ -144,7 +144,7 @@ def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
             facts[f"look at: {row['run']}"] = f"{row['state']} {' '.join(row['codes'])}"
         elif row["standing"]:
             facts[str(row["run"])] = f"{row['state']}, {row['standing']}"
-    print_table(f"{summary['root']}: {_runs(len(summary['runs']))}", facts)
+    print_table(f"{summary['root']}: {_counted(len(summary['runs']), 'run')}", facts)
 
 
 def print_savings(savings: Savings, page: Path | None, *, as_json: bool) -> None:
@@ -168,13 +168,16 @@ def print_savings(savings: Savings, page: Path | None, *, as_json: bool) -> None
     facts |= {f"not seen: {n}": problem for n, problem in enumerate(savings.unseen, 1)}
     facts |= {"page": str(page)} if page else {}
     print_table(
-        f"{_runs(len(savings.runs))}: {site.total.bytes:,} bytes in {site.total.files:,} files",
+        f"{_counted(len(savings.runs), 'run')}: {site.total.bytes:,} bytes in "
+        f"{_counted(site.total.files, 'file')}",
         facts,
     )
 
 
-def _runs(number: int) -> str:
-    return f"{number:,} run{'' if number == 1 else 's'}"
+def _counted(number: int, noun: str) -> str:
+    from sfxreduce.report.report import counted  # loaded by then, and not for --help
+
+    return counted(number, noun)
 
 
 def print_table(title: str, facts: Mapping[str, Any]) -> None:
@@ -261,10 +264,8 @@ def print_redecided(
 def end_if_changed(report: Report) -> None:
     """End with exit status 1 where the source changed under the program's hands."""
     if report.changed:
-        from sfxreduce.report.report import counted  # loaded by then, and not for --help
-
         say(
-            f"sfxreduce: {report.out}: the pixels of {counted(report.changed, 'event')} are not "
+            f"sfxreduce: {report.out}: the pixels of {_counted(report.changed, 'event')} are not "
             "those that were scored; kept as undecided (reason 'changed'): find out what writes to "
             "the source, and filter it again"
         )
@@ -307,7 +308,7 @@ def print_outcomes(outcomes: Outcomes, *, workers: Mapping[str, Any], as_json: b
     else:
         counts = ", ".join(f"{outcomes.count(word)} {word}" for word in ("ok", "failed", "skipped"))
         runs = {f"{run.word:<7}  {run.in_}": run.sentence for run in outcomes.runs}
-        print_table(f"{_runs(len(outcomes.runs))}: {counts}", runs)
+        print_table(f"{_counted(len(outcomes.runs), 'run')}: {counts}", runs)
     if outcomes.count("failed"):
         raise typer.Exit(1)
 
@@ -371,7 +372,7 @@ def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
         print_json(evaluation.to_json())
         return
     counts = evaluation.labelled.counts
-    unlabelled = f"{evaluation.n_unlabelled:,} of {evaluation.n_events:,} events have no label"
+    unlabelled = f"without a label: {evaluation.n_unlabelled:,} of {evaluation.n_events:,}"
     if evaluation.all_events is not None:
         print_table("On all events, by their truth", _ratios(evaluation.all_events.counts))
         for kind, (kept, lost) in evaluation.by_kind.items():

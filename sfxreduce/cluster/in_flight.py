@@ -240,8 +240,8 @@ class Flow:
         workers = self._ask("identity", n_workers=-1)["workers"]
         if self._in_vain:
             raise ClusterError(
-                f"twice no task was done within {self._patience:g} seconds, and none was at work "
-                f"on {len(workers)} workers; look at them, or at their scheduler"
+                f"twice no task was done within {self._patience:g} seconds, and no worker (of "
+                f"{len(workers)}) was at work; look at them, or at their scheduler"
             )
         self._in_vain = not stuck
         with_nanny = [address for address, worker in workers.items() if worker["nanny"]]

@@ -586,7 +586,7 @@ def _charts(report: Report, decisions: Decisions, method: Method) -> dict[str, s
         charts["run"] = chart(
             partial(draw_run, decisions=decisions),
             name="run",
-            alt=f"Hits along the run: {report.hits:,} of {report.events:,} events, and "
+            alt=f"Hits along the run: {report.hits:,} of {counted(report.events, 'event')}, and "
             f"{report.undecided:,} undecided",
         )
         charts["scores"] = chart(

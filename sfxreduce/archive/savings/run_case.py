@@ -122,7 +122,8 @@ def open_case(target: Target, *, clock: Clock, root: Path | None, book: TicketBo
             case.incomplete = count_incomplete(case.output)
             if n := sum(case.incomplete):
                 case.notes.append(
-                    f"{n:,} kept events lack pixels in the output: not safe without the raw run"
+                    f"kept events that lack pixels in the output: {n:,}; not safe without the raw "
+                    "run"
                 )
     with case.guarded():
         case.raw = _raw_paths(case)
