@@ -255,7 +255,7 @@ def release(
         typer.Option(
             metavar="FILE",
             help="Private Ed25519 key; default: the one of --policy. Signing needs --policy, and "
-            "recalls files anew.",
+            "recalls files again.",
         ),
     ] = None,
     data_path: DataPath = "",

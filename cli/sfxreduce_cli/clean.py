@@ -24,7 +24,7 @@ def clean(
     """Remove what killed commands left of an output, or anywhere below a folder.
 
     What a command is at work on stays, and so does what belongs to someone else. An unfinished
-    filter run that is removed begins anew.
+    filter run that is removed starts over.
 
     Example: sfxreduce clean hits.zarr --dry-run
     """

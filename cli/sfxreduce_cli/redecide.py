@@ -48,7 +48,7 @@ def redecide(
     judging: JudgingOptions,
     inputs: PlacedOptions,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Decide anew, print the plan, write nothing.")
+        bool, typer.Option("--dry-run", help="Decide again, print the plan, write nothing.")
     ] = False,
     where: PoolOptions,
     as_json: AsJson = False,

@@ -87,6 +87,8 @@ def filter_run(
         If an output is already there.
     OutputError
         If an output cannot be written.
+    UnfinishedRun
+        If the run looks as if it were still being written; see `FilterSettings.incomplete`.
     SfxReduceError
         If the model does not fit the run or the pool fails.
     """

@@ -58,13 +58,13 @@ def review_run(
     run : Run
         The source that was filtered.
     out : Path, optional
-        CSV file of the labels, written anew with every label; what it holds already is gone on
-        with. Beside the store if not given: ``hits.labels.csv`` for ``hits.zarr``.
+        CSV file of the labels, replaced with every label; labels that it already holds are kept.
+        Beside the store if not given: ``hits.labels.csv`` for ``hits.zarr``.
     draw : Path, optional
         What ``audit draw`` wrote: its events come first, and nothing is told of one before it has
         its label.
     by : str
-        Who looks; the user's name if not given.
+        Who labels; the user's name if not given.
     port : int
         Of 127.0.0.1; 0 for one that is free.
     ready : callable

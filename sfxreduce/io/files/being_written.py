@@ -27,7 +27,7 @@ def being_written(paths: Iterable[Path], *, settle_seconds: float) -> list[str]:
     Parameters
     ----------
     settle_seconds : float
-        Files that were changed less than so long ago count as being written; 0 for none.
+        Files that changed less than this long ago count as being written; 0 for none.
 
     Returns
     -------

@@ -89,7 +89,7 @@ class FilterSettings:
     incomplete : bool
         Take a run that looks unfinished as it is; the output says so.
     settle_seconds : float
-        A run of which a file was changed less than so long ago looks unfinished.
+        A run of which a file changed less than this long ago looks unfinished; 0 for none.
 
     Raises
     ------

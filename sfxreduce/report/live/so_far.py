@@ -78,9 +78,9 @@ class Snapshot:
 
 
 class RunSoFar:
-    """Takes note of what a filter run comes to; one thread tells it, others look.
+    """What is known of a filter run while it is under way; one thread reports to it, others read.
 
-    It is a `progress` of `sfxreduce.filter_run`, which tells it all but the end.
+    It is a `progress` of `sfxreduce.filter_run`, which reports all but the end: call `ended` then.
 
     Parameters
     ----------
