@@ -12,7 +12,6 @@ from sfxreduce.errors import UsageError
 from sfxreduce_cli.options import (
     AsJson,
     InputOptions,
-    InRun,
     PoolOptions,
     Reading,
     spread_options,
@@ -28,7 +27,7 @@ __all__ = ["verify"]
 @spread_options
 def verify(
     *,
-    in_: InRun,
+    in_: Annotated[Path, typer.Option("--in", metavar="STORE", help="Output of 'filter'.")],
     against: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Compare with this source, the one it was made from."),

@@ -58,7 +58,7 @@ def hdf5_writer(path: Path) -> str:
         head = file.read(12)
         if len(head) == 12 and head.startswith(SIGNATURE) and head[8] in WITH_FLAGS:
             if head[11] & SWMR_WRITING:
-                return "SWMR: open for writing, and for readers meanwhile (SWMR)"
+                return "SWMR: open for writing by a program that lets others read (SWMR)"
             if head[11] & WRITING:
                 return "WRITER_LOCK: open for writing"
     return ""
