@@ -102,7 +102,7 @@ def in_force(ctx: typer.Context, names: tuple[str, ...]) -> dict[str, dict[str, 
     Parameters
     ----------
     names : tuple of str
-        Of the command's parameters.
+        Of parameters; those that the command does not have are left out.
 
     Returns
     -------
@@ -112,11 +112,12 @@ def in_force(ctx: typer.Context, names: tuple[str, ...]) -> dict[str, dict[str, 
     """
     origins = ctx.meta.get(ORIGINS, {})
     told = {}
-    for name in names:
+    for name in filter(ctx.params.__contains__, names):
         source, value = ctx.get_parameter_source(name), ctx.params[name]
         typed = source is not None and source.name == "COMMANDLINE"
         origin = "option" if typed else origins.get(name, "default")
-        told[name] = {"value": getattr(value, "value", value), "origin": origin}
+        plain = str(value) if isinstance(value, Path) else getattr(value, "value", value)
+        told[name] = {"value": plain, "origin": origin}
     return told
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ from sfxreduce_cli.options import (
     Settle,
     WindowName,
 )
-from sfxreduce_cli.output import typed
+from sfxreduce_cli.output import say, typed
 
 if TYPE_CHECKING:
     from sfxreduce.cluster import Pool
@@ -44,6 +44,12 @@ __all__ = [
 
 
 DECIDING = (
+    "scorer",
+    "model",
+    "window",
+    "min_peaks",
+    "min_snr",
+    "min_pixels",
     "threshold",
     "max_loss",
     "confidence",
@@ -53,6 +59,8 @@ DECIDING = (
     "audit_share",
 )
 """Options that decide on events: their values, and where these came from, are in the manifest."""
+
+NOT_TYPED = ("environment", "user file")
 
 
 class CxiFilter(StrEnum):
@@ -180,8 +188,17 @@ class OutputOptions:
             report=self.report,
             overwrite=self.overwrite,
             command=typed(),
-            options=in_force(ctx, DECIDING),
+            options=_deciding(ctx),
         )
+
+
+def _deciding(ctx: typer.Context) -> dict[str, dict[str, Any]]:
+    """Options that decide on events; a line tells those that nobody typed."""
+    options = in_force(ctx, DECIDING)
+    for name, one in options.items():
+        if one["origin"] in NOT_TYPED:
+            say(f"--{name.replace('_', '-')} {one['value']}: from the {one['origin']}")
+    return options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

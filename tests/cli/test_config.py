@@ -64,6 +64,20 @@ def test_command_line_environment_named_file_and_users_file_precede_each_other(
     assert told["drift"] == ("on", "default")
 
 
+def test_what_nobody_typed_is_said(
+    user_file: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A smaller number of peaks may cost hits, and stands in no command that is shown to others."""
+    ingest_run(planted_run(), out=Path("run.zarr"), pool=POOL)
+    monkeypatch.setenv("SFXREDUCE_FILTER__MIN_PEAKS", "50")
+    words = ("--in", "run.zarr", "--out", "a.zarr", "--serial", "--scorer", "peaks")
+    status, told, errors = call("filter", *words)
+    assert status == 0
+    assert "--min-peaks 50: from the environment" in errors
+    assert told["options"]["min_peaks"] == {"value": 50, "origin": "environment"}
+    assert told["options"]["scorer"] == {"value": "peaks", "origin": "option"}
+
+
 def test_nothing_is_read_from_the_working_folder(user_file: Path, filtered) -> None:
     for name in ("config.toml", "sfxreduce.toml", ".sfxreduce.toml"):
         Path(name).write_text("filter.audit_share = 0.5")
