@@ -2,6 +2,7 @@
 from . import archive as archive
 from . import train as train
 from .cluster import open_pool as open_pool
+from .cluster.growing import GrowingPool as GrowingPool
 from .decisions.decide import Decision as Decision
 from .decisions.threshold import Promise as Promise
 from .errors import SfxReduceError as SfxReduceError

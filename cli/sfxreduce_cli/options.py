@@ -278,9 +278,7 @@ class PoolOptions:
             def opened() -> Pool:
                 if not small_here:
                     return workers()
-                from sfxreduce.cluster.growing import GrowingPool
-
-                return GrowingPool(workers)
+                return sfxreduce.GrowingPool(workers)
 
             with ProgressDisplay(page=not self.serial) as display:
                 on_demand = PoolOnDemand(opened, has_gpu=None if self.address else gpu)

@@ -31,6 +31,7 @@ from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.writers import publish
 from sfxreduce.io.writers.publish import Move
+from sfxreduce.io.writers.shards import ShardJob, ShardWritten, copy_shard
 from sfxreduce.pipeline import ingest
 from sfxreduce.pipeline.filter import filter_run, plan_filter
 from sfxreduce.pipeline.ingest import ingest_run
@@ -609,6 +610,10 @@ def test_a_redecision_that_was_cut_off_goes_on_and_is_no_filter_run(
     def cut_off(*_: Any, **__: Any) -> None:
         raise SchemaError("cut off")
 
+    def copied(job: ShardJob) -> ShardWritten:
+        assert set(job.events) & {5, 6, 17, 30}
+        return copy_shard(job)
+
     with monkeypatch.context() as patch:
         patch.setattr("sfxreduce.pipeline.stages.write.write_manifest", cut_off)
         with pytest.raises(SchemaError, match="cut off"):
@@ -621,9 +626,9 @@ def test_a_redecision_that_was_cut_off_goes_on_and_is_no_filter_run(
             )
     assert not out.exists()
     with monkeypatch.context() as patch:
-        # Its scores are noted and its shards are there.
+        # Its scores are noted and its shards are there; only those with a hole are written again.
         patch.setattr(ZarrFrames, "read_into", None)
-        patch.setattr("sfxreduce.pipeline.stages.write.copy_shard", None)
+        patch.setattr("sfxreduce.pipeline.stages.write.copy_shard", copied)
         redecide_run(
             mottled,
             FilterSettings(scorer=BrightestTile(), threshold=900.0),
