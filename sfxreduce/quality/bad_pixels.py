@@ -229,6 +229,8 @@ def noisy_pixels(
         return none
     level, scatter = _level_and_scatter(frames)
     use = good & np.isfinite(scatter) & np.isfinite(level)
+    if not use.any():
+        return none
     photon = adu_per_photon if math.isfinite(adu_per_photon) else 1.0
     expected = np.maximum(_of_cell(scatter, use), 0.5 * photon * _SIGMA_BETWEEN)
     noisy: NDArray[np.bool_] = use & (scatter > _TIMES_NOISIER * expected)
@@ -265,6 +267,8 @@ def _quantiles(frames: NDArray[np.generic]) -> NDArray[np.float32]:
 
 def _of_cell(scatter: NDArray[np.float32], use: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Median scatter of every pixel's cell; infinite where no whole cell is."""
+    if min(use.shape[-2:]) < CELL:
+        return np.full(use.shape, np.inf, np.float32)
     cells = np.where(by_cell(use), by_cell(scatter), np.float32(np.inf)).swapaxes(-3, -2)
     # Pixels that do not count are the last ones, so that a cell of many has no median.
     return by_pixel(np.median(cells, axis=(-2, -1)), use.shape, outside=np.inf)

@@ -219,7 +219,12 @@ def cell_sums(
 
 def stacked(*arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     """Arrays of shape (y, x) or (panel, y, x) as (panel, y, x), of types that kernels know."""
-    known = (of.astype(np.float32) if of.dtype == np.float16 else of for of in arrays)
+    known = (
+        of.astype(
+            np.float32 if of.dtype.str[1:] == "f2" else of.dtype.newbyteorder("="), copy=False
+        )
+        for of in arrays
+    )
     return tuple(of.reshape(-1, *of.shape[-2:]) for of in known)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from planted import ArrayFrames
 
-from sfxreduce.quality.bad_pixels import empty_pixels, hot_pixels
+from sfxreduce.quality.bad_pixels import empty_pixels, hot_pixels, noisy_pixels
 from sfxreduce.quality.conditions import Conditioned, Conditions, conditions_of_run
+from sfxreduce.quality.frame_statistics import frame_statistics
 from sfxreduce.quality.gain import estimate_gain
 from sfxreduce.quality.panels import inspect_parts, parts_of
 from sfxreduce.run.columns import event_columns
@@ -80,6 +81,28 @@ def test_few_frames_accuse_no_pixel() -> None:
     frames = _frames(19)
     frames[:, 50, 50] += 5000
     assert not hot_pixels(frames, GOOD, adu_per_photon=20.0).any()
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (15, 200), (3, 8, 64), (1, 1)])
+@pytest.mark.parametrize("value", [5.0, np.nan])
+def test_nobody_is_accused_where_nothing_can_be_told(shape: tuple[int, ...], value: float) -> None:
+    frames, good = np.full((24, *shape), value, np.float32), np.ones(shape, bool)
+    assert not noisy_pixels(frames, good).any()
+    assert not hot_pixels(frames, good).any()
+    assert np.isnan(frame_statistics(frames, good)[:, 0]).all()
+    nothing = np.full((24, 64, 64), np.nan, np.float32)
+    assert not noisy_pixels(nothing, np.ones((64, 64), bool)).any()
+
+
+@pytest.mark.parametrize("dtype", ["i2", "u2", "i4", "f2", "f4", "f8"])
+def test_byte_order_changes_no_statistics_and_no_pixel(dtype: str) -> None:
+    native = _frames(24, gain=4.0).clip(0).astype(dtype)
+    native[:, 40, 50] += 90
+    swapped = native.astype(f">{dtype}")
+    assert np.array_equal(frame_statistics(native, GOOD), frame_statistics(swapped, GOOD))
+    for accuse in (hot_pixels, noisy_pixels):
+        assert np.array_equal(accuse(native, GOOD), accuse(swapped, GOOD))
+    assert hot_pixels(swapped, GOOD)[40, 50]
 
 
 def test_a_crystal_that_stands_still_is_no_detector_fault() -> None:

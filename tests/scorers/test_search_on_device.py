@@ -15,7 +15,7 @@ from sfxreduce.scorers.cnn.patches.candidates import CandidateFinder, Candidates
 from sfxreduce.scorers.cnn.patches.search_on_device import DeviceFinder
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-KINDS = ["int16", "uint16", "int32", "uint32", "int64", "uint8", "float32", "float64", ">i2"]
+KINDS = ["int16", "uint16", "int32", "uint32", "int64", "uint8", "float32", "float64", ">i2", ">u2"]
 
 
 def _frames(rng: np.random.Generator, kind: str, photons: float, gain: float) -> NDArray[Any]:

@@ -114,12 +114,11 @@ class _FoundOnSheets:
 
 def _sent(tiles: NDArray[np.generic], device: str) -> Tensor:
     """Pixels on the device, in single precision: as few bytes as they have travel there."""
-    if tiles.dtype.kind == "u" and tiles.dtype.itemsize > 1:  # torch knows few operations on these
-        signed = tiles.view(f"i{tiles.dtype.itemsize}")
-        there = torch.from_numpy(np.ascontiguousarray(signed)).to(device)
-        values = there.double()
-        return torch.where(there < 0, values + 2.0 ** (8 * tiles.dtype.itemsize), values).float()
     native = np.ascontiguousarray(tiles, tiles.dtype.newbyteorder("="))
+    if native.dtype.kind == "u" and native.itemsize > 1:  # torch knows few operations on these
+        there = torch.from_numpy(native.view(f"i{native.itemsize}")).to(device)
+        values = there.double()
+        return torch.where(there < 0, values + 2.0 ** (8 * native.itemsize), values).float()
     return torch.from_numpy(native).to(device).float()
 
 
