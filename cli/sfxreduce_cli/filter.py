@@ -15,6 +15,7 @@ import typer
 
 import sfxreduce
 from sfxreduce.errors import SfxReduceError, UsageError
+from sfxreduce_cli.config import in_force
 from sfxreduce_cli.judging_options import JudgingOptions, OutputOptions, refuse_given
 from sfxreduce_cli.options import (
     POOL,
@@ -129,7 +130,13 @@ def _place(ctx: typer.Context, out: Path | None, out_dir: Path | None) -> tuple[
             f"expected --out PATH for one run, or --out-dir DIR for many, found {found}"
         )
     if out_dir:
-        refuse_given(ctx, OUTPUTS_OF_ONE, by="--out-dir; drop it, or filter runs one by one")
+        for name, one in in_force(ctx, OUTPUTS_OF_ONE).items():
+            if one["value"]:
+                where = "" if one["origin"] == "option" else f" ({one['origin']})"
+                raise UsageError(
+                    f"--{name.replace('_', '-')}{where} means nothing to --out-dir; drop it, or "
+                    "filter runs one by one"
+                )
     return place, out_dir is not None
 
 

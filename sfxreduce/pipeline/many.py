@@ -12,12 +12,15 @@ from sfxreduce.errors import (
     ClusterError,
     OutputExists,
     SfxReduceError,
+    SourceError,
     UsageError,
     VerificationError,
 )
 from sfxreduce.io.files.durable import output_errors
+from sfxreduce.io.files.safe_read import looked_at
 from sfxreduce.io.readers.inputs import expand_input
 from sfxreduce.io.readers.zarr.run import read_manifest
+from sfxreduce.io.store.damage import MANIFEST_FILE
 from sfxreduce.report.report import Report
 
 __all__ = ["Outcome", "Outcomes", "filter_runs", "outputs_of_runs"]
@@ -110,9 +113,16 @@ def outputs_of_runs(named: Path, out_dir: Path) -> dict[Path, Path]:
     RunNotFound
         If it stands for nothing.
     UsageError
-        If two runs would have one output.
+        If two runs would have one output, or the folder lies in a run.
     """
     outputs = {run: out_dir / f"{run.stem}.zarr" for run in expand_input(named, kinds=())}
+    folder = out_dir.resolve()
+    for run in outputs:
+        if run.resolve() in (folder, *folder.parents):
+            raise UsageError(
+                f"--out-dir {out_dir}: lies in the run {run}, which is never written to; choose "
+                "another folder"
+            )
     for out, n in Counter(outputs.values()).items():
         if n > 1:
             runs = " and ".join(str(run) for run, own in outputs.items() if own == out)
@@ -130,8 +140,8 @@ def filter_runs(
 ) -> Outcomes:
     """Filter run after run; one that fails stops no other.
 
-    What is there already and was made from the same run is left alone. A cluster that fails ends it
-    all: the runs after it would fail likewise.
+    What is there already and was made from the same run, whole and as it is now, is left alone. A
+    cluster that fails ends it all: the runs after it would fail likewise.
 
     Parameters
     ----------
@@ -163,14 +173,24 @@ def _outcome(run: Path, out: Path, filter_one: Callable[[Path, Path], Report]) -
     except ClusterError:
         raise
     except OutputExists as error:
-        return Outcome(in_=run, out=out, error=None if _is_made_of(out, run) else error)
+        return Outcome(in_=run, out=out, error=_in_the_way(out, run, error))
     except SfxReduceError as error:
         return Outcome(in_=run, out=out, error=error)
 
 
-def _is_made_of(out: Path, run: Path) -> bool:
-    """Whether a store is a whole output of a run."""
+def _in_the_way(out: Path, run: Path, error: OutputExists) -> SfxReduceError | None:
+    """Why what is there cannot be left for the output of a run; None if it is that."""
     try:
-        return Path(read_manifest(out).source) == run.absolute()
-    except VerificationError:
-        return False
+        manifest = read_manifest(out)
+        made = (out / MANIFEST_FILE).stat().st_mtime_ns
+        changed = max((facts.st_mtime_ns for _, facts in looked_at([run])), default=0)
+    except (VerificationError, SourceError, OSError):
+        return error
+    if Path(manifest.source) != run.absolute():
+        return error
+    if manifest.incomplete or changed > made:
+        found = "while it looked unfinished" if manifest.incomplete else "before it was changed"
+        return OutputExists(
+            f"{out}: was made of {run} {found}; choose another --out-dir, or pass --overwrite"
+        )
+    return None

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 from planted import planted_run
 
+from sfxreduce.errors import UsageError
+from sfxreduce.io.open import open_run
+from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
+from sfxreduce.pipeline.many import Outcome, filter_runs, outputs_of_runs
+from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.report.report import Report
+from sfxreduce.scorers.peaks.finder import PeakScorer
 
 PEAKS = ["--scorer", "peaks", "--min-peaks", "3"]
 N_RUNS, DAMAGED = 20, 7
@@ -83,3 +90,42 @@ def test_what_fits_one_run_is_refused_for_many(runs: Path, options: list[str], w
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_fits_one_run_is_refused_from_a_file_too(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text("filter.dry_run = true")
+    out = tmp_path / "reduced"
+    words = ["--out-dir", str(out), "--config", str(tmp_path / "site.toml"), *PEAKS, "--serial"]
+    done, _ = called("filter", "--in", str(runs / "run1.zarr"), *words)
+    assert done.returncode == 2
+    assert "--dry-run (config) means nothing to --out-dir" in done.stderr
+    assert not out.exists()
+
+
+def test_no_folder_is_made_in_a_run(runs: Path) -> None:
+    run = runs / "run1.zarr"
+    before = sorted(run.rglob("*"))
+    for folder in (run, run / "reduced", run / "frames" / ".." / "reduced"):
+        with pytest.raises(UsageError, match="never written to"):
+            outputs_of_runs(run, folder)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_an_output_of_less_than_the_run_is_not_taken_for_its_output(tmp_path: Path) -> None:
+    run, out_dir = tmp_path / "run.zarr", tmp_path / "reduced"
+    ingest_run(planted_run(n_events=30), out=run)
+    settings = FilterSettings(scorer=PeakScorer())
+
+    def filter_one(path: Path, store: Path) -> Report:
+        return filter_run(open_run(path), store, settings)
+
+    def outcome() -> Outcome:
+        return filter_runs(outputs_of_runs(run, out_dir), filter_one).runs[0]
+
+    assert outcome().word == "ok"
+    assert outcome().word == "skipped"
+    made = (out_dir / "run.zarr" / "manifest" / "zarr.json").stat().st_mtime
+    os.utime(run / "zarr.json", (made + 5, made + 5))
+    found = outcome()
+    assert (found.word, found.exit_status) == ("failed", 1)
+    assert "before it was changed" in found.sentence
