@@ -49,6 +49,8 @@ __all__ = ["filter_"]
 
 PEAK_OPTIONS = ("min_peaks", "min_snr", "min_pixels")
 OUTPUTS_OF_ONE = ("cxi", "nxmx", "report", "dry_run", "linger")
+LONGEST_SECONDS = 366 * 86400.0
+"""For which pages stay; the system cannot wait for ever."""
 CNN_OPTIONS = (
     "model",
     "max_loss",
@@ -243,4 +245,4 @@ def _linger(seconds: float) -> None:
     if seconds:
         say(f"the pages stay up for {seconds:g} s; Ctrl-C ends them")
         with suppress(KeyboardInterrupt):
-            time.sleep(seconds)
+            time.sleep(min(seconds, LONGEST_SECONDS))

@@ -138,6 +138,7 @@ def test_copies_are_sent_nowhere_by_a_variable(
         ("filter.workers = 'many'", "found 'many'; 'sfxreduce filter --help' says what is taken"),
         ("filter.workers = [1, 2]", "filter.workers:"),
         ("filter.workers =", "expected a TOML file with options"),
+        (f"a = {'[' * 5000}", "expected a TOML file with options"),
         ("filter = 3", "filter: no option 'filter' of 'sfxreduce'"),
     ],
 )  # fmt: skip

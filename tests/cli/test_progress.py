@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from rich.console import Console
 from sfxreduce.cluster import SerialPool
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce_cli import options, progress
+from sfxreduce_cli.filter import _linger
 from sfxreduce_cli.progress import BINS, ProgressDisplay, Tally
 
 
@@ -99,3 +102,14 @@ def test_a_remote_node_is_given_the_tunnel_to_its_dashboard(
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert options.tunnel(address).startswith("ssh -N -L 4321:127.0.0.1:4321 ")
     assert options.tunnel("http://10.0.0.1:4321/status") == ""
+
+
+@pytest.mark.parametrize("seconds", [1e12, math.inf])
+def test_pages_that_stay_for_ever_go_with_an_interrupt(seconds: float) -> None:
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        _linger(seconds)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from sfxreduce.pipeline.audit import audit_draw
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.review import LabelBook, events_to_review, review_run, view_run
 from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
+from sfxreduce.report.live.guard import GuardedPages
+from sfxreduce.report.live.serve import served_beside
 from sfxreduce.run.labels import Label
 from sfxreduce.run.reasons import Reason
 
@@ -134,3 +137,23 @@ def test_what_cannot_be_reviewed_is_said_before_anything_is_served(tmp_path: Pat
         with pytest.raises(UsageError, match=f"--port {port}: another program listens"):
             view_run(run, port=port, ready=pytest.fail)
     assert not list(tmp_path.glob("*.csv"))
+
+
+def test_pages_that_cannot_be_served_are_waited_for_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("sfxreduce.report.live.serve.socket.create_server", refuse)
+    pages, told = GuardedPages("/page", lambda doc: None), []
+
+    def serve() -> None:
+        with pytest.raises(UsageError, match=r"--port 0: not to be had \(Too many"):
+            served_beside(pages).__enter__()
+        told.append(True)
+
+    asking = threading.Thread(target=serve, daemon=True)
+    asking.start()
+    asking.join(60)
+    assert told

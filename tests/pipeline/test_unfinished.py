@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -183,3 +184,16 @@ def test_the_error_goes_from_one_process_to_another() -> None:
     error = UnfinishedRun("run.h5", ["SWMR: open for writing"])
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.codes) == (str(error), ["SWMR"])
+
+
+def test_a_lock_of_no_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locks, file = tmp_path / "locks", tmp_path / "run.h5"
+    file.write_bytes(b"frames")
+    facts = file.stat()
+    device = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    monkeypatch.setattr("sfxreduce.io.files.being_written.LOCKS", locks)
+    nothing = "1: POSIX  ADVISORY  WRITE 1 <none>:0 0 EOF\n"
+    locks.write_text(nothing)
+    assert being_written([file], settle_seconds=0) == []
+    locks.write_text(f"{nothing}2: FLOCK  ADVISORY  WRITE 9 {device} 0 EOF\n")
+    assert being_written([file], settle_seconds=0) == ["WRITER_LOCK: open for writing"]

@@ -73,7 +73,9 @@ def _is_locked(path: Path) -> bool:
             parts = line.split()
             if "WRITE" not in parts:
                 continue
-            major, minor, inode = next(part for part in parts if part.count(":") == 2).split(":")
+            # No file is named where the system has none at hand: <none>:0.
+            place = next((part for part in parts if part.count(":") == 2), "0:0:0")
+            major, minor, inode = place.split(":")
             device = os.makedev(int(major, 16), int(minor, 16))
             if (device, int(inode)) == (facts.st_dev, facts.st_ino):
                 return True

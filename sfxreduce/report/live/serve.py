@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from errno import EADDRINUSE
 from threading import Event, Thread
 
 from bokeh.server.server import BaseServer
@@ -35,7 +36,7 @@ def serve_until_interrupted(
     Raises
     ------
     UsageError
-        If another program listens at the port.
+        If the port is taken, or may not be listened at.
     """
     with _loop() as loop:
         server = _started(pages, port, ready)
@@ -48,8 +49,14 @@ def serve_until_interrupted(
 
 @contextmanager
 def served_beside(pages: GuardedPages) -> Iterator[str]:
-    """Serve pages in a thread as long as the block lasts; gives their address, token included."""
-    address, loops = "", []
+    """Serve pages in a thread as long as the block lasts; gives their address, token included.
+
+    Raises
+    ------
+    UsageError
+        If there is nowhere to listen.
+    """
+    address, loops, faults = "", [], []
     is_ready = Event()
 
     def note(found: str) -> None:
@@ -60,7 +67,12 @@ def served_beside(pages: GuardedPages) -> Iterator[str]:
     def work() -> None:
         with _loop() as loop:
             loops.append(loop)
-            server = _started(pages, 0, note)
+            try:
+                server = _started(pages, 0, note)
+            except Exception as fault:  # noqa: BLE001 - whoever waits for the pages is told
+                faults.append(fault)
+                is_ready.set()
+                return
             try:
                 loop.start()
             finally:
@@ -69,6 +81,9 @@ def served_beside(pages: GuardedPages) -> Iterator[str]:
     thread = Thread(target=work, name="pages", daemon=True)
     thread.start()
     is_ready.wait()
+    if faults:
+        thread.join()
+        raise faults[0]
     try:
         yield address
     finally:
@@ -92,9 +107,10 @@ def _started(pages: GuardedPages, port: int, ready: Callable[[str], None]) -> Ba
     try:
         listener = socket.create_server((HOST, port))
     except OSError as error:
+        taken = "another program listens there" if error.errno == EADDRINUSE else "not to be had"
         raise UsageError(
-            f"--port {port}: another program listens there ({error.strerror}); choose another "
-            "port, or leave it out for one that is free"
+            f"--port {port}: {taken} ({error.strerror}); choose another port, or leave it out for "
+            "one that is free"
         ) from error
     http = HTTPServer(pages)
     listener.setblocking(False)
