@@ -78,6 +78,8 @@ class Answering(WorkerPlugin):
     def _answer(self, worker: Worker) -> None:
         asked = self.question
         told = {"number": asked.number, "address": worker.address, "name": str(worker.name)}
+        # Another process may have the same address later.
+        told["id"] = str(worker.id)
         try:
             told |= _facts(asked, worker)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the answer

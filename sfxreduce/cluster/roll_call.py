@@ -163,6 +163,11 @@ class RollCall:
         if not self._admitted.intersection(self._there()):
             raise RefusedError(f"{verdict.line}; no other worker is left")
         self._tell(f"{verdict.line}; it gets no more tasks")
+        self._let_go(address)
+
+    def _let_go(self, address: str) -> None:
+        """Have the scheduler forget a worker."""
+        self._admitted.discard(address)
         # Not by its leave: a worker that retires hands on what it holds, and none of that is
         # believed. Like this others do it again.
         self._ask("unregister", address=address, stimulus_id=f"retire-{self._token}", expected=True)
@@ -287,6 +292,8 @@ class RollCall:
                 )
             if self._drop_bad:
                 self._tell(verdict.line)
+                if address in self._admitted:
+                    self._let_go(address)
 
     def _judge_all(self) -> None:
         """Judge answers as they come, until there are none any more."""
@@ -296,7 +303,7 @@ class RollCall:
             if asked is None or told.get("number") != asked.number:
                 continue
             with self._news:
-                if told["address"] in self._workers:
+                if self._is_known(told):
                     continue
                 others = [v for v in self._workers.values() if not v.fault]
             if asked.folder:
@@ -306,6 +313,15 @@ class RollCall:
             if why := self._retired.get((told["name"], told.get("host", ""))):
                 verdict = verdict.retired(why)
             self._conclude(verdict)
+
+    def _is_known(self, told: Mapping[str, Any]) -> bool:
+        """Whether this process was judged; one that was started again at an address was not."""
+        address = told["address"]
+        known = self._workers.get(address)
+        if known is None or not known.told or known.told.get("id") == told.get("id"):
+            return known is not None
+        self._admitted.discard(address)
+        return False
 
     def _conclude(self, verdict: Verdict) -> None:
         """Act on a verdict, before anybody reads it."""

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from planted import BrightestPixel, planted_run
 import sfxreduce
 from sfxreduce.cluster import SerialPool, open_pool
 from sfxreduce.cluster.dask_pool import DaskPool
+from sfxreduce.cluster.pool import Needs
 from sfxreduce.errors import RefusedError
 from sfxreduce.io.chunks.layout import choose_layout
 from sfxreduce.io.open import open_run
@@ -276,6 +278,59 @@ def test_a_worker_that_joins_is_asked_before_it_is_given_anything(
             continue
         joined_while_at_work(kind, site, folder, drop=True)
         assert tree(site.out) == expected
+
+
+def where(_: int) -> int:
+    """Process that does a task."""
+    time.sleep(0.05)
+    return os.getpid()
+
+
+def test_a_worker_that_comes_back_at_its_address_is_asked_again(site: Site, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (
+        Bad("", options=("--worker-port", str(port))).at(site, tmp_path),
+        open_pool(scheduler=site.address) as pool,
+    ):
+        assert isinstance(pool, DaskPool)
+        wait_for_workers(site.address, 2)
+
+        def its_process() -> int:
+            workers = pool.facts["cluster"]["workers"]
+            (pid,) = (worker["pid"] for worker in workers if worker["name"] == "bad")
+            return int(pid)
+
+        with pool.needing(Needs()):
+            before = its_process()
+            psutil.Process(before).kill()
+            deadline = time.monotonic() + 60
+            while its_process() == before:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            assert its_process() in {pid for _, pid in pool.map("where", where, range(40))}
+
+
+MUTE = """
+import os, pathlib, time
+while str(os.getpid()) == pathlib.Path(__file__).with_name("mute").read_text():
+    time.sleep(0.1)
+"""
+
+
+def test_a_worker_that_does_not_answer_again_keeps_no_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mutes.py").write_text(MUTE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("sfxreduce.cluster.roll_call.START_SECONDS", 5)
+    lines: list[str] = []
+    with open_pool(n_workers=2, drop_bad_workers=True, tell=lines.append) as pool:
+        mute = next(pid for _, pid in pool.map("where", where, range(4)))
+        (tmp_path / "mute").write_text(str(mute))
+        with pool.needing(Needs(modules=("mutes",))):
+            assert mute not in {pid for _, pid in pool.map("where", where, range(40))}
+    assert "expected an answer to the roll call within 5 seconds, found none" in lines[0]
 
 
 def test_the_manifest_says_what_made_the_output(site: Site) -> None:
