@@ -268,11 +268,7 @@ class PoolOptions:
                 )
                 if pool.dashboard:
                     say(f"dashboard: {pool.dashboard}")
-                if display.so_far is not None:
-                    page = stack.enter_context(_page_of(pool, display.so_far))
-                    say(f"this run: {page}")
-                    if there := tunnel(page):
-                        say(f"from your own machine: {there}")
+                display.show_page(partial(_show_page, stack, pool))
                 return pool
 
             def opened() -> Pool:
@@ -542,6 +538,14 @@ def tunnel(dashboard: str) -> str:
 
 def _warn_of_worker(line: str) -> None:
     say(f"sfxreduce: warning: {line}")
+
+
+def _show_page(stack: ExitStack, pool: Pool, so_far: RunSoFar) -> None:
+    """Serve the page of a run until the stack is closed, and say where."""
+    page = stack.enter_context(_page_of(pool, so_far))
+    say(f"this run: {page}")
+    if there := tunnel(page):
+        say(f"from your own machine: {there}")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +123,7 @@ class ProgressDisplay:
     def __init__(self, *, page: bool = False) -> None:
         self._page = page
         self.so_far: RunSoFar | None = None
+        self._show_page: Callable[[RunSoFar], None] | None = None
         self._tally: Tally | None = None
         self._bars = _Bars(
             TextColumn("{task.description:>8}", table_column=Column(no_wrap=True, min_width=8)),
@@ -149,6 +150,14 @@ class ProgressDisplay:
             self.so_far.begin(run, scorer, hit_from=hit_from, out=out)
         elif self._page:
             self.so_far = sfxreduce.RunSoFar(run, scorer, hit_from=hit_from, out=out)
+            if self._show_page is not None:
+                self._show_page(self.so_far)
+
+    def show_page(self, show: Callable[[RunSoFar], None]) -> None:
+        """Have the page shown as soon as there is a run to be seen, if there is to be a page."""
+        self._show_page = show
+        if self.so_far is not None:
+            show(self.so_far)
 
     def ended(self) -> None:
         """Take note that the output is there."""

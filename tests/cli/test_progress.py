@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,21 @@ def test_pages_that_stay_for_ever_go_with_an_interrupt(seconds: float) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("opens_first", [True, False])
+def test_the_page_is_there_whenever_the_pool_opens(
+    opens_first: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def elsewhere(**_: object) -> AbstractContextManager[SerialPool]:
+        return nullcontext(SerialPool())
+
+    monkeypatch.setattr("sfxreduce.open_pool", elsewhere)
+    run = planted_run(n_events=4)
+    where = options.PoolOptions(scheduler="tcp://127.0.0.1:1")
+    with where.opened() as work:
+        if opens_first:
+            assert not work["pool"].has_gpu
+        work["progress"].expect(run, BrightestPixel(), hit_from=0.5, out=Path("hits.zarr"))
+        assert not work["pool"].has_gpu
+    assert capsys.readouterr().err.count("this run: http://127.0.0.1:") == 1
