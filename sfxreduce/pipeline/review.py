@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -261,7 +262,8 @@ class _Opened:
         self._stack = ExitStack()
 
     def __enter__(self) -> LabelBook:
-        self._stack.enter_context(alone(self._lock, mode=0o600))
+        while not self._is_held():
+            pass  # whoever held it removed the file meanwhile, so that others would make a new one
         try:
             known = _known_labels(self._path) if self._path.exists() else ()
         except BaseException:
@@ -270,6 +272,16 @@ class _Opened:
         return LabelBook(
             path=self._path, by=self._by, entries={one.source_index: one for one in known}
         )
+
+    def _is_held(self) -> bool:
+        """Take the lock; whether it is the one that everybody sees."""
+        with ExitStack() as stack:
+            mine = os.fstat(stack.enter_context(alone(self._lock, mode=0o600)))
+            with suppress(FileNotFoundError):
+                if os.path.samestat(mine, self._lock.lstat()):
+                    self._stack = stack.pop_all()
+                    return True
+        return False
 
     def __exit__(self, *_: object) -> None:
         self._lock.unlink(missing_ok=True)

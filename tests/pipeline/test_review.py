@@ -22,6 +22,7 @@ from sfxreduce.errors import (
     UsageError,
     VerificationError,
 )
+from sfxreduce.io.files.journal import _lock
 from sfxreduce.pipeline.audit import audit_draw
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.review import LabelBook, events_to_review, review_run, view_run
@@ -157,3 +158,23 @@ def test_pages_that_cannot_be_served_are_waited_for_by_nobody(
     asking.start()
     asking.join(60)
     assert told
+
+
+def test_a_lock_that_was_removed_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "labels.csv"
+    first = LabelBook.opened(path, by="first")
+    first.__enter__()
+
+    def late(lock: Path, descriptor: int) -> None:
+        monkeypatch.undo()
+        first.__exit__()  # between the opening of its file by another and the lock
+        _lock(lock, descriptor)
+
+    monkeypatch.setattr("sfxreduce.io.files.journal._lock", late)
+    with LabelBook.opened(path, by="second") as book:
+        book.give(1, Label.HIT)
+        with pytest.raises(OutputError, match="another process"):
+            LabelBook.opened(path, by="third").__enter__()
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
