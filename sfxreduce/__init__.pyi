@@ -3,6 +3,7 @@ from . import archive as archive
 from . import train as train
 from .cluster import open_pool as open_pool
 from .cluster.growing import GrowingPool as GrowingPool
+from .cluster.pool import NeedsToCome as NeedsToCome
 from .decisions.decide import Decision as Decision
 from .decisions.threshold import Promise as Promise
 from .errors import SfxReduceError as SfxReduceError

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import sfxreduce
+
 if TYPE_CHECKING:
     import dask.array as da
 
@@ -47,9 +49,7 @@ class PoolOnDemand:
 
     def needing(self, needs: Needs) -> AbstractContextManager[None]:
         """Say what tasks of a block need. See `Pool.needing`."""
-        from sfxreduce.cluster.pool import NeedsToCome  # loaded by then, and not for --help
-
-        self._to_come = NeedsToCome()
+        self._to_come = sfxreduce.NeedsToCome()
         return self._to_come.of(needs, self.__dict__.get("_pool"))
 
     @property
