@@ -39,6 +39,7 @@ from .pipeline.verify.output import verify_run as verify_run
 from .pipeline.why import why_event as why_event
 from .report.live.run_page import served_run_page as served_run_page
 from .report.live.so_far import RunSoFar as RunSoFar
+from .report.report import counted as counted
 from .run.detector import Detector as Detector
 from .run.reasons import Reason as Reason
 from .run.run import Run as Run

@@ -117,7 +117,9 @@ def _refusal_or_package(value: Any) -> str:
         return str(value)
     if "code" in value:
         return f"{value['code']} {value['message']}: {value['remedy']}"
-    return f"{value['name']}: {_counted(value['files'], 'file')}, {decimal(value['bytes'])}"
+    return (
+        f"{value['name']}: {sfxreduce.counted(value['files'], 'file')}, {decimal(value['bytes'])}"
+    )
 
 
 def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
@@ -131,7 +133,8 @@ def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
         "states": states or "none",
         **({"of them": standings} if standings else {}),
         "held": summary["held"],
-        "ready": f"{_counted(len(summary['ready']), 'run')}, {decimal(summary['bytes_ready'])}",
+        "ready": f"{sfxreduce.counted(len(summary['ready']), 'run')}, "
+        f"{decimal(summary['bytes_ready'])}",
         "ticketed": decimal(summary["bytes_ticketed"]),
         "released": decimal(summary["bytes_released"]),
     }
@@ -144,7 +147,7 @@ def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
             facts[f"look at: {row['run']}"] = f"{row['state']} {' '.join(row['codes'])}"
         elif row["standing"]:
             facts[str(row["run"])] = f"{row['state']}, {row['standing']}"
-    print_table(f"{summary['root']}: {_counted(len(summary['runs']), 'run')}", facts)
+    print_table(f"{summary['root']}: {sfxreduce.counted(len(summary['runs']), 'run')}", facts)
 
 
 def print_savings(savings: Savings, page: Path | None, *, as_json: bool) -> None:
@@ -168,16 +171,10 @@ def print_savings(savings: Savings, page: Path | None, *, as_json: bool) -> None
     facts |= {f"not seen: {n}": problem for n, problem in enumerate(savings.unseen, 1)}
     facts |= {"page": str(page)} if page else {}
     print_table(
-        f"{_counted(len(savings.runs), 'run')}: {site.total.bytes:,} bytes in "
-        f"{_counted(site.total.files, 'file')}",
+        f"{sfxreduce.counted(len(savings.runs), 'run')}: {site.total.bytes:,} bytes in "
+        f"{sfxreduce.counted(site.total.files, 'file')}",
         facts,
     )
-
-
-def _counted(number: int, noun: str) -> str:
-    from sfxreduce.report.report import counted  # loaded by then, and not for --help
-
-    return counted(number, noun)
 
 
 def print_table(title: str, facts: Mapping[str, Any]) -> None:
@@ -265,9 +262,9 @@ def end_if_changed(report: Report) -> None:
     """End with exit status 1 where the source changed under the program's hands."""
     if report.changed:
         say(
-            f"sfxreduce: {report.out}: the pixels of {_counted(report.changed, 'event')} are not "
-            "those that were scored; kept as undecided (reason 'changed'): find out what writes to "
-            "the source, and filter it again"
+            f"sfxreduce: {report.out}: the pixels of "
+            f"{sfxreduce.counted(report.changed, 'event')} are not those that were scored; kept as "
+            "undecided (reason 'changed'): find out what writes to the source, and filter it again"
         )
         raise typer.Exit(1)
 
@@ -308,7 +305,7 @@ def print_outcomes(outcomes: Outcomes, *, workers: Mapping[str, Any], as_json: b
     else:
         counts = ", ".join(f"{outcomes.count(word)} {word}" for word in ("ok", "failed", "skipped"))
         runs = {f"{run.word:<7}  {run.in_}": run.sentence for run in outcomes.runs}
-        print_table(f"{_counted(len(outcomes.runs), 'run')}: {counts}", runs)
+        print_table(f"{sfxreduce.counted(len(outcomes.runs), 'run')}: {counts}", runs)
     if outcomes.count("failed"):
         raise typer.Exit(1)
 
