@@ -42,7 +42,8 @@ class PoolOnDemand:
 
     @cached_property
     def _pool(self) -> Pool:
-        pool = self._open_pool()
+        # Known before it is asked: where that is refused it is open all the same.
+        self.__dict__["_pool"] = pool = self._open_pool()
         if self._to_come is not None:
             self._to_come.ask(pool)
         return pool

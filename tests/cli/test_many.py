@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from planted import planted_run
 
-from sfxreduce.errors import UsageError
+from sfxreduce.cluster import SerialPool
+from sfxreduce.cluster.pool import Needs
+from sfxreduce.errors import RefusedError, UsageError
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
@@ -19,6 +22,7 @@ from sfxreduce.pipeline.many import Outcome, filter_runs, outputs_of_runs
 from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.report.report import Report
 from sfxreduce.scorers.peaks.finder import PeakScorer
+from sfxreduce_cli.pool_on_demand import PoolOnDemand
 
 PEAKS = ["--scorer", "peaks", "--min-peaks", "3"]
 N_RUNS, DAMAGED = 20, 7
@@ -129,3 +133,21 @@ def test_an_output_of_less_than_the_run_is_not_taken_for_its_output(tmp_path: Pa
     found = outcome()
     assert (found.word, found.exit_status) == ("failed", 1)
     assert "before it was changed" in found.sentence
+
+
+def test_workers_that_are_refused_are_started_once() -> None:
+    class Refused(SerialPool):
+        def needing(self, needs: Needs) -> AbstractContextManager[None]:
+            raise RefusedError("no worker sees the run")
+
+    pools: list[SerialPool] = []
+
+    def start() -> SerialPool:
+        pools.append(Refused())
+        return pools[-1]
+
+    pool = PoolOnDemand(start, has_gpu=False)
+    for _ in range(3):
+        with pytest.raises(RefusedError), pool.needing(Needs()):
+            list(pool.map("square", abs, [1]))
+    assert len(pools) == 1
