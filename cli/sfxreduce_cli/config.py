@@ -136,7 +136,8 @@ def _plain(name: str) -> str:
 
 def _of_user() -> Iterator[_Given]:
     folder = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    path = Path(folder).expanduser() / "sfxreduce" / "config.toml"
+    # As the system does it, a user without a home keeps the tilde.
+    path = Path(os.path.expanduser(folder)) / "sfxreduce" / "config.toml"  # noqa: PTH111
     if path.is_absolute() and os.path.lexists(path):
         yield from _of_table(_read(path), (), path, "user file")
 

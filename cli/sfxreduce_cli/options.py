@@ -7,7 +7,7 @@ import inspect
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import partial, wraps
@@ -533,7 +533,10 @@ def tunnel(dashboard: str) -> str:
     if parts.hostname != "127.0.0.1" or not {"SSH_CONNECTION", "SLURM_JOB_ID"} & set(os.environ):
         return ""
     port = f"{parts.port}:127.0.0.1:{parts.port}"
-    return f"ssh -N -L {port} {getpass.getuser()}@{socket.getfqdn()}"
+    user = "USER"
+    with suppress(OSError, KeyError):  # in some containers a user has no name
+        user = getpass.getuser()
+    return f"ssh -N -L {port} {user}@{socket.getfqdn()}"
 
 
 def _warn_of_worker(line: str) -> None:

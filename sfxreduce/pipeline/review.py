@@ -84,7 +84,7 @@ def review_run(
     path = out or store.with_name(f"{store.stem}.labels.csv")
     check_outputs(files=[path], inputs=[store, *run.inputs], overwrite=True)
     with ExitStack() as stack:
-        book = stack.enter_context(LabelBook.opened(path, by=by or getpass.getuser()))
+        book = stack.enter_context(LabelBook.opened(path, by=by or _user()))
         album = _album(
             stack,
             run,
@@ -96,6 +96,13 @@ def review_run(
         )
         serve_until_interrupted(GuardedPages("/review", review_page(album)), port=port, ready=ready)
     return book
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError) as error:
+        raise UsageError("review: this user has no name here; pass --by NAME") from error
 
 
 def _judged(store: Path, run: Run) -> JudgedEvents:

@@ -19,8 +19,11 @@ from planted import BrightestPixel, planted_run
 from rich.console import Console
 
 from sfxreduce.cluster import SerialPool
+from sfxreduce.errors import UsageError
 from sfxreduce.pipeline.ingest import ingest_run
+from sfxreduce.pipeline.review import _user
 from sfxreduce_cli import options, progress
+from sfxreduce_cli.config import _of_user
 from sfxreduce_cli.filter import _linger
 from sfxreduce_cli.progress import BINS, ProgressDisplay, Tally
 
@@ -132,3 +135,14 @@ def test_the_page_is_there_whenever_the_pool_opens(
         work["progress"].expect(run, BrightestPixel(), hit_from=0.5, out=Path("hits.zarr"))
         assert not work["pool"].has_gpu
     assert capsys.readouterr().err.count("this run: http://127.0.0.1:") == 1
+
+
+def test_a_user_without_name_and_home_is_borne(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    assert " USER@" in options.tunnel("http://127.0.0.1:4321/status")
+    assert not list(_of_user())
+    with pytest.raises(UsageError, match="pass --by NAME"):
+        _user()
