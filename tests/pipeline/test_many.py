@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from planted import BrightestPixel, planted_run
 
-from sfxreduce.errors import ClusterError, RunNotFound, SchemaError, UsageError
+from sfxreduce.errors import ClusterError, OutputExists, RunNotFound, SchemaError, UsageError
 from sfxreduce.io.open import open_run
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.many import filter_runs, outputs_of_runs
-from sfxreduce.pipeline.stages.settings import FilterSettings
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
 from sfxreduce.report.report import Report
 
 SETTINGS = FilterSettings(scorer=BrightestPixel(), threshold=500.0)
@@ -87,3 +87,16 @@ def test_a_failing_cluster_ends_it_all(runs: Path, tmp_path: Path) -> None:
 
     with pytest.raises(ClusterError):
         filter_runs(outputs_of_runs(runs / "*.zarr", tmp_path), fail)
+
+
+def test_overwrite_replaces_outputs_and_no_runs(runs: Path, tmp_path: Path) -> None:
+    """A run that was ingested beside the file it came from may be the last copy."""
+    source, other = runs / "r9.zarr", runs / "r10.zarr"
+    before = {file: file.read_bytes() for file in other.rglob("*") if file.is_file()}
+    outputs = Outputs(store=other, overwrite=True)
+    with pytest.raises(OutputExists, match="has no ledger"):
+        filter_run(open_run(source), outputs, SETTINGS)
+    assert {file: file.read_bytes() for file in other.rglob("*") if file.is_file()} == before
+    again = Outputs(store=tmp_path / "hits.zarr", overwrite=True)
+    for _ in range(2):
+        filter_run(open_run(source), again, SETTINGS)

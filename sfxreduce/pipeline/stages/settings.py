@@ -17,10 +17,11 @@ from sfxreduce.cluster import Pool
 from sfxreduce.cluster.pool import Needs
 from sfxreduce.decisions.method import MAX_BLANKS_KEPT, threshold_rule
 from sfxreduce.decisions.threshold import Promise
-from sfxreduce.errors import UnfinishedRun, UsageError
+from sfxreduce.errors import OutputExists, UnfinishedRun, UsageError
 from sfxreduce.io.files.being_written import being_written
 from sfxreduce.io.files.durable import disk_bytes
 from sfxreduce.io.files.safe_read import content_pin
+from sfxreduce.io.store.metadata import LEDGER_GROUP
 from sfxreduce.io.writers.nxmx_content import (
     SensorLayer,
     check_nxmx_codec,
@@ -366,6 +367,12 @@ class Outputs:
         OutputError
             If a folder does not exist.
         """
+        # A run of its own may be the only one of its kind; what came of a run can be made again.
+        if self.overwrite and self.store.is_dir() and not (self.store / LEDGER_GROUP).is_dir():
+            raise OutputExists(
+                f"{self.store}: has no ledger, so it is no output of 'filter' and is not replaced; "
+                "choose another path, or move it away first"
+            )
         check_outputs(
             stores=[self.store],
             files=self.files,
