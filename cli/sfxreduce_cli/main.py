@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -129,6 +130,8 @@ class _Interrupts:
         if self.first is not None and now < self.first + CLEANING_SECONDS:
             return
         self.first = now
+        # Conversations with workers break off, and say so when nobody asks any more.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         raise KeyboardInterrupt
 
     def hide(self, unraisable: sys.UnraisableHookArgs) -> None:
