@@ -43,13 +43,10 @@ __all__ = [
 ]
 
 
+SCORING = ("scorer", "model", "window", "min_peaks", "min_snr", "min_pixels")
+"""Options that give events their scores; `redecide` takes the scorer from the earlier output."""
+
 DECIDING = (
-    "scorer",
-    "model",
-    "window",
-    "min_peaks",
-    "min_snr",
-    "min_pixels",
     "threshold",
     "max_loss",
     "confidence",
@@ -194,11 +191,10 @@ class OutputOptions:
 
 def _deciding(ctx: typer.Context) -> dict[str, dict[str, Any]]:
     """Options that decide on events; a line tells those that nobody typed."""
-    options = in_force(ctx, DECIDING)
-    for name, one in options.items():
+    for name, one in in_force(ctx, (*SCORING, *DECIDING)).items():
         if one["origin"] in NOT_TYPED:
             say(f"--{name.replace('_', '-')} {one['value']}: from the {one['origin']}")
-    return options
+    return in_force(ctx, DECIDING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

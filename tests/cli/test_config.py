@@ -74,8 +74,8 @@ def test_what_nobody_typed_is_said(
     status, told, errors = call("filter", *words)
     assert status == 0
     assert "--min-peaks 50: from the environment" in errors
-    assert told["options"]["min_peaks"] == {"value": 50, "origin": "environment"}
-    assert told["options"]["scorer"] == {"value": "peaks", "origin": "option"}
+    assert "--scorer" not in errors
+    assert told["threshold"] == 50
 
 
 def test_nothing_is_read_from_the_working_folder(user_file: Path, filtered) -> None:
