@@ -142,7 +142,7 @@ class GrowingPool:
             yield done + place, result
 
     def _while_small(self, results: Iterator[Result], total: int | None) -> Iterator[Result]:
-        """Pass results on until what is left is worth the workers; their time may be that of users.
+        """Pass results on until what is left is worth the workers.
 
         Parameters
         ----------

@@ -168,7 +168,7 @@ def _outcome(run: Path, out: Path, filter_one: Callable[[Path, Path], Report]) -
     """Filter one run, whatever comes of it."""
     try:
         with output_errors(out):
-            out.parent.mkdir(exist_ok=True)
+            out.parent.mkdir(parents=True, exist_ok=True)
         return Outcome(in_=run, out=out, report=filter_one(run, out))
     except ClusterError:
         raise
