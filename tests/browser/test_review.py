@@ -45,16 +45,23 @@ def shown(page: Any) -> int:
     return int(page.locator("h2").first.inner_text().removeprefix("event "))
 
 
+def ready(page: Any) -> None:
+    """Wait until the page listens to keys."""
+    page.wait_for_function("window.sfxreduce_keys")
+
+
+def pressed(page: Any, key: str) -> int:
+    """Press a key, and wait until the page knows that another event is shown; the former."""
+    event = shown(page)
+    page.keyboard.press(key)
+    page.wait_for_function(f"!document.title.startsWith('event {event} ')", timeout=30_000)
+    page.locator(f"h2:not(:text-is('event {event}'))").first.wait_for()
+    return event
+
+
 def labelled(page: Any, keys: str) -> dict[int, str]:
     """Label one event after the other; which, and how."""
-    given = {}
-    for key in keys:
-        event = shown(page)
-        page.keyboard.press(key)
-        page.wait_for_function(f"!document.title.startsWith('event {event} ')", timeout=30_000)
-        page.locator(f"h2:not(:text-is('event {event}'))").first.wait_for()
-        given[event] = KEYS[key]
-    return given
+    return {pressed(page, key): KEYS[key] for key in keys}
 
 
 def in_file(path: Path) -> dict[int, str]:
@@ -69,7 +76,7 @@ def test_twenty_labels_typed_are_in_the_file_also_after_a_kill(
     words = ["review", "--in", "hits.zarr", "--against", "run.zarr", "--out", out, "--by", "me"]
     with serving(*words, folder=filtered) as served:
         page = open_page(served.address)
-        page.locator("h2").first.wait_for()
+        ready(page)
         typed = labelled(page, "hmuhmhhmuh")
         assert in_file(out) == typed
         os.kill(served.process.pid, signal.SIGKILL)
@@ -77,17 +84,14 @@ def test_twenty_labels_typed_are_in_the_file_also_after_a_kill(
     with serving(*words, "--json", folder=filtered) as served:
         page = open_page(served.address)
         page.locator("text=10 labelled").first.wait_for()
+        ready(page)
         for _ in range(10):
-            labelled_before = shown(page)
-            page.keyboard.press("ArrowRight")
-            page.locator(f"h2:not(:text-is('event {labelled_before}'))").first.wait_for()
+            pressed(page, "ArrowRight")
         typed |= labelled(page, "mmhuhmmhmu")
         assert in_file(out) == typed
         assert len(typed) == 20
         # A second thought takes the place of the first.
-        last = shown(page)
-        page.keyboard.press("ArrowLeft")
-        page.locator(f"h2:not(:text-is('event {last}'))").first.wait_for()
+        pressed(page, "ArrowLeft")
         typed |= labelled(page, "h")
         served.process.send_signal(signal.SIGINT)
         status, printed = served.ended()
@@ -120,6 +124,7 @@ def test_a_page_says_why_and_lets_marks_be_hidden(
     with serving(*words, folder=filtered) as served:
         page = open_page(served.address, width=390)
         page.locator("text=Its score, ").wait_for()
+        ready(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         visible = (
             "Bokeh.documents[0]._all_models.values().filter(m => m.type == 'GlyphRenderer')"
@@ -140,6 +145,7 @@ def test_any_run_is_shown_from_the_event_that_is_asked_for(
     with serving("view", "run.zarr", "--event", "17", folder=filtered) as served:
         page = open_page(served.address)
         page.locator("h2:text-is('event 17')").wait_for()
+        ready(page)
         page.keyboard.press("h")  # there are no labels to give
         page.keyboard.press("ArrowRight")
         page.locator("h2:text-is('event 18')").wait_for()

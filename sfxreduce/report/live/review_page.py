@@ -252,10 +252,12 @@ class _ReviewPage:
 
     def _on_key(self, key: str, event: int) -> None:
         """Step, or label the event that was on the screen, and step on."""
-        if event != self._event:
-            return  # typed before the last key had its effect
+        if self._event is None:
+            return
         self._fault = ""
-        if key in KEYS and self._album.give is not None:
+        if key in KEYS:
+            if self._album.give is None or event != self._event:
+                return  # no labels to give, or typed before the last key had its effect
             try:
                 self._album.give(event, KEYS[key])
             except SfxReduceError as error:
