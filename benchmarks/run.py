@@ -2,7 +2,7 @@
 
     make bench
 
-or, with what is simulated kept for the next time::
+or, with what is simulated, and every part that is measured, kept for the next time::
 
     python benchmarks/run.py --work bench/ --out docs/results/speed
 """
@@ -10,9 +10,12 @@ or, with what is simulated kept for the next time::
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,9 @@ import sources
 from machine import machine
 from material import KINDS
 from parts_of_cost import PARTS
+from rows import Row
+
+import sfxreduce
 
 
 def page(found: dict[str, Any]) -> str:
@@ -88,39 +94,103 @@ def _line(row: dict[str, Any]) -> str:
     return f"| {name} | {spent} | {turns} | {ratio} | {row['against']} | {wanted} |"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Parts of the table that are measured, each kept in a folder until a line of code changes."""
+
+    folder: Path
+    code: str
+
+    def part(self, name: str, measured: Callable[[], Any]) -> Any:
+        """Figures of a part, measured unless they are there."""
+        path = self.folder / f"{name}.json"
+        if path.exists():
+            kept = json.loads(path.read_text())
+            if kept["code"] == self.code:
+                return kept["figures"]
+        print(f"measuring: {name}", file=sys.stderr, flush=True)
+        figures = json.loads(json.dumps(measured()))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"code": self.code, "figures": figures}))
+        return figures
+
+
+def _digest_of_code() -> str:
+    """Digest of all Python that figures come from."""
+    digest = hashlib.sha256()
+    for folder in (Path(__file__).parent, Path(sfxreduce.__file__).parent):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def measure(folder: Path, *, small: bool) -> dict[str, Any]:
     """Run every benchmark in a folder; small ones show that the programs work, and no figure."""
+    kept = Kept(folder=folder / ("small parts" if small else "parts"), code=_digest_of_code())
     sizes = against_peers.Sizes(n_each=16, rounds=1) if small else against_peers.Sizes()
-    rows, parts = against_peers.measure(folder, sizes)
-    equal = equal_loss.measure(folder, n_each=48 if small else 600)
-    peers = {
-        kind: {
-            row.name.removesuffix(", with reading"): row.cpu_ms
-            for row in rows
-            if row.section == against_peers.mixed_section(kind)
-            and row.ratio is not None
-            and row.cpu_ms is not None
-        }
-        for kind in KINDS
+    against = kept.part("against peers", lambda: _against_peers(folder, sizes))
+    equal = kept.part(
+        "at equal loss", lambda: equal_loss.measure(folder, n_each=48 if small else 600)
+    )
+    rows = list(against["rows"])
+    for name, measured in _tables(folder, small, _cost_of_peers(rows), sizes).items():
+        rows += kept.part(name, lambda measured=measured: [row.to_json() for row in measured()])
+    lengths = scaling.SHORT if small else scaling.Lengths()
+    grown = {
+        name: kept.part(f"scaling, {name}", measured)
+        for name, measured in scaling.parts(folder, lengths).items()
     }
-    lengths = (1, 2) if small else (2, 8)
-    rows += end_to_end.measure_shipped(folder, peers, n_each=sizes.n_each, lengths=lengths)
-    rows += eiger.measure(folder, n_events=2) if small else eiger.measure(folder)
-    if not small:
-        rows += [
-            *end_to_end.measure(folder),
-            *bytes_moved.measure(folder),
-            *sources.measure(folder),
-            *fused.measure(),
-        ]
     return {
         "machine": machine(),
         "small": small,
-        "rows": [row.to_json() for row in rows],
-        "parts": parts,
+        "rows": rows,
+        "parts": against["parts"],
         "equal_loss": equal,
-        "scaling": scaling.measure(folder, scaling.SHORT if small else scaling.Lengths()),
+        "scaling": grown,
     }
+
+
+def _against_peers(folder: Path, sizes: against_peers.Sizes) -> dict[str, Any]:
+    rows, parts = against_peers.measure(folder, sizes)
+    return {"rows": [row.to_json() for row in rows], "parts": parts}
+
+
+def _cost_of_peers(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """CPU milliseconds an event of each peer, for each kind of frames."""
+    return {
+        kind: {
+            row["name"].removesuffix(", with reading"): row["cpu_ms"]
+            for row in rows
+            if row["section"] == against_peers.mixed_section(kind)
+            and row["ratio"] is not None
+            and row["cpu_ms"] is not None
+        }
+        for kind in KINDS
+    }
+
+
+def _tables(
+    folder: Path,
+    small: bool,
+    peers: dict[str, dict[str, float]],
+    sizes: against_peers.Sizes,
+) -> dict[str, Callable[[], Sequence[Row]]]:
+    """What measures each further table, in their order on the page."""
+    n_each, lengths = sizes.n_each, (1, 2) if small else (2, 8)
+    tables: dict[str, Callable[[], Sequence[Row]]] = {
+        "end to end, as shipped": lambda: end_to_end.measure_shipped(
+            folder, peers, n_each=n_each, lengths=lengths
+        ),
+        "Eiger": lambda: eiger.measure(folder, **({"n_events": 2} if small else {})),
+    }
+    if not small:
+        tables |= {
+            "end to end": lambda: end_to_end.measure(folder),
+            "bytes moved": lambda: bytes_moved.measure(folder),
+            "sources": lambda: sources.measure(folder),
+            "fused kernels": fused.measure,
+        }
+    return tables
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,7 +43,7 @@ from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.peaks.finder import PeakScorer
 
-__all__ = ["measure", "tables"]
+__all__ = ["measure", "parts", "tables"]
 
 _SIDE = 350
 _PER_SHARD = 32
@@ -222,6 +222,7 @@ def filtered(path: Path, *options: str) -> dict[str, Any]:
 
 def growth(name: str, folder: Path, lengths: Sequence[int]) -> list[dict[str, Any]]:
     """Cost and memory of filtering runs of growing length."""
+    _warm(folder)
     rows = []
     for n_events in lengths:
         with stored(name, folder, n_events) as path:
@@ -229,8 +230,14 @@ def growth(name: str, folder: Path, lengths: Sequence[int]) -> list[dict[str, An
     return rows
 
 
+def _warm(folder: Path) -> None:
+    """Have everything compiled, and read from the disk once."""
+    filtered(Path(whole_store(folder, 64).path), "--serial")
+
+
 def on_workers(folder: Path, lengths: Sequence[int]) -> list[dict[str, Any]]:
     """Every one of `MODES` on runs of growing length, turn by turn."""
+    _warm(folder)
     rows = []
     for n_events in lengths:
         with stored("whole", folder, n_events) as path:
@@ -249,13 +256,16 @@ def measure(folder: Path, lengths: Lengths = Lengths()) -> dict[str, Any]:
     folder : Path
         For runs and outputs.
     """
-    # What is compiled, and read from the disk, is there after this.
-    filtered(Path(whole_store(folder, 64).path), "--serial")
+    return {name: measured() for name, measured in parts(folder, lengths).items()}
+
+
+def parts(folder: Path, lengths: Lengths) -> dict[str, Callable[[], list[dict[str, Any]]]]:
+    """What measures each of the tables."""
     return {
-        "plans": [_in_a_process(n) for n in lengths.planned],
-        "small": growth("small", folder, lengths.small),
-        "whole": growth("whole", folder, lengths.whole),
-        "workers": on_workers(folder, lengths.on_workers),
+        "plans": lambda: [_in_a_process(n) for n in lengths.planned],
+        "small": lambda: growth("small", folder, lengths.small),
+        "whole": lambda: growth("whole", folder, lengths.whole),
+        "workers": lambda: on_workers(folder, lengths.on_workers),
     }
 
 
