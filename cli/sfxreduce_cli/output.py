@@ -130,11 +130,11 @@ def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
     states = ", ".join(f"{count} {state}" for state, count in summary["states"].items())
     standings = "; ".join(f"{n} {words}" for words, n in summary["standings"].items())
     facts = {
+        "runs": len(summary["runs"]),
         "states": states or "none",
         **({"of them": standings} if standings else {}),
         "held": summary["held"],
-        "ready": f"{sfxreduce.counted(len(summary['ready']), 'run')}, "
-        f"{decimal(summary['bytes_ready'])}",
+        "ready": f"{len(summary['ready'])}, {decimal(summary['bytes_ready'])}",
         "ticketed": decimal(summary["bytes_ticketed"]),
         "released": decimal(summary["bytes_released"]),
     }
@@ -147,7 +147,7 @@ def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
             facts[f"look at: {row['run']}"] = f"{row['state']} {' '.join(row['codes'])}"
         elif row["standing"]:
             facts[str(row["run"])] = f"{row['state']}, {row['standing']}"
-    print_table(f"{summary['root']}: {sfxreduce.counted(len(summary['runs']), 'run')}", facts)
+    print_table(summary["root"], facts)
 
 
 def print_savings(savings: Savings, page: Path | None, *, as_json: bool) -> None:

@@ -24,7 +24,7 @@ from sfxreduce.io.files.durable import write_file
 from sfxreduce.io.files.safe_read import parse_json, read_small
 from sfxreduce.io.readers.zarr.run import open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.metadata import LEDGER_GROUP
+from sfxreduce.io.store.names import LEDGER_GROUP
 from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.pipeline.stages.score import safe_scores
 from sfxreduce.run.run import Run, select_run

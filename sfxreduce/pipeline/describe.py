@@ -15,7 +15,7 @@ from sfxreduce.io.files.journal import read_journal
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames, open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.metadata import CONDITIONS_GROUP, LEDGER_GROUP
+from sfxreduce.io.store.names import CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.io.writers.publish import JOURNAL, moves_under_way
 from sfxreduce.io.writers.resume import unfinished_folder
 from sfxreduce.run.run import Run

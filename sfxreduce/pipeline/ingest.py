@@ -15,7 +15,7 @@ from sfxreduce.io.chunks.layout import Layout, choose_layout
 from sfxreduce.io.files.durable import disk_bytes, sweep_partial
 from sfxreduce.io.placed import PlacedFrames
 from sfxreduce.io.readers.hdf5.run import CxiFrames
-from sfxreduce.io.store.metadata import PANEL_MISSING
+from sfxreduce.io.store.names import PANEL_MISSING
 from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.io.writers.shards import ShardJob, copy_shard, encode_shard
 from sfxreduce.io.writers.zarr import (

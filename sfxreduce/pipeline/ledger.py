@@ -15,7 +15,7 @@ from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.errors import UsageError
 from sfxreduce.io.files.durable import output_errors
 from sfxreduce.io.readers.zarr.run import open_table
-from sfxreduce.io.store.metadata import LEDGER_GROUP
+from sfxreduce.io.store.names import LEDGER_GROUP
 from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.run.reasons import EventClass, Reason
 

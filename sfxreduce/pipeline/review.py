@@ -18,7 +18,7 @@ from sfxreduce.errors import LabelError, RunNotFound, UsageError, VerificationEr
 from sfxreduce.io.files.durable import output_errors, write_file
 from sfxreduce.io.files.journal import alone
 from sfxreduce.io.readers.zarr.run import open_table
-from sfxreduce.io.store.metadata import MANIFEST_GROUP
+from sfxreduce.io.store.names import MANIFEST_GROUP
 from sfxreduce.io.writers.publish import check_outputs
 from sfxreduce.pipeline.audit import read_draw, read_labels
 from sfxreduce.pipeline.why import JudgedEvents, read_judged

@@ -16,7 +16,7 @@ from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.errors import UsageError
 from sfxreduce.io.readers.zarr.run import open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.metadata import AUDIT_GROUP, LEDGER_GROUP
+from sfxreduce.io.store.names import AUDIT_GROUP, LEDGER_GROUP
 from sfxreduce.report.figures import readable
 from sfxreduce.report.report import counted, short_path
 from sfxreduce.run.reasons import UNSAFE, Reason

@@ -67,9 +67,13 @@ def test_no_public_name_hides_a_module() -> None:
                 importlib.import_module(f"{facade.__name__}.{name}")
 
 
-def help_of(*command: str) -> str:
-    words = ["sfxreduce", *command, "--help"]
-    return f"sys.argv = {words}; from sfxreduce_cli.main import main; main()"
+def command(*words: str) -> str:
+    argv = ["sfxreduce", *words]
+    return f"sys.argv = {argv}; from sfxreduce_cli.main import main; main()"
+
+
+def help_of(*words: str) -> str:
+    return command(*words, "--help")
 
 
 @pytest.mark.parametrize(
@@ -80,11 +84,16 @@ def help_of(*command: str) -> str:
         # Typer itself loads pydantic where an option has a range.
         (help_of("filter"), {"pydantic"}),
         (help_of("archive", "plan"), {"pydantic"}),
+        # What a data manager asks for a thousand runs in a row, of papers and not of frames.
+        (command("archive", "status", "run.zarr"), {"pydantic"}),
+        (command("archive", "status", "--root", "."), {"pydantic"}),
+        (command("hold", "list", "run.zarr"), {"pydantic"}),
     ],
 )
-def test_importing_the_package_and_asking_for_help_load_nothing_heavy(
-    program: str, allowed: set[str]
+def test_importing_the_package_and_asking_for_help_or_states_load_nothing_heavy(
+    program: str, allowed: set[str], tmp_path: Path
 ) -> None:
+    (tmp_path / "run.zarr").mkdir()
     lines = f"""import sys
 try:
     {program}
@@ -92,5 +101,7 @@ except SystemExit as done:
     assert not done.code, done.code
 print("loaded:", *({HEAVY} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", lines], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert set(done.stdout.splitlines()[-1].split()[1:]) <= allowed

@@ -16,7 +16,7 @@ from sfxreduce.io.files.durable import (
     write_file,
 )
 from sfxreduce.io.store.manifest import PublishJob, publish_file
-from sfxreduce.io.store.metadata import SCHEMA
+from sfxreduce.io.store.names import SCHEMA
 from sfxreduce.io.writers.publish import check_outputs, rename_flagged, staged
 
 

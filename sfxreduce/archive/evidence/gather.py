@@ -20,8 +20,7 @@ from sfxreduce.archive.evidence.documents import (
 )
 from sfxreduce.archive.evidence.folder import Contents, EvidenceFolder
 from sfxreduce.archive.evidence.holds import HoldShelf
-from sfxreduce.archive.evidence.inspect import manifest_sha256
-from sfxreduce.archive.evidence.pins import compare_pins
+from sfxreduce.archive.evidence.pins import compare_pins, manifest_sha256
 from sfxreduce.archive.evidence.tickets import TicketBook, limit_roots
 from sfxreduce.archive.rules.facts import (
     Approval,

@@ -14,24 +14,13 @@ from sfxreduce.audit.draw import draw_audit
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.errors import SfxReduceError
-from sfxreduce.io.files.durable import sha256_file
 from sfxreduce.io.files.safe_read import parse_json
 from sfxreduce.io.readers.zarr.run import count_incomplete, open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.metadata import AUDIT_GROUP, LEDGER_GROUP, MANIFEST_GROUP
+from sfxreduce.io.store.names import AUDIT_GROUP, LEDGER_GROUP
 from sfxreduce.run.reasons import Reason
 
-__all__ = ["audited_events", "certificate_facts", "manifest_sha256", "read_reduced", "store_facts"]
-
-
-def manifest_sha256(hits: Path) -> str:
-    """Hash of the manifest of a reduced store, which changes with any of its files; empty if the
-    store has none.
-    """
-    try:
-        return sha256_file(hits / MANIFEST_GROUP / "zarr.json")
-    except OSError:
-        return ""
+__all__ = ["audited_events", "certificate_facts", "read_reduced", "store_facts"]
 
 
 def read_reduced(hits: Path) -> tuple[Manifest, Decisions]:

@@ -12,7 +12,7 @@ from sfxreduce.errors import SfxReduceError
 from sfxreduce.io.files.durable import disk_bytes
 from sfxreduce.io.readers.zarr.run import read_manifest
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.metadata import MANIFEST_GROUP
+from sfxreduce.io.store.names import MANIFEST_GROUP
 
 __all__ = ["made_from", "outputs_beside", "sources_of", "stores_below"]
 

@@ -6,15 +6,19 @@ import os
 import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sfxreduce.archive.evidence.documents import PinnedFile
 from sfxreduce.archive.rules.facts import SourcePin
 from sfxreduce.archive.tape.paths import check_path, folder_of
 from sfxreduce.errors import RunNotFound, SchemaError, SourceError
 from sfxreduce.io.files.durable import sha256_file
-from sfxreduce.run.run import Run
+from sfxreduce.io.store.names import MANIFEST_GROUP
 
-__all__ = ["compare_pins", "files_of_run", "pin_files", "pinned_place"]
+if TYPE_CHECKING:
+    from sfxreduce.run.run import Run
+
+__all__ = ["compare_pins", "files_of_run", "manifest_sha256", "pin_files", "pinned_place"]
 
 
 def files_of_run(run: Run, path: Path) -> tuple[str, ...]:
@@ -165,3 +169,13 @@ def _is_same(path: Path, pin: PinnedFile, *, rehash: bool) -> bool:
     if _facts(file) != (pin.size, pin.mtime_ns, pin.inode):
         return False
     return not rehash or sha256_file(file) == pin.sha256
+
+
+def manifest_sha256(hits: Path) -> str:
+    """Hash of the manifest of a reduced store, which changes with any of its files; empty if the
+    store has none.
+    """
+    try:
+        return sha256_file(hits / MANIFEST_GROUP / "zarr.json")
+    except OSError:
+        return ""

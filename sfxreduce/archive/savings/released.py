@@ -15,7 +15,7 @@ from sfxreduce.archive.rules.states import PATH, State
 from sfxreduce.archive.savings.disk import Weighed
 from sfxreduce.archive.savings.run_case import RunCase
 from sfxreduce.archive.savings.values import Freed, LostHits
-from sfxreduce.archive.steps.release import TICKET
+from sfxreduce.archive.steps.ticket import TICKET
 from sfxreduce.archive.tape.backends import open_backend
 from sfxreduce.archive.tape.backends.posix import PosixBackend
 from sfxreduce.audit.bound import conclude

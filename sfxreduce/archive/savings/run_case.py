@@ -25,7 +25,8 @@ from sfxreduce.errors import SfxReduceError, VerificationError
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import count_incomplete, open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.metadata import LEDGER_GROUP, MANIFEST_GROUP, ZARR_ERRORS, open_store
+from sfxreduce.io.store.metadata import ZARR_ERRORS, open_store
+from sfxreduce.io.store.names import LEDGER_GROUP, MANIFEST_GROUP
 
 __all__ = ["RunCase", "check_files", "open_case"]
 

@@ -15,7 +15,8 @@ from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.errors import SfxReduceError, VerificationError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.chunks.shards import ABSENT, ShardFile
-from sfxreduce.io.store.metadata import AUDIT_GROUP, open_store
+from sfxreduce.io.store.metadata import open_store
+from sfxreduce.io.store.names import AUDIT_GROUP
 
 __all__ = ["frame_parts", "kept_parts", "stored_events_bytes", "weigh"]
 

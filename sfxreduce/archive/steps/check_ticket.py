@@ -16,7 +16,7 @@ from sfxreduce.archive.evidence.subject import wall_clock
 from sfxreduce.archive.rules import checks
 from sfxreduce.archive.rules.facts import Evidence, SourcePin
 from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal, refuse
-from sfxreduce.archive.steps.release import TICKET
+from sfxreduce.archive.steps.ticket import TICKET
 from sfxreduce.errors import RunNotFound
 from sfxreduce.io.files.safe_read import read_small
 

@@ -14,7 +14,7 @@ from sfxreduce.archive.evidence.subject import Subject, check_text
 from sfxreduce.archive.rules.facts import Hold
 from sfxreduce.archive.rules.policy import Policy
 from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
-from sfxreduce.archive.steps.release import HELD_BY, revoke_ticket
+from sfxreduce.archive.steps.ticket import HELD_BY, revoke_ticket
 from sfxreduce.errors import OutputError, SourceError, UsageError
 
 __all__ = ["add_hold", "lift_hold", "list_holds"]

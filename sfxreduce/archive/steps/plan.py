@@ -27,12 +27,11 @@ from sfxreduce.archive.evidence.gather import Gathered
 from sfxreduce.archive.evidence.inspect import (
     audited_events,
     certificate_facts,
-    manifest_sha256,
     read_reduced,
     store_facts,
 )
 from sfxreduce.archive.evidence.outputs import outputs_beside
-from sfxreduce.archive.evidence.pins import files_of_run, pin_files
+from sfxreduce.archive.evidence.pins import files_of_run, manifest_sha256, pin_files
 from sfxreduce.archive.evidence.subject import Subject, check_text
 from sfxreduce.archive.rules.policy import DEFAULT_PRESET, Disposition, Policy, preset
 from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal, refuse

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ from sfxreduce.archive.evidence.gather import Gathered
 from sfxreduce.archive.evidence.signing import SIGNATURE_SUFFIX, read_signing_key
 from sfxreduce.archive.evidence.subject import Subject
 from sfxreduce.archive.evidence.tickets import limit_roots, one_ticket_at_a_time
-from sfxreduce.archive.rules.facts import Evidence, Verified
 from sfxreduce.archive.rules.policy import Policy
 from sfxreduce.archive.rules.refusals import ArchiveRefused, refuse
 from sfxreduce.archive.rules.states import PATH, State
@@ -29,6 +28,7 @@ from sfxreduce.archive.steps.copies import Copies, copies_of, open_copies, take_
 from sfxreduce.archive.steps.execute import check_holds
 from sfxreduce.archive.steps.plan import verify_again
 from sfxreduce.archive.steps.premises import judge_anew
+from sfxreduce.archive.steps.ticket import TICKET, renewed, revoke_ticket
 from sfxreduce.archive.tape.backends import Backend
 from sfxreduce.archive.tape.receipts import Receipt
 from sfxreduce.cluster import IN_PROCESS, Pool
@@ -39,14 +39,10 @@ from sfxreduce.io.open import open_run
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-__all__ = ["Released", "cancel_run", "record_release", "release_run", "renewed", "revoke_ticket"]
+__all__ = ["Released", "cancel_run", "record_release", "release_run"]
 
 HOUR_NS = 3_600 * 10**9
 VALID_HOURS = 24
-TICKET = "release-ticket.json"
-REVOKED, HELD_BY = "Revoked: ", "held by "
-HELD = REVOKED + HELD_BY
-"""How the first sentence of a ticket begins that a hold put out of force."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,16 +175,6 @@ def _would_release(
     return Released(plan=plan, dry_run=True, state=state, ticket=subject.evidence / TICKET)
 
 
-def renewed(facts: Evidence, now_ns: int) -> Evidence:
-    """Facts as they would be if all that is looked at anew for a ticket were found good."""
-    verified, receipts = facts.verified, facts.receipts
-    if verified is not None and verified.ok:
-        verified = Verified(ok=True, at_ns=now_ns)
-    if receipts is not None:
-        receipts = replace(receipts, oldest_ns=now_ns)
-    return replace(facts, verified=verified, receipts=receipts)
-
-
 def _require_ticket(subject: Subject, found: Gathered, state: State) -> None:
     """Refuse unless a ticket could be written once all was looked at anew and found good."""
     facts = renewed(found.facts, subject.clock())
@@ -258,30 +244,6 @@ def _why(plan: PlanPaper, found: Gathered) -> list[str]:
             f"{facts.certificate.loss_upper:.4g} of the hits were rejected."
         )
     return told
-
-
-def revoke_ticket(writer: EvidenceWriter, found: Gathered, *, reason: str) -> None:
-    """Put a ticket that lists nothing in the place of one that was written.
-
-    Raises
-    ------
-    OutputError
-        If another account wrote it, and only that one may replace it.
-    """
-    data = found.contents.paper(TICKET)
-    if data is None:
-        return
-    ticket = read_paper(TicketPaper, data, where=TICKET)
-    empty = ticket.model_copy(
-        update={
-            "files": (),
-            "bytes": 0,
-            "packages": (),
-            "valid_until_ns": 0,
-            "why": (f"{REVOKED}{reason}",),
-        }
-    )
-    writer.write(TICKET, paper_bytes(empty))
 
 
 def record_release(subject: Subject, receipt: Path) -> State:

@@ -21,7 +21,7 @@ from sfxreduce.io.files.durable import output_errors, sweep_partial
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.concatenate import join_runs
 from sfxreduce.io.readers.zarr.run import ZarrFrames, open_zarr
-from sfxreduce.io.store.metadata import AUDIT_GROUP
+from sfxreduce.io.store.names import AUDIT_GROUP
 from sfxreduce.io.writers.publish import check_outputs, staged
 from sfxreduce.io.writers.shards import ShardJob, encode_shard
 from sfxreduce.io.writers.zarr import create_store, panels_missing, write_columns

@@ -19,9 +19,8 @@ from sfxreduce.archive.rules.explain import explain_policy
 from sfxreduce.archive.rules.facts import Evidence
 from sfxreduce.archive.rules.refusals import ArchiveRefused, Refusal
 from sfxreduce.archive.rules.states import PATH, State
-from sfxreduce.archive.steps.release import HELD, renewed
+from sfxreduce.archive.steps.ticket import HELD, renewed
 from sfxreduce.errors import SfxReduceError
-from sfxreduce.report.report import human_bytes
 
 __all__ = ["Status", "explain_run", "nightly_runs", "status_run", "status_runs"]
 
@@ -152,6 +151,8 @@ def _releasable_from(found: Gathered) -> str | None:
 
 def explain_run(subject: Subject) -> list[str]:
     """Say in sentences where a run is, why, what is missing, and what its policy asks for."""
+    from sfxreduce.report.report import human_bytes  # what makes pages takes a second to load
+
     found = gather(subject.folder, subject.run)
     status = status_run(subject)
     told = [f"{status.run} is {status.state}{', and held' if status.held else ''}."]

@@ -18,7 +18,7 @@ from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.chunks.shards import ShardFile, check_crc, payload_hash
 from sfxreduce.io.files.durable import FileRecord, sha256_file
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.metadata import AUDIT_GROUP, MANIFEST_GROUP
+from sfxreduce.io.store.names import AUDIT_GROUP, MANIFEST_GROUP
 
 __all__ = [
     "MANIFEST_FILE",

@@ -24,17 +24,10 @@ from sfxreduce.io.chunks.limits import check_extent, check_frames
 from sfxreduce.io.chunks.shards import TileCodec
 from sfxreduce.io.files.durable import disk_bytes
 from sfxreduce.io.store.guard import GuardedStore, check_tree
+from sfxreduce.io.store.names import FRAMES, PANEL_MISSING, SCHEMA, SCHEMA_VERSION
 from sfxreduce.run.detector import Detector, Panel, Sensor
 
 __all__ = [
-    "AUDIT_DIM",
-    "AUDIT_GROUP",
-    "CONDITIONS_GROUP",
-    "LEDGER_GROUP",
-    "MANIFEST_GROUP",
-    "PANEL_MISSING",
-    "SCHEMA",
-    "SCHEMA_VERSION",
     "ZARR_ERRORS",
     "Store",
     "detector_from_json",
@@ -319,19 +312,6 @@ def _packing(codecs: Any) -> Packing | None:
 def _plain(value: Any) -> Any:
     return getattr(value, "value", None) or list(value)
 
-
-SCHEMA = "sfxreduce.run"
-FRAMES = "frames"
-
-SCHEMA_VERSION = 1
-AUDIT_GROUP = "audit"
-AUDIT_DIM = "audit_event"
-"""Events of the sample: an axis of its own, as xarray wants where the length is another."""
-
-CONDITIONS_GROUP = "conditions"
-LEDGER_GROUP = "ledger"
-PANEL_MISSING = "panel_missing"
-MANIFEST_GROUP = "manifest"
 
 _NUMBERS = ("pixel_size_m", "distance_m", "adu_per_photon", "saturation_adu")
 

@@ -20,7 +20,8 @@ from sfxreduce.io.store.in_hdf5 import (
     RECORD_PATH,
     detector_digest,
 )
-from sfxreduce.io.store.metadata import SCHEMA, SCHEMA_VERSION, detector_to_json
+from sfxreduce.io.store.metadata import detector_to_json
+from sfxreduce.io.store.names import SCHEMA, SCHEMA_VERSION
 from sfxreduce.io.writers.hdf5 import put, put_column, text
 from sfxreduce.io.writers.zarr import plain_attributes
 from sfxreduce.run.columns import EVENT_COLUMNS

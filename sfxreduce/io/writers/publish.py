@@ -37,7 +37,7 @@ from sfxreduce.io.files.durable import (
 )
 from sfxreduce.io.files.journal import LINE_BYTES, Entry, Journal, open_journal
 from sfxreduce.io.files.safe_read import open_file, parse_json
-from sfxreduce.io.store.metadata import SCHEMA
+from sfxreduce.io.store.names import SCHEMA
 
 __all__ = [
     "CXI_FILTERS",

@@ -22,14 +22,8 @@ from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.chunks.shards import TileCodec
 from sfxreduce.io.files.durable import interrupts_wait, output_errors
 from sfxreduce.io.store.manifest import Manifest, manifest_to_json
-from sfxreduce.io.store.metadata import (
-    MANIFEST_GROUP,
-    PANEL_MISSING,
-    SCHEMA,
-    SCHEMA_VERSION,
-    detector_to_json,
-    illegal_value,
-)
+from sfxreduce.io.store.metadata import detector_to_json, illegal_value
+from sfxreduce.io.store.names import MANIFEST_GROUP, PANEL_MISSING, SCHEMA, SCHEMA_VERSION
 from sfxreduce.io.writers.shards import ShardWritten
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.run import DeclaresMissing, FrameSource, Run, WrappedFrames

@@ -14,7 +14,8 @@ from zarr.storage import LocalStore
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.readers.zarr.run import ZarrFrames
-from sfxreduce.io.store.metadata import AUDIT_GROUP, ZARR_ERRORS
+from sfxreduce.io.store.metadata import ZARR_ERRORS
+from sfxreduce.io.store.names import AUDIT_GROUP
 from sfxreduce.io.writers.shards import MissingPanels, TiledSource, encode_events, marked_in
 from sfxreduce.pipeline.stages.plan import FilterPlan, Reread
 from sfxreduce.pipeline.stages.reduced import Reduced

@@ -16,7 +16,7 @@ from sfxreduce.errors import SchemaError
 from sfxreduce.io.chunks.layout import Layout, choose_layout
 from sfxreduce.io.placed import PlacedFrames
 from sfxreduce.io.readers.zarr.run import ZarrFrames
-from sfxreduce.io.store.metadata import AUDIT_GROUP
+from sfxreduce.io.store.names import AUDIT_GROUP
 from sfxreduce.io.writers.shards import Scored, ShardJob
 from sfxreduce.pipeline.stages.score import Rescored
 from sfxreduce.quality.conditions import Conditions

@@ -16,7 +16,7 @@ from sfxreduce.decisions.ledger import read_ledger
 from sfxreduce.errors import RefusedError, VerificationError
 from sfxreduce.io.readers.zarr.run import open_table, read_manifest
 from sfxreduce.io.store.manifest import Manifest, manifest_to_json
-from sfxreduce.io.store.metadata import CONDITIONS_GROUP, LEDGER_GROUP
+from sfxreduce.io.store.names import CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.pipeline.stages.batch import SCORE_DTYPE
 from sfxreduce.pipeline.stages.score import SEEN_ON_PIXELS
 from sfxreduce.pipeline.stages.settings import network_on

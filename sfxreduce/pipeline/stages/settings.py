@@ -21,7 +21,7 @@ from sfxreduce.errors import OutputExists, UnfinishedRun, UsageError
 from sfxreduce.io.files.being_written import being_written
 from sfxreduce.io.files.durable import disk_bytes
 from sfxreduce.io.files.safe_read import content_pin
-from sfxreduce.io.store.metadata import LEDGER_GROUP
+from sfxreduce.io.store.names import LEDGER_GROUP
 from sfxreduce.io.writers.nxmx_content import (
     SensorLayer,
     check_nxmx_codec,

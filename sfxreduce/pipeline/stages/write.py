@@ -26,12 +26,7 @@ from sfxreduce.io.files.durable import warn
 from sfxreduce.io.files.safe_read import content_pin, file_identity, source_pin
 from sfxreduce.io.readers.zarr.run import open_table
 from sfxreduce.io.store.manifest import Manifest, PublishJob, made_here, publish_file
-from sfxreduce.io.store.metadata import (
-    AUDIT_DIM,
-    AUDIT_GROUP,
-    CONDITIONS_GROUP,
-    LEDGER_GROUP,
-)
+from sfxreduce.io.store.names import AUDIT_DIM, AUDIT_GROUP, CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.io.writers.resume import IDENTITY, Unfinished, unfinished
 from sfxreduce.io.writers.shards import (
     ShardJob,

@@ -15,7 +15,8 @@ from sfxreduce.errors import ClusterError, SfxReduceError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.store.damage import Damage, shard_of
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.metadata import AUDIT_GROUP, ZARR_ERRORS
+from sfxreduce.io.store.metadata import ZARR_ERRORS
+from sfxreduce.io.store.names import AUDIT_GROUP
 
 __all__ = ["Findings", "FirstDamage"]
 

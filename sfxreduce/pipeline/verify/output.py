@@ -34,7 +34,7 @@ from sfxreduce.io.store.damage import (
     written_by_zarr,
 )
 from sfxreduce.io.store.manifest import Manifest
-from sfxreduce.io.store.metadata import AUDIT_GROUP, LEDGER_GROUP
+from sfxreduce.io.store.names import AUDIT_GROUP, LEDGER_GROUP
 from sfxreduce.pipeline.verify.findings import Findings, FirstDamage
 from sfxreduce.pipeline.verify.frames import compare_events
 from sfxreduce.run.columns import plain_text

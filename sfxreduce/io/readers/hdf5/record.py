@@ -19,13 +19,8 @@ from sfxreduce.errors import SchemaError
 from sfxreduce.io.files.safe_read import parse_json
 from sfxreduce.io.readers.hdf5.file import Hdf5File
 from sfxreduce.io.store.in_hdf5 import COMMON_MASK_PATH, RECORD_PATH, detector_digest
-from sfxreduce.io.store.metadata import (
-    PANEL_MISSING,
-    SCHEMA,
-    SCHEMA_VERSION,
-    detector_from_json,
-    illegal_value,
-)
+from sfxreduce.io.store.metadata import detector_from_json, illegal_value
+from sfxreduce.io.store.names import PANEL_MISSING, SCHEMA, SCHEMA_VERSION
 from sfxreduce.run.detector import Detector
 
 __all__ = ["StoreRecord", "read_record"]

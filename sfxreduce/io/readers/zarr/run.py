@@ -34,16 +34,13 @@ from sfxreduce.io.readers.zarr.foreign import foreign_share, read_foreign, read_
 from sfxreduce.io.store.guard import GuardedStore, check_tree
 from sfxreduce.io.store.manifest import Manifest, manifest_from_json
 from sfxreduce.io.store.metadata import (
-    AUDIT_DIM,
-    LEDGER_GROUP,
-    MANIFEST_GROUP,
-    SCHEMA,
     ZARR_ERRORS,
     Store,
     illegal_value,
     open_store,
     pixels_missing,
 )
+from sfxreduce.io.store.names import AUDIT_DIM, LEDGER_GROUP, MANIFEST_GROUP, SCHEMA
 from sfxreduce.run.columns import event_columns, plain_text
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import Reason
