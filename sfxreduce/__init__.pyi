@@ -3,7 +3,9 @@ from . import archive as archive
 from . import train as train
 from .cluster import open_pool as open_pool
 from .cluster.growing import GrowingPool as GrowingPool
+from .cluster.open import batch_profile as batch_profile
 from .cluster.pool import NeedsToCome as NeedsToCome
+from .cluster.slurm.profile import SlurmProfile as SlurmProfile
 from .decisions.decide import Decision as Decision
 from .decisions.threshold import Promise as Promise
 from .errors import SfxReduceError as SfxReduceError
@@ -16,6 +18,8 @@ from .pipeline.audit import audit_draw as audit_draw
 from .pipeline.audit import audit_label as audit_label
 from .pipeline.clean import Leftover as Leftover
 from .pipeline.clean import clean_leftovers as clean_leftovers
+from .pipeline.cluster_check import cluster_check as cluster_check
+from .pipeline.cluster_check import cluster_script as cluster_script
 from .pipeline.convert import convert_run as convert_run
 from .pipeline.describe import info_run as info_run
 from .pipeline.doctor import doctor_run as doctor_run

@@ -27,6 +27,7 @@ ORIGINS = "sfxreduce.origins"
 
 BY_HAND = frozenset(
     {
+        "cluster",
         "confidence",
         "drift",
         "execute",

@@ -268,7 +268,7 @@ class JudgingOptions:
 
     def wants_gpu(self, where: PoolOptions) -> bool:
         """Whether a cluster of this machine should offer its GPU; other pools say themselves."""
-        if self.device is Device.CPU or where.serial or where.address:
+        if self.device is Device.CPU or where.serial or where.is_elsewhere:
             return False
         return self.device is Device.CUDA or sfxreduce.cuda_available()
 

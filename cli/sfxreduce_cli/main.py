@@ -18,6 +18,7 @@ from sfxreduce.errors import SfxReduceError, SfxReduceWarning, UsageError
 from sfxreduce_cli.archive import archive
 from sfxreduce_cli.audit import audit
 from sfxreduce_cli.clean import clean
+from sfxreduce_cli.cluster import cluster
 from sfxreduce_cli.convert import convert
 from sfxreduce_cli.crossval import crossval
 from sfxreduce_cli.doctor import doctor
@@ -71,6 +72,7 @@ app.command("crossval")(crossval)
 app.add_typer(audit, name="audit")
 app.add_typer(geometry, name="geometry")
 app.add_typer(archive, name="archive")
+app.add_typer(cluster, name="cluster")
 app.add_typer(hold, name="hold")
 app.add_typer(policy, name="policy")
 app.add_typer(report, name="report")

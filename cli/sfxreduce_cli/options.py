@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import getpass
 import inspect
-import os
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
-from urllib.parse import urlsplit
 
 import typer
 
 import sfxreduce
 from sfxreduce.errors import UsageError
+from sfxreduce_cli.cluster_options import POOL, PoolOptions, tunnel
 from sfxreduce_cli.help import Commands
 from sfxreduce_cli.output import say
-from sfxreduce_cli.pool_on_demand import PoolOnDemand
-from sfxreduce_cli.progress import ProgressDisplay
 
 if TYPE_CHECKING:
-    from sfxreduce.cluster import Pool
     from sfxreduce.io.masks import GivenMask
-    from sfxreduce.report.live.so_far import RunSoFar
     from sfxreduce.run.run import Run
     from sfxreduce.scorers.peaks.finder import PeakScorer
     from sfxreduce.train.labelling import Labelling, PeakLabelling
@@ -63,7 +55,6 @@ __all__ = [
     "tunnel",
 ]
 
-POOL = "Where the work runs"
 SCORER = "How events are judged"
 DETECTOR = "Where the pixels lie"
 READING = "How the run is read"
@@ -150,13 +141,6 @@ HitFrom = Annotated[
 QUARTILES = "quartiles"
 
 
-class Work(TypedDict):
-    """Where the work runs, and who is shown its progress."""
-
-    pool: PoolOnDemand
-    progress: ProgressDisplay
-
-
 class Reading(TypedDict):
     """How runs are read, as the library names it."""
 
@@ -171,114 +155,6 @@ class PlacedReading(Reading):
 
     geometry: Path | None
     mask: GivenMask | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolOptions:
-    """Where the work runs."""
-
-    serial: Annotated[
-        bool, typer.Option("--serial", help="Do all work in this process.", rich_help_panel=POOL)
-    ] = False
-    scheduler: Annotated[
-        str,
-        typer.Option(
-            metavar="ADDRESS",
-            help="A running Dask scheduler; default: DASK_SCHEDULER_ADDRESS, if set.",
-            rich_help_panel=POOL,
-        ),
-    ] = ""
-    security: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="Certificates for a tls:// scheduler: a folder with tls-ca.pem, tls-cert.pem and "
-            "tls-key.pem, or a TOML file with the paths ca, cert and key.",
-            rich_help_panel=POOL,
-        ),
-    ] = None
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Worker processes on this machine; 0 for one per processor, started only if that "
-            "saves time.",
-            rich_help_panel=POOL,
-        ),
-    ] = 0
-    drop_bad_workers: Annotated[
-        bool,
-        typer.Option(
-            "--drop-bad-workers",
-            help="Continue without workers that fail the roll call: other code, or another view of "
-            "the run.",
-            rich_help_panel=POOL,
-        ),
-    ] = False
-
-    @property
-    def address(self) -> str:
-        """Address of a running scheduler, which the environment may name, as for Dask itself."""
-        named = "" if self.serial else os.environ.get("DASK_SCHEDULER_ADDRESS", "")
-        return self.scheduler or named
-
-    def check_linger(self, seconds: float) -> None:
-        """Refuse to keep pages that there are none of."""
-        if seconds and self.serial:
-            raise UsageError("--linger: there are no pages with --serial; drop one of them")
-
-    def _starting(self, *, gpu: bool) -> str:
-        """What is said before workers are there; nothing where there are none."""
-        if self.serial:
-            return ""
-        if self.address:
-            return f"connecting to {self.address}"
-        if gpu and not self.workers:
-            return "starting a worker on each graphics card"
-        n_workers = self.workers or len(os.sched_getaffinity(0))
-        return f"starting {n_workers} worker{'' if n_workers == 1 else 's'}"
-
-    @contextmanager
-    def opened(self, *, gpu: bool = False, small_here: bool = False) -> Iterator[Work]:
-        """Pool, opened when it is first needed, and a display of progress.
-
-        Parameters
-        ----------
-        small_here : bool
-            Begin in this process, where what is read can end none and nobody asked for workers.
-        """
-        patience = _patience_of_environment()
-        small_here = small_here and not (self.serial or self.address or self.workers or gpu)
-        with ExitStack() as stack:
-
-            def workers() -> Pool:
-                if starting := self._starting(gpu=gpu):
-                    say(starting)
-                pool = stack.enter_context(
-                    sfxreduce.open_pool(
-                        serial=self.serial,
-                        scheduler=self.address,
-                        n_workers=self.workers,
-                        gpu=gpu,
-                        security=self.security,
-                        drop_bad_workers=self.drop_bad_workers,
-                        tell=_warn_of_worker,
-                        **patience,
-                    )
-                )
-                if pool.dashboard:
-                    say(f"dashboard: {pool.dashboard}")
-                display.show_page(partial(_show_page, stack, pool))
-                return pool
-
-            def opened() -> Pool:
-                if not small_here:
-                    return workers()
-                return sfxreduce.GrowingPool(workers)
-
-            with ProgressDisplay(page=not self.serial) as display:
-                on_demand = PoolOnDemand(opened, has_gpu=None if self.address else gpu)
-                yield {"pool": on_demand, "progress": display}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -525,48 +401,3 @@ def _fields(group: Any) -> list[inspect.Parameter]:
         )
         for field in fields(group)
     ]
-
-
-def tunnel(dashboard: str) -> str:
-    """Command that brings a dashboard on this machine to that of a user who is logged in to it."""
-    parts = urlsplit(dashboard)
-    if parts.hostname != "127.0.0.1" or not {"SSH_CONNECTION", "SLURM_JOB_ID"} & set(os.environ):
-        return ""
-    port = f"{parts.port}:127.0.0.1:{parts.port}"
-    user = "USER"
-    with suppress(OSError, KeyError):  # in some containers a user has no name
-        user = getpass.getuser()
-    return f"ssh -N -L {port} {user}@{socket.getfqdn()}"
-
-
-def _warn_of_worker(line: str) -> None:
-    say(f"sfxreduce: warning: {line}")
-
-
-def _show_page(stack: ExitStack, pool: Pool, so_far: RunSoFar) -> None:
-    """Serve the page of a run until the stack is closed, and say where."""
-    page = stack.enter_context(_page_of(pool, so_far))
-    say(f"this run: {page}")
-    if there := tunnel(page):
-        say(f"from your own machine: {there}")
-
-
-@contextmanager
-def _page_of(pool: Pool, so_far: RunSoFar) -> Iterator[str]:
-    """Serve the page of a run as long as the block lasts; gives its address."""
-    dashboard = pool.dashboard_here
-    if dashboard is not None:
-        so_far.tasks_each_second = partial(dashboard.tasks_each_second, "score")
-    with sfxreduce.served_run_page(so_far, dashboard) as address:
-        yield address
-
-
-def _patience_of_environment() -> dict[str, Any]:
-    """How long nothing may be done before workers are restarted, if the environment says so."""
-    seconds = os.environ.get("SFXREDUCE_PATIENCE_SECONDS")
-    try:
-        return {"patience_seconds": float(seconds)} if seconds else {}
-    except ValueError:
-        raise UsageError(
-            f"SFXREDUCE_PATIENCE_SECONDS: expected a number of seconds, found '{seconds}'"
-        ) from None

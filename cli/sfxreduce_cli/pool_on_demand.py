@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import sfxreduce
+from sfxreduce.errors import UsageError
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -58,6 +59,14 @@ class PoolOnDemand:
         """Who did the work, as ``--json`` tells it; nothing of this process, or where none was."""
         facts: Mapping[str, Any] = getattr(self.__dict__.get("_pool"), "facts", {})
         return facts
+
+    def await_workers(self, seconds: float) -> int:
+        """Wait for all workers; see `sfxreduce.cluster.dask_pool.DaskPool.await_workers`."""
+        await_workers = getattr(self._pool, "await_workers", None)
+        if await_workers is None:
+            raise UsageError("--serial has no workers to check; drop it")
+        n_workers: int = await_workers(seconds)
+        return n_workers
 
     @property
     def dashboard(self) -> str:

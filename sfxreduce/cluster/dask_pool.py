@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask.array as da
 from dask.core import flatten
@@ -35,11 +35,15 @@ from sfxreduce.cluster.respawn import kept_in_number
 from sfxreduce.cluster.restarts import Restarts
 from sfxreduce.cluster.roll_call import RollCall
 from sfxreduce.cluster.security import read_security
+from sfxreduce.cluster.supply import NO_SUPPLY, Supply
 from sfxreduce.cluster.suspects import Suspect, results_of
 from sfxreduce.errors import ClusterError
 from sfxreduce.io.process import START_SECONDS
 
-__all__ = ["DaskPool", "open_dask_pool"]
+if TYPE_CHECKING:
+    from sfxreduce.cluster.slurm.profile import SlurmProfile
+
+__all__ = ["DaskPool", "Where", "open_dask_pool"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -66,6 +70,8 @@ class DaskPool:
         Do without workers that fail the roll call; else the work stops.
     tell : callable
         Given one line about each worker that is done without, or is started again.
+    supply : Supply
+        Where more workers come from.
     """
 
     def __init__(
@@ -75,10 +81,11 @@ class DaskPool:
         patience_seconds: float = PATIENCE_SECONDS,
         drop_bad_workers: bool = False,
         tell: Callable[[str], None] = unheard,
+        supply: Supply = NO_SUPPLY,
     ) -> None:
-        self._client = client
+        self._client, self._supply = client, supply
         self._patience = patience_seconds
-        self._roll = RollCall(client, drop_bad=drop_bad_workers, tell=tell)
+        self._roll = RollCall(client, drop_bad=drop_bad_workers, tell=tell, supply=supply)
         self._restarts = Restarts(client, name_of=self._roll.name_of, tell=tell)
 
     def close(self) -> None:
@@ -86,13 +93,22 @@ class DaskPool:
         self._restarts.close()
         self._roll.close()
 
+    def await_workers(self, seconds: float) -> int:
+        """Wait for all workers that there should be, but not for longer; return their number."""
+        there = len(self._client.scheduler_info(n_workers=-1)["workers"])
+        return max(there, self._supply.await_all(seconds))
+
     @property
     def facts(self) -> Mapping[str, Any]:
         """Who did the work, and what was started again, as ``--json`` tells it."""
         scheduler = self._client.scheduler
         address = str(scheduler.address) if scheduler is not None else ""
         return {
-            "cluster": {"scheduler": address, "workers": self._roll.to_json()},
+            "cluster": {
+                "scheduler": address,
+                "workers": self._roll.to_json(),
+                **self._supply.facts,
+            },
             "restarts": self._restarts.to_json(),
         }
 
@@ -114,7 +130,8 @@ class DaskPool:
     def has_gpu(self) -> bool:
         """Whether any worker offers the resource ``GPU``."""
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        return any(worker["resources"].get("GPU") for worker in workers)
+        offered = any(worker["resources"].get("GPU") for worker in workers)
+        return offered or self._supply.offers_gpu
 
     def blocks(
         self,
@@ -150,7 +167,7 @@ class DaskPool:
             rescue=rescue,
             resources=resources,
         )
-        flow = self._flow(self._patience)
+        flow = self._flow(self._patience, array.npartitions)
         tasks = flow.outcomes(
             enumerate(flatten(array.__dask_keys__())),
             submit,
@@ -174,12 +191,19 @@ class DaskPool:
         work = _Work(
             name=name, function=function, rescue=rescue, resources=dict(self._roll.resources)
         )
-        flow = self._flow(self._patience)
+        flow = self._flow(self._patience, len(items) if isinstance(items, Sized) else None)
         outcomes = self._outcomes(flow, enumerate(items), work, doubted=work.doubted)
         yield from self._results(flow, outcomes, work)
 
-    def _flow(self, patience_seconds: float) -> Flow:
-        return Flow(self._client, self._roll, self._restarts, patience_seconds=patience_seconds)
+    def _flow(self, patience_seconds: float, total: int | None = None) -> Flow:
+        return Flow(
+            self._client,
+            self._roll,
+            self._restarts,
+            patience_seconds=patience_seconds,
+            supply=self._supply,
+            total=total,
+        )
 
     def _results(
         self, flow: Flow, outcomes: Iterator[tuple[tuple[int, Any], Any]], work: _Work
@@ -293,36 +317,71 @@ def _no_rescue(key: Any) -> None:
 
 @contextmanager
 def open_dask_pool(
-    scheduler: str,
-    n_workers: int,
+    where: Where,
     *,
-    gpu: bool,
-    security: Path | None,
     patience_seconds: float,
     drop_bad_workers: bool,
     tell: Callable[[str], None],
 ) -> Iterator[DaskPool]:
-    """Open a pool of workers elsewhere, or on this machine where no scheduler is named.
+    """Open a pool of workers, wherever they are.
 
     See `sfxreduce.cluster.open.open_pool`.
     """
-    certificates = read_security(security) if security else None
-    clients = (
-        _connected(scheduler, certificates)
-        if scheduler
-        else _own_cluster(n_workers, gpu, certificates)
-    )
-    with clients as client:
+    with _workers(where, tell) as (client, supply):
         pool = DaskPool(
             client,
             patience_seconds=patience_seconds,
             drop_bad_workers=drop_bad_workers,
             tell=tell,
+            supply=supply,
         )
         try:
             yield pool
         finally:
             pool.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Which workers: of a scheduler, of a profile, or of this machine if neither is given.
+
+    Parameters
+    ----------
+    scheduler : str
+        Address of a running scheduler.
+    profile : SlurmProfile, optional
+        Of the jobs that are workers.
+    n_workers : int
+        Of this machine; 0 for one per processor or graphics card.
+    security : Path, optional
+        Certificates, see `read_security`.
+    """
+
+    scheduler: str = ""
+    profile: SlurmProfile | None = None
+    n_workers: int = 0
+    gpu: bool = False
+    security: Path | None = None
+
+
+@contextmanager
+def _workers(where: Where, tell: Callable[[str], None]) -> Iterator[tuple[Client, Supply]]:
+    """Client of the workers, of which there is at least one, and where more come from."""
+    if where.profile is not None:
+        from sfxreduce.cluster.slurm.cluster import slurm_cluster  # needs an extra
+
+        with slurm_cluster(where.profile, security=where.security, tell=tell) as (client, jobs):
+            jobs.wait(1)
+            yield client, jobs
+        return
+    certificates = read_security(where.security) if where.security else None
+    clients = (
+        _connected(where.scheduler, certificates)
+        if where.scheduler
+        else _own_cluster(where.n_workers, where.gpu, certificates)
+    )
+    with clients as client:
+        yield client, NO_SUPPLY
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from distributed.comm.core import CommClosedError
 
 from sfxreduce.cluster.restarts import Restarts
 from sfxreduce.cluster.roll_call import RollCall
+from sfxreduce.cluster.supply import NO_SUPPLY, Outlook, Supply
 from sfxreduce.errors import ClusterError
 
 __all__ = ["TASKS_PER_THREAD", "Flow", "SetAside"]
@@ -67,14 +68,26 @@ class Flow:
         Is told of workers that are restarted here.
     patience_seconds : float
         Without any task done, after which the workers are restarted.
+    supply : Supply
+        Told how much work there is.
+    total : int, optional
+        Tasks of this kind, if that is known.
     """
 
     def __init__(
-        self, client: Client, roll: RollCall, restarts: Restarts, *, patience_seconds: float
+        self,
+        client: Client,
+        roll: RollCall,
+        restarts: Restarts,
+        *,
+        patience_seconds: float,
+        supply: Supply = NO_SUPPLY,
+        total: int | None = None,
     ) -> None:
         self._client = client
         self._roll, self._restarts = roll, restarts
         self._patience = patience_seconds
+        self._supply, self._total = supply, total
         self._done: SimpleQueue[Future[Any] | None] = SimpleQueue()
         self._in_vain = False
         self._n_done = 0
@@ -153,6 +166,7 @@ class Flow:
                 came = self._next(under_way, needs)
                 self._thread_seconds += (time.monotonic() - started) * max(n_threads, 1)
                 self._n_done += len(came)
+                self._tell_outlook()
                 for future, outcome in self._believed(came, under_way, doubted):
                     yield under_way.pop(future), outcome
         finally:
@@ -199,12 +213,21 @@ class Flow:
             mine = {future for future in under_way if future in batch}
             came = list(self._gathered(mine).items())
         except Empty:
+            if self._supply.is_coming() and not self._ask("ncores"):
+                return []  # the queue of a batch system is long
             at_work = self._at_work()
             stuck = [f for f, task in under_way.items() if at_work.intersection(needs(task))]
             self._restart_without(stuck)
             return [(future, SetAside(why="nothing was done")) for future in stuck]
         self._in_vain &= not came
         return came
+
+    def _tell_outlook(self) -> None:
+        """Say what is left, so that as many workers come as are worth it."""
+        if self._total is not None and self._n_done:
+            left = max(self._total - self._n_done, 0)
+            each = self._thread_seconds / self._n_done
+            self._supply.expect(Outlook(tasks_left=left, seconds_a_task=each))
 
     def _gathered(self, batch: set[Future[Any]]) -> dict[Future[Any], Any]:
         """Results of futures that are done, in one request for all of them."""

@@ -17,10 +17,12 @@ from queue import SimpleQueue
 from typing import Any
 
 from distributed import Client
+from distributed.client import ClosedClientError
 from distributed.protocol import pickle
 
 from sfxreduce.cluster.answers import Answering, Question, admit, signature
 from sfxreduce.cluster.pool import Needs
+from sfxreduce.cluster.supply import NO_SUPPLY, Supply
 from sfxreduce.cluster.verdict import Expected, Verdict, judged
 from sfxreduce.errors import ClusterError, RefusedError
 from sfxreduce.io.files.durable import output_errors
@@ -43,6 +45,10 @@ WARM_BYTES = 320 << 20
 TORCH_BYTES = 512 << 20
 """What torch takes besides, without a graphics card."""
 
+GONE = (OSError, ClosedClientError, RuntimeError, ValueError, KeyError)
+"""What is raised of a worker that goes away while it is asked. Those of Dask's connections are
+`OSError`; the last three are of workers, and schedulers, that are about to close."""
+
 USABLE = 0.8
 """Share of a worker's limit up to which Dask gives it work."""
 
@@ -56,10 +62,21 @@ class RollCall:
         Do without workers that fail; else the work stops.
     tell : callable
         Given one line about each worker that is done without.
+    supply : Supply
+        Where workers come from that are not there yet.
     """
 
-    def __init__(self, client: Client, *, drop_bad: bool, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        drop_bad: bool,
+        tell: Callable[[str], None],
+        supply: Supply = NO_SUPPLY,
+    ) -> None:
         self._client, self._drop_bad, self._tell = client, drop_bad, tell
+        self._supply = supply
+        supply.attach(self._wake)
         self._token = f"sfxreduce-{uuid.uuid4().hex[:16]}"
         self._answers: SimpleQueue[tuple[float, dict[str, Any]] | None] = SimpleQueue()
         self._news = threading.Condition()
@@ -139,7 +156,10 @@ class RollCall:
         ------
         RefusedError
             In one line, of the first of them.
+        ClusterError
+            If workers should come, and will not.
         """
+        self._supply.check()
         if self._drop_bad:
             return
         with self._news:
@@ -248,6 +268,9 @@ class RollCall:
         """Wait until every worker that is there has answered and was judged."""
         deadline = time.monotonic() + START_SECONDS
         while silent := self._silent():
+            if silent == {""} and self._supply.is_coming():
+                self._supply.check()
+                deadline = time.monotonic() + START_SECONDS
             if time.monotonic() > deadline:
                 self._give_up_on(silent)
                 break
@@ -255,12 +278,16 @@ class RollCall:
                 self._news.wait(LOOK_SECONDS)
             # One that was quicker than our subscription is heard here.
             for event in self._client.get_events(self._token) if silent else ():
-                if event[1]["address"] in silent:
+                told = _whole(event)
+                if told is not None and told["address"] in silent:
                     self._answers.put(event)
         self.check()
         if not self._admitted.intersection(self._there()):
             with self._news:
                 bad = [verdict for verdict in self._workers.values() if verdict.fault]
+            if not bad and self._supply.is_coming():
+                self._wait()  # they left as they were asked; others take their place
+                return
             raise RefusedError(
                 f"{bad[0].line}{_and_more(len(bad) - 1)}; no other worker is left"
                 if bad
@@ -298,9 +325,9 @@ class RollCall:
     def _judge_all(self) -> None:
         """Judge answers as they come, until there are none any more."""
         while (event := self._answers.get()) is not None:
-            told = event[1]
             asked = self._asked
-            if asked is None or told.get("number") != asked.number:
+            told = _whole(event)
+            if asked is None or told is None or told["number"] != asked.number:
                 continue
             with self._news:
                 if self._is_known(told):
@@ -329,7 +356,7 @@ class RollCall:
         if not verdict.fault and address not in self._admitted:
             try:
                 self._client.run(admit, self._token, workers=[address])
-            except Exception:  # noqa: BLE001 - it went away: it answers again if it comes back
+            except GONE:  # it answers again if it comes back
                 return
             self._admitted.add(address)
         if verdict.fault:
@@ -338,6 +365,11 @@ class RollCall:
                 self._tell(verdict.line)
         with self._news:
             self._workers[address] = verdict
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have those look who wait for a result."""
+        with self._news:
             self._news.notify_all()
         for wake in list(self._wakers):
             wake(None)
@@ -345,8 +377,17 @@ class RollCall:
     def _withdraw(self, address: str) -> None:
         if address in self._admitted:
             self._admitted.discard(address)
-            with suppress(Exception):  # it may be gone
+            with suppress(*GONE):
                 self._client.run(admit, self._token, 0.0, workers=[address])
+
+
+def _whole(event: Any) -> dict[str, Any] | None:
+    """What a worker told; None of what is no answer, which any worker may send."""
+    told = event[1] if isinstance(event, tuple | list) and len(event) > 1 else None
+    if not isinstance(told, dict) or not isinstance(told.get("number"), int):
+        return None
+    named = all(isinstance(told.get(fact), str) for fact in ("address", "name"))
+    return told if named else None
 
 
 def _read_answer(expected: Expected, asked: Question, told: Mapping[str, Any]) -> bool:
