@@ -32,6 +32,7 @@ IMPORTED = {
     "dask.local": {"get_sync"},
     "dask.optimization": {"cull"},
     "dask.typing": {"Key"},
+    "dask.utils": {"parse_bytes"},
     "distributed.client": {"ClosedClientError", "FutureCancelledError"},
     "distributed.comm.addressing": {"get_address_host", "parse_address"},
     "distributed.comm.core": {"CommClosedError", "connect"},
@@ -39,7 +40,7 @@ IMPORTED = {
     "distributed.protocol": {"pickle"},
     "distributed.security": {"Security"},
     "distributed.system": {"MEMORY_LIMIT"},
-    "distributed.utils": {"LoopRunner", "silence_logging_cmgr"},
+    "distributed.utils": {"LoopRunner", "get_ip", "get_ip_interface", "silence_logging_cmgr"},
 }
 DOCUMENTED = {"dask", "dask.array", "dask.config", "distributed"}
 
@@ -53,6 +54,8 @@ ATTRIBUTES = [
     (RoutingApplication, "add_application"),
     (Scheduler, "start_http_server"),
     (SchedulerPlugin, "transition"),
+    (SchedulerPlugin, "add_worker"),
+    (Scheduler, "add_plugin"),
     (SpecCluster, "loop"),
     (SpecCluster, "__await__"),
     (Status, "running"),

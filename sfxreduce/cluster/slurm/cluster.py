@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dask
 from distributed import Client, Scheduler, SpecCluster
+from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.security import Security
 from distributed.utils import get_ip, get_ip_interface
 
@@ -73,7 +74,8 @@ def slurm_cluster(
             profile,
             name=name,
             script=partial(_script, profile, name, str(cluster.scheduler_address), paths),
-            there=partial(_workers_there, cluster),
+            there=partial(_n_workers, cluster),
+            came=client.sync(_arrivals, cluster).so_far,
             certificates=made,
             tell=tell,
         )
@@ -155,7 +157,29 @@ def _host(interface: str | None) -> str:
         raise UsageError(f"--cluster: interface: expected one of this machine; {error}") from error
 
 
-def _workers_there(cluster: SpecCluster) -> set[str]:
-    """Names of the workers that a scheduler of this process has."""
+def _n_workers(cluster: SpecCluster) -> int:
+    """How many workers a scheduler of this process has."""
     scheduler: Any = cluster.scheduler
-    return {str(worker.name) for worker in list(scheduler.workers.values())}
+    return len(scheduler.workers)
+
+
+class _Arrivals(SchedulerPlugin):
+    """Takes note of who came, however short the stay."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """See `distributed.diagnostics.plugin.SchedulerPlugin.add_worker`."""
+        self._names.add(str(scheduler.workers[worker].name))
+
+    def so_far(self) -> set[str]:
+        """Names of all workers that have come."""
+        return self._names.copy()
+
+
+async def _arrivals(cluster: SpecCluster) -> _Arrivals:
+    """Note who comes, from now on."""
+    arrivals, scheduler = _Arrivals(), cast("Scheduler", cluster.scheduler)
+    scheduler.add_plugin(arrivals)
+    return arrivals

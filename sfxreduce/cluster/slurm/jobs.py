@@ -45,7 +45,9 @@ class Jobs:
     script : callable
         Gives the script of a job whose worker has a name.
     there : callable
-        Names of the workers that have come.
+        How many workers there are.
+    came : callable
+        Names of the workers that have come at any time.
     certificates : RunCertificates, optional
         Signed again from time to time.
     tell : callable
@@ -58,19 +60,21 @@ class Jobs:
         *,
         name: str,
         script: Callable[[str], str],
-        there: Callable[[], set[str]],
+        there: Callable[[], int],
+        came: Callable[[], set[str]],
         certificates: RunCertificates | None,
         tell: Callable[[str], None],
     ) -> None:
         self._profile, self._name, self._script = profile, name, script
-        self._there, self._certificates, self._tell = there, certificates, tell
+        self._there, self._came = there, came
+        self._certificates, self._tell = certificates, tell
         self._numbers = count(1)
         self._outlook = Outlook()
         self._known: dict[str, str] = {}
         self._at_work: set[str] = set()
-        self._came: set[str] = set()
         self._queue: list[Queued] = []
         self._failed = 0
+        self._sending = False
         self._fault: ClusterError | None = None
         self._wake: Callable[[], None] | None = None
         self._end = threading.Event()
@@ -145,7 +149,7 @@ class Jobs:
             If job after job ends before its worker has come.
         """
         begun = told = time.monotonic()
-        while (n := len(self._there())) < n_workers:
+        while (n := self._there()) < n_workers:
             self.check()
             now = time.monotonic()
             if seconds is not None and now - begun > seconds:
@@ -171,6 +175,8 @@ class Jobs:
             self._keeper.join()
         deadline = time.monotonic() + END_SECONDS
         left = list(self._known)
+        # One whose sending was interrupted may be listed a moment later.
+        looks = 3 if self._sending else 1
         while time.monotonic() < deadline:
             try:
                 # By name: one may have been submitted when the command was interrupted.
@@ -178,7 +184,8 @@ class Jobs:
                 cancel(left)
             except ClusterError:
                 left = left or list(self._known)
-            if not left:
+            looks -= not left
+            if not looks:
                 return
             time.sleep(0.5)
         self._tell(
@@ -201,12 +208,6 @@ class Jobs:
         """Compare what is there with what is wanted."""
         self._queue = queued(self._name)
         numbers = {job.number for job in self._queue}
-        names = self._there()
-        self._came |= {
-            number
-            for number, worker in list(self._known.items())
-            if any(name == worker or name.startswith(f"{worker}-") for name in names)
-        }
         for number in self._at_work - numbers:
             self._note_end(number)
         self._at_work = numbers & set(self._known)
@@ -225,17 +226,23 @@ class Jobs:
         too_many = len(self._queue) - wanted
         if too_many > 0:
             # Those that work go on; those that wait are not needed any more.
-            cancel([job.number for job in self.waiting[-too_many:]])
+            surplus = [job.number for job in self.waiting[-too_many:]]
+            self._at_work.difference_update(surplus)
+            cancel(surplus)
 
     def _submit(self) -> None:
         worker = f"{self._name}-{next(self._numbers)}"
+        self._sending = True
         number = submit(self._script(worker))
+        self._sending = False
         self._known[number] = worker
         self._at_work.add(number)
 
     def _note_end(self, number: str) -> None:
         """Count jobs that ended before a worker of theirs had come."""
-        if number in self._came:
+        worker = self._known[number]
+        # Several of a job have its name and a number.
+        if any(name == worker or name.startswith(f"{worker}-") for name in self._came()):
             self._failed = 0
             return
         self._failed += 1
