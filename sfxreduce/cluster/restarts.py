@@ -50,6 +50,7 @@ class Restarts:
         self._client, self._name_of, self._tell = client, name_of, tell
         self._causes: dict[str, str] = {}
         self._lost: list[Restart] = []
+        self._leaving: set[str] = set()
         for topic in TOPICS:
             client.subscribe_topic(topic, partial(self._hear, topic))
 
@@ -75,8 +76,12 @@ class Restarts:
         elif action == "worker-ttl-timed-out":
             for address in told["workers"]:
                 self.expect(address, f"no sign of life for {told['ttl']:g} seconds")
+        elif action == "retire-workers":
+            # They leave all the same: nobody was there who could have taken what they hold.
+            self._leaving.update(told["could-not-retire"])
         elif action == "remove-worker":
-            self._note(told["worker"], expected=bool(told["expected"]))
+            leaves = told["worker"] in self._leaving
+            self._note(told["worker"], expected=leaves or bool(told["expected"]))
 
     def _note(self, address: str, *, expected: bool) -> None:
         """Take down that a worker is gone; one that was told to go is none of ours."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sfxreduce.cluster.local import KEPT_BY_WORKERS
@@ -36,7 +39,8 @@ def job_script(
         If dask-jobqueue is not installed.
     """
     try:
-        from dask_jobqueue.slurm import SLURMJob
+        with _handlers_kept():
+            from dask_jobqueue.slurm import SLURMJob
     except ImportError as error:
         raise UsageError(
             "--cluster: jobs of SLURM need dask-jobqueue, which is not installed; "
@@ -61,6 +65,19 @@ def job_script(
         worker_extra_args=_options(profile, certificates),
     )
     return str(job.job_script())
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Undo what an import does to Ctrl-C: dask-jobqueue has it end with exit status 0."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 def _kept() -> list[str]:
