@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,34 +41,26 @@ def open_pool(
     ----------
     serial : bool
         Work in this process.
-    scheduler : str
-        Address of a running Dask scheduler, as ``tcp://127.0.0.1:8786``.
-    scheduler_file : Path, optional
-        File in which a running scheduler says where it is.
+    scheduler, scheduler_file : str and Path, optional
+        Address of a running Dask scheduler, as ``tcp://127.0.0.1:8786``, or a file that names it.
     cluster : str
-        Who starts workers: ``local``, which is this machine, ``slurm``, or the path of a TOML file
-        with what jobs of SLURM ask for, see `sfxreduce.SlurmProfile`.
+        Who starts workers: ``local`` (this machine, as if nothing is given), ``slurm``, or the path
+        of a TOML file with what jobs of SLURM ask for, see `sfxreduce.SlurmProfile`.
     n_workers : int
         Worker processes on this machine, reached at 127.0.0.1 only; 0 for one per processor.
     jobs, jobs_max : int
-        Jobs of SLURM that are kept up, and up to which there are more where the work is worth it;
-        0 for what the profile says.
+        Jobs of SLURM that are kept up, and how many there may be; 0 for what the profile says.
     gpu : bool
-        Whether the workers of that cluster offer the resource ``GPU``.
+        Whether the workers of this machine offer the resource ``GPU``.
     security : Path, optional
         Certificates, see `read_security`; needed for a scheduler on another machine.
-    patience_seconds : float
-        Without any task done, after which workers are restarted.
-    drop_bad_workers : bool
-        Do without workers that fail the roll call; else the work stops.
-    tell : callable
-        Given a line about each worker that is lost, retired or done without.
+    patience_seconds, drop_bad_workers, tell
+        How workers are treated, see `sfxreduce.cluster.dask_pool.DaskPool`.
 
     Raises
     ------
     UsageError
-        If two of serial, scheduler, scheduler file and cluster are asked for, or a profile or
-        certificates are none.
+        If two places for the work are asked for, or a profile or certificates are none.
     RefusedError
         If the connection to another machine would not be encrypted, or others can read the key or
         write to the scheduler's file.
@@ -78,24 +70,32 @@ def open_pool(
     _check_one(serial=serial, scheduler=scheduler, scheduler_file=scheduler_file, cluster=cluster)
     if serial and security:
         raise UsageError("--serial talks to nobody; drop --serial or --security")
-    if not patience_seconds > 0:
-        raise UsageError(f"expected a patience of more than 0 seconds, found {patience_seconds}")
     if serial:
         yield SerialPool()
         return
+    profile = batch_profile(cluster, jobs=jobs, jobs_max=jobs_max, n_workers=n_workers)
+    which = {"profile": profile, "n_workers": n_workers, "gpu": gpu, "security": security}
+    how = {"patience_seconds": patience_seconds, "drop_bad_workers": drop_bad_workers}
+    with _workers(scheduler or scheduler_file, which, how | {"tell": tell}) as pool:
+        yield pool
+
+
+@contextmanager
+def _workers(
+    scheduler: str | Path | None, which: Mapping[str, Any], how: Mapping[str, Any]
+) -> Iterator[Pool]:
+    """Pool of the workers of a scheduler, which may be named by a file, or of a cluster."""
+    if not how["patience_seconds"] > 0:
+        raise UsageError(
+            f"expected a patience of more than 0 seconds, found {how['patience_seconds']}"
+        )
     from sfxreduce.cluster.dask_pool import Where, open_dask_pool  # half a second
 
-    address = scheduler
-    if scheduler_file is not None:
+    if isinstance(scheduler, Path):
         from sfxreduce.cluster.scheduler_file import scheduler_in
 
-        address = scheduler_in(scheduler_file)
-    profile = batch_profile(cluster, jobs=jobs, jobs_max=jobs_max, n_workers=n_workers)
-    where = Where(
-        scheduler=address, profile=profile, n_workers=n_workers, gpu=gpu, security=security
-    )
-    how: dict[str, Any] = {"drop_bad_workers": drop_bad_workers, "tell": tell}
-    with open_dask_pool(where, patience_seconds=patience_seconds, **how) as pool:
+        scheduler = scheduler_in(scheduler)
+    with open_dask_pool(Where(scheduler=scheduler or "", **which), **how) as pool:
         yield pool
 
 
