@@ -8,6 +8,7 @@
     ├── SchemaError           1   something lies there, but it is not what was expected
     │   └── LeadsOutside      1   a file leads to one outside the folders that may be read
     ├── SourceError           1   a source file is damaged or cannot be read
+    ├── ObjectStoreError      1   an object store is out of reach, or its objects changed
     ├── OutputError           1   the output cannot be written
     │   └── OutputExists      1   an output is already there and was not to be overwritten
     ├── LabelError            1   events cannot be told into hits and misses
@@ -32,6 +33,7 @@ __all__ = [
     "LabelError",
     "LeadsOutside",
     "ModelError",
+    "ObjectStoreError",
     "OutputError",
     "OutputExists",
     "RefusedError",
@@ -81,6 +83,13 @@ class LeadsOutside(SchemaError):
 
 class SourceError(SfxReduceError):
     """A source file is damaged or cannot be read."""
+
+
+class ObjectStoreError(SfxReduceError):
+    """An object store is out of reach, or its objects changed.
+
+    It says nothing of the data: no event counts as damaged for it.
+    """
 
 
 class OutputError(SfxReduceError):

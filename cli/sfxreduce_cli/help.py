@@ -39,6 +39,14 @@ CONFIG = inspect.Parameter(
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
+READ_THERE = {
+    "filter": "--in",
+    "info": "PATH",
+    "redecide": "--against",
+    "verify": "--against",
+}
+"""Commands that read runs of object stores, and where they are given."""
+
 
 class SectionedCommand(typer.core.TyperCommand):
     """Command with options by what they are about, in a file too; its paths are paths."""
@@ -48,9 +56,16 @@ class SectionedCommand(typer.core.TyperCommand):
         # As they were typed: of a path, one of its two slashes is left.
         typed, _, _ = self.make_parser(ctx).parse_args(list(args))
         for parameter in self.get_params(ctx):
-            if takes_path(parameter):
-                refuse_address(typed.get(parameter.name), _name_of(parameter))
+            name = _name_of(parameter)
+            value = typed.get(parameter.name)
+            if takes_path(parameter) and not self._reads_there(value, name):
+                refuse_address(value, name)
         return super().parse_args(ctx, args)
+
+    def _reads_there(self, value: object, option: str) -> bool:
+        """Whether a value is an address of an object store, where the command reads one."""
+        is_s3 = isinstance(value, str) and value.startswith("s3://")
+        return is_s3 and READ_THERE.get(str(self.name)) == option
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for arguments, one for options of no panel, and one for each panel."""
@@ -93,9 +108,15 @@ def refuse_address(value: object, option: str) -> None:
         [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
     ):
         if isinstance(one, str) and (found := ADDRESS.match(one)):
+            where = ", ".join(f"'{name} {there}'" for name, there in READ_THERE.items())
+            known = (
+                f"s3:// is read by {where}, and never written"
+                if found[0] == "s3://"
+                else f"{found[0]} is neither read nor written"
+            )
             raise UsageError(
-                f"{option} {one}: expected a path of this machine, found an address; {found[0]} is "
-                "neither read nor written: copy what is there to a disk, or mount it"
+                f"{option} {one}: expected a path of this machine, found an address; {known}: copy "
+                "what is there to a disk, or mount it"
             )
 
 

@@ -9,7 +9,7 @@ import typer
 
 import sfxreduce
 from sfxreduce_cli.options import AsJson, InputOptions, spread_options
-from sfxreduce_cli.output import print_json, print_table
+from sfxreduce_cli.output import as_typed, print_json, print_table
 
 __all__ = ["info"]
 
@@ -29,4 +29,4 @@ def info(
     if as_json:
         print_json(facts)
     else:
-        print_table(str(path), {name: value for name, value in facts.items() if value is not None})
+        print_table(as_typed(path), {name: value for name, value in facts.items() if value is not None})

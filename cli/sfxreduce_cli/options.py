@@ -82,8 +82,8 @@ InRun = Annotated[
     typer.Option(
         "--in",
         metavar="RUN",
-        help="Run store, CXI or HDF5 file, or many files: a folder, a quoted glob or @list.txt; "
-        "never written to.",
+        help="Run store or its s3:// address, CXI or HDF5 file, or many files: a folder, a quoted "
+        "glob or @list.txt; never written to.",
     ),
 ]
 InRuns = Annotated[

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sfxreduce.train.patches.cross_validate import Across
 
 __all__ = [
+    "as_typed",
     "end_if_changed",
     "print_converted",
     "print_crossval",
@@ -436,6 +437,18 @@ def _ratios(counts: Confusion) -> dict[str, str]:
         "NPV": f"{counts.npv:.4f}",
         "accuracy": f"{counts.accuracy:.4f}",
     }
+
+
+def as_typed(path: Path) -> str:
+    """Path or address as it was typed: of an address, a path has one slash less.
+
+    Examples
+    --------
+    >>> as_typed(Path("s3://bucket/run.zarr"))
+    's3://bucket/run.zarr'
+    """
+    text = str(path)
+    return f"s3://{text[4:]}" if text.startswith("s3:/") else text
 
 
 def print_verification(verified: Verification, path: Path, *, quick: bool, as_json: bool) -> None:

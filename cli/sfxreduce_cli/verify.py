@@ -58,7 +58,7 @@ def verify(
     print_verification(verified, in_, quick=quick, as_json=as_json)
     if not verified.ok:
         raise typer.Exit(4)
-    if against:
+    if against and source and source.source.inputs:  # files, which an archive can take
         say_next("archive", "plan", against, "--hits", in_, as_json=as_json)
 
 

@@ -16,6 +16,7 @@ from sfxreduce.io.readers.hdf5.master import open_hdf5_run
 from sfxreduce.io.readers.hdf5.single import is_single, open_single
 from sfxreduce.io.readers.images.run import open_images
 from sfxreduce.io.readers.inputs import expand_input
+from sfxreduce.io.readers.zarr.objects import open_objects
 from sfxreduce.io.readers.zarr.run import open_zarr
 from sfxreduce.io.sandbox.source import open_untrusted
 from sfxreduce.run.run import Run
@@ -42,8 +43,8 @@ def open_run(
     Parameters
     ----------
     paths : Path, str or sequence of Path
-        A Zarr store, CXI or HDF5 files of one frame shape and dtype, or image files of one event
-        each; many of them as a folder, a glob or ``@list.txt``.
+        A Zarr store or its address ``s3://bucket/run.zarr``, CXI or HDF5 files of one frame shape
+        and dtype, or image files of one event each; many as a folder, a glob or ``@list.txt``.
     data_path : str
         Where the frames lie inside an HDF5 file or a Zarr group; found by convention if empty.
         With images that are a dataset each, ``{tag}`` stands for what differs in their paths.
@@ -64,28 +65,46 @@ def open_run(
         If a path does not exist.
     SchemaError
         If what lies there is of no known kind, or has no frames.
-    SourceError
-        If a file is damaged or may not be read.
+    SourceError, ObjectStoreError
+        If a file is damaged or may not be read, or an object store is out of reach.
     UsageError
         If several paths are given that are neither images nor HDF5 files, the geometry is of
         another detector, the mask that is spoken of is not there, or there is no such source.
     """
-    files = _files(paths, expand=not source)
+    address = _address(paths, plain=not (untrusted or source))
+    files = [] if address else _files(paths, expand=not source)
     allowed = [str(Path(root).absolute()) for root in roots]
     # What is said of good pixels is of the mask that is given, or else of the run's own.
     good_is = None if mask is None or mask.file else mask.good_is
-    is_store = len(files) == 1 and files[0].is_dir()
+    is_store = bool(address) or (len(files) == 1 and files[0].is_dir())
     if source:
         run = _open_source(files, source, untrusted=untrusted)
     elif untrusted:
         run = open_untrusted([str(file) for file in files], data_path=data_path, roots=allowed)
     else:
         of_files = None if is_store else good_is
-        run = _open(files, data_path=data_path, roots=allowed, good_is=of_files)
+        run = _open(address, files, data_path=data_path, roots=allowed, good_is=of_files)
     run = run if geometry is None else place_run(run, geometry, roots=allowed)
     if mask is None or (not mask.file and good_is is None):
         return run
     return with_mask(run, mask, turned=is_store and good_is == 1)
+
+
+def _address(paths: Path | str | Sequence[Path], *, plain: bool) -> str:
+    """Address of a run in an object store; empty if what is given are paths.
+
+    Of a `Path`, one of its two slashes is left: files are called so by whole paths only.
+    """
+    named = [paths] if isinstance(paths, str | Path) else list(paths)
+    addresses = [f"s3://{str(one)[4:].lstrip('/')}" for one in named if str(one)[:4] == "s3:/"]
+    if not addresses:
+        return ""
+    if len(named) > 1 or not plain:
+        raise UsageError(
+            f"{addresses[0]}: expected one run of an object store, without --untrusted and "
+            f"--source, found {len(named)}; give it alone"
+        )
+    return addresses[0]
 
 
 def _open_source(files: Sequence[Path], source: str, *, untrusted: bool) -> Run:
@@ -99,9 +118,16 @@ def _open_source(files: Sequence[Path], source: str, *, untrusted: bool) -> Run:
 
 
 def _open(
-    files: Sequence[Path], *, data_path: str, roots: Sequence[str], good_is: int | None
+    address: str,
+    files: Sequence[Path],
+    *,
+    data_path: str,
+    roots: Sequence[str],
+    good_is: int | None,
 ) -> Run:
-    """Open files by what their names say they are."""
+    """Open an address, or files by what their names say they are."""
+    if address:
+        return open_objects(address, data_path=data_path)
     if files and all(_suffix(file) in IMAGE_SUFFIXES for file in files):
         if good_is is not None:
             raise UsageError("--mask-good-is: images have no mask; give one with --mask FILE")

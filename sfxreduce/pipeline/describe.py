@@ -162,8 +162,13 @@ def describe_run(run: Run) -> Description:
 def _kind(run: Run) -> str:
     if not isinstance(run.source, ZarrFrames):
         return f"{Path(run.path).suffix.lstrip('.').upper()} file"
-    judged = (Path(run.path) / LEDGER_GROUP).exists()
+    judged = (run.source.folder / LEDGER_GROUP).exists()
     return "reduced run store" if judged else "run store"
+
+
+def _folder(run: Run) -> Path:
+    """Where a store is read."""
+    return run.source.folder if isinstance(run.source, ZarrFrames) else Path(run.path)
 
 
 def _manifest(run: Run) -> tuple[Manifest | None, bool | None]:
@@ -171,14 +176,14 @@ def _manifest(run: Run) -> tuple[Manifest | None, bool | None]:
     if _kind(run) != "reduced run store":
         return None, None
     try:
-        return read_manifest(Path(run.path)), True
+        return read_manifest(_folder(run)), True
     except VerificationError:
         return None, False
 
 
 def _conditions(run: Run) -> dict[str, Any]:
     """What was measured on the source of a reduced store; nothing if nothing was or can be read."""
-    path = Path(run.path)
+    path = _folder(run)
     if _kind(run) != "reduced run store" or not (path / CONDITIONS_GROUP).exists():
         return {}
     try:

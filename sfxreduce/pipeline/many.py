@@ -113,8 +113,13 @@ def outputs_of_runs(named: Path, out_dir: Path) -> dict[Path, Path]:
     RunNotFound
         If it stands for nothing.
     UsageError
-        If two runs would have one output, or the folder lies in a run.
+        If two runs would have one output, the folder lies in a run, or the runs lie in an object
+        store.
     """
+    if str(named).startswith("s3:/"):
+        raise UsageError(
+            f"--out-dir {out_dir}: runs of an object store are filtered one by one; give --out"
+        )
     outputs = {run: out_dir / f"{run.stem}.zarr" for run in expand_input(named, kinds=())}
     folder = out_dir.resolve()
     for run in outputs:

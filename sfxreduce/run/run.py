@@ -31,6 +31,7 @@ __all__ = [
     "HasTail",
     "KeepsLedger",
     "LeadsOn",
+    "MayChange",
     "Reading",
     "ReadsInto",
     "ReadsPartly",
@@ -42,6 +43,7 @@ __all__ = [
     "block_sizes",
     "decoded_share",
     "events_per_chunk",
+    "has_changed",
     "missing_tail_of",
     "read_into",
     "samples_of",
@@ -276,6 +278,20 @@ class HasTail(Protocol):
         ...
 
 
+@runtime_checkable
+class MayChange(Protocol):
+    """A source that lies in no file, whose time of change would tell its versions apart."""
+
+    def has_changed(self) -> bool:
+        """Whether another version is there by now than the one that is read."""
+        ...
+
+
+def has_changed(source: FrameSource) -> bool:
+    """Whether a source says of itself that it is another one by now. See `MayChange`."""
+    return isinstance(source, MayChange) and source.has_changed()
+
+
 def missing_tail_of(source: FrameSource) -> str:
     """What is missing at the end of a source; empty if it cannot say. See `HasTail`."""
     return source.missing_tail if isinstance(source, HasTail) else ""
@@ -357,6 +373,10 @@ class WrappedFrames:
     def missing_tail(self) -> str:
         """See `HasTail`."""
         return missing_tail_of(self.source)
+
+    def has_changed(self) -> bool:
+        """See `MayChange`."""
+        return has_changed(self.source)
 
     @property
     def events_per_chunk(self) -> int:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOST_JSON_BYTES",
+    "TO_BE_FETCHED",
     "content_pin",
+    "fetch_with",
     "file_identity",
     "looked_at",
     "open_file",
@@ -43,6 +45,25 @@ MOST_JSON_BYTES = 128 << 20
 
 MOST_JSON_ITEMS = 4 << 20
 """Most brackets and commas of a document; each costs some 60 bytes of memory once it is parsed."""
+
+
+TO_BE_FETCHED = stat.S_ISVTX
+"""Mark of a file that has its size, and whose bytes are still elsewhere."""
+
+_fetchers: list[Callable[[Path | str, int], bool]] = []
+
+
+def fetch_with(fetcher: Callable[[Path | str, int], bool]) -> None:
+    """Have a function asked for the bytes of files with the mark, in this process.
+
+    Parameters
+    ----------
+    fetcher : callable
+        Takes the path, and a descriptor of the file with the mark; puts the whole file there, and
+        returns True, or False if it knows nothing of it.
+    """
+    if fetcher not in _fetchers:
+        _fetchers.append(fetcher)
 
 
 def open_regular(path: Path | str, *, follow: bool = True) -> int:
@@ -72,7 +93,22 @@ def open_regular(path: Path | str, *, follow: bool = True) -> int:
         if stat.S_ISDIR(kind):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         raise OSError(errno.EINVAL, "expected a regular file, found a pipe or a device", str(path))
+    if kind & TO_BE_FETCHED and _fetchers and _is_fetched(path, descriptor):
+        # What was fetched may have had to go again before it is opened.
+        return open_regular(path, follow=follow)
     return descriptor
+
+
+def _is_fetched(path: Path | str, descriptor: int) -> bool:
+    """Have the bytes of a marked file fetched; its descriptor is closed if they are."""
+    try:
+        fetched = any(fetcher(path, descriptor) for fetcher in _fetchers)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if fetched:
+        os.close(descriptor)
+    return fetched
 
 
 def open_file(path: Path | str, *, follow: bool = True) -> BinaryIO:

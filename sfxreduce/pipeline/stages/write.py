@@ -51,7 +51,7 @@ from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs, pinned
 from sfxreduce.quality.conditions import conditions_table
 from sfxreduce.run.columns import plain_text, select_events
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Reading, Run, WrappedFrames
+from sfxreduce.run.run import Reading, Run, WrappedFrames, has_changed
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.protocol import Scorer
 
@@ -384,7 +384,8 @@ def _pins(run: Run, settings: FilterSettings, outputs: Outputs) -> dict[str, Any
         "source": plain_text(run.path),
         "source files": source_pin(run.source.inputs),
         **pinned(run.source, "reader", by_content=False),
-        "columns": tokenize(run.columns, run.truth),
+        # What is known of the truth comes from an object store only now.
+        "columns": tokenize(run.columns, None if run.truth is None else run.truth.load()),
         **pinned(settings, by_content=True),
         "cxi-filter": outputs.cxi_filter,
         "cxi-layout": outputs.cxi_layout,
@@ -448,7 +449,7 @@ def _check_same_bytes(
 
 def _check_unchanged(run: Run, work: Unfinished) -> None:
     """Refuse to publish what was read from files that somebody changed meanwhile."""
-    if source_pin(run.source.inputs) != work.pins["source files"]:
+    if source_pin(run.source.inputs) != work.pins["source files"] or has_changed(run.source):
         raise SourceError(
             f"{run.path}: its files changed while they were read; nothing was published, start "
             "again once the run is complete"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce.decisions.decide import Decisions
-from sfxreduce.errors import ClusterError, SfxReduceError
+from sfxreduce.errors import ClusterError, ObjectStoreError, SfxReduceError
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.store.damage import Damage, shard_of
 from sfxreduce.io.store.manifest import Manifest
@@ -100,7 +100,7 @@ class Findings:
         """Take down what is wrong with the output instead of stopping at it."""
         try:
             yield
-        except ClusterError:
+        except (ClusterError, ObjectStoreError):
             raise  # It says nothing about the output.
         except SfxReduceError as error:
             self.problems.append(str(error))

@@ -168,7 +168,7 @@ def open_source(
             found.manifest = read_manifest(path)
     if found.manifest is None:
         return None
-    named = Path(found.manifest.source)
+    named = found.manifest.source  # an address, perhaps, which is no path
     try:
         return open_run(named, data_path=data_path, roots=roots, untrusted=untrusted, source=source)
     except RunNotFound as error:

@@ -62,13 +62,15 @@ __all__ = [
 DEFAULT_EVENTS_PER_BLOCK = 32
 
 
-def open_zarr(path: Path, *, data_path: str = "") -> Run:
+def open_zarr(path: Path, *, data_path: str = "", lazily: bool = False) -> Run:
     """Open a run store, or any Zarr array of frames (event, [panel,] y, x).
 
     Parameters
     ----------
     data_path : str
         Of the array in a group; by default ``frames``, or the store itself if that is an array.
+    lazily : bool
+        Whether to read what is known of the truth only when it is used.
 
     Raises
     ------
@@ -79,7 +81,8 @@ def open_zarr(path: Path, *, data_path: str = "") -> Run:
     """
     store = open_store(str(path), data_path)
     columns = _columns(path, store).merge(event_columns(store.n_events), compat="override")
-    truth = open_table(path, "truth") if os.path.lexists(path / "truth" / "zarr.json") else None
+    has_truth = os.path.lexists(path / "truth" / "zarr.json")
+    truth = open_table(path, "truth", lazily=lazily) if has_truth else None
     return Run(
         source=ZarrFrames(path=str(path), data_path=data_path),
         columns=columns,
@@ -91,8 +94,13 @@ def open_zarr(path: Path, *, data_path: str = "") -> Run:
     )
 
 
-def open_table(path: Path, group: str = "") -> xr.Dataset:
-    """Columns of a group as they are stored: nothing decoded, nothing scaled, nothing lazy.
+def open_table(path: Path, group: str = "", *, lazily: bool = False) -> xr.Dataset:
+    """Columns of a group as they are stored: nothing decoded, nothing scaled.
+
+    Parameters
+    ----------
+    lazily : bool
+        Whether to read them only when they are used.
 
     Raises
     ------
@@ -115,7 +123,7 @@ def open_table(path: Path, group: str = "") -> xr.Dataset:
                     f"{where}: its columns declare {wanted.nbytes} bytes, more than {MOST_RATIO} "
                     "times what is stored; fetch the store again"
                 )
-            loaded: xr.Dataset = wanted.load()
+            loaded: xr.Dataset = wanted if lazily else wanted.load()
     except ZARR_ERRORS as error:
         raise SchemaError(f"{where}: its columns cannot be read ({error})") from error
     # The sample of rejects in an output is a run store as well.
@@ -224,7 +232,7 @@ class ZarrFrames:
         layout, n_shards = self.layout, 0
         if layout is not None:
             there = n_shards = layout.n_shards(self.n_events)
-            frames = Path(self.path) / "frames"
+            frames = self.folder / "frames"
             while there and not (frames / layout.shard_key(there - 1)).exists():
                 there -= 1
             if 0 < there < n_shards:
@@ -234,16 +242,21 @@ class ZarrFrames:
     @property
     def n_bytes(self) -> int:
         """Bytes of all files of the store."""
-        return disk_bytes(Path(self.path))
+        return disk_bytes(self.folder)
 
     @property
     def inputs(self) -> tuple[Path, ...]:
         """The store."""
-        return (Path(self.path),)
+        return (self.folder,)
+
+    @property
+    def folder(self) -> Path:
+        """Where the store is read."""
+        return Path(self.path)
 
     @property
     def _store(self) -> Store:
-        return open_store(self.path, self.data_path)
+        return open_store(str(self.folder), self.data_path)
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
         """Read events whole, or only the tiles under a window. See `FrameSource.read`."""
@@ -272,9 +285,9 @@ class ZarrFrames:
 
     def ledger(self) -> xr.Dataset:
         """Read the ledger of a reduced store. See `sfxreduce.run.run.Run.ledger`."""
-        if not os.path.lexists(Path(self.path) / LEDGER_GROUP):
+        if not os.path.lexists(self.folder / LEDGER_GROUP):
             raise UsageError(f"{self.path}: {NO_LEDGER}")
-        return open_table(Path(self.path), LEDGER_GROUP)
+        return open_table(self.folder, LEDGER_GROUP)
 
     @property
     def fill(self) -> float:
@@ -334,7 +347,7 @@ class ZarrFrames:
             else tile_pieces(layout.frame_shape, layout.chunks[1:], store.detector, window)
         )
         codec = TileCodec(dtype=store.dtype, tile=layout.tile, packing=layout.packing)
-        stored = events_in_shards(self.path, layout, events)
+        stored = events_in_shards(self.folder, layout, events)
         places = whole_tiles(pieces, layout.tile, pixels.shape[1:])
         if places is not None and pixels.flags.c_contiguous:
             read_whole_tiles(stored, codec, (pieces, places), pixels, reasons)
@@ -353,7 +366,7 @@ class ZarrFrames:
             raise SchemaError(f"{self.path}: its tiles have no blocks to be read for themselves")
         pixels = np.zeros((len(events), plan.sampled.index.size), store.dtype)
         reasons = np.zeros(len(events), np.uint32)
-        for event in events_in_shards(self.path, store.layout, events):
+        for event in events_in_shards(self.folder, store.layout, events):
             if not event.whole():
                 reasons[event.place] = event.reason or Reason.DATA_HOLE
             elif not plan.read(event, pixels[event.place]):
@@ -377,7 +390,7 @@ class ZarrFrames:
         layout = self.layout
         if layout is None:
             raise SchemaError(f"{self.path}: frames are not stored in tiles that can be copied")
-        for event in events_in_shards(self.path, layout, events):
+        for event in events_in_shards(self.folder, layout, events):
             yield [event.checked_tile(tile) for tile in range(layout.tiles_per_event)]
 
 
@@ -510,11 +523,11 @@ def read_whole_tiles(
     decode()
 
 
-def events_in_shards(path: str, layout: Layout, events: Sequence[int]) -> Iterator[StoredEvent]:
+def events_in_shards(path: Path, layout: Layout, events: Sequence[int]) -> Iterator[StoredEvent]:
     """Events in the order asked for; consecutive ones of one shard share its open file."""
     n_tiles = layout.tiles_per_event
     for number, group in groupby(enumerate(events), key=lambda item: layout.locate(item[1])[0]):
-        file = Path(path) / "frames" / layout.shard_key(number)
+        file = path / "frames" / layout.shard_key(number)
         shard, reason = None, Reason(0)
         try:
             shard = ShardFile(file, n_tiles=n_tiles * layout.events_per_shard)
