@@ -65,7 +65,17 @@ def object_server(log: Path) -> Iterator[ObjectServer]:
     port = free_port()
     with log.open("wb") as told:
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", f"{port}"],
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "moto.server",
+                "-H",
+                "127.0.0.1",
+                "-p",
+                f"{port}",
+            ],
             stdout=told,
             stderr=told,
         )
@@ -115,8 +125,6 @@ class Gate:
 
             def do_GET(self) -> None:
                 gate.answer(self)
-
-            do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
 
         class Listening(ThreadingHTTPServer):
             def handle_error(self, *_: Any) -> None:

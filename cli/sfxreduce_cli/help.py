@@ -15,7 +15,7 @@ import typer.core
 from sfxreduce.errors import UsageError
 from sfxreduce_cli.config import configure
 
-__all__ = ["Commands", "SectionedCommand", "refuse_address", "takes_path"]
+__all__ = ["READ_THERE", "Commands", "SectionedCommand", "refuse_address", "takes_path"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -29,4 +29,5 @@ def info(
     if as_json:
         print_json(facts)
     else:
-        print_table(as_typed(path), {name: value for name, value in facts.items() if value is not None})
+        known = {name: value for name, value in facts.items() if value is not None}
+        print_table(as_typed(path), known)

@@ -10,7 +10,7 @@ import typer
 from commands import run as command
 
 from sfxreduce.errors import UsageError
-from sfxreduce_cli.help import takes_path
+from sfxreduce_cli.help import READ_THERE, takes_path
 from sfxreduce_cli.main import app
 
 
@@ -43,9 +43,10 @@ def test_paths_are_found_in_all_kinds_of_commands() -> None:
 def test_an_address_is_refused_wherever_a_path_is_taken(
     words: tuple[str, ...], parameter: Any
 ) -> None:
-    address = "s3://bucket/run.zarr"
     is_option = parameter.param_type_name == "option"
     option = max(parameter.opts, key=len) if is_option else parameter.name.upper()
+    is_read = READ_THERE.get(" ".join(words)) == option
+    address = f"{'gs' if is_read else 's3'}://bucket/run.zarr"
     done = command(*words, *([option] if is_option else []), address)
     assert done.exit_code == 2
     assert isinstance(done.exception, UsageError)
@@ -59,6 +60,11 @@ def test_a_folder_with_a_colon_is_still_a_folder(tmp_path: Path) -> None:
     done = command("info", f"{tmp_path}/s3:/run.zarr")
     assert done.exit_code == 1
     assert "no such file or folder" in str(done.exception)
+
+
+def test_what_reads_object_stores_is_there() -> None:
+    named = {(" ".join(words), max(one.opts, key=len)) for words, one in OPTIONS}
+    assert {item for item in READ_THERE.items() if item[1].startswith("--")} <= named
 
 
 def test_several_inputs_are_all_looked_at() -> None:

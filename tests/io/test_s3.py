@@ -67,9 +67,7 @@ def address(server: ObjectServer, local: Path) -> str:
 
 
 @pytest.fixture
-def gate(
-    server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Gate]:
+def gate(server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Gate]:
     """What counts and spoils requests; nothing was fetched before."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
@@ -201,7 +199,7 @@ def test_an_object_that_changes_while_it_is_read_stops_the_run(
             run, settings=FilterSettings(scorer=BrightestPixel()), outputs=tmp_path / "hits.zarr"
         )
     assert not (tmp_path / "hits.zarr").exists()
-    with pytest.raises(RefusedError, match="hits.zarr"):
+    with pytest.raises(RefusedError, match=r"its reader\.version changed"):
         filtered(mine, tmp_path / "hits.zarr")
 
 
@@ -278,6 +276,20 @@ def test_a_killed_filter_resumes_and_asks_for_nothing_twice(
     assert fresh.returncode == 0
     assert_same_but_for_the_source(tmp_path / "hits.zarr", tmp_path / "fresh.zarr", address)
     assert not any((tmp_path / "tmp").rglob("*.zarr"))  # removed at the end
+
+
+def test_a_threshold_is_changed_with_what_the_run_has_and_the_output_lacks(
+    gate: Gate, address: str, local: Path, tmp_path: Path
+) -> None:
+    again = ("--threshold", "3", "--serial", "--scorer", "peaks", "--min-peaks", "1")
+    for run, name in ((address, "s3"), (local / "run.zarr", "local")):
+        words = ("--out", tmp_path / f"{name}.zarr", "--in", run)
+        assert command("filter", *words, *again[2:]).exit_code == 0
+        out = tmp_path / f"{name}-again.zarr"
+        words = ("--in", tmp_path / f"{name}.zarr", "--against", run, "--out", out)
+        assert command("redecide", *words, *again[:3]).exit_code == 0
+    found = tmp_path / "s3-again.zarr"
+    assert_same_but_for_the_source(found, tmp_path / "local-again.zarr", address)
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next(

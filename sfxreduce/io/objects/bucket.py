@@ -11,18 +11,27 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from sfxreduce.errors import ObjectStoreError, RunNotFound, SchemaError, UsageError
 
 if TYPE_CHECKING:
+    from obstore import GetOptions
     from obstore.store import S3Store
 
-__all__ = ["SCHEME", "StoredObject", "endpoint", "fetch", "list_objects", "name_of", "version_of_all"]
+__all__ = [
+    "SCHEME",
+    "StoredObject",
+    "endpoint",
+    "fetch",
+    "list_objects",
+    "name_of",
+    "version_of_all",
+]
 
 SCHEME = "s3://"
 
@@ -154,7 +163,7 @@ def version_of_all(objects: Mapping[str, StoredObject]) -> str:
     Examples
     --------
     >>> version_of_all({"zarr.json": StoredObject(2, "a")})[:12]
-    'dfeb0fc24193'
+    'c190265eea7e'
     """
     digest = hashlib.sha256()
     for name in sorted(objects):
@@ -162,7 +171,22 @@ def version_of_all(objects: Mapping[str, StoredObject]) -> str:
     return digest.hexdigest()
 
 
-def fetch(address: str, name: str, wanted: StoredObject, file: BinaryIO) -> None:
+def _parts(address: str, name: str, wanted: StoredObject, start: int) -> Iterator[bytes]:
+    """Ask for an object, from one of its bytes on."""
+    store, whole = _client(address), f"{name_of(address)[1]}/{name}"
+    import obstore
+
+    options: GetOptions = {"if_match": wanted.etag}
+    if start:
+        options["range"] = {"offset": start}
+    answer = obstore.get(store, whole, options=options)
+    if (answer.meta["size"], answer.meta["e_tag"]) != (wanted.size, wanted.etag):
+        raise _changed(f"{address}/{name}")
+    for part in answer.stream(min_chunk_size=PART_BYTES):
+        yield bytes(part)
+
+
+def fetch(address: str, name: str, wanted: StoredObject, file: IO[bytes]) -> None:
     """Write the bytes of an object to a file, all of them and of this version only.
 
     One request, unless the answer is cut off: then the rest is asked for.
@@ -179,30 +203,21 @@ def fetch(address: str, name: str, wanted: StoredObject, file: BinaryIO) -> None
     ObjectStoreError
         If it is another one by now, or cannot be fetched whole.
     """
-    store, whole = _client(address), f"{name_of(address)[1]}/{name}"
-    import obstore
-
     there, last = 0, "the answer ends too early"
     for attempt in range(MOST_ATTEMPTS):
-        rest = {"range": {"offset": there}} if there else {}
         try:
-            answer = obstore.get(store, whole, options={"if_match": wanted.etag, **rest})  # type: ignore[typeddict-item]
-            if (answer.meta["size"], answer.meta["e_tag"]) != (wanted.size, wanted.etag):
-                raise _changed(f"{address}/{name}")
-            for part in answer.stream(min_chunk_size=PART_BYTES):
+            for part in _parts(address, name, wanted, there):
                 file.write(part)
-                there += len(part)
+        except ObjectStoreError:
+            raise
         except Exception as error:
             told = _told(error, f"{address}/{name}")
-            if isinstance(error, FileNotFoundError) or not _may_pass(error):
+            if not _may_pass(error):
                 raise told from error
             last = str(told)
-        # What the file has is what counts: an error may come after bytes that were not told of.
         there = file.seek(0, os.SEEK_END)
         if there == wanted.size:
             return
-        if there > wanted.size:
-            raise _changed(f"{address}/{name}")
         time.sleep(min(PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS))
     raise ObjectStoreError(
         f"{address}/{name}: {there} of {wanted.size} bytes came in {MOST_ATTEMPTS} attempts "

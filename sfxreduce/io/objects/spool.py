@@ -107,8 +107,8 @@ class Spool:
                     raise
         except OSError as error:
             raise ObjectStoreError(
-                f"{self.address}/{name}: cannot be kept in {self.folder.parent} ({error.strerror}); "
-                "set TMPDIR to a folder with room for a few shards for each worker"
+                f"{self.address}/{name}: cannot be kept in {self.folder.parent} "
+                f"({error.strerror}); set TMPDIR to a folder with room for a few shards a worker"
             ) from error
 
     def _make_room(self, n_bytes: int) -> None:
@@ -161,8 +161,8 @@ def spool_of(address: str, version: str) -> Spool:
             objects = {}
         if version_of_all(objects) != version:
             raise ObjectStoreError(
-                f"{address}: was changed or removed while it was read; nothing was published, start "
-                "again once the run is complete"
+                f"{address}: was changed or removed while it was read; nothing was published, "
+                "start again once the run is complete"
             )
         found = _spool_of(address, version, objects)
     return found
@@ -185,7 +185,9 @@ def _spool_of(address: str, version: str, objects: Mapping[str, StoredObject]) -
         if found is not None:
             _bring_metadata(found)
             return found
-    raise ObjectStoreError(f"{address}: its folder is removed again and again; set TMPDIR to another")
+    raise ObjectStoreError(
+        f"{address}: what is fetched of it is removed at once; set TMPDIR to a folder of yours"
+    )
 
 
 def _made(address: str, version: str, objects: Mapping[str, StoredObject]) -> Spool | None:
