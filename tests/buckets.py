@@ -103,6 +103,8 @@ class Gate:
     ----------
     refused, cut : float
         Share of the requests that are answered with 503, and of the answers that end half way.
+    hold_at : int
+        Shards after which nothing is answered until `held` is set; 0 for none.
     """
 
     def __init__(self, server: ObjectServer) -> None:
@@ -111,6 +113,7 @@ class Gate:
         self.spoiled: Counter[str] = Counter()
         self.refused = self.cut = 0.0
         self.denied = False
+        self.hold_at = 0
         self.held = threading.Event()
         self.held.set()
         self._dice = random.Random(195)
@@ -162,6 +165,9 @@ class Gate:
         with self._lock:
             self.requests.append((asked.command, asked.path))
             luck = self._dice.random()
+            if self.hold_at and self.count("/frames/c/") > self.hold_at:
+                self.hold_at = 0
+                self.held.clear()
         self.held.wait(60)
         if self.denied:
             self._plain(asked, 403, b"<Error><Code>AccessDenied</Code></Error>")
