@@ -25,6 +25,8 @@ from .pipeline.describe import info_run as info_run
 from .pipeline.doctor import doctor_run as doctor_run
 from .pipeline.filter import filter_run as filter_run
 from .pipeline.filter import plan_filter as plan_filter
+from .pipeline.follow import FollowEnds as FollowEnds
+from .pipeline.follow import follow_run as follow_run
 from .pipeline.geometry import show_geometry as show_geometry
 from .pipeline.ingest import ingest_run as ingest_run
 from .pipeline.ledger import ledger_run as ledger_run

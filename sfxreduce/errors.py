@@ -139,7 +139,8 @@ class UnfinishedRun(RefusedError):
         self.codes = [code for code, _, _ in told]
         words = "; ".join(word for _, _, word in told)
         super().__init__(
-            f"{path}: looks unfinished ({words}); wait, or --incomplete takes it as it is"
+            f"{path}: looks unfinished ({words}); wait, or 'filter --follow' it; --incomplete "
+            "takes it as it is"
         )
 
     def __reduce__(self) -> tuple[type[UnfinishedRun], tuple[str, list[str]]]:

@@ -16,6 +16,7 @@ import typer
 import sfxreduce
 from sfxreduce.errors import SfxReduceError, UsageError
 from sfxreduce_cli.config import in_force
+from sfxreduce_cli.follow_options import ENDS, FollowOptions, GrowthDisplay
 from sfxreduce_cli.judging_options import JudgingOptions, OutputOptions, refuse_given
 from sfxreduce_cli.options import (
     POOL,
@@ -33,6 +34,7 @@ from sfxreduce_cli.options import (
 from sfxreduce_cli.output import (
     print_filter,
     print_filter_plan,
+    print_followed,
     print_outcomes,
     say,
     tell_outcome,
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["filter_"]
 
 PEAK_OPTIONS = ("min_peaks", "min_snr", "min_pixels")
-OUTPUTS_OF_ONE = ("cxi", "nxmx", "report", "dry_run", "linger")
+OUTPUTS_OF_ONE = ("cxi", "nxmx", "report", "dry_run", "linger", "follow", *ENDS)
 LONGEST_SECONDS = 366 * 86400.0
 """For which pages stay; the system cannot wait for ever."""
 CNN_OPTIONS = (
@@ -86,6 +88,7 @@ def filter_(
     ] = WindowName.AUTO,
     peaks: PeakOptions,
     inputs: PlacedOptions,
+    following: FollowOptions,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Score and decide, print the plan, write nothing.")
     ] = False,
@@ -108,19 +111,28 @@ def filter_(
     Many runs: sfxreduce filter --in 'runs/*.zarr' --out-dir reduced
     """
     where.check_linger(linger)
-    by_network = scorer is ScorerName.CNN
-    foreign = PEAK_OPTIONS if by_network else CNN_OPTIONS
-    refuse_given(ctx, foreign, by=f"--scorer {scorer.value}; drop one")
-    if by_network:
-        judging.check_probability()
+    by_network = _is_network(ctx, scorer, judging)
     asked = _Asked(judging=judging, window=window if by_network else None, peaks=peaks, where=where)
     place, is_of_many = _place(ctx, out, out_dir)
     if is_of_many:
         outputs = partial(beside.outputs, ctx=ctx)
         asked.many(sfxreduce.outputs_of_runs(in_, place), outputs, inputs, as_json=as_json)
+    elif following.asked_for(ctx, dry_run=dry_run, source=inputs.source):
+        asked.followed(in_, beside.outputs(place, ctx), inputs, following, as_json=as_json)
+        _linger(linger)
     else:
         one = partial(asked.one, in_, beside.outputs(place, ctx), inputs)
         one(dry_run=dry_run, linger=linger, as_json=as_json)
+
+
+def _is_network(ctx: typer.Context, scorer: ScorerName, judging: JudgingOptions) -> bool:
+    """Whether a network judges; what means nothing to the scorer is refused."""
+    by_network = scorer is ScorerName.CNN
+    foreign = PEAK_OPTIONS if by_network else CNN_OPTIONS
+    refuse_given(ctx, foreign, by=f"--scorer {scorer.value}; drop one")
+    if by_network:
+        judging.check_probability()
+    return by_network
 
 
 def _place(ctx: typer.Context, out: Path | None, out_dir: Path | None) -> tuple[Path, bool]:
@@ -188,6 +200,38 @@ class _Asked:
             work["progress"].close()
             show(as_json=as_json)
             _linger(linger)
+
+    def followed(
+        self,
+        in_: Path,
+        outputs: Outputs,
+        inputs: PlacedOptions,
+        following: FollowOptions,
+        *,
+        as_json: bool,
+    ) -> None:
+        """Follow a run while it is written, filter it at the end, and print the outcome."""
+        ends = following.ends
+        with self.where.opened(gpu=self.gpu) as work:
+            settings, progress = self.settings(work["pool"]), work["progress"]
+
+            def whole(run: Run) -> None:
+                inputs.warn_of(run)
+                _expect(progress, run, settings, outputs)
+
+            report, followed = sfxreduce.follow_run(
+                in_,
+                outputs,
+                settings,
+                ends=ends,
+                opened=inputs.read,
+                watcher=GrowthDisplay(whole),
+                **work,
+            )
+            progress.ended()
+            progress.close()
+            workers = work["pool"].facts
+            print_followed(report, followed, outputs.store, workers=workers, as_json=as_json)
 
     def many(
         self,

@@ -209,8 +209,17 @@ class InputOptions:
 
     def opened(self, path: Path | Sequence[Path]) -> Run:
         """Open a run; warn of what its files lack, or where a mask leaves too few pixels."""
+        run = self.read(path)
+        self.warn_of(run)
+        return run
+
+    def read(self, path: Path | Sequence[Path]) -> Run:
+        """Open a run without a word."""
         run = sfxreduce.open_run(path, **self.reading)
-        run = sfxreduce.with_values(run, **self.values) if self.values else run
+        return sfxreduce.with_values(run, **self.values) if self.values else run
+
+    def warn_of(self, run: Run) -> None:
+        """Warn of what the files of a run lack, or where a mask leaves too few pixels."""
         for warning in run.warnings:
             say(f"sfxreduce: warning: {run.path}: {warning}")
         detector = run.detector
@@ -226,7 +235,6 @@ class InputOptions:
                 f"masked: {self.polarity}. A score needs half of the pixels; events without one "
                 "are undecided and kept"
             )
-        return run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

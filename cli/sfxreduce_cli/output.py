@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sfxreduce.pipeline.clean import Leftover
     from sfxreduce.pipeline.convert import ConvertSummary
     from sfxreduce.pipeline.many import Outcome, Outcomes
+    from sfxreduce.pipeline.stages.live import Followed
     from sfxreduce.pipeline.stages.plan import FilterPlan, Reread
     from sfxreduce.pipeline.verify.output import Verification
     from sfxreduce.report.report import Report
@@ -39,6 +40,7 @@ __all__ = [
     "print_facts",
     "print_filter",
     "print_filter_plan",
+    "print_followed",
     "print_json",
     "print_leftovers",
     "print_lines",
@@ -284,6 +286,36 @@ def print_filter(report: Report, *, workers: Mapping[str, Any], as_json: bool) -
     else:
         _print_kept(report)
     end_if_changed(report)
+
+
+def print_followed(
+    report: Report | None,
+    followed: Followed,
+    store: Path,
+    *,
+    workers: Mapping[str, Any],
+    as_json: bool,
+) -> None:
+    """Print the numbers of a run that was followed and filtered.
+
+    Parameters
+    ----------
+    report : Report or None
+        None if the output was complete before.
+    workers : mapping
+        As for `print_filter`.
+    """
+    facts = {**workers, "follow": followed.to_json(), "ended_by": followed.ended_by}
+    if report is not None:
+        if not as_json:
+            say(followed.sentence)
+        print_filter(report, workers=facts, as_json=as_json)
+        return
+    words = "was complete when this command was cut off; the hits so far are removed"
+    if as_json:
+        print_json({"out": str(store), "complete": words, **facts})
+    else:
+        print_lines([f"{store}: {words}"])
 
 
 def tell_outcome(outcome: Outcome) -> None:

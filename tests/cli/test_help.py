@@ -39,8 +39,8 @@ def test_options_are_listed_by_what_they_are_about() -> None:
     sections = re.findall(r"^(\S.*):$", told, re.MULTILINE)
     assert sections[0] == "Options"
     assert {
-        "How events are judged", "How the run is read", "What is written beside the store",
-        "Where the pixels lie", "Where the work runs",
+        "How events are judged", "How the run is read", "Runs that are still being written",
+        "What is written beside the store", "Where the pixels lie", "Where the work runs",
     } == set(sections[1:])  # fmt: skip
     judged = told.split("How events are judged:")[1].split("\n\n")[0]
     assert "--max-loss" in judged

@@ -77,7 +77,7 @@ def refused(run: Path, out: Path, *more: object) -> tuple[list[str], str]:
     assert not list(out.parent.glob("*hits*"))
     line = str(done.exception)
     assert line.startswith(f"{run}: looks unfinished (")
-    assert line.endswith("); wait, or --incomplete takes it as it is")
+    assert line.endswith("); wait, or 'filter --follow' it; --incomplete takes it as it is")
     assert done.exception.to_json()["codes"] == done.exception.codes
     return done.exception.codes, line
 

@@ -48,6 +48,7 @@ from sfxreduce.errors import LeadsOutside, RunNotFound, SchemaError, UsageError
 from sfxreduce.io.files.durable import FileRecord, output_errors
 from sfxreduce.io.open import open_run
 from sfxreduce.io.readers.zarr.run import ZarrFrames
+from sfxreduce.io.store.provisional import refuse_provisional
 from sfxreduce.pipeline.verify.output import verify_run
 from sfxreduce.run.run import LeadsOn, Run
 
@@ -207,6 +208,8 @@ def plan_run(
     ------
     ArchiveRefused
         If the policy, or a proof that is missing, forbids it.
+    RefusedError
+        If run or reduced store is marked as provisional.
     RunNotFound
         If there is no such run.
     """
@@ -214,6 +217,8 @@ def plan_run(
         raise RunNotFound(f"{subject.run}: no such file or folder; check the path of the run")
     hits = (options.hits or _hits_beside(subject.run)).absolute()
     check_text(str(hits), option="--hits")
+    for store in (subject.run, hits):
+        refuse_provisional(store)
     if not hits.exists():
         raise ArchiveRefused([refuse("R01", f"there is nothing at {hits}")])
     run = _opened(subject.run, data_path=options.data_path)

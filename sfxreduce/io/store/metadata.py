@@ -121,8 +121,11 @@ def open_store(path: str, data_path: str = "") -> Store:
     return _open(path, data_path.strip("/"), _fingerprint(Path(path)))
 
 
-def _fingerprint(path: Path) -> tuple[int, int]:
-    """What changes when a store is replaced under its name, so that no old one is served."""
+def _fingerprint(path: Path) -> tuple[int, int, int]:
+    """What changes when a store is replaced under its name or grows, so that no old one is served.
+
+    Of an array that another program makes longer, only its own metadata change.
+    """
     for name in ("zarr.json", ".zgroup", ".zarray", "."):
         try:
             facts = (path / name).stat()
@@ -132,12 +135,16 @@ def _fingerprint(path: Path) -> tuple[int, int]:
             ) from error
         except OSError:
             continue
-        return facts.st_ino, facts.st_mtime_ns
+        try:
+            frames_ns = (path / FRAMES / "zarr.json").stat().st_mtime_ns
+        except OSError:
+            frames_ns = 0
+        return facts.st_ino, facts.st_mtime_ns, frames_ns
     raise RunNotFound(f"{path}: no such file or folder; was it moved while it was read?")
 
 
 @lru_cache(maxsize=8)
-def _open(path: str, data_path: str, _fingerprint: tuple[int, int]) -> Store:
+def _open(path: str, data_path: str, _fingerprint: tuple[int, int, int]) -> Store:
     root, array = _open_array(path, data_path)
     folder = Path(path) / (array.path if isinstance(root, zarr.Group) else "")
     if array.ndim not in (3, 4) or array.dtype.kind not in "iuf":

@@ -203,6 +203,9 @@ class CxiFrames:
         Folders that they may lead into, besides that of the file.
     mask_good_is : int or None
         Value of good pixels in the file's mask, if the user said it.
+    as_of : FileStamp or None
+        Stamp under which a process remembers what it knows of a file that grows; None for one that
+        is whole, of which nothing is remembered once it has changed.
     """
 
     path: str
@@ -215,11 +218,17 @@ class CxiFrames:
     unmovable: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
     mask_good_is: int | None = None
+    as_of: FileStamp | None = None
 
     @property
     def detector(self) -> Detector:
         """Geometry and mask."""
         return self._facts().detector
+
+    @property
+    def written(self) -> NDArray[np.bool_]:
+        """Events that were written whole; those of a file that has grown since at the end."""
+        return ~self._facts().holes
 
     def read(self, events: Sequence[int], window: Window | None = None) -> Reading:
         """Read events; see `sfxreduce.run.run.FrameSource.read`."""
@@ -283,7 +292,7 @@ class CxiFrames:
 
     def decoded_share(self, window: Window) -> float:
         """See `sfxreduce.run.run.ReadsPartly`."""
-        return _decoded_share(self, FileStamp.of(self.path), window)
+        return _decoded_share(self, self._stamp(), window)
 
     @contextmanager
     def opened(self) -> Iterator[Hdf5Frames]:
@@ -291,7 +300,7 @@ class CxiFrames:
         facts = self._facts()
         with open_hdf5(self.path, self.roots) as file:
             dataset = file.trusted(facts.path)
-            stamp, owner = (FileStamp.of(path) for path in (self.path, dataset.file.filename))
+            stamp, owner = self._stamp(), self.as_of or FileStamp.of(dataset.file.filename)
             places = _places(stamp, facts.path, self.roots, owner)
             grid = None if places is None else places.grid(dataset)
             yield Hdf5Frames(dataset=dataset, detector=facts.detector, grid=grid)
@@ -337,8 +346,11 @@ class CxiFrames:
                     tiles = [stored.of_event(event) for event in events]
         yield from tiles
 
+    def _stamp(self) -> FileStamp:
+        return self.as_of or FileStamp.of(self.path)
+
     def _facts(self) -> FrameFacts:
-        return _facts(FileStamp.of(self.path), self.data_path, self.roots, self.mask_good_is)
+        return _facts(self._stamp(), self.data_path, self.roots, self.mask_good_is)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -393,8 +405,11 @@ class FrameFacts:
         return self.events_per_chunk if self.events_per_chunk > 1 else DEFAULT_EVENTS_PER_BLOCK
 
     def give(self, source: CxiFrames) -> bool:
-        """Whether the file still holds what it held when the run was opened."""
-        found = (len(self.missing), self.detector.frame_shape, self.dtype)
+        """Whether the file still holds what it held when the run was opened; more, if it grows."""
+        n_events = len(self.missing)
+        if source.as_of is not None:
+            n_events = min(n_events, source.n_events)
+        found = (n_events, self.detector.frame_shape, self.dtype)
         return found == (source.n_events, source.frame_shape, source.dtype)
 
 

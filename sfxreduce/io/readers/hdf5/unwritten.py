@@ -104,8 +104,10 @@ def _chunk_holes(dataset: h5py.Dataset, edges: NDArray[np.int64]) -> NDArray[np.
     stored = np.zeros((grid[0], grid[1] if dataset.ndim > 1 else 1), np.int64)
 
     def count(chunk: h5py.h5d.StoreInfo) -> None:
+        first = chunk.chunk_offset[0] // dataset.chunks[0]
         second = chunk.chunk_offset[1] // step if dataset.ndim > 1 else 0
-        stored[chunk.chunk_offset[0] // dataset.chunks[0], second] += 1
+        if first < len(stored):  # a program that lets others read may have added some by now
+            stored[first, second] += 1
 
     # Asking for one chunk after the other by number takes time quadratic in their count.
     dataset.id.chunk_iter(count)
