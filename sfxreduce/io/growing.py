@@ -148,12 +148,15 @@ class GrowingFolder:
                 f"--follow: expected HDF5 files or a run store, found {images[0].name}; wait until "
                 "all images are there, and filter them without --follow"
             )
+        signs: set[object] = set()
         for file in files:
             with suppress(RunNotFound, SourceError):
-                self._look_at(file, FileStamp.of(file))
+                stamp = FileStamp.of(file)
+                signs.add(stamp)
+                self._look_at(file, stamp)
         there = (self._known[file] for file in files if file in self._known)
         pieces = [piece for _, piece in there if piece is not None]
-        return Look(pieces=tuple(pieces), signs=_stamps(files))
+        return Look(pieces=tuple(pieces), signs=frozenset(signs))
 
     def _look_at(self, file: Path, stamp: FileStamp) -> None:
         known = self._known.get(file)
@@ -226,6 +229,7 @@ class GrowingFile:
         self._opened = opened
         self._numbers = count(1)
         self._inputs: tuple[Path, ...] = (path,)
+        self._looked_at: frozenset[object] = frozenset()
         self._last = Look()
         self._lists_others = False
         self._seen_ns = np.zeros(0, np.int64)
@@ -234,7 +238,7 @@ class GrowingFile:
         """See which frames were written. See `Growing`."""
         signs = _stamps(self._inputs)
         # Files that a file lists may appear without a change of anything that is there.
-        if not signs or (signs == self._last.signs and not self._lists_others):
+        if not signs or (signs == self._looked_at and not self._lists_others):
             return self._last
         try:
             stamp = FileStamp.of(self._path)
@@ -246,8 +250,8 @@ class GrowingFile:
         except LeadsOutside:
             raise
         except NOT_YET:
-            self._last = replace(self._last, signs=signs)
-            return self._last
+            return replace(self._last, signs=signs)  # and the next look tries again
+        self._looked_at = signs
         self._inputs = run.source.inputs
         self._lists_others = not isinstance(_innermost(run.source), CxiFrames)
         changed = np.zeros(run.n_events, np.int64)
@@ -264,7 +268,9 @@ class GrowingFile:
         source = _innermost(run.source)
         if not isinstance(source, CxiFrames):
             return np.ones(run.n_events, np.bool_)
-        there = source.written[: run.n_events].copy()
+        there = np.zeros(run.n_events, np.bool_)
+        written = source.written[: run.n_events]
+        there[: written.size] = written
         step = source.events_per_chunk
         if step > 1 and there.any() and hdf5_writer(self._path):
             # Of the last chunk that is there, only some events may be.

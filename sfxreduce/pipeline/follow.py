@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,10 @@ from sfxreduce.errors import SfxReduceError, UsageError, VerificationError
 from sfxreduce.io.files.safe_read import source_pin
 from sfxreduce.io.growing import Growing, growing
 from sfxreduce.io.open import open_run
+from sfxreduce.io.readers.hdf5.run import forget_files
 from sfxreduce.io.readers.zarr.run import read_manifest
 from sfxreduce.io.writers.live import LiveHits, begun_final, live_hits
-from sfxreduce.io.writers.publish import check_outputs, finish
+from sfxreduce.io.writers.publish import finish
 from sfxreduce.io.writers.resume import appearing, unfinished_folder
 from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.stages.live import Followed, LiveScores, cpu_seconds
@@ -124,6 +125,9 @@ class _Silent:
         """See `SeesGrowth`."""
 
 
+SILENT = _Silent()
+
+
 def follow_run(
     path: Path | str,
     outputs: Outputs | Path | str,
@@ -132,13 +136,12 @@ def follow_run(
     ends: FollowEnds,
     opened: Callable[[Path], Run] = open_run,
     pool: Pool = IN_PROCESS,
-    watcher: SeesGrowth | None = None,
+    watcher: SeesGrowth = SILENT,
     progress: Progress = silent,
 ) -> tuple[Report | None, Followed]:
     """Follow a run that is still being written, and filter it when it is whole.
 
-    Sure hits so far appear in a group beside the reduced store, its name with ``.live`` at the end,
-    until the output is there. Killed at any moment, the same call goes on.
+    Killed at any moment, the same call goes on. The hits so far: `sfxreduce.io.writers.live`.
 
     Parameters
     ----------
@@ -169,12 +172,10 @@ def follow_run(
     """
     path, outputs = Path(path), outputs_at(outputs)
     settings = settings or FilterSettings(scorer=network_on(pool))
-    source, watcher = growing(path, opened), watcher or _Silent()
-    published = _was_published(outputs)
-    if not published:
-        _check(path, outputs)
-    pins = {"source": str(path.absolute()), **pinned(settings, by_content=True)}
-    with live_hits(outputs.store, pins=pins, overwrite=outputs.overwrite) as live:
+    source = growing(path, opened)
+    if not (published := _was_published(outputs)):
+        outputs.check_places(path)  # now, not when the run is whole
+    with _begun(path, outputs, settings) as live:
         scores = LiveScores(live, settings, pool=pool)
         if published:
             live.remove()
@@ -189,15 +190,12 @@ def follow_run(
     return report, so_far(final_cpu_s=final_cpu_s)
 
 
-def _check(path: Path, outputs: Outputs) -> None:
-    """Refuse outputs in the way of anything now, not when the run is whole."""
-    check_outputs(
-        stores=[outputs.store],
-        files=outputs.files,
-        inputs=[path],
-        overwrite=outputs.overwrite,
-        appearing=appearing(outputs.store),
-    )
+def _begun(
+    path: Path, outputs: Outputs, settings: FilterSettings
+) -> AbstractContextManager[LiveHits]:
+    """Begin to follow a run, or go on with it."""
+    pins = {"source": str(path.absolute()), **pinned(settings, by_content=True)}
+    return live_hits(outputs.store, pins=pins, overwrite=outputs.overwrite)
 
 
 def _until_whole(source: Growing, scores: LiveScores, ends: FollowEnds, watcher: SeesGrowth) -> str:
@@ -219,6 +217,7 @@ def _until_whole(source: Growing, scores: LiveScores, ends: FollowEnds, watcher:
             waiting, waiting_since = scores.waiting(look), None
         watcher.followed(scores.so_far(), waiting=waiting)
         if ended_by:
+            forget_files()
             return ended_by
         rest = max(LOOK_SECONDS, (now - begun) / SHARE_LOOKING)
         time.sleep(max(0.0, now + rest - time.monotonic()))
@@ -226,7 +225,10 @@ def _until_whole(source: Growing, scores: LiveScores, ends: FollowEnds, watcher:
 
 def _was_published(outputs: Outputs) -> bool:
     """Whether the output is there, and only what was for the way to it was not removed."""
-    if outputs.overwrite or not (noted := begun_final(outputs.store)):
+    # What is appearing still is for the filter to complete.
+    if outputs.overwrite or appearing(outputs.store):
+        return False
+    if not (noted := begun_final(outputs.store)):
         return False
     try:
         manifest = read_manifest(outputs.store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,6 +43,7 @@ from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.follow import FollowEnds, follow_run
 from sfxreduce.pipeline.stages.live import MOST_TRIES, Followed, LiveScores
 from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs, pinned
+from sfxreduce.run.reasons import Reason
 from sfxreduce.run.run import Run
 from sfxreduce.scorers.peaks.finder import PeakScorer
 
@@ -204,11 +206,38 @@ def test_an_event_that_cannot_be_read_is_tried_again_a_few_times_only(tmp_path: 
             assert look.n_events == 6
             left.append(scores.waiting(look))
             scores.take(look)
-        assert left == [6, *[3] * (MOST_TRIES - 1), 0]
+        assert left == [6, *[6 // len(shards)] * (MOST_TRIES - 1), 0]
         shards[1].write_bytes(whole)
         scores.take(source.look())
         assert scores.so_far().events == 6
         assert scores.so_far().batches == 2
+
+
+def test_events_that_were_there_are_read_when_the_file_has_grown(
+    tmp_path: Path, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.h5"
+    with h5py.File(path, "w") as file:
+        shape = frames.shape[1:]
+        file.create_dataset(DATA, data=frames[:6], maxshape=(None, *shape), chunks=(4, *shape))
+    monkeypatch.setattr("sfxreduce.io.growing.hdf5_writer", lambda _: "SWMR: open for writing")
+    source = growing(path, open_run)
+    (piece,) = source.look().pieces
+    # The last chunk may be half written.
+    assert np.flatnonzero(piece.changed_ns).tolist() == [0, 1, 2, 3]
+    before = open_run(path)
+    with h5py.File(path, "a") as file:
+        file[DATA].resize(12, axis=0)
+        file[DATA][6:] = frames[6:]
+    assert before.source.read([3]).reasons[0] == Reason.UNEXPECTED_FORMAT
+    reading = piece.run.source.read([3])
+    assert reading.reasons[0] == 0
+    assert np.array_equal(reading.pixels[0], frames[3])
+    assert source.look().n_events == 8
+    monkeypatch.setattr("sfxreduce.io.growing.hdf5_writer", lambda _: "")
+    os.utime(path)
+    assert source.look().n_events == 12
+    assert source.look() is source.look()
 
 
 def test_frames_of_another_shape_stand_in_nobodys_way(run: Path, tmp_path: Path) -> None:
@@ -268,9 +297,12 @@ def test_killed_after_the_output_appeared_there_is_only_something_to_remove(
         follow_run(run, out, SETTINGS, ends=NOW)
     assert len(hits_beside(out)) == 3
     before = tree(out)
-    report, followed = follow_run(run, out, SETTINGS, ends=NOW)
-    assert report is None
-    assert followed.events == 12
+    words = ("filter", "--in", run, "--out", out, "--scorer", "peaks", "--serial", "--follow")
+    done = command(*words, "--until-events", 1, "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["follow"]["events"] == 12
+    assert "was complete when this command was cut off" in told["complete"]
     assert tree(out) == before
     assert hits_beside(out) == ["hits.zarr"]
     with pytest.raises(OutputExists, match="already exists"):
@@ -354,13 +386,10 @@ def test_a_run_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
         assert growing(tmp_path / name, open_run).look().n_events == 0
     with pytest.raises(RunNotFound, match="there is no folder"):
         growing(tmp_path / "none" / "later.h5", open_run)
+    ends = FollowEnds(quiet_seconds=0.1)
     with pytest.raises(RunNotFound, match="no such file or folder"):
-        follow_run(
-            tmp_path / "later.h5",
-            tmp_path / "hits.zarr",
-            SETTINGS,
-            ends=FollowEnds(quiet_seconds=0.1),
-        )
+        follow_run(tmp_path / "later.h5", tmp_path / "hits.zarr", SETTINGS, ends=ends)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_followed_is_refused_at_once(tmp_path: Path) -> None:

@@ -350,6 +350,32 @@ class Outputs:
         """What the sensors of a detector are made of, by option or name."""
         return parse_sensor(self.sensor, detector=detector.name)
 
+    def check_places(self, *inputs: Path) -> None:
+        """Refuse outputs that would touch an input, each other, or what is not ours to replace.
+
+        Raises
+        ------
+        UsageError
+            If outputs and inputs overlap.
+        OutputExists
+            If something lies there that may not be replaced.
+        OutputError
+            If a folder does not exist.
+        """
+        # A run of its own may be the only one of its kind; what came of a run can be made again.
+        if self.overwrite and self.store.is_dir() and not (self.store / LEDGER_GROUP).is_dir():
+            raise OutputExists(
+                f"{self.store}: has no ledger, so it is no output of 'filter' and is not replaced; "
+                "choose another path, or move it away first"
+            )
+        check_outputs(
+            stores=[self.store],
+            files=self.files,
+            inputs=inputs,
+            overwrite=self.overwrite,
+            appearing=appearing(self.store),
+        )
+
     def check(self, run: Run, *also_read: Path) -> None:
         """Refuse outputs that would touch the run, each other, or what is not ours to replace.
 
@@ -367,19 +393,7 @@ class Outputs:
         OutputError
             If a folder does not exist.
         """
-        # A run of its own may be the only one of its kind; what came of a run can be made again.
-        if self.overwrite and self.store.is_dir() and not (self.store / LEDGER_GROUP).is_dir():
-            raise OutputExists(
-                f"{self.store}: has no ledger, so it is no output of 'filter' and is not replaced; "
-                "choose another path, or move it away first"
-            )
-        check_outputs(
-            stores=[self.store],
-            files=self.files,
-            inputs=[*run.inputs, *also_read],
-            overwrite=self.overwrite,
-            appearing=appearing(self.store),
-        )
+        self.check_places(*run.inputs, *also_read)
         if self.cxi is not None and not self.cxi_without_geometry:
             check_geometry(run, "--cxi: CrystFEL", ", or --cxi-without-geometry")
         if self.nxmx is not None:

@@ -47,6 +47,7 @@ __all__ = [
     "FrameFacts",
     "few_of",
     "fill_of",
+    "forget_files",
     "masked_by_values",
     "of_a_link",
     "open_cxi",
@@ -120,14 +121,21 @@ def open_cxi(
     )
 
 
+def forget_files() -> None:
+    """Forget what this process knows of files: one that is written may change without a trace, in
+    the same tick of the clock.
+    """
+    for known in (_facts, _places, _layout, _decoded_share):
+        known.cache_clear()
+
+
 def _fresh_facts(
     stamp: FileStamp, data_path: str, roots: tuple[str, ...], mask_good_is: int | None
 ) -> FrameFacts:
     """What is known of a run, looked up again if a file that it leads to has changed."""
     facts = _facts(stamp, data_path, roots, mask_good_is)
     if facts.is_outdated():
-        for known in (_facts, _places, _layout, _decoded_share):
-            known.cache_clear()
+        forget_files()
         facts = _facts(stamp, data_path, roots, mask_good_is)
     return facts
 
