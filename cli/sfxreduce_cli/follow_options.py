@@ -126,5 +126,6 @@ class GrowthDisplay:
 
     def whole(self, run: Run, so_far: Followed) -> None:
         """Say that the rest is an ordinary filter run."""
-        say(f"{so_far.sentence}; the run is whole (--{so_far.ended_by}), now it is filtered")
+        events = sfxreduce.counted(run.n_events, "event")
+        say(f"the run is whole (--{so_far.ended_by}), {events}: now it is filtered")
         self._whole(run)

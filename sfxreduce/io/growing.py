@@ -36,6 +36,9 @@ __all__ = ["Growing", "GrowingFile", "GrowingFolder", "GrowingStore", "Look", "P
 
 Opener: TypeAlias = Callable[[Path], Run]
 
+MOST_OPENED = 16
+"""Files that are opened at a look: the events of these are scored before others are opened."""
+
 NOT_YET = (RunNotFound, SchemaError, SourceError, UnfinishedRun)
 """What opening something raises that is not whole yet."""
 
@@ -66,10 +69,13 @@ class Look:
     ----------
     signs : frozenset
         Whatever differs from an earlier look once anything was written.
+    has_more : bool
+        Whether more is there than was looked at this time.
     """
 
     pieces: tuple[Piece, ...] = ()
     signs: frozenset[object] = frozenset()
+    has_more: bool = False
 
     @property
     def n_events(self) -> int:
@@ -148,22 +154,22 @@ class GrowingFolder:
                 f"--follow: expected HDF5 files or a run store, found {images[0].name}; wait until "
                 "all images are there, and filter them without --follow"
             )
-        signs: set[object] = set()
+        stamps: dict[Path, FileStamp] = {}
         for file in files:
             with suppress(RunNotFound, SourceError):
-                stamp = FileStamp.of(file)
-                signs.add(stamp)
-                self._look_at(file, stamp)
+                stamps[file] = FileStamp.of(file)
+        new = [file for file, stamp in stamps.items() if self._known.get(file, ("",))[0] != stamp]
+        closed = [file for file in new if not being_written([file], settle_seconds=0)]
+        for file in closed[:MOST_OPENED]:
+            self._look_at(file, stamps[file])
         there = (self._known[file] for file in files if file in self._known)
-        pieces = [piece for _, piece in there if piece is not None]
-        return Look(pieces=tuple(pieces), signs=frozenset(signs))
+        return Look(
+            pieces=tuple(piece for _, piece in there if piece is not None),
+            signs=frozenset(stamps.values()),
+            has_more=len(closed) > MOST_OPENED,
+        )
 
     def _look_at(self, file: Path, stamp: FileStamp) -> None:
-        known = self._known.get(file)
-        if known is not None and known[0] == stamp:
-            return
-        if being_written([file], settle_seconds=0):
-            return
         piece = None
         with suppress(*NOT_YET):
             run = self._opened(file)

@@ -7,6 +7,7 @@ alone.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -46,10 +47,12 @@ LOOK_SECONDS = 0.5
 """Between two looks at the run."""
 
 SHARE_LOOKING = 0.1
-"""Of the time, at most, that goes into looks; those at long runs take longer."""
+"""Of the time that goes into looks, as long as `WAIT_SECONDS` allow it."""
 
 WAIT_SECONDS = 2.0
-"""For which few new events wait for others: a batch has a cost of its own."""
+"""For which few new events wait for others: a batch has a cost of its own. No two looks are further
+apart.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,26 +204,34 @@ def _begun(
 def _until_whole(source: Growing, scores: LiveScores, ends: FollowEnds, watcher: SeesGrowth) -> str:
     """Score what is there of a run until it is whole; what it was that ended it."""
     signs, changed = None, time.monotonic()
-    waiting_since: float | None = None
+    waiting_since = math.inf
     while True:
         begun = time.monotonic()
         look = source.look()
         now = time.monotonic()
+        due = now if look.has_more else now + _rest(now - begun)
         if look.signs != signs:
             signs, changed = look.signs, now
         ended_by = ends.reached(n_events=look.n_events, quiet_seconds=now - changed)
         waiting = scores.waiting(look)
-        waiting_since = (waiting_since or now) if waiting else None
-        is_late = waiting_since is not None and now - waiting_since >= WAIT_SECONDS
-        if waiting and (ended_by or is_late or waiting >= EVENTS_PER_BATCH):
+        waiting_since = min(waiting_since, now) if waiting else math.inf
+        is_late = now - waiting_since >= WAIT_SECONDS
+        while waiting and (ended_by or is_late or waiting >= EVENTS_PER_BATCH):
             scores.take(look)
-            waiting, waiting_since = scores.waiting(look), None
+            waiting, waiting_since = scores.waiting(look), math.inf
+            is_late = False
+            if ended_by or time.monotonic() >= due:
+                break
         watcher.followed(scores.so_far(), waiting=waiting)
         if ended_by:
             forget_files()
             return ended_by
-        rest = max(LOOK_SECONDS, (now - begun) / SHARE_LOOKING)
-        time.sleep(max(0.0, now + rest - time.monotonic()))
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def _rest(look_seconds: float) -> float:
+    """Seconds to the next look, so that looks at a long run take a small part of the time."""
+    return min(max(LOOK_SECONDS, look_seconds / SHARE_LOOKING), WAIT_SECONDS)
 
 
 def _was_published(outputs: Outputs) -> bool:

@@ -438,6 +438,7 @@ def test_an_interrupt_says_how_to_go_on(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_three_writers_and_twenty_kills_lose_nothing(tmp_path: Path) -> None:
     """Three writers at 30 events a second each; the follower is killed twenty times meanwhile."""
     n_each, stop = 1200, tmp_path / "stop"

@@ -30,14 +30,20 @@ from sfxreduce.pipeline.stages.conditions import (
 from sfxreduce.pipeline.stages.score import highest_scores, score_run
 from sfxreduce.pipeline.stages.settings import FilterSettings, needs_of
 from sfxreduce.quality.conditions import Conditions
+from sfxreduce.report.report import counted
 from sfxreduce.run.reasons import UNREAD, UNSAFE, Reason
 from sfxreduce.run.run import Run, select_run
 from sfxreduce.scorers.protocol import calibration_of
 
 __all__ = ["Followed", "LiveScores", "cpu_seconds"]
 
-MOST_AT_ONCE = 4096
-"""Events of one batch: a program that is killed has to score no more of them again."""
+AT_ONCE = (64, 256, 4096)
+"""Events of one batch: at least, at first, and at most."""
+
+BATCH_SECONDS = (2.0, 5.0)
+"""Batches that take less grow, and those that take more shrink: a program that is killed has to do
+no more again.
+"""
 
 MOST_TRIES = 5
 """For an event that cannot be read: it may be half written, or damaged, as the end will show."""
@@ -93,8 +99,9 @@ class Followed:
     @property
     def sentence(self) -> str:
         """The same for people."""
-        text = f"followed {self.events:,} events in {self.batches:,} batches: "
-        text += f"{self.live_hits:,} sure hits so far"
+        batches = f"{self.batches:,} batch{'' if self.batches == 1 else 'es'}"
+        text = f"followed {counted(self.events, 'event')} in {batches}, "
+        text += f"{counted(self.live_hits, 'sure hit')} among them"
         if self.events:
             text += (
                 f"; live scores came {self.delay_median_s:.1f} s after the events (median), "
@@ -187,6 +194,9 @@ class LiveScores:
         self._rule: ThresholdRule | None = None
         self._conditions: tuple[int, Conditions | None] = (0, None)
         self._highest = np.zeros(0, np.float32)
+        self._at_once = AT_ONCE[1]
+        self._look: Look | None = None
+        self._failed: dict[str, NDArray[np.int64]] = {}
         for batch in live.batches:
             self._recall(batch)
             self._cpu_before += batch["cpu_s"]
@@ -209,27 +219,44 @@ class LiveScores:
 
     def waiting(self, look: Look) -> int:
         """Events that are there and have no live score yet."""
-        return sum(self._open_events(piece).size for piece in look.pieces)
+        return sum(self._open_events(piece, look).size for piece in look.pieces)
 
     def take(self, look: Look) -> None:
-        """Score a batch of what is there, `MOST_AT_ONCE` events at most.
+        """Score a batch of what is there, as large as some seconds allow.
 
         Raises
         ------
         SfxReduceError
             If the pool fails, or the model does not fit the run.
         """
-        shares, left = [], MOST_AT_ONCE
+        begun, shares, left = time.monotonic(), [], self._at_once
         for piece in look.pieces:
-            events = self._open_events(piece)[:left]
+            events = self._open_events(piece, look)[:left]
             if events.size:
                 shares.append(_Share(piece=piece, events=events))
                 left -= events.size
         for some in _alike(shares):
             self._take(some, look)
+        took = time.monotonic() - begun
+        if left == 0 and took < BATCH_SECONDS[0]:
+            self._at_once = min(2 * self._at_once, AT_ONCE[2])
+        elif took > BATCH_SECONDS[1]:
+            self._at_once = max(self._at_once // 2, AT_ONCE[0])
 
-    def _open_events(self, piece: Piece) -> NDArray[np.int64]:
-        return self._seen.setdefault(piece.name, _Seen()).open_events(piece)
+    def _open_events(self, piece: Piece, look: Look) -> NDArray[np.int64]:
+        """Events that are to be scored; none twice in one look."""
+        if look is not self._look:
+            self._look = look
+            self._failed.clear()
+        events = self._seen.setdefault(piece.name, _Seen()).open_events(piece)
+        failed = self._failed.get(piece.name)
+        return events if failed is None else np.setdiff1d(events, failed)
+
+    def _note_failed(self, share: _Share, events: NDArray[np.int64]) -> None:
+        """Take note of events that could not be read at this look."""
+        name = share.piece.name
+        self._seen[name].failed(share.piece, events)
+        self._failed[name] = np.append(self._failed.get(name, events[:0]), events)
 
     def _take(self, shares: Sequence[_Share], look: Look) -> None:
         try:
@@ -240,7 +267,7 @@ class LiveScores:
             for share in shares if len(shares) > 1 else ():
                 self._take([share], look)
             if len(shares) == 1:
-                self._seen[shares[0].piece.name].failed(shares[0].piece, shares[0].events)
+                self._note_failed(shares[0], shares[0].events)
             return
         self._live.clear_staged()
         if hits.n_events:
@@ -255,7 +282,7 @@ class LiveScores:
         for share in shares:
             mask = whole[start : start + share.events.size]
             start += share.events.size
-            self._seen[share.piece.name].failed(share.piece, share.events[~mask])
+            self._note_failed(share, share.events[~mask])
             read = replace(share, events=share.events[mask])
             ranges += [list(part) for part in read.ranges]
             written, counts = np.unique(share.piece.changed_ns[read.events], return_counts=True)
@@ -345,9 +372,10 @@ def _alike(shares: Sequence[_Share]) -> list[list[_Share]]:
     groups: dict[object, list[_Share]] = {}
     for share in shares:
         source = share.piece.run.source
+        kind: object = share.piece.name  # what cannot be read is like nothing else
         with suppress(*NOT_READ):
             kind = (source.detector.frame_shape, np.dtype(source.dtype))
-            groups.setdefault(kind, []).append(share)
+        groups.setdefault(kind, []).append(share)
     return list(groups.values())
 
 
