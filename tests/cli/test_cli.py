@@ -431,7 +431,7 @@ def test_a_glob_after_in_works() -> None:
 def commands_by_name() -> dict[str, Any]:
     """Every command, those of groups by both words."""
     commands = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    for group in ("archive", "audit", "geometry", "hold", "policy", "report"):
+    for group in ("archive", "audit", "cluster", "geometry", "hold", "policy", "report"):
         commands |= {f"{group} {name}": c for name, c in commands.pop(group).commands.items()}
     return commands
 
@@ -439,9 +439,9 @@ def commands_by_name() -> dict[str, Any]:
 def test_every_command_has_help_with_an_example() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert sorted(commands) == [
-        "archive", "audit", "clean", "convert", "crossval", "doctor", "evaluate", "filter",
-        "geometry", "hold", "info", "ingest", "label", "ledger", "policy", "redecide", "report",
-        "review", "simulate", "train", "verify", "view", "why",
+        "archive", "audit", "clean", "cluster", "convert", "crossval", "doctor", "evaluate",
+        "filter", "geometry", "hold", "info", "ingest", "label", "ledger", "policy", "redecide",
+        "report", "review", "simulate", "train", "verify", "view", "why",
     ]  # fmt: skip
     for name, command in commands_by_name().items():
         assert "Example: sfxreduce" in (command.help or ""), name
