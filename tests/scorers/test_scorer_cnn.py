@@ -235,3 +235,12 @@ def test_the_threshold_keeps_the_promise_or_keeps_everything(
     ]
     assert given.claim is not None
     assert given.claim.loss_upper > 0.4
+
+
+def test_a_machine_without_a_driver_is_told_without_torch() -> None:
+    program = (
+        "import sys; import sfxreduce; from sfxreduce.scorers.cnn import scorer; "
+        "scorer._DRIVERS = (); print(sfxreduce.cuda_available(), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False"], done.stderr

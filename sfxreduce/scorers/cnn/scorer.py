@@ -35,6 +35,9 @@ __all__ = ["CnnScorer", "cuda_available"]
 
 _CHOICES = {"centre": CENTRE, "full": FULL}
 
+_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
+"""Through one of which torch reaches a card: NVIDIA's, that of Windows below Linux, or AMD's."""
+
 
 @dataclass(frozen=True, slots=True)
 class CnnScorer:
@@ -269,9 +272,9 @@ class CnnScorer:
 
 def cuda_available() -> bool:
     """Whether this process can use a CUDA device."""
-    if importlib.util.find_spec("torch") is None:
+    if not any(driver.exists() for driver in _DRIVERS) or importlib.util.find_spec("torch") is None:
         return False
-    import torch  # takes seconds, and only scoring needs it
+    import torch  # takes seconds, which few machines are asked for
 
     return torch.cuda.is_available()
 
