@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sfxreduce.io.chunks.decode import PackedTiles
 from sfxreduce.scorers.cnn.poster.gpu import Feed
 from sfxreduce.scorers.cnn.poster.network import TILE_SHAPE
 
@@ -71,7 +72,7 @@ class Stored:
 
     def read(self, tiles: range, there: NDArray[np.generic]) -> NDArray[np.generic]:
         """Decode tiles, counted round and round, into an array of shape (tile, y, x)."""
-        encoded = [self.encoded[tile % len(self.encoded)] for tile in tiles]
+        encoded = PackedTiles.of([self.encoded[tile % len(self.encoded)] for tile in tiles])
         if not self._codec.decode_many(encoded, there, np.arange(len(tiles))).all():
             raise RuntimeError("a tile cannot be decoded")
         return there

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks import shards
 from sfxreduce.io.chunks.blosc import PACKINGS
-from sfxreduce.io.chunks.decode import can_unpack_many, unpack_many, unpack_parts
+from sfxreduce.io.chunks.decode import PackedTiles, can_unpack_many, unpack_many, unpack_parts
 from sfxreduce.io.chunks.shards import ABSENT, ShardFile, TileCodec, shard_parts, with_crc
 
 NOT_SPLIT = 0x10
@@ -83,7 +83,7 @@ def test_many_tiles_are_decoded_as_each_of_them_is(
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
             patch.setattr(shards, "can_unpack_many", lambda: False)
-        decoded = codec.decode_many([bytes(one) for one in stored], out, places)
+        decoded = codec.decode_many(PackedTiles.of([bytes(one) for one in stored]), out, places)
     assert decoded.tolist() == [not is_damaged for is_damaged in damaged]
     np.testing.assert_array_equal(out[places[decoded]], tiles[decoded])
     assert (np.delete(out, places, axis=0) == 99).all()
@@ -103,7 +103,7 @@ def test_tiles_that_lie_about_their_size_are_not_decoded_with_others(
     if not compiled:
         monkeypatch.setattr(shards, "can_unpack_many", lambda: False)
     out = np.zeros((7, 20, 30), "int16")
-    decoded = codec.decode_many(stored, out, np.arange(7))
+    decoded = codec.decode_many(PackedTiles.of(stored), out, np.arange(7))
     assert decoded.tolist() == [True, False, False, False, False, False, True]
     assert out[[0, 6]].all()
 
@@ -112,7 +112,7 @@ def test_blosc_can_be_called_from_compiled_code() -> None:
     # Without it everything works, and threads that decode wait for one another.
     assert can_unpack_many()
     with pytest.raises(ValueError, match="2 places in 1 rows"):
-        unpack_many([b"", b""], np.zeros((1, 8), np.uint8), np.array([0, 1]))
+        unpack_many(PackedTiles.of([b"", b""]), np.zeros((1, 8), np.uint8), np.array([0, 1]))
 
 
 def test_a_tile_is_decoded_right_where_it_belongs() -> None:
@@ -124,15 +124,21 @@ def test_a_tile_is_decoded_right_where_it_belongs() -> None:
         np.testing.assert_array_equal(out, tile)
 
 
-@given(sizes=st.lists(st.one_of(st.none(), st.integers(0, 50)), min_size=1, max_size=20))
+@given(
+    sizes=st.lists(st.one_of(st.none(), st.integers(0, 50)), min_size=1, max_size=20),
+    order=st.lists(st.integers(0, 19), max_size=30),
+)
 def test_a_shard_gives_back_the_tiles_it_was_packed_from(
-    sizes: list[int | None], tmp_path_factory: pytest.TempPathFactory
+    sizes: list[int | None], order: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     tiles = [None if n is None else bytes([i % 251]) * n for i, n in enumerate(sizes)]
     path = tmp_path_factory.mktemp("shard") / "0"
     path.write_bytes(b"".join(shard_parts(tiles)))
     with ShardFile(path, n_tiles=len(tiles)) as shard:
         assert [shard.read(i) for i in range(len(tiles))] == tiles
+        chosen = np.array(order, np.int64) % len(tiles)
+        packed = shard.read_tiles(chosen)
+        assert [one.tobytes() for one in packed] == [tiles[i] or b"" for i in chosen]
         assert shard.holds(range(len(tiles))).tolist() == [t is not None for t in tiles]
 
 
@@ -207,7 +213,7 @@ def test_parts_of_a_damaged_tile_are_refused_or_garbage_and_end_no_process(seed:
     encoded = TileCodec(dtype=np.dtype(np.int16), tile=(350, 350)).encode(pixels)
     sizes = {"n_bytes": pixels.nbytes, "itemsize": 2}
     out = np.zeros((1, 2 * int(np.diff(parts).sum())), np.uint8)
-    assert unpack_parts([encoded], out, parts, **sizes).all()
+    assert unpack_parts(PackedTiles.of([encoded]), out, parts, **sizes).all()
     wanted = np.concatenate([pixels.ravel()[first:stop] for first, stop in parts])
     np.testing.assert_array_equal(out.view(np.int16)[0], wanted)
     refused = 0
@@ -216,5 +222,6 @@ def test_parts_of_a_damaged_tile_are_refused_or_garbage_and_end_no_process(seed:
         # In the header and the places of the blocks, where damage leads out of the buffer.
         for place in rng.integers(0, 16 + 4 * 30, 3):
             damaged[place] = int(rng.integers(0, 256))
-        refused += not unpack_parts([bytes(damaged)], out, parts, **sizes).all()
+        packed = PackedTiles.of([bytes(damaged)])
+        refused += not unpack_parts(packed, out, parts, **sizes).all()
     assert refused

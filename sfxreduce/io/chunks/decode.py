@@ -24,7 +24,14 @@ from sfxreduce._numba import compiled, intrinsic
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks.blosc import HEADER_BYTES, BloscHeader, Stored
 
-__all__ = ["can_unpack_many", "copy_spans", "unpack_many", "unpack_parts", "unpack_spans"]
+__all__ = [
+    "PackedTiles",
+    "can_unpack_many",
+    "copy_spans",
+    "unpack_many",
+    "unpack_parts",
+    "unpack_spans",
+]
 
 Spans = NDArray[np.int64]
 
@@ -171,19 +178,83 @@ _Addresses: TypeAlias = NDArray[np.uint64]
 _ADDRESS, _SIZE, _STATUS = ir.IntType(8).as_pointer(), ir.IntType(64), ir.IntType(32)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PackedTiles:
+    """Stored bytes of some tiles, side by side, as they came from their file.
+
+    Parameters
+    ----------
+    data : ndarray of uint8
+        Shape (byte,).
+    starts, sizes : ndarray of int64
+        Shape (tile,): first byte of each, and how many; none of a tile that is absent.
+    """
+
+    data: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, tiles: Sequence[bytes]) -> PackedTiles:
+        """Put tiles side by side."""
+        sizes = np.fromiter(map(len, tiles), np.int64, len(tiles))
+        return cls(
+            data=np.frombuffer(b"".join(tiles), np.uint8),
+            starts=np.cumsum(sizes) - sizes,
+            sizes=sizes,
+        )
+
+    def __len__(self) -> int:
+        return self.starts.size
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        data = self.data
+        for start, size in zip(self.starts.tolist(), self.sizes.tolist(), strict=True):
+            yield data[start : start + size]
+
+    def take(self, chosen: NDArray[np.bool_]) -> PackedTiles:
+        """Return some of the tiles, where they lie."""
+        return PackedTiles(data=self.data, starts=self.starts[chosen], sizes=self.sizes[chosen])
+
+    @property
+    def addresses(self) -> NDArray[np.uint64]:
+        """Address of each in this process, as long as the bytes are held."""
+        return (self.data.ctypes.data + self.starts).astype(np.uint64)
+
+    def hold(self, n_bytes: int, itemsize: int | None = None) -> NDArray[np.bool_]:
+        """Whether each header speaks of so many bytes, and of no more packed ones than there are.
+
+        Parameters
+        ----------
+        itemsize : int, optional
+            Of which the header shall speak, too.
+        """
+        fits = self.sizes >= HEADER_BYTES
+        places = self.starts[fits, np.newaxis] + np.arange(HEADER_BYTES)
+        headers = self.data[places]
+        numbers = headers.view("<u4")
+        fits[fits] = (
+            (numbers[:, 1] == n_bytes)
+            & (numbers[:, 3] >= HEADER_BYTES)
+            & (numbers[:, 3] <= self.sizes[fits])
+            & (itemsize is None or headers[:, 3] == itemsize)
+        )
+        return fits
+
+
 def can_unpack_many() -> bool:
     """Whether Blosc can be called here from compiled code."""
     return _blosc("decompress_ctx") is not None and _blosc("getitem") is not None
 
 
 def unpack_many(
-    packed: Sequence[bytes], out: NDArray[np.uint8], places: NDArray[np.int64]
+    packed: PackedTiles, out: NDArray[np.uint8], places: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Unpack Blosc buffers of equally many bytes, each to its own place.
 
     Parameters
     ----------
-    packed : sequence of bytes
+    packed : PackedTiles
         Buffers whose checksums were compared; more may follow in each.
     out : ndarray of uint8
         Shape (place, byte), in memory order.
@@ -202,17 +273,16 @@ def unpack_many(
     if not out.flags.c_contiguous or (places < 0).any() or (places >= len(out)).any():
         raise ValueError(f"expected {len(places)} places in {len(out)} rows in memory order")
     n_bytes = out.shape[1]
-    fits, together, sources = _addressed(packed, n_bytes)
+    fits = packed.hold(n_bytes)
     targets = (out.ctypes.data + places * n_bytes).astype(np.uint64)
     found = np.zeros(np.count_nonzero(fits), np.int64)
-    _unpack_each(function, sources[fits], targets[fits], n_bytes, found)
-    del together  # only now: the addresses are those of its bytes
+    _unpack_each(function, packed.addresses[fits], targets[fits], n_bytes, found)
     fits[fits] = found == n_bytes
     return fits
 
 
 def unpack_parts(
-    packed: Sequence[bytes],
+    packed: PackedTiles,
     out: NDArray[np.uint8],
     parts: NDArray[np.int64],
     *,
@@ -223,7 +293,7 @@ def unpack_parts(
 
     Parameters
     ----------
-    packed : sequence of bytes
+    packed : PackedTiles
         See `unpack_many`.
     out : ndarray of uint8
         Shape (buffer, byte), in memory order: the parts of each, one after the other.
@@ -245,37 +315,12 @@ def unpack_parts(
     expected = (len(packed), int(lengths.sum()) * itemsize)
     if not (out.flags.c_contiguous and out.shape == expected and inside and (lengths > 0).all()):
         raise ValueError(f"expected {expected} bytes in memory order for parts within {n_bytes}")
-    fits, together, sources = _addressed(packed, n_bytes)
     # An item is what the buffer says it is.
-    fits &= np.fromiter((one[3:4] == bytes([itemsize]) for one in packed), np.bool_, len(packed))
+    fits = packed.hold(n_bytes, itemsize)
     targets = (out.ctypes.data + np.arange(len(packed)) * out.shape[1]).astype(np.uint64)
     found = np.zeros(np.count_nonzero(fits), np.int64)
-    _unpack_parts_of_each(function, sources[fits], targets[fits], parts, itemsize, found)
-    del together  # only now: the addresses are those of its bytes
+    _unpack_parts_of_each(function, packed.addresses[fits], targets[fits], parts, itemsize, found)
     fits[fits] = found == out.shape[1]
-    return fits
-
-
-def _addressed(
-    packed: Sequence[bytes], n_bytes: int
-) -> tuple[NDArray[np.bool_], NDArray[np.uint8], _Addresses]:
-    """Which buffers hold so many bytes, all buffers side by side, and the address of each."""
-    sizes = np.fromiter(map(len, packed), np.int64, len(packed))
-    together = np.frombuffer(b"".join(packed), np.uint8)
-    sources = (together.ctypes.data + np.cumsum(sizes) - sizes).astype(np.uint64)
-    return _fits(packed, sizes, n_bytes), together, sources
-
-
-def _fits(packed: Sequence[bytes], sizes: NDArray[np.int64], n_bytes: int) -> NDArray[np.bool_]:
-    """Whether each header speaks of so many bytes, and of no more packed ones than there are."""
-    empty = bytes(HEADER_BYTES)
-    headers = b"".join(
-        buffer[:HEADER_BYTES] if len(buffer) >= HEADER_BYTES else empty for buffer in packed
-    )
-    numbers = np.frombuffer(headers, "<u4").reshape(-1, HEADER_BYTES // 4)
-    fits: NDArray[np.bool_] = (
-        (numbers[:, 1] == n_bytes) & (numbers[:, 3] >= HEADER_BYTES) & (numbers[:, 3] <= sizes)
-    )
     return fits
 
 

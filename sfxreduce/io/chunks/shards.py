@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import google_crc32c
@@ -23,14 +24,22 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from sfxreduce.errors import SourceError
-from sfxreduce.io.chunks.blosc import DENSE_PACKING, SHUFFLES, USUAL_PACKING, MemoryRange, Packing
-from sfxreduce.io.chunks.decode import can_unpack_many, unpack_many, unpack_spans
+from sfxreduce.io.chunks.blosc import (
+    DENSE_PACKING,
+    SHUFFLES,
+    USUAL_PACKING,
+    FileRange,
+    MemoryRange,
+    Packing,
+)
+from sfxreduce.io.chunks.decode import PackedTiles, can_unpack_many, unpack_many, unpack_spans
 from sfxreduce.io.files.safe_read import open_regular
 
 __all__ = [
     "ABSENT",
     "ShardFile",
     "TileCodec",
+    "are_sound",
     "check_crc",
     "packed_bytes",
     "payload_hash",
@@ -137,7 +146,7 @@ class TileCodec:
         return out
 
     def decode_many(
-        self, encoded: Sequence[bytes], out: NDArray[np.generic], places: NDArray[np.int64]
+        self, encoded: PackedTiles, out: NDArray[np.generic], places: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         """Decode tiles, all in one call where that can be; see `decode`.
 
@@ -154,13 +163,16 @@ class TileCodec:
             Shape (tile,): which of them could be decoded; the places of others may hold anything.
         """
         if out.dtype == self.dtype.newbyteorder("<") and can_unpack_many():
-            sound = np.fromiter(map(_is_sound, encoded), np.bool_, len(encoded))
-            packed = [one for one, is_sound in zip(encoded, sound, strict=True) if is_sound]
+            sound = are_sound(encoded)
             rows = out.reshape(len(out), -1).view(np.uint8)
-            sound[sound] = unpack_many(packed, rows, places[sound])
+            sound[sound] = unpack_many(encoded.take(sound), rows, places[sound])
             return sound
         return np.array(
-            [self._decodes(*one, out) for one in zip(encoded, places, strict=True)], np.bool_
+            [
+                self._decodes(one.tobytes(), place, out)
+                for one, place in zip(encoded, places, strict=True)
+            ],
+            np.bool_,
         )
 
     def _decodes(self, encoded: bytes, place: int, out: NDArray[np.generic]) -> bool:
@@ -192,6 +204,8 @@ class ShardFile:
             self._file = open_regular(path, follow=False)
         except OSError as error:
             raise SourceError(f"{path}: shard cannot be opened ({error.strerror})") from error
+        size = os.fstat(self._file).st_size
+        self._range = FileRange(file=self._file, path=path, start=0, n_bytes=size)
         try:
             self.index = self._read_index(n_tiles)
         except BaseException:
@@ -216,29 +230,48 @@ class ShardFile:
         SourceError
             If the file ends before the tile does, or cannot be read.
         """
-        offset, length = (int(n) for n in self.index[tile])
-        if offset == ABSENT:
-            return None
-        encoded = _pread(self._file, length, offset, self.path)
-        if len(encoded) != length:
-            raise SourceError(
-                f"{self.path}: expected {length} bytes of tile {tile}, found {len(encoded)}"
-            )
-        return encoded
+        offset, length = self.index[tile].tolist()
+        return None if offset == ABSENT else self._fetched(offset, length)
+
+    def read_tiles(self, tiles: NDArray[np.int64]) -> PackedTiles:
+        """Stored bytes of several tiles, checksums included; those that lie together in one go.
+
+        Raises
+        ------
+        SourceError
+            If the file ends before a tile does, or cannot be read.
+        """
+        offsets, sizes = self.index[tiles].T
+        sizes = np.where(offsets == ABSENT, 0, sizes).astype(np.int64)
+        starts = np.cumsum(sizes) - sizes
+        data = np.empty(int(sizes.sum()), np.uint8)
+        ends_before = offsets[1:] != offsets[:-1] + sizes[:-1].astype(np.uint64)
+        edges = [0, *(np.flatnonzero(ends_before) + 1).tolist(), len(tiles)]
+        for first, stop in pairwise(edges):
+            n_bytes = int(sizes[first:stop].sum())
+            if n_bytes:
+                start = int(starts[first])
+                self._range.fetch(int(offsets[first]), data[start : start + n_bytes].data)
+        return PackedTiles(data=data, starts=starts, sizes=sizes)
 
     def holds(self, tiles: NDArray[np.int64] | Sequence[int]) -> NDArray[np.bool_]:
         """Whether the index lists each of these tiles."""
         present: NDArray[np.bool_] = self.index[np.asarray(tiles), 0] != ABSENT
         return present
 
+    def _fetched(self, start: int, n_bytes: int) -> bytes:
+        data = bytearray(n_bytes)
+        self._range.fetch(start, memoryview(data))
+        return bytes(data)
+
     def _read_index(self, n_tiles: int) -> NDArray[np.uint64]:
-        size = os.fstat(self._file).st_size
+        size = self._range.n_bytes
         n_bytes = 16 * n_tiles + CRC_BYTES
         if size < n_bytes:
             raise SourceError(
                 f"{self.path}: expected a shard of at least {n_bytes} bytes, found {size}"
             )
-        raw = _pread(self._file, n_bytes, size - n_bytes, self.path)
+        raw = self._fetched(size - n_bytes, n_bytes)
         check_crc(raw)
         index = np.frombuffer(raw[:-CRC_BYTES], "<u8").reshape(n_tiles, 2)
         inside = index[index[:, 0] != ABSENT]
@@ -290,7 +323,12 @@ def check_crc(stored: bytes) -> None:
         raise SourceError("stored bytes do not match their crc32c checksum")
 
 
-def _is_sound(stored: bytes) -> bool:
+def are_sound(stored: PackedTiles) -> NDArray[np.bool_]:
+    """Whether the crc32c at the end of each tile is that of its bytes before: shape (tile,)."""
+    return np.fromiter(map(_is_sound, stored), np.bool_, len(stored))
+
+
+def _is_sound(stored: bytes | NDArray[np.uint8]) -> bool:
     """Whether the crc32c at the end is that of the bytes before."""
     # One pass over them as they lie; to compare the numbers, they would have to be copied.
     return len(stored) >= CRC_BYTES and bool(google_crc32c.value(stored) == CRC_RESIDUE)
@@ -314,22 +352,6 @@ def _packer(packing: Packing) -> blosc.Blosc:
         shuffle=SHUFFLES.index(packing.shuffle),
         blocksize=packing.blocksize,
     )
-
-
-def _pread(file: int, length: int, offset: int, path: Path) -> bytes:
-    """Read a range in full; a short read of the system is continued."""
-    parts: list[bytes] = []
-    while length > 0:
-        try:
-            part = os.pread(file, length, offset)
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-        if not part:
-            break
-        parts.append(part)
-        length -= len(part)
-        offset += len(part)
-    return b"".join(parts)
 
 
 def pixel_hash(pixels: NDArray[np.generic]) -> int:

@@ -28,7 +28,7 @@ from sfxreduce.io.chunks.decode import can_unpack_many, unpack_parts
 from sfxreduce.io.chunks.layout import Layout
 from sfxreduce.io.chunks.limits import MOST_CHUNK_BYTES, MOST_RATIO, SPARED_BYTES
 from sfxreduce.io.chunks.pieces import TilePiece, frame_pieces, tile_pieces, whole_tiles
-from sfxreduce.io.chunks.shards import ShardFile, TileCodec, check_crc
+from sfxreduce.io.chunks.shards import ShardFile, TileCodec, are_sound, check_crc
 from sfxreduce.io.files.durable import disk_bytes
 from sfxreduce.io.readers.zarr.foreign import foreign_share, read_foreign, read_foreign_parts
 from sfxreduce.io.store.guard import GuardedStore, check_tree
@@ -431,10 +431,6 @@ def _columns(path: Path, store: Store) -> xr.Dataset:
     return table[[name for name in table if table[name].dims[:1] == ("event",)]]
 
 
-# Their packed bytes are held until they are unpacked together.
-_TILES_AT_ONCE = 64
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredEvent:
     """One event in its open shard; without a shard there is a reason."""
@@ -492,35 +488,22 @@ def read_whole_tiles(
     pixels: NDArray[np.generic],
     reasons: NDArray[np.uint32],
 ) -> None:
-    """Read tiles right to where they go, many at once."""
+    """Read tiles right to where they go."""
     pieces, places = wanted
     rows = pixels.reshape(-1, *codec.tile)
-    there = places.tolist()
-    encoded: list[bytes] = []
-    targets: list[int] = []
-
-    def decode() -> None:
-        if not encoded:
-            return
-        at = np.array(targets, np.int64)
-        lost = at[~codec.decode_many(encoded, rows, at)] // pixels.shape[1]
-        reasons[lost], pixels[lost] = Reason.READ_ERROR, 0
-        encoded.clear()
-        targets.clear()
-
+    tiles = np.array([piece.tile for piece in pieces])
     for event in stored:
-        if not event.whole():
-            reasons[event.place] = event.reason or Reason.DATA_HOLE
+        shard, here = event.shard, event.place
+        if shard is None or not event.whole():
+            reasons[here] = event.reason or Reason.DATA_HOLE
             continue
         try:
-            encoded += [event.tile(piece.tile) or b"" for piece in pieces]
+            packed = shard.read_tiles(event.first + tiles)
+            is_read = codec.decode_many(packed, rows, here * pixels.shape[1] + places).all()
         except SourceError:
-            reasons[event.place] = Reason.READ_ERROR
-            continue
-        targets += [event.place * pixels.shape[1] + place for place in there]
-        if len(encoded) >= _TILES_AT_ONCE:
-            decode()
-    decode()
+            is_read = False
+        if not is_read:
+            reasons[here], pixels[here] = Reason.READ_ERROR, 0
 
 
 def events_in_shards(path: Path, layout: Layout, events: Sequence[int]) -> Iterator[StoredEvent]:
@@ -556,26 +539,31 @@ class _SamplePlan:
 
     Parameters
     ----------
-    tiles : tuple of int
-        In grid order.
+    tiles : ndarray of int64
+        Shape (tile,), in grid order.
     parts : ndarray of int64
         Shape (part, 2): first pixel of each part of a tile, and the one behind its last.
     """
 
-    tiles: tuple[int, ...]
+    tiles: NDArray[np.int64]
     parts: NDArray[np.int64]
     n_bytes: int
     sampled: Sampled
 
     def read(self, event: StoredEvent, pixels: NDArray[np.generic]) -> bool:
         """Read the parts of one event; whether its tiles are all there and undamaged."""
-        encoded = [tile for tile in map(event.checked_tile, self.tiles) if tile is not None]
-        if len(encoded) < len(self.tiles):
+        if event.shard is None:
+            return False
+        try:
+            packed = event.shard.read_tiles(event.first + self.tiles)
+        except SourceError:
+            return False
+        if not are_sound(packed).all():
             return False
         rows = pixels.reshape(len(self.tiles), -1).view(np.uint8)
         return bool(
             unpack_parts(
-                encoded, rows, self.parts, n_bytes=self.n_bytes, itemsize=pixels.dtype.itemsize
+                packed, rows, self.parts, n_bytes=self.n_bytes, itemsize=pixels.dtype.itemsize
             ).all()
         )
 
@@ -614,7 +602,7 @@ def _sample_plan(
     shown[gathered[gathered >= 0]] = True
     index[~shown[np.maximum(index, 0)]] = -1
     return _SamplePlan(
-        tiles=tiles,
+        tiles=np.array(tiles),
         parts=np.array(parts, np.int64),
         n_bytes=n_pixels * dtype.itemsize,
         sampled=Sampled(index=index),
