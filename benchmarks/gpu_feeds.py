@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfxreduce.io.chunks.decode import PackedTiles
 from sfxreduce.scorers.cnn.poster.gpu import Feed
 from sfxreduce.scorers.cnn.poster.network import TILE_SHAPE
 
@@ -51,10 +50,12 @@ class Stored:
         self._encoded: list[bytes] = []
         self._why_not = ""
         try:
+            from sfxreduce.io.chunks.decode import PackedTiles
             from sfxreduce.io.chunks.shards import TileCodec
         except ImportError as error:
             self._why_not = f"the tile codec cannot be loaded ({error})"
             return
+        self._side_by_side = PackedTiles.of
         self._codec = TileCodec(dtype=tiles.dtype, tile=TILE_SHAPE)
         self._encoded = [self._codec.encode(tile) for tile in tiles.reshape(-1, *TILE_SHAPE)]
 
@@ -72,8 +73,9 @@ class Stored:
 
     def read(self, tiles: range, there: NDArray[np.generic]) -> NDArray[np.generic]:
         """Decode tiles, counted round and round, into an array of shape (tile, y, x)."""
-        encoded = PackedTiles.of([self.encoded[tile % len(self.encoded)] for tile in tiles])
-        if not self._codec.decode_many(encoded, there, np.arange(len(tiles))).all():
+        encoded = [self.encoded[tile % len(self.encoded)] for tile in tiles]
+        packed = self._side_by_side(encoded)
+        if not self._codec.decode_many(packed, there, np.arange(len(tiles))).all():
             raise RuntimeError("a tile cannot be decoded")
         return there
 

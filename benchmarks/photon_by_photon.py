@@ -40,6 +40,7 @@ _BEAMSTOP_PX = 10.0
 _PIXEL_VARIANCE = 1.0 / 12.0
 _NOISE_STARTS = 2**20
 _JOULE_PER_EV = 1.602176634e-19
+_PIXEL_M = 110e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -478,10 +479,24 @@ def write_run(plan: RunPlan, path: Path) -> Truth:
     return Truth(has_crystal=rendering.has_crystal, n_peaks=n_peaks)
 
 
+def _corners(camera: Camera) -> NDArray[np.float64]:
+    """First corner of each slab, (x, y, z) in metres from the beam, shape (panel, 3).
+
+    They are a pixel further apart than they were rendered: of slabs without a gap nobody believes
+    that their places are known.
+    """
+    left = np.full(camera.panels, -camera.side / 2)
+    from_middle = np.arange(camera.panels) - (camera.panels - 1) / 2
+    top = from_middle * (camera.frame_shape[1] + 1) - camera.frame_shape[1] / 2
+    return _PIXEL_M * np.stack([left, top, np.zeros(camera.panels)], axis=1)
+
+
 def _write_metadata(file: h5py.File, plan: RunPlan) -> None:
     """Add what a CXI file says of beam, detector and time."""
     detector = file.require_group("/entry_1/instrument_1/detector_1")
-    detector["distance"], detector["x_pixel_size"] = 0.15, 110e-6
+    detector["distance"], detector["x_pixel_size"] = 0.15, _PIXEL_M
+    if plan.camera.panels > 1:
+        detector["corner_position"] = _corners(plan.camera)
     detector["adu_per_photon"] = plan.camera.gain
     detector["saturation_value"] = plan.camera.full_scale
     n = plan.n_events

@@ -28,5 +28,4 @@ def score_pixels(
     scorer = PosterOnCpu(model=model, network=network)
     window = Window.centre(Detector.centred("camera", (350, 350)))
     evidence = scorer.look(pixels, good, adu_per_photon=adu_per_photon)
-    score, _ = scorer.scores(evidence, window, n_tiles=len(window.origins))
-    return score
+    return scorer.score(evidence, window, n_tiles=len(window.origins))

@@ -54,10 +54,22 @@ def test_nothing_is_lost_that_the_peak_finder_keeps(run: WallRun) -> None:
         assert outcome.lost_alone == 0
 
 
+WITHHELD = {
+    "9 tiles, dim": "background",
+    "25 tiles, 30 % hits, gain 8": "1 of 64 rejected events",
+    "64 tiles, 30 % hits": "1 of 64 rejected events",
+}
+"""Ordinary runs without a promise, and how the reason begins: less background than any calibrated
+run, and a reject with peaks that lie beyond the tiles which are looked at first."""
+
+
 @each(run for run in WALL if run.inside)
 def test_the_promise_is_given_for_ordinary_runs(run: WallRun) -> None:
     outcome = judged(run.name)
-    assert outcome.promised, outcome.reasons
+    if run.name in WITHHELD:
+        assert outcome.reasons[0].startswith(WITHHELD[run.name])
+    else:
+        assert outcome.promised, outcome.reasons
 
 
 RINGS = {"rings"}

@@ -76,9 +76,10 @@ BYTES_AT_ONCE = 16 << 20
 """Pixels that are looked at together: more of them leave the processor's cache, and memory should
 not depend on the size of a frame."""
 
-BYTES_OF_A_CHUNK = 32 << 20
-"""Pixels that are read together if they are decoded together; of a larger chunk each such part is
-read by itself. Chosen: a worker with 1 GiB holds the chunk and its pixels."""
+BYTES_READ_AT_ONCE = 32 << 20
+"""Pixels that are read together: a file is opened for all of them, and no chunk is decoded twice.
+Of a larger chunk each such part is read by itself. Chosen: a worker with 1 GiB holds the chunk and
+its pixels."""
 
 WORTH_IT = 0.75
 """Share of what all tiles cost to decode, up to which the first are looked at for themselves.
@@ -191,9 +192,9 @@ class _BatchReader:
         return max(1, BYTES_AT_ONCE // self.n_bytes(window))
 
     def events_read_at_once(self, window: Window | None) -> int:
-        """How many are read together, so that no chunk is decoded for each of its events."""
-        together = min(events_per_chunk(self.source), BYTES_OF_A_CHUNK // self.n_bytes(window))
-        return max(together, self.events_at_once(window))
+        """How many are read together: whole chunks, if one is not too large."""
+        most, of_chunk = BYTES_READ_AT_ONCE // self.n_bytes(window), events_per_chunk(self.source)
+        return max(most - most % of_chunk if most > of_chunk else most, 1)
 
     def at_once(self, events: Sequence[int], rows: NDArray[np.void]) -> None:
         """Look at the whole window of a few events."""

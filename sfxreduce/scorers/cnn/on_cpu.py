@@ -98,22 +98,30 @@ class PosterOnCpu:
             margins[part] = outputs[..., 1].astype(np.float64) - outputs[..., 0]
         return TileEvidence(shape=(len(pixels), len(good)), of_tiles=margins)
 
-    def scores(
+    def score(
         self,
         evidence: TileEvidence,
         window: Window,  # noqa: ARG002 - where its tiles lie does not matter
         *,
         n_tiles: int,  # noqa: ARG002 - nor how many there are
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Scores of events; it tells no classes."""
+    ) -> NDArray[np.float32]:
+        """Scores of events."""
         loudest = _margins(evidence).max(axis=1)
         score: NDArray[np.float32] = np.exp(-np.logaddexp(0.0, -loudest)).astype(np.float32)
-        return score, np.zeros(len(score), np.uint8)
+        return score
+
+    def kind(
+        self,
+        evidence: TileEvidence,
+        window: Window,  # noqa: ARG002 - see `score`
+    ) -> NDArray[np.uint8]:
+        """Nothing: it tells no classes."""
+        return np.zeros(evidence.shape[0], np.uint8)
 
     def doubts(
         self,
         evidence: TileEvidence,
-        window: Window,  # noqa: ARG002 - see `scores`
+        window: Window,  # noqa: ARG002 - see `score`
         *,
         first: bool = False,  # noqa: ARG002 - likewise
     ) -> NDArray[np.uint32]:
@@ -144,27 +152,17 @@ class PatchesOnCpu:
         logits = self.network.logits(found)
         return TileEvidence(shape=(len(pixels), len(good)), found=found, logits=logits)
 
-    def scores(
-        self,
-        evidence: TileEvidence,
-        window: Window,
-        *,
-        n_tiles: int,
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Scores of events seen through a window, and their classes if the model has a head.
+    def score(self, evidence: TileEvidence, window: Window, *, n_tiles: int) -> NDArray[np.float32]:
+        """Scores of events seen through a window.
 
         Parameters
         ----------
         n_tiles : int
             Of the picture, of which the window may be a part.
         """
-        pooling, head, n_events = (
-            self.model.config.pooling,
-            self.model.class_head,
-            evidence.shape[0],
-        )
+        pooling, n_events = self.model.config.pooling, evidence.shape[0]
         if evidence.found is None or evidence.logits is None:
-            return np.full(n_events, np.nan, np.float32), np.zeros(n_events, np.uint8)
+            return np.full(n_events, np.nan, np.float32)
         of_tiles = pooling.evidence(
             evidence.logits,
             evidence.found,
@@ -172,11 +170,15 @@ class PatchesOnCpu:
             n_tiles=evidence.shape[1],
             window=window,
         )
-        score = pooling.probability(pooling.pooled(of_tiles, n_tiles=n_tiles))
-        if head is None:
-            return score, np.zeros(n_events, np.uint8)
+        return pooling.probability(pooling.pooled(of_tiles, n_tiles=n_tiles))
+
+    def kind(self, evidence: TileEvidence, window: Window) -> NDArray[np.uint8]:
+        """Classes of events seen through a window, if the model has a head."""
+        head, n_events = self.model.class_head, evidence.shape[0]
+        if head is None or evidence.found is None or evidence.logits is None:
+            return np.zeros(n_events, np.uint8)
         features = event_features(evidence.logits, evidence.found, window, n_events=n_events)
-        return score, class_of(features, *head)
+        return class_of(features, *head)
 
     def doubts(
         self, evidence: TileEvidence, window: Window, *, first: bool = False
@@ -221,14 +223,20 @@ def event_scores(
     first : FirstLook, optional
         How the first of these tiles count for themselves.
     """
-    score, kind = network.scores(evidence, window, n_tiles=n_tiles)
+    score = network.score(evidence, window, n_tiles=n_tiles)
     reason = network.doubts(evidence, window)
     if first is None:
-        return EventScores(score, kind, reason, *_peaks(evidence, window))
-    part = window.part(slice(first.tiles))
-    early = first_scores(network, evidence.first(first.tiles), part, n_tiles=n_tiles, first=first)
-    by_first = score if early.first is None else early.first
-    return early._replace(score=first.score(by_first, score), reason=reason)
+        return EventScores(score, network.kind(evidence, window), reason, *_peaks(evidence, window))
+    # Class and peaks are told by the first tiles, of every event alike.
+    part, early = window.part(slice(first.tiles)), evidence.first(first.tiles)
+    by_first = network.score(early, part, n_tiles=n_tiles)
+    return EventScores(
+        first.score(by_first, score),
+        network.kind(early, part),
+        reason,
+        *_peaks(early, part),
+        first=by_first,
+    )
 
 
 def first_scores(
@@ -246,7 +254,7 @@ def first_scores(
     window : Window
         The first tiles.
     """
-    score, kind = network.scores(evidence, window, n_tiles=n_tiles)
+    score, kind = network.score(evidence, window, n_tiles=n_tiles), network.kind(evidence, window)
     reason = network.doubts(evidence, window, first=True)
     return EventScores(first.most(score), kind, reason, *_peaks(evidence, window), first=score)
 

@@ -25,9 +25,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from sfxreduce.errors import SchemaError, UsageError
@@ -248,9 +249,9 @@ class PeakFinder:
             int(self.max_pixels),
             int(self.local_radius),
         )
-        bins, starts = kernels.radial_bins(
-            np.ascontiguousarray(good, np.bool_).ravel(),
-            np.ascontiguousarray(radius, np.float64).ravel(),
+        bins, starts = _rings(
+            _ByContent.of(np.ascontiguousarray(good, np.bool_)),
+            _ByContent.of(np.ascontiguousarray(radius, np.float64)),
         )
         shape = (1, 1, *good.shape)[-3:]
         found = []
@@ -273,6 +274,24 @@ class PeakFinder:
             return rows
         best = np.argsort(-rows[:, 5], kind="stable")[: self.max_peaks]
         return rows[np.sort(best)]
+
+
+@dataclass(frozen=True, slots=True)
+class _ByContent:
+    """An array that is the same as another of equal content."""
+
+    digest: int
+    array: NDArray[Any] = field(compare=False)
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> _ByContent:
+        return cls(xxhash.xxh3_128_intdigest(array.data), array)
+
+
+@lru_cache(maxsize=2)
+def _rings(good: _ByContent, radius: _ByContent) -> tuple[kernels.Bins, kernels.Counts]:
+    """Rings of a detector's pixels, kept by content: see `_radius`."""
+    return kernels.radial_bins(good.array.ravel(), radius.array.ravel())
 
 
 def on_powder_rings(
@@ -315,6 +334,8 @@ def on_powder_rings(
     for of_kind, ring in zip(peaks, rings, strict=True):
         np.add.at(of_kind, (np.broadcast_to(kind, rows.shape), rows, ring), weights)
     peaks = peaks.max(axis=1)
+    if peaks.max() < _FIRST_RING:
+        return np.zeros(len(radius), np.bool_)
     padded = np.pad(peaks, ((0, 0), (0, 0), (_AROUND, _AROUND)))
     steps = [step for step in range(2 * _AROUND + 1) if abs(step - _AROUND) > 1]
     around = np.mean([padded[..., step : step + n_rings] for step in steps], axis=0)

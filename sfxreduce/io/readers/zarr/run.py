@@ -499,7 +499,8 @@ def read_whole_tiles(
             continue
         try:
             packed = shard.read_tiles(event.first + tiles)
-            is_read = codec.decode_many(packed, rows, here * pixels.shape[1] + places).all()
+            into = here * pixels.shape[1] + places
+            is_read = bool(codec.decode_many(packed, rows, into).all())
         except SourceError:
             is_read = False
         if not is_read:

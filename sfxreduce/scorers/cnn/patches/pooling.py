@@ -359,8 +359,9 @@ def _on_one_ring(at: NDArray[np.float64]) -> float:
 
 def _crowding(at: NDArray[np.float64]) -> float:
     """How far apart neighbours are, as a logarithm: 0 if like points thrown at random."""
-    apart = np.hypot(*(at[:, np.newaxis] - at[np.newaxis]).transpose(2, 0, 1))
-    np.fill_diagonal(apart, np.inf)
-    nearest = max(float(np.median(apart.min(axis=1))), 1.0)
+    down, across = (np.subtract.outer(axis, axis) for axis in at.T)
+    squared = down * down + across * across
+    np.fill_diagonal(squared, np.inf)
+    nearest = max(float(np.median(np.sqrt(squared.min(axis=1)))), 1.0)
     radius = max(float(np.quantile(np.hypot(*at.T), 0.9)), 1.0)
     return math.log(nearest / (0.5 * radius * math.sqrt(math.pi / len(at))))
