@@ -43,7 +43,9 @@ def shared_data() -> Path:
     return SHARED
 
 
-HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+HANDLERS = {
+    number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+}
 
 
 @pytest.fixture(autouse=True)

@@ -46,7 +46,8 @@ from sfxreduce_cli.why import why
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, what a batch system ends jobs with, and what a terminal that is closed sends."""
 
 CLEANING_SECONDS = 60
 """After an interrupt, in which further ones are passed over: outputs are being removed."""
@@ -96,9 +97,10 @@ def options(
 def main() -> None:
     """Run the command line; an error becomes one line and its exit status."""
     interrupts = _Interrupts()
-    # A batch system ends jobs with SIGTERM: what was begun is removed, as after Ctrl-C.
     for number in INTERRUPTS:
-        signal.signal(number, interrupts.note)
+        # Under nohup a terminal may be closed, and the command goes on.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, interrupts.note)
     sys.unraisablehook = interrupts.hide
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", SfxReduceWarning)
@@ -121,13 +123,17 @@ def main() -> None:
 
 
 class _Interrupts:
-    """Ctrl-C and SIGTERM: the first one stops the work, others must not stop the cleaning up."""
+    """`INTERRUPTS`: the first one stops the work, others must not stop the cleaning up."""
 
     def __init__(self) -> None:
         self.first: float | None = None
+        # One that was closed does not call itself a terminal any more.
+        self.on_terminal = [stream for stream in (1, 2) if os.isatty(stream)]
 
-    def note(self, _: int, __: object) -> None:
+    def note(self, number: int, _: object) -> None:
         """Stop what is under way, unless that is being done already."""
+        if number == signal.SIGHUP:
+            self._leave_terminal()
         now = time.monotonic()
         if self.first is not None and now < self.first + CLEANING_SECONDS:
             return
@@ -135,6 +141,13 @@ class _Interrupts:
         # Conversations with workers break off, and say so when nobody asks any more.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         raise KeyboardInterrupt
+
+    def _leave_terminal(self) -> None:
+        """Print to nowhere from now on what would go to a terminal that is no longer there."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in self.on_terminal:
+            os.dup2(nowhere, stream)
+        os.close(nowhere)
 
     def hide(self, unraisable: sys.UnraisableHookArgs) -> None:
         """Keep what an interrupt leaves in callbacks and destructors off the terminal."""

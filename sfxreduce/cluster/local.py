@@ -56,11 +56,13 @@ def local_cluster(n_workers: int, *, gpu: bool, security: Security | None = None
     """
     security = security or Security.temporary()
     processors = len(os.sched_getaffinity(0))
-    # Ctrl-C reaches every process of a terminal. Workers inherit this mask and leave it to us;
-    # the resource tracker, started later, would undo it.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Ctrl-C, and the end of a terminal, reach every process of it. Workers inherit this mask and
+    # leave them to us. So does the resource tracker, which sees to Ctrl-C itself: started later, it
+    # would undo this.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         with dask.config.set({ENVIRONMENT: dask.config.get(ENVIRONMENT) | KEPT_BY_WORKERS}):
             if gpu:
                 return _gpu_cluster(n_workers, visible_cards(), security)

@@ -41,6 +41,7 @@ __all__ = [
     "SelectedFrames",
     "WrappedFrames",
     "block_sizes",
+    "changed_at",
     "decoded_share",
     "events_per_chunk",
     "has_changed",
@@ -286,10 +287,19 @@ class MayChange(Protocol):
         """Whether another version is there by now than the one that is read."""
         ...
 
+    def changed_at(self) -> float:
+        """When any of it was last changed, in seconds since 1970; 0 if that cannot be told."""
+        ...
+
 
 def has_changed(source: FrameSource) -> bool:
     """Whether a source says of itself that it is another one by now. See `MayChange`."""
     return isinstance(source, MayChange) and source.has_changed()
+
+
+def changed_at(source: FrameSource) -> float:
+    """When a source that lies in no file was last changed; 0 for others. See `MayChange`."""
+    return source.changed_at() if isinstance(source, MayChange) else 0.0
 
 
 def missing_tail_of(source: FrameSource) -> str:
@@ -377,6 +387,10 @@ class WrappedFrames:
     def has_changed(self) -> bool:
         """See `MayChange`."""
         return has_changed(self.source)
+
+    def changed_at(self) -> float:
+        """See `MayChange`."""
+        return changed_at(self.source)
 
     @property
     def events_per_chunk(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import inspect
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -236,7 +238,8 @@ def stop_when_staged(
 @pytest.mark.parametrize(
     ("pool", "number", "times"),
     [("--serial", signal.SIGINT, 2), ("--workers=2", signal.SIGINT, 1),
-     ("--serial", signal.SIGTERM, 1), ("--workers=2", signal.SIGTERM, 2)],
+     ("--serial", signal.SIGTERM, 1), ("--workers=2", signal.SIGTERM, 2),
+     ("--workers=2", signal.SIGHUP, 1)],
 )  # fmt: skip
 def test_an_interrupted_filter_leaves_no_output_and_goes_on(
     pool: str, number: int, times: int, small_run: Path, tmp_path: Path
@@ -254,6 +257,34 @@ def test_an_interrupted_filter_leaves_no_output_and_goes_on(
     subprocess.run(command, check=True, capture_output=True)
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["hits.cxi", "hits.geom", "hits.lst", "hits.zarr", "report.html"]
+
+
+@pytest.mark.parametrize(("before", "status"), [([], 130), (["nohup"], 0)])
+def test_a_terminal_that_is_closed_ends_a_command_but_not_under_nohup(
+    before: list[str], status: int, small_run: Path, tmp_path: Path
+) -> None:
+    command = [
+        *before, sys.executable, "-m", "sfxreduce_cli", "filter", "--in", str(small_run), "--out",
+        str(tmp_path / "hits.zarr"), "--scorer", "peaks", "--threshold", "-1", "--serial",
+    ]  # fmt: skip
+    master, terminal = os.openpty()
+    os.set_blocking(master, False)
+    child = subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0), cwd=tmp_path,
+    )  # fmt: skip
+    os.close(terminal)
+    deadline = time.monotonic() + 120
+    while not begun(tmp_path) and time.monotonic() < deadline:
+        with suppress(OSError):  # nothing to read, or nobody who writes
+            os.read(master, 65536)
+        time.sleep(0.02)
+    os.close(master)
+    assert child.wait(timeout=120) == status
+    if status == 0:
+        assert (tmp_path / "hits.zarr").is_dir()
+    else:
+        assert [*tmp_path.iterdir()] == hidden_folders(tmp_path / "hits.zarr")
 
 
 SWALLOWED = """

@@ -213,7 +213,8 @@ def test_workers_that_leave_are_replaced_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    "number",
+    [signal.SIGINT, signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
 )
 def test_whoever_interrupts_a_command_leaves_no_job(
     number: int, site: Site, expected: dict[str, bytes], tmp_path: Path

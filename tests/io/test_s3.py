@@ -28,7 +28,7 @@ from sfxreduce.io.readers.zarr.objects import ObjectFrames
 from sfxreduce.pipeline import filter as filtering
 from sfxreduce.pipeline import ingest
 from sfxreduce.pipeline.filter import filter_run
-from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs
+from sfxreduce.pipeline.stages.settings import FilterSettings, Outputs, as_it_is
 from sfxreduce.pipeline.verify.output import verify_run
 
 EVENTS_PER_SHARD = 4
@@ -346,6 +346,18 @@ def test_a_run_whose_last_shards_are_missing_is_refused(
     (begun / f"frames/c/{N_SHARDS - 1}/0/0").unlink()
     with pytest.raises(UnfinishedRun, match=f"shard {N_SHARDS - 1} of {N_SHARDS} is missing"):
         filtered(server.put_run(begun, "begun/run.zarr"), tmp_path / "hits.zarr")
+
+
+def test_what_was_put_just_now_has_to_settle(gate: Gate, address: str) -> None:
+    run = open_run(address)
+    gate.forget()
+    assert as_it_is(run, incomplete=False) is run
+    assert gate.listings == 0
+    with pytest.raises(UnfinishedRun, match=r"changed \d+ s ago"):
+        as_it_is(run, incomplete=False, settle_seconds=3600)
+    assert gate.listings == 1
+    assert as_it_is(run, incomplete=True, settle_seconds=3600).incomplete
+    assert as_it_is(run, incomplete=False, settle_seconds=1e-6) is run
 
 
 def test_a_source_travels_without_credentials(gate: Gate, address: str) -> None:

@@ -21,13 +21,17 @@ WRITING, SWMR_WRITING = 1, 4
 LOCKS = Path("/proc/locks")
 
 
-def being_written(paths: Iterable[Path], *, settle_seconds: float) -> list[str]:
+def being_written(
+    paths: Iterable[Path], *, settle_seconds: float, changed_at: float = 0.0
+) -> list[str]:
     """Look at files, and at all below folders.
 
     Parameters
     ----------
     settle_seconds : float
         Files that changed less than this long ago count as being written; 0 for none.
+    changed_at : float
+        When something changed that is no file, in seconds since 1970.
 
     Returns
     -------
@@ -38,7 +42,7 @@ def being_written(paths: Iterable[Path], *, settle_seconds: float) -> list[str]:
     found = [sign for path in paths if path.is_file() for sign in _signs(path)]
     if settle_seconds > 0:
         newest = max((facts.st_mtime for _, facts in looked_at(paths)), default=0.0)
-        ago = time.time() - newest
+        ago = time.time() - max(newest, changed_at)
         if ago < settle_seconds:
             found.append(f"JUST_CHANGED: changed {max(ago, 0):.0f} s ago")
     return list(dict.fromkeys(found))

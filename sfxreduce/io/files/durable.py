@@ -95,7 +95,7 @@ def output_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait for something short that must not be done by halves: a few
+    """Let Ctrl-C and its like wait for something short that must not be done by halves: a few
     renames, or what a library writes from threads of its own, which would go on after we have
     cleaned up.
     """
@@ -103,7 +103,7 @@ def interrupts_wait() -> Iterator[None]:
         yield
         return
     waiting: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, lambda came, _: waiting.append(came)) for number in numbers]
     try:
         yield

@@ -78,10 +78,13 @@ class StoredObject:
         In bytes.
     etag : str
         By which the store itself tells one content from another.
+    changed_at : float
+        When it was put there, in seconds since 1970; 0 if nobody asked.
     """
 
     size: int
     etag: str
+    changed_at: float = 0.0
 
 
 def name_of(address: str) -> tuple[str, str]:
@@ -151,7 +154,9 @@ def _listed(address: str) -> dict[str, StoredObject]:
     for page in obstore.list(store, prefix=prefix, chunk_size=1000):
         for one in page:
             name = one["path"].removeprefix(f"{prefix}/")
-            found[name] = StoredObject(one["size"], one["e_tag"] or "")
+            found[name] = StoredObject(
+                one["size"], one["e_tag"] or "", one["last_modified"].timestamp()
+            )
         if len(found) > MOST_OBJECTS:
             raise SchemaError(f"{address}: expected at most {MOST_OBJECTS} objects, found more")
     return found

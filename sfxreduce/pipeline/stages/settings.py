@@ -33,7 +33,7 @@ from sfxreduce.io.writers.resume import Unfinished, appearing
 from sfxreduce.report.report import Storage
 from sfxreduce.run.columns import plain_text
 from sfxreduce.run.detector import Detector
-from sfxreduce.run.run import Run, missing_tail_of
+from sfxreduce.run.run import Run, changed_at, missing_tail_of
 from sfxreduce.scorers.cnn.folder import default_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.scorers.peaks.finder import MIN_PEAKS
@@ -219,7 +219,11 @@ def as_it_is(run: Run, *, incomplete: bool, settle_seconds: float = 0.0) -> Run:
     tail = missing_tail_of(run.source)
     signs = [f"TAIL_MISSING: {tail}"] if tail else []
     if settle_seconds > 0 or any(path.is_file() for path in run.source.inputs):
-        signs += being_written(run.source.inputs, settle_seconds=settle_seconds)
+        signs += being_written(
+            run.source.inputs,
+            settle_seconds=settle_seconds,
+            changed_at=changed_at(run.source) if settle_seconds > 0 else 0.0,
+        )
     if not signs:
         return run
     if not incomplete:

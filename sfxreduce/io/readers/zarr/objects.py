@@ -47,6 +47,10 @@ class ObjectFrames(ZarrFrames):
         """See `sfxreduce.run.run.MayChange`; one request for each 1,000 objects."""
         return version_of_all(list_objects(self.path)) != self.version
 
+    def changed_at(self) -> float:
+        """See `sfxreduce.run.run.MayChange`; as many requests."""
+        return max(one.changed_at for one in list_objects(self.path).values())
+
 
 def open_objects(address: str, *, data_path: str = "") -> Run:
     """Open a run store by its address.
