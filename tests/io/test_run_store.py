@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -98,16 +99,15 @@ def test_reading_a_centre_tile_touches_only_its_bytes(
     source = ZarrFrames(path=str(tmp_path / "big.zarr"))
     layout = source.layout
     assert layout is not None
-    n_read = 0
-    pread = __import__("os").pread
+    n_read, preadv = 0, os.preadv
 
-    def counting(file: int, length: int, offset: int) -> bytes:
+    def counting(file: int, buffers: list[memoryview], offset: int) -> int:
         nonlocal n_read
-        data = pread(file, length, offset)
-        n_read += len(data)
-        return data
+        n_bytes = preadv(file, buffers, offset)
+        n_read += n_bytes
+        return n_bytes
 
-    monkeypatch.setattr("sfxreduce.io.chunks.shards.os.pread", counting)
+    monkeypatch.setattr("sfxreduce.io.chunks.blosc.os.preadv", counting)
     reading = source.read(range(4), Window.centre(detector))
     np.testing.assert_array_equal(reading.pixels[:, 0], frames[:, 700:1050, 700:1050])
     index_bytes = 16 * layout.events_per_shard * layout.tiles_per_event + 4
