@@ -7,6 +7,9 @@ from typer.testing import CliRunner, Result
 from sfxreduce.errors import SfxReduceError
 from sfxreduce_cli.main import app
 
+HEARS_HANGUPS = ("/usr/bin/env", "--default-signal=HUP")
+"""Before a command of its own process: tests may run under nohup, which it would inherit."""
+
 
 def run(*arguments: object) -> Result:
     """Run the command line in this process; its own errors become exit statuses as in `main`."""

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from commands import run
+from commands import HEARS_HANGUPS, run
 from planted import ArrayFrames
 
 import sfxreduce
@@ -222,8 +222,9 @@ def stop_when_staged(
 ) -> tuple[int, str]:
     """Send a signal to a command's process group, as often, once it has begun to write."""
     child = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+        [*HEARS_HANGUPS, *command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not begun(folder) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -264,8 +265,9 @@ def test_a_terminal_that_is_closed_ends_a_command_but_not_under_nohup(
     before: list[str], status: int, small_run: Path, tmp_path: Path
 ) -> None:
     command = [
-        *before, sys.executable, "-m", "sfxreduce_cli", "filter", "--in", str(small_run), "--out",
-        str(tmp_path / "hits.zarr"), "--scorer", "peaks", "--threshold", "-1", "--serial",
+        *HEARS_HANGUPS, *before, sys.executable, "-m", "sfxreduce_cli", "filter", "--in",
+        str(small_run), "--out", str(tmp_path / "hits.zarr"), "--scorer", "peaks", "--threshold",
+        "-1", "--serial",
     ]  # fmt: skip
     master, terminal = os.openpty()
     os.set_blocking(master, False)

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import pytest
 from batch_system import BatchSystem, batch_system, why_not
+from commands import HEARS_HANGUPS
 from cryptography import x509
 from planted import planted_run
 
@@ -93,7 +94,7 @@ class Site:
     def filtering(self, *words: str) -> Iterator[subprocess.Popen[str]]:
         """A command under way, for which nobody waits if the test fails."""
         with subprocess.Popen(
-            [sys.executable, "-m", "sfxreduce_cli", *words],
+            [*HEARS_HANGUPS, sys.executable, "-m", "sfxreduce_cli", *words],
             env=self.slurm.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
