@@ -24,10 +24,14 @@ _FunctionCache: Any = FunctionCache  # numba has no types
 def compiled(function: Callable[P, T]) -> Callable[P, T]: ...
 @overload
 def compiled(
-    *, cache: bool = True, inline: bool = False
+    *, cache: bool = True, inline: bool = False, borrows: bool = False
 ) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
 def compiled(
-    function: Callable[P, T] | None = None, *, cache: bool = True, inline: bool = False
+    function: Callable[P, T] | None = None,
+    *,
+    cache: bool = True,
+    inline: bool = False,
+    borrows: bool = False,
 ) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
     """Compile at the first call and keep the machine code on disk.
 
@@ -41,10 +45,14 @@ def compiled(
     inline : bool
         Put the machine code into that of every caller, where loops over rows are too short to call
         anything.
+    borrows : bool
+        Work on the caller's arrays and make none. Then nobody counts who holds them, which in a
+        short loop takes longer than the work.
     """
     if function is None:
-        return partial(compiled, cache=cache, inline=inline)
-    kernel: Any = njit(nogil=True, error_model="numpy", forceinline=inline)(function)
+        return partial(compiled, cache=cache, inline=inline, borrows=borrows)
+    options: Any = {"forceinline": inline, "_nrt": not borrows}
+    kernel: Any = njit(nogil=True, error_model="numpy", **options)(function)
     if cache:
         # Where there is nowhere to write to, as in a read-only container, every process compiles.
         with suppress(RuntimeError):

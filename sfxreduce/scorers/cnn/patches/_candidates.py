@@ -31,7 +31,7 @@ _CORE = 2
 # A patch, and a vector that starts inside the tile, must not leave the sheet.
 _MARGIN = CELL
 _NOTHING = np.float32(-np.inf)
-_LARGEST = np.finfo(np.float32).max
+_LARGEST = np.float32(np.finfo(np.float32).max)
 
 _Floats: TypeAlias = NDArray[np.float32]
 _Places: TypeAlias = NDArray[np.int64]
@@ -70,6 +70,8 @@ class _Desk(NamedTuple):
         Shape (cell,): what is above is left out.
     sums : ndarray of float64
         Shape (4, cell): number of values, what they are counted from, their sum, their squares'.
+    exact : ndarray of bool
+        Shape (cell,): whether the sums are.
     flags : ndarray of uint16
         Shape (y, cell), a bit for each pixel of a row of cells.
     places : ndarray of int64
@@ -83,6 +85,7 @@ class _Desk(NamedTuple):
     sigma: _Floats
     limit: _Floats
     sums: NDArray[np.float64]
+    exact: NDArray[np.bool_]
     flags: NDArray[np.uint16]
     places: _Places
     rough: _Floats
@@ -157,13 +160,14 @@ def _laid_out(n_y: int, n_x: int) -> _Desk:
         np.empty((rows, columns), np.float32),
         np.empty(columns, np.float32),
         np.empty((4, columns), np.float64),
+        np.empty(columns, np.bool_),
         np.empty((CELL, columns), np.uint16),
         np.empty((n_most, 2), np.int64),
         np.empty(n_most, np.float32),
     )
 
 
-@compiled
+@compiled(borrows=True)
 def _copy(tile: NDArray[np.generic], good: NDArray[np.bool_], sheet: _Floats) -> None:
     """Copy a tile into its sheet, without what is masked or no number."""
     n_y, n_x = tile.shape
@@ -183,21 +187,32 @@ def _bin(sheet: _Floats, side: int, n_y: int, n_x: int, out: _Floats) -> None:
     rows = np.empty(n_x * side, np.float32)
     for y in range(n_y):
         top = _MARGIN + y * side
-        rows[:] = sheet[top, _MARGIN : _MARGIN + n_x * side]
-        for v in range(1, side):
-            row = sheet[top + v, _MARGIN : _MARGIN + n_x * side]
-            for x in range(rows.size):
-                rows[x] += row[x]
+        totals = out[_MARGIN + y, _MARGIN : _MARGIN + n_x]
+        if side == 4:  # the usual; told beforehand, the compiler finds vectors in it
+            _add_squares(sheet, top, 4, rows, totals)
+        else:
+            _add_squares(sheet, top, side, rows, totals)
         for x in range(n_x):
-            total = rows[x * side]
-            for u in range(1, side):
-                total += rows[x * side + u]
-            if not math.isfinite(total):
-                total = _sum_of_good(sheet, top, _MARGIN + x * side, side)
-            out[_MARGIN + y, _MARGIN + x] = total
+            if not math.isfinite(totals[x]):
+                totals[x] = _sum_of_good(sheet, top, _MARGIN + x * side, side)
 
 
-@compiled
+@compiled(inline=True, borrows=True)
+def _add_squares(sheet: _Floats, top: int, side: int, rows: _Floats, totals: _Floats) -> None:
+    """Add up a row of squares, first down, then across; `rows` is room for the work."""
+    for x in range(rows.size):
+        total = sheet[top, _MARGIN + x]
+        for v in range(1, side):
+            total += sheet[top + v, _MARGIN + x]
+        rows[x] = total
+    for x in range(totals.size):
+        total = rows[x * side]
+        for u in range(1, side):
+            total += rows[x * side + u]
+        totals[x] = total
+
+
+@compiled(borrows=True)
 def _sum_of_good(sheet: _Floats, top: int, left: int, side: int) -> np.float32:
     """Sum of a square if all of it were as its good pixels are, to a whole number."""
     total, n = 0.0, 0
@@ -238,45 +253,54 @@ def _search(desk: _Desk, whole: bool, rules: Rules, found: _Found, start: int) -
     return n - start
 
 
-@compiled
+@compiled(borrows=True)
 def _measure_cells(desk: _Desk, i: int, whole: bool, floor: float) -> None:
     """Mean and sigma of a row of cells by iterative clipping; infinite sigma in an empty cell.
 
     All cells take a pass before the next one starts: the sums of the next cell are under way while
     the last ones of a cell are still added up.
     """
-    limit, sums = desk.limit, desk.sums
+    limit = desk.limit
     desk.mean[i], desk.sigma[i], limit[:] = 0.0, np.inf, _LARGEST
     for k in range(_CLIP_PASSES):
-        for j in range(limit.size):
-            sums[0, j], sums[1, j], sums[2, j], sums[3, j] = _sums_of_cell(
-                desk.sheet, i, j, limit[j], whole
+        if whole:
+            _add_up_whole(desk, i)
+        else:
+            desk.exact[:] = False
+        _add_up_others(desk, i)
+        _clip(desk.mean[i], desk.sigma[i], limit, desk.sums, CELL if k == 0 else 1, floor)
+
+
+@compiled(borrows=True)
+def _add_up_whole(desk: _Desk, i: int) -> None:
+    """Sums of a row of cells of whole numbers, and whether they are exact."""
+    sheet, limit, sums, exact = desk.sheet, desk.limit, desk.sums, desk.exact
+    top = _MARGIN + i * CELL
+    for j in range(limit.size):
+        left = _MARGIN + j * CELL
+        zero = _first_value(sheet, top, left, limit[j])
+        sums[1, j] = zero
+        sums[0, j], sums[2, j], sums[3, j], exact[j] = whole_sums_up_to(
+            sheet, top, left, zero, limit[j]
+        )
+
+
+@compiled(borrows=True)
+def _add_up_others(desk: _Desk, i: int) -> None:
+    """Sums of those of a row of cells that have no exact ones."""
+    sheet, limit, sums = desk.sheet, desk.limit, desk.sums
+    top = _MARGIN + i * CELL
+    for j in range(limit.size):
+        if not desk.exact[j]:
+            left = _MARGIN + j * CELL
+            zero = _first_value(sheet, top, left, limit[j])
+            sums[1, j] = zero
+            sums[0, j], sums[2, j], sums[3, j] = sums_up_to(
+                sheet, top, top + CELL, left, left + CELL, zero, limit[j]
             )
-        _clip(desk.mean[i], desk.sigma[i], limit, sums, CELL if k == 0 else 1, floor)
 
 
-@compiled
-def _sums_of_cell(
-    sheet: _Floats, i: int, j: int, limit: np.float32, whole: bool
-) -> tuple[int, float, float, float]:
-    """Number of values up to a limit, what they are counted from, their sum, their squares'."""
-    top, left = _MARGIN + i * CELL, _MARGIN + j * CELL
-    bottom, right = top + CELL, left + CELL
-    if limit == _NOTHING:
-        return 0, 0.0, 0.0, 0.0
-    # A value that is left out would be no place to count from: it would round the others.
-    zero = sheet[top, left]
-    if not _NOTHING < zero <= limit:
-        zero = _first_value(sheet, top, left, limit)
-    if whole:
-        n, total, squares, exact = whole_sums_up_to(sheet, top, bottom, left, right, zero, limit)
-        if exact:
-            return n, zero, total, squares
-    n, total, squares, _ = sums_up_to(sheet, top, bottom, left, right, zero, limit)
-    return n, zero, total, squares
-
-
-@compiled
+@compiled(borrows=True)
 def _clip(
     mean: _Floats,
     sigma: _Floats,
@@ -298,9 +322,18 @@ def _clip(
         limit[j] = min(np.float32(centre + _CLIP_SIGMA * spread), np.float32(_LARGEST))
 
 
-@compiled
+@compiled(inline=True, borrows=True)
 def _first_value(sheet: _Floats, top: int, left: int, limit: np.float32) -> np.float32:
-    """First value of a cell up to a limit; zero if there is none."""
+    """First value of a cell up to a limit, zero if there is none: what others are counted from.
+
+    A value that is left out would be no place to count from: it would round the others.
+    """
+    zero = sheet[top, left]
+    return zero if _NOTHING < zero <= limit else _look_for_value(sheet, top, left, limit)
+
+
+@compiled(borrows=True)
+def _look_for_value(sheet: _Floats, top: int, left: int, limit: np.float32) -> np.float32:
     for y in range(top, top + CELL):
         for x in range(left, left + CELL):
             if _NOTHING < sheet[y, x] <= limit:
@@ -308,13 +341,12 @@ def _first_value(sheet: _Floats, top: int, left: int, limit: np.float32) -> np.f
     return np.float32(0)
 
 
-@compiled
+@compiled(borrows=True)
 def _flag_cells(desk: _Desk, i: int, least: float) -> None:
     """Flag the pixels of a row of cells that may stand out: all that do, and hardly any other.
 
-    A sum of n pixels stands out by ``share * sigma * sqrt(n)``, at least
-    ``share * sigma * (3 + n) / 4`` where n is 1 to 9. So a missing pixel is made up for by one that
-    is a quarter of the share above the mean, and the sum of all nine is asked for.
+    Nine pixels stand out by ``share * sigma * sqrt(9)``. Pixels without one of their neighbours are
+    flagged if they are bright enough for any number.
     """
     share = 0.9 * least
     for j in range(desk.mean.shape[1]):
@@ -330,19 +362,18 @@ def _flag_cells(desk: _Desk, i: int, least: float) -> None:
             _not_above(mean + 1.5 * sigma),
             np.float32(mean + share * sigma - slack),
             np.float32(9.0 * (mean - slack) + 3.0 * share * sigma),
-            np.float32(mean + 0.25 * share * sigma),
             desk.flags[:, j],
         )
 
 
-@compiled
+@compiled(borrows=True)
 def _not_above(number: float) -> np.float32:
     """Largest number in single precision that is not above another."""
     near = np.float32(number)
     return near if near <= number else np.nextafter(near, _NOTHING)
 
 
-@compiled
+@compiled(borrows=True)
 def _stand_out(desk: _Desk, i: int, least: float, n: int) -> int:
     """Put the flagged pixels of a row of cells that stand out behind `n` others; how many now."""
     sheet, mean, sigma = desk.sheet, desk.mean[i], desk.sigma[i]
@@ -362,7 +393,7 @@ def _stand_out(desk: _Desk, i: int, least: float, n: int) -> int:
     return n
 
 
-@compiled
+@compiled(borrows=True)
 def _prominence(sheet: _Floats, y: int, x: int, mean: float, sigma: float) -> float:
     """How far the pixel, or the 3 x 3 around it, stands out, in units of sigma."""
     total, n = 0.0, 0
@@ -374,7 +405,7 @@ def _prominence(sheet: _Floats, y: int, x: int, mean: float, sigma: float) -> fl
     return float(max((sheet[y, x] - mean) / sigma, total / (math.sqrt(n) * sigma)))
 
 
-@compiled
+@compiled(borrows=True)
 def _surroundings(
     sheet: _Floats, y: int, x: int, cell_mean: float, cell_sigma: float, rules: Rules
 ) -> tuple[float, float]:
@@ -399,7 +430,7 @@ def _surroundings(
     return cell_mean + total / n, max(math.sqrt(variance), rules.floor)
 
 
-@compiled
+@compiled(borrows=True)
 def _cut(
     sheet: _Floats, y: int, x: int, mean: float, sigma: float, rules: Rules, patch: _Floats
 ) -> None:
