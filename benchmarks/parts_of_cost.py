@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from material import FilterScoring
@@ -22,6 +23,8 @@ from sfxreduce.scorers.cnn.on_cpu import PatchesOnCpu, network_on_cpu
 from sfxreduce.scorers.cnn.patches.candidates import Candidates
 
 __all__ = ["PARTS", "candidates_of", "parts_of_cost"]
+
+Result = TypeVar("Result")
 
 PARTS = ("decode", "samples", "candidates", "inspection", "network")
 """Tiles read and unpacked; the others compared with their checksums, and sampled; pixels that stand
@@ -46,10 +49,10 @@ def parts_of_cost(scoring: FilterScoring, events: range) -> dict[str, Any]:
     window = scoring.scorer.window(scoring.source.detector)
     windows = {n: window.part(slice(n)) for n in set(tiles)}
     for n_tiles, own in windows.items():  # what is worked out once per window
-        _marks(events[tiles.index(n_tiles)], own, scoring, network)
-    marks = [_marks(e, windows[n], scoring, network) for e, n in zip(events, tiles, strict=True)]
+        _spent(events[tiles.index(n_tiles)], own, scoring, network)
+    of_each = [_spent(e, windows[n], scoring, network) for e, n in zip(events, tiles, strict=True)]
     # A mean: events of few tiles and of many are both part of a run.
-    spent = np.diff(marks, axis=1).mean(axis=0)
+    spent = np.mean(of_each, axis=0)
     return {
         "tiles": float(np.mean(tiles)),
         "cpu_ms": {name: 1e3 * float(s) for name, s in zip(PARTS, spent, strict=True)},
@@ -58,25 +61,27 @@ def parts_of_cost(scoring: FilterScoring, events: range) -> dict[str, Any]:
     }
 
 
-def _marks(
+def _spent(
     event: int, window: Window, scoring: FilterScoring, network: PatchesOnCpu
 ) -> list[float]:
-    """CPU seconds before and after each of `PARTS`, of the tiles of a window."""
-    source = scoring.source
-    marks = [time.process_time()]
-    pixels = np.zeros((1, *window.shape), source.dtype)
-    read_into(source, [event], window, pixels)
-    marks.append(time.process_time())
-    whole = scoring.scorer.window(source.detector)
+    """CPU seconds of each of `PARTS`, of the tiles of a window."""
+    source, pixels = scoring.source, np.zeros((1, *window.shape), scoring.source.dtype)
+    decode, _ = _timed(lambda: read_into(source, [event], window, pixels))
+    samples, whole = 0.0, scoring.scorer.window(source.detector)
     if len(window.origins) < len(whole.origins) and isinstance(source, Samples):
-        source.sample([event], window, whole)
-    marks.append(time.process_time())
-    candidates = candidates_of(pixels, window, scoring)
-    marks.append(time.process_time())
-    _inspect(pixels, window, scoring)
-    marks.append(time.process_time())
-    network.network.logits(candidates)
-    return [*marks, time.process_time()]
+        # The first tiles are read with the samples of the others.
+        together, _ = _timed(lambda: source.read_first([event], window, whole, pixels))
+        samples = together - decode
+    search, candidates = _timed(lambda: candidates_of(pixels, window, scoring))
+    inspection, _ = _timed(lambda: _inspect(pixels, window, scoring))
+    answers, _ = _timed(lambda: network.network.logits(candidates))
+    return [decode, samples, search, inspection, answers]
+
+
+def _timed(action: Callable[[], Result]) -> tuple[float, Result]:
+    started = time.process_time()
+    result = action()
+    return time.process_time() - started, result
 
 
 def candidates_of(

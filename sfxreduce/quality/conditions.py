@@ -214,10 +214,16 @@ class Conditioned(WrappedFrames):
         """Pixels that are sampled of tiles. See `sfxreduce.run.run.Samples`."""
         return samples_of(self.source, first, window)
 
-    def sample(self, events: Sequence[int], first: Window, window: Window) -> Reading:
-        """Sample pixels of tiles. See `sfxreduce.run.run.Samples`."""
+    def read_first(
+        self,
+        events: Sequence[int],
+        first: Window,
+        window: Window,
+        pixels: NDArray[np.generic],
+    ) -> Reading:
+        """Read some tiles, and samples of the others. See `sfxreduce.run.run.Samples`."""
         assert isinstance(self.source, Samples)  # noqa: S101 - or nothing would be sampled
-        return self.source.sample(events, first, window)
+        return self.source.read_first(events, first, window, pixels)
 
 
 def conditions_of_run(run: Run, *, most_frames: int = SAMPLE_FRAMES) -> Conditions:

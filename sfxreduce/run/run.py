@@ -174,7 +174,7 @@ class Samples(Protocol):
     """A source that reads some tiles of an event for less than all, and vouches for the others."""
 
     def sampled(self, first: Window, window: Window) -> Sampled | None:
-        """Pixels that `sample` reads; None where to read a few tiles costs about as much as all.
+        """Pixels that `read_first` samples; None where a few tiles cost about as much as all.
 
         Parameters
         ----------
@@ -183,13 +183,27 @@ class Samples(Protocol):
         """
         ...
 
-    def sample(self, events: Sequence[int], first: Window, window: Window) -> Reading:
-        """Read some pixels of the other tiles, after every byte of these was found undamaged.
+    def read_first(
+        self,
+        events: Sequence[int],
+        first: Window,
+        window: Window,
+        pixels: NDArray[np.generic],
+    ) -> Reading:
+        """Read some tiles of events, and some pixels of the others.
+
+        Every byte of both was found undamaged.
+
+        Parameters
+        ----------
+        pixels : ndarray
+            Shape (event, ...) of the first tiles, where they go; what it holds before means
+            nothing. Of events that cannot be read it is zero.
 
         Returns
         -------
         Reading
-            With pixels of shape (event, pixel).
+            With the sampled pixels, shape (event, pixel).
         """
         ...
 
@@ -693,10 +707,17 @@ class SelectedFrames(WrappedFrames):
         """Pixels that are sampled of tiles. See `sfxreduce.run.run.Samples`."""
         return samples_of(self.source, first, window)
 
-    def sample(self, events: Sequence[int], first: Window, window: Window) -> Reading:
-        """Sample pixels of tiles. See `sfxreduce.run.run.Samples`."""
+    def read_first(
+        self,
+        events: Sequence[int],
+        first: Window,
+        window: Window,
+        pixels: NDArray[np.generic],
+    ) -> Reading:
+        """Read some tiles, and samples of the others. See `sfxreduce.run.run.Samples`."""
         assert isinstance(self.source, Samples)  # noqa: S101 - or nothing would be sampled
-        return self.source.sample([self.events[event] for event in events], first, window)
+        there = [self.events[event] for event in events]
+        return self.source.read_first(there, first, window, pixels)
 
 
 def select_run(run: Run, events: NDArray[np.int64]) -> Run:

@@ -23,7 +23,7 @@ from sfxreduce.pipeline.stages.conditions import with_conditions
 from sfxreduce.pipeline.stages.score import collect_scores, score_run
 from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.reasons import Reason
-from sfxreduce.run.run import Run
+from sfxreduce.run.run import Reading, Run
 from sfxreduce.run.window import Window
 from sfxreduce.scorers.cnn.folder import default_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer
@@ -116,7 +116,7 @@ def test_all_tiles_are_read_of_open_events_only(
 ) -> None:
     seen = with_conditions(stored_run, scorer, pool=SerialPool())
     reads: Counter[tuple[int, int]] = Counter()
-    read = ZarrFrames.read_into
+    read, read_first = ZarrFrames.read_into, ZarrFrames.read_first
 
     def noting(
         self: ZarrFrames, events: Sequence[int], window: Window | None, pixels: np.ndarray
@@ -125,7 +125,15 @@ def test_all_tiles_are_read_of_open_events_only(
             reads[event, len(window.origins) if window else 0] += 1
         return read(self, events, window, pixels)
 
+    def noting_first(
+        self: ZarrFrames, events: Sequence[int], first: Window, window: Window, pixels: np.ndarray
+    ) -> Reading:
+        for event in events:
+            reads[event, len(first.origins)] += 1
+        return read_first(self, events, first, window, pixels)
+
     monkeypatch.setattr(ZarrFrames, "read_into", noting)
+    monkeypatch.setattr(ZarrFrames, "read_first", noting_first)
     monkeypatch.setattr(
         ZarrFrames,
         "read",
@@ -140,8 +148,6 @@ def test_all_tiles_are_read_of_open_events_only(
 
 
 def _reading(frames: ZarrFrames, events: Sequence[int], window: Window, read_into: Any) -> Any:
-    from sfxreduce.run.run import Reading
-
     pixels = np.zeros((len(events), *window.shape), frames.dtype)
     return Reading(reasons=read_into(frames, events, window, pixels), pixels=pixels)
 

@@ -18,6 +18,7 @@ from sfxreduce.pipeline.filter import filter_run
 from sfxreduce.pipeline.ingest import ingest_run
 from sfxreduce.pipeline.stages.settings import FilterSettings
 from sfxreduce.run.reasons import Reason
+from sfxreduce.run.run import Reading
 from sfxreduce.scorers.cnn.folder import default_model
 from sfxreduce.scorers.cnn.scorer import CnnScorer
 from sfxreduce.scorers.peaks.finder import PeakScorer
@@ -55,17 +56,24 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unseeing(patched: pytest.MonkeyPatch) -> None:
     """Let this process see a quarter of every run."""
     read_into, encoded = ZarrFrames.read_into, ZarrFrames.encoded
+    read_first = ZarrFrames.read_first
 
     def less(self: ZarrFrames, events: Sequence[int], *more: Any) -> np.ndarray:
         reasons = read_into(self, events, *more)
         reasons[np.isin(list(events), UNSEEN)] = Reason.FILE_UNREADABLE
         return reasons
 
+    def first_of_less(self: ZarrFrames, events: Sequence[int], *more: Any) -> Reading:
+        reading = read_first(self, events, *more)
+        reading.reasons[np.isin(list(events), UNSEEN)] = Reason.FILE_UNREADABLE
+        return reading
+
     def fewer(self: ZarrFrames, events: Sequence[int]) -> Iterator[list[bytes | None]]:
         for event, tiles in zip(events, encoded(self, events), strict=True):
             yield [None] * len(tiles) if event in UNSEEN else tiles
 
     patched.setattr(ZarrFrames, "read_into", less)
+    patched.setattr(ZarrFrames, "read_first", first_of_less)
     patched.setattr(ZarrFrames, "encoded", fewer)
 
 

@@ -212,7 +212,7 @@ class PackedTiles:
         for start, size in zip(self.starts.tolist(), self.sizes.tolist(), strict=True):
             yield data[start : start + size]
 
-    def take(self, chosen: NDArray[np.bool_]) -> PackedTiles:
+    def take(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> PackedTiles:
         """Return some of the tiles, where they lie."""
         return PackedTiles(data=self.data, starts=self.starts[chosen], sizes=self.sizes[chosen])
 

@@ -243,14 +243,12 @@ class _BatchReader:
 
         What is odd about either is not a reason by itself: such an event has to be seen whole.
         """
-        pixels = np.zeros((len(events), *first.shape), self.source.dtype)
+        pixels = np.empty((len(events), *first.shape), self.source.dtype)
         try:
-            rows["reason"] = read_into(self.source, events, first, pixels)
-            doubts = self._doubts_by_samples(first, events)
+            rows["reason"], doubts = self._read_first(events, first, pixels)
         except SOURCE_LOST:
             rows["reason"] = Reason.FILE_UNREADABLE
             return
-        rows["reason"] |= doubts & np.uint32(Reason.DATA_HOLE | Reason.READ_ERROR)
         places = np.flatnonzero(rows["reason"] == 0)
         if not places.size:
             return
@@ -263,15 +261,21 @@ class _BatchReader:
         doubted = places[doubts[places] != 0]
         rows["reason"][doubted] |= np.uint32(Reason.DOUBTED_AT_FIRST)
 
-    def _doubts_by_samples(self, first: Window, events: Sequence[int]) -> NDArray[np.uint32]:
-        """What samples of the tiles that are not looked at say of events, `Reason` bits."""
+    def _read_first(
+        self, events: Sequence[int], first: Window, pixels: NDArray[np.generic]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """Read the first tiles: what kept them from being read, and what samples of the others say.
+
+        Both are `Reason` bits, shape (event,).
+        """
         source, window = self.source, self.window
-        sampled = None if window is None else samples_of(source, first, window)
-        if sampled is None or window is None or not isinstance(source, Samples):
-            return np.zeros(len(events), np.uint32)
-        reading = source.sample(events, first, window)
+        # See `first_window_of`.
+        assert isinstance(source, Samples) and window is not None  # noqa: S101, PT018
+        sampled = source.sampled(first, window)
+        assert sampled is not None  # noqa: S101
+        reading = source.read_first(events, first, window, pixels)
         parts, good = parts_of_samples(self.detector, sampled)
-        return reading.reasons | self._odd_in(reading.pixels, good, parts)
+        return reading.reasons, self._odd_in(reading.pixels, good, parts)
 
     @staticmethod
     def _write(rows: NDArray[np.void], places: NDArray[np.integer], scores: EventScores) -> None:

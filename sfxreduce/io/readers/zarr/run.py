@@ -43,7 +43,7 @@ from sfxreduce.io.store.metadata import (
 from sfxreduce.io.store.names import AUDIT_DIM, LEDGER_GROUP, MANIFEST_GROUP, SCHEMA
 from sfxreduce.run.columns import event_columns, plain_text
 from sfxreduce.run.detector import Detector
-from sfxreduce.run.reasons import Reason
+from sfxreduce.run.reasons import UNREAD, Reason
 from sfxreduce.run.run import NO_LEDGER, Reading, Run, Sampled
 from sfxreduce.run.window import Window
 
@@ -314,9 +314,12 @@ class ZarrFrames:
             read_foreign(store, events, window, Reading(pixels=pixels, reasons=reasons))
         else:
             self._read_tiles(store, store.layout, events, window, pixels, reasons)
-        marked = store.missing[list(events)].any(axis=1)
-        reasons[marked] |= np.uint32(Reason.DATA_HOLE)
-        return reasons
+        return reasons | self._declared_missing(events)
+
+    def _declared_missing(self, events: Sequence[int]) -> NDArray[np.uint32]:
+        """`Reason.DATA_HOLE` for events some of whose panels are marked as missing."""
+        marked = self._store.missing[list(events)].any(axis=1)
+        return np.where(marked, np.uint32(Reason.DATA_HOLE), np.uint32(0))
 
     @property
     def events_per_chunk(self) -> int:
@@ -359,19 +362,34 @@ class ZarrFrames:
         plan = self._sample_plan(first, window)
         return None if plan is None else plan.sampled
 
-    def sample(self, events: Sequence[int], first: Window, window: Window) -> Reading:
-        """Read some blocks of the tiles that are not looked at. See `sfxreduce.run.run.Samples`."""
+    def read_first(
+        self,
+        events: Sequence[int],
+        first: Window,
+        window: Window,
+        pixels: NDArray[np.generic],
+    ) -> Reading:
+        """Read some tiles, and some blocks of the others. See `sfxreduce.run.run.Samples`."""
         store, plan = self._store, self._sample_plan(first, window)
         if store.layout is None or plan is None:
             raise SchemaError(f"{self.path}: its tiles have no blocks to be read for themselves")
-        pixels = np.zeros((len(events), plan.sampled.index.size), store.dtype)
-        reasons = np.zeros(len(events), np.uint32)
+        samples = np.zeros((len(events), plan.sampled.index.size), store.dtype)
+        fills = plan.places.size > 0 and pixels.flags.c_contiguous
+        if fills:
+            reasons = self._declared_missing(events)
+        else:
+            pixels[...] = 0
+            reasons = self.read_into(events, first, pixels)
+        codec = TileCodec(dtype=store.dtype, tile=store.layout.tile, packing=store.layout.packing)
         for event in events_in_shards(self.folder, store.layout, events):
+            place = event.place
             if not event.whole():
-                reasons[event.place] = event.reason or Reason.DATA_HOLE
-            elif not plan.read(event, pixels[event.place]):
-                reasons[event.place] = Reason.READ_ERROR
-        return Reading(pixels=pixels, reasons=reasons)
+                reasons[place] |= np.uint32(event.reason or Reason.DATA_HOLE)
+            elif not plan.read(event, codec, samples[place], pixels if fills else None):
+                reasons[place] |= np.uint32(Reason.READ_ERROR)
+            if reasons[place] & np.uint32(UNREAD):
+                pixels[place] = 0
+        return Reading(pixels=samples, reasons=reasons)
 
     def _sample_plan(self, first: Window, window: Window) -> _SamplePlan | None:
         store = self._store
@@ -536,37 +554,61 @@ _SQUARE = 175
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _SamplePlan:
-    """Which blocks of which stored tiles stand for what is not looked at.
+    """Which stored tiles are looked at, and which blocks of which others stand for the rest.
 
     Parameters
     ----------
     tiles : ndarray of int64
-        Shape (tile,), in grid order.
+        Shape (tile,), in grid order: all that are fetched.
+    looked_at, sampled_from : ndarray of int64
+        Which of them.
+    places : ndarray of int64
+        Where in the picture of the first tiles each of these goes. None are looked at where that
+        picture is not made of whole stored tiles.
     parts : ndarray of int64
         Shape (part, 2): first pixel of each part of a tile, and the one behind its last.
     """
 
     tiles: NDArray[np.int64]
+    looked_at: NDArray[np.int64]
+    sampled_from: NDArray[np.int64]
+    places: NDArray[np.int64]
     parts: NDArray[np.int64]
     n_bytes: int
     sampled: Sampled
 
-    def read(self, event: StoredEvent, pixels: NDArray[np.generic]) -> bool:
-        """Read the parts of one event; whether its tiles are all there and undamaged."""
+    def read(
+        self,
+        event: StoredEvent,
+        codec: TileCodec,
+        samples: NDArray[np.generic],
+        pixels: NDArray[np.generic] | None,
+    ) -> bool:
+        """Read one event; whether its tiles are all there and undamaged.
+
+        Parameters
+        ----------
+        pixels : ndarray or None
+            Where its first tiles go among those of other events, shape (event, tile, y, x).
+        """
         if event.shard is None:
             return False
         try:
             packed = event.shard.read_tiles(event.first + self.tiles)
         except SourceError:
             return False
-        if not are_sound(packed).all():
+        others = packed.take(self.sampled_from)
+        if not are_sound(others).all():
             return False
-        rows = pixels.reshape(len(self.tiles), -1).view(np.uint8)
-        return bool(
-            unpack_parts(
-                packed, rows, self.parts, n_bytes=self.n_bytes, itemsize=pixels.dtype.itemsize
-            ).all()
-        )
+        rows = samples.reshape(len(others), -1).view(np.uint8)
+        size = samples.dtype.itemsize
+        if not unpack_parts(others, rows, self.parts, n_bytes=self.n_bytes, itemsize=size).all():
+            return False
+        if pixels is None:
+            return True
+        into = event.place * pixels.shape[1] + self.places
+        seen = packed.take(self.looked_at)
+        return bool(codec.decode_many(seen, pixels.reshape(-1, *codec.tile), into).all())
 
 
 @lru_cache(maxsize=8)
@@ -589,21 +631,28 @@ def _sample_plan(
     looked_at = tile_pieces(layout.frame_shape, layout.chunks[1:], detector, first)
     wanted = tile_pieces(layout.frame_shape, layout.chunks[1:], detector, window)
     whole = {piece.tile for piece in looked_at if piece.spans is None}
-    tiles = tuple(piece.tile for piece in wanted if piece.tile not in whole)
+    others = [piece.tile for piece in wanted if piece.tile not in whole]
+    places = whole_tiles(looked_at, layout.tile, first.shape)
+    if places is None or len(places) < len(first.origins):
+        looked_at, places = (), np.zeros(0, np.int64)
+    tiles = np.array(sorted({*others, *(piece.tile for piece in looked_at)}), np.int64)
     last = n_blocks - (1 if n_pixels % at_once == 0 or n_pixels % at_once > at_once // 2 else 2)
     blocks = [(2 * part + 1) * n_blocks // (2 * n_parts) for part in range(n_parts - 1)]
     parts = [(block * at_once, (block + 1) * at_once) for block in blocks]
     parts.append((last * at_once, n_pixels))
-    if not tiles or not can_unpack_many():
+    if not others or not can_unpack_many():
         return None
     place = np.concatenate([np.arange(*part) for part in parts])
-    index = np.stack([_places_in_frame(layout, tile, place) for tile in tiles]).ravel()
+    index = np.stack([_places_in_frame(layout, tile, place) for tile in others]).ravel()
     shown = np.zeros(detector.mask.size, np.bool_)
     gathered = window.gather(detector)
     shown[gathered[gathered >= 0]] = True
     index[~shown[np.maximum(index, 0)]] = -1
     return _SamplePlan(
-        tiles=np.array(tiles),
+        tiles=tiles,
+        looked_at=np.searchsorted(tiles, [piece.tile for piece in looked_at]),
+        sampled_from=np.searchsorted(tiles, others),
+        places=places,
         parts=np.array(parts, np.int64),
         n_bytes=n_pixels * dtype.itemsize,
         sampled=Sampled(index=index),

@@ -74,6 +74,8 @@ class _Desk(NamedTuple):
         Shape (cell,): whether the sums are.
     flags : ndarray of uint16
         Shape (y, cell), a bit for each pixel of a row of cells.
+    flagged : ndarray of int64
+        Shape (cell,): cells with flags, as many as there are.
     places : ndarray of int64
         Shape (pixel, 2): y and x on the sheet of what stands out of its cell.
     rough : ndarray of float32
@@ -87,6 +89,7 @@ class _Desk(NamedTuple):
     sums: NDArray[np.float64]
     exact: NDArray[np.bool_]
     flags: NDArray[np.uint16]
+    flagged: NDArray[np.int64]
     places: _Places
     rough: _Floats
 
@@ -162,6 +165,7 @@ def _laid_out(n_y: int, n_x: int) -> _Desk:
         np.empty((4, columns), np.float64),
         np.empty(columns, np.bool_),
         np.empty((CELL, columns), np.uint16),
+        np.empty(columns, np.int64),
         np.empty((n_most, 2), np.int64),
         np.empty(n_most, np.float32),
     )
@@ -233,8 +237,8 @@ def _search(desk: _Desk, whole: bool, rules: Rules, found: _Found, start: int) -
     n_rough = 0
     for i in range(len(mean)):
         _measure_cells(desk, i, whole, rules.floor)
-        _flag_cells(desk, i, rules.least_prominence)
-        n_rough = _stand_out(desk, i, rules.least_prominence, n_rough)
+        n_flagged = _flag_cells(desk, i, rules.least_prominence)
+        n_rough = _stand_out(desk, i, n_flagged, rules.least_prominence, n_rough)
     order = np.argsort(-desk.rough[:n_rough], kind="mergesort")
     n = start
     # Some of the roughly prominent ones are not when looked at closely.
@@ -342,18 +346,21 @@ def _look_for_value(sheet: _Floats, top: int, left: int, limit: np.float32) -> n
 
 
 @compiled(borrows=True)
-def _flag_cells(desk: _Desk, i: int, least: float) -> None:
+def _flag_cells(desk: _Desk, i: int, least: float) -> int:
     """Flag the pixels of a row of cells that may stand out: all that do, and hardly any other.
+
+    Returns in how many cells there are such pixels.
 
     Nine pixels stand out by ``share * sigma * sqrt(9)``. Pixels without one of their neighbours are
     flagged if they are bright enough for any number.
     """
-    share = 0.9 * least
+    share, n_flagged = 0.9 * least, 0
     for j in range(desk.mean.shape[1]):
         mean, sigma = float(desk.mean[i, j]), float(desk.sigma[i, j])
         # Sums in single precision are rounded; what is flagged is looked at again.
         slack = 2e-5 * (abs(mean) + max(share, 1.0) * sigma)
-        flag_highest(
+        desk.flagged[n_flagged] = j
+        n_flagged += flag_highest(
             desk.sheet,
             _MARGIN + i * CELL,
             _MARGIN + j * CELL,
@@ -364,6 +371,7 @@ def _flag_cells(desk: _Desk, i: int, least: float) -> None:
             np.float32(9.0 * (mean - slack) + 3.0 * share * sigma),
             desk.flags[:, j],
         )
+    return n_flagged
 
 
 @compiled(borrows=True)
@@ -374,12 +382,12 @@ def _not_above(number: float) -> np.float32:
 
 
 @compiled(borrows=True)
-def _stand_out(desk: _Desk, i: int, least: float, n: int) -> int:
+def _stand_out(desk: _Desk, i: int, n_flagged: int, least: float, n: int) -> int:
     """Put the flagged pixels of a row of cells that stand out behind `n` others; how many now."""
     sheet, mean, sigma = desk.sheet, desk.mean[i], desk.sigma[i]
     for v in range(CELL):
         y = _MARGIN + i * CELL + v
-        for j in range(mean.size):
+        for j in desk.flagged[:n_flagged]:
             bits, x = desk.flags[v, j], _MARGIN + j * CELL
             while bits:
                 if bits & 1 and math.isfinite(sheet[y, x]):

@@ -191,7 +191,7 @@ def flag_highest(
 
     They are above `clear`, higher than the neighbours before and not lower than those after, and
     they are at least `high` or add up with their neighbours to `wide`, or a neighbour is not there.
-    `flags` gets a number for each row, a bit for each pixel.
+    `flags` gets a number for each row, a bit for each pixel; whether there is any is returned.
     """
 
     def write(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -199,7 +199,7 @@ def flag_highest(
         top, left = values[1:3]
         clear, high, wide = map(writer.spread, values[3:6])
         flags = make_array(signature.args[6])(context, builder, values[6])
-        rows = []
+        rows, found = [], []
         for v in range(-1, CELL + 1):
             y = builder.add(top, top.type(v))
             row = [writer.load(y, builder.add(left, left.type(u))) for u in (-1, 0, 1)]
@@ -228,7 +228,9 @@ def flag_highest(
             place = cgutils.get_item_pointer(
                 context, builder, signature.args[6], flags, [top.type(v)]
             )
-            builder.store(writer.bits(flag), place)
-        return context.get_dummy_value()
+            found.append(writer.bits(flag))
+            builder.store(found[-1], place)
+        any_ = reduce(builder.or_, found)
+        return builder.icmp_unsigned("!=", any_, any_.type(0))
 
-    return types.void(sheet, top, left, clear, high, wide, flags), write
+    return types.boolean(sheet, top, left, clear, high, wide, flags), write
