@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -129,13 +129,14 @@ class LooksFirst(Protocol):
         """First tiles of its window; None where all of them are looked at together."""
         ...
 
-    def look_first(self, pixels: NDArray[np.generic], detector: Detector) -> EventScores:
+    def look_first(self, parts: Iterable[NDArray[np.generic]], detector: Detector) -> EventScores:
         """Judge events by their first tiles.
 
         Parameters
         ----------
-        pixels : ndarray
-            Shape (event, tile, row, column) of `first_window`, in ADU.
+        parts : iterable of ndarray
+            A few events each, shape (event, tile, row, column) of `first_window`, in ADU. The next
+            may lie where the last one lay: a part is looked at before the next is asked for.
 
         Returns
         -------

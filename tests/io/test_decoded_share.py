@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,8 +188,8 @@ class BrightestAtFirst:
     def first_window(self, detector: Detector) -> Window:
         return tiles(detector, slice(9))
 
-    def look_first(self, pixels: NDArray[np.generic], detector: Detector) -> EventScores:
-        score = self(pixels, detector)
+    def look_first(self, parts: Iterable[NDArray[np.generic]], detector: Detector) -> EventScores:
+        score = np.concatenate([self(pixels, detector) for pixels in parts])
         nothing = np.zeros(len(score), np.uint8), np.zeros(len(score), np.uint32)
         return EventScores(score, *nothing, *not_counted(len(score)), first=score)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import permutations
@@ -80,13 +80,15 @@ class BrightestTile(BrightestPixel):
     def __call__(self, pixels: np.ndarray, detector: Detector) -> np.ndarray:
         return super().__call__(pixels, detector) / np.float32(FULL_SCALE)
 
-    def look_first(self, pixels: np.ndarray, detector: Detector) -> EventScores:
-        first, n = self(pixels, detector), len(pixels)
+    def look_first(self, parts: Iterable[np.ndarray], detector: Detector) -> EventScores:
+        # A part lies where the last one lay.
+        first = np.concatenate([np.zeros(0, np.float32), *(self(p, detector) for p in parts)])
+        n = len(first)
         kind, reason = np.ones(n, np.uint8), np.zeros(n, np.uint32)
         return EventScores(LOOK.most(first), kind, reason, *not_counted(n), first=first)
 
     def classify(self, pixels: np.ndarray, detector: Detector) -> EventScores:
-        early = self.look_first(pixels[:, :FIRST], detector)
+        early = self.look_first([pixels[:, :FIRST]], detector)
         assert early.first is not None
         return early._replace(score=LOOK.score(early.first, self(pixels, detector)))
 

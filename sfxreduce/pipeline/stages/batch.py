@@ -8,7 +8,7 @@ checksum: what is missing, dark, hot or saturated there has to be seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +76,10 @@ BYTES_AT_ONCE = 16 << 20
 """Pixels that are looked at together: more of them leave the processor's cache, and memory should
 not depend on the size of a frame."""
 
+BYTES_LOOKED_AT = 8 << 20
+"""First tiles that are read, inspected and searched before the next are read: while they are near
+the processor. What takes time for every call stands against fewer. Chosen among 2 to 35 MB."""
+
 BYTES_READ_AT_ONCE = 32 << 20
 """Pixels that are read together: a file is opened for all of them, and no chunk is decoded twice.
 Of a larger chunk each such part is read by itself. Chosen: a worker with 1 GiB holds the chunk and
@@ -133,14 +137,18 @@ def score_events(
         batch.as_a_stream(scorer, events, rows)
         return rows
     tiles = first_window_of(source, scorer, detector) if first else None
-    step = batch.events_at_once(tiles) if tiles else batch.events_read_at_once(window)
-    for start in range(0, len(events), step):
-        part = slice(start, start + step)
-        if tiles is not None and isinstance(scorer, LooksFirst):
-            batch.by_first_tiles(scorer, tiles, events[part], rows[part])
-        else:
-            batch.at_once(events[part], rows[part])
+    if tiles is not None and isinstance(scorer, LooksFirst):
+        batch.by_first_tiles(scorer, tiles, events, rows)
+        return rows
+    for part in _parts_of(len(events), batch.events_read_at_once(window)):
+        batch.at_once(events[part], rows[part])
     return rows
+
+
+def _parts_of(n_events: int, step: int) -> Iterator[slice]:
+    """So many events after the other."""
+    for start in range(0, n_events, step):
+        yield slice(start, min(start + step, n_events))
 
 
 def read_here_alone(
@@ -199,9 +207,7 @@ class _BatchReader:
     def at_once(self, events: Sequence[int], rows: NDArray[np.void]) -> None:
         """Look at the whole window of a few events."""
         reading = self._read(events)
-        step = self.events_at_once(self.window)
-        for start in range(0, len(events), step):
-            part = slice(start, start + step)
+        for part in _parts_of(len(events), self.events_at_once(self.window)):
             self._score(reading.pixels[part], reading.reasons[part], rows[part])
 
     def _score(
@@ -239,27 +245,44 @@ class _BatchReader:
     def by_first_tiles(
         self, scorer: LooksFirst, first: Window, events: Sequence[int], rows: NDArray[np.void]
     ) -> None:
-        """Look at the first tiles of a few events, and at samples of the others.
+        """Look at the first tiles of events, and at samples of the others.
 
         What is odd about either is not a reason by itself: such an event has to be seen whole.
         """
-        pixels = np.empty((len(events), *first.shape), self.source.dtype)
-        try:
-            rows["reason"], doubts = self._read_first(events, first, pixels)
-        except SOURCE_LOST:
-            rows["reason"] = Reason.FILE_UNREADABLE
-            return
+        doubts = np.zeros(len(rows), np.uint32)
+        scores = scorer.look_first(self._first_tiles(first, events, rows, doubts), self.detector)
         places = np.flatnonzero(rows["reason"] == 0)
-        if not places.size:
-            return
-        seen = pixels if places.size == len(rows) else pixels[places]
         rows["tiles"][places], rows["bound"][places] = len(first.origins), ScoreBound.AT_MOST
-        rows["seen"][places] = [pixel_hash(event) for event in seen]
-        scores = scorer.look_first(seen, self.detector)
-        doubts[places] |= scores.reason | self._oddities(seen, first)
+        doubts[places] |= scores.reason
         self._write(rows, places, scores._replace(reason=np.zeros_like(scores.reason)))
         doubted = places[doubts[places] != 0]
         rows["reason"][doubted] |= np.uint32(Reason.DOUBTED_AT_FIRST)
+
+    def _first_tiles(
+        self,
+        first: Window,
+        events: Sequence[int],
+        rows: NDArray[np.void],
+        doubts: NDArray[np.uint32],
+    ) -> Iterator[NDArray[np.generic]]:
+        """First tiles of the events that can be read, a few at a time, each where the last lay.
+
+        What keeps events from being read is written into `rows`, what is odd into `doubts`.
+        """
+        step = min(max(1, BYTES_LOOKED_AT // self.n_bytes(first)), len(events))
+        room = np.empty((step, *first.shape), self.source.dtype)
+        for part in _parts_of(len(events), step):
+            pixels = room[: part.stop - part.start]
+            try:
+                rows["reason"][part], doubts[part] = self._read_first(events[part], first, pixels)
+            except SOURCE_LOST:
+                rows["reason"][part] = Reason.FILE_UNREADABLE
+            places = part.start + np.flatnonzero(rows["reason"][part] == 0)
+            if places.size:
+                seen = pixels if places.size == len(pixels) else pixels[places - part.start]
+                rows["seen"][places] = [pixel_hash(event) for event in seen]
+                doubts[places] |= self._oddities(seen, first)
+                yield seen
 
     def _read_first(
         self, events: Sequence[int], first: Window, pixels: NDArray[np.generic]

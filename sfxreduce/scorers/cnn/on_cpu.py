@@ -5,6 +5,7 @@ A model may judge events by their first tiles, before the others are looked at.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
@@ -23,6 +24,7 @@ from sfxreduce.scorers.cnn.patches.pooling import (
     class_of,
     count_peaks,
     event_features,
+    joined,
     on_first_tiles,
 )
 from sfxreduce.scorers.cnn.poster.cpu import FusedNetwork
@@ -33,6 +35,7 @@ __all__ = [
     "NetworkOnCpu",
     "PatchesOnCpu",
     "PosterOnCpu",
+    "TileEvidence",
     "event_scores",
     "first_scores",
     "network_on_cpu",
@@ -60,6 +63,22 @@ class TileEvidence:
     of_tiles: NDArray[np.float64] | None = None
     found: Candidates | None = None
     logits: NDArray[np.float32] | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[TileEvidence]) -> TileEvidence:
+        """Return what was seen of all events, one part after the other; at least one."""
+        n_tiles, starts = parts[0].shape[1], np.cumsum([0, *(part.shape[0] for part in parts)])
+        shape = int(starts[-1]), n_tiles
+        of_tiles = [part.of_tiles for part in parts if part.of_tiles is not None]
+        if of_tiles:
+            return cls(shape=shape, of_tiles=np.concatenate(of_tiles))
+        found = [
+            (part.found.tile + start * n_tiles, part.found)
+            for part, start in zip(parts, starts.tolist(), strict=False)
+            if part.found is not None
+        ]
+        logits = [part.logits for part in parts if part.logits is not None]
+        return cls(shape=shape, found=joined(found), logits=np.concatenate(logits))
 
     def first(self, n_tiles: int) -> TileEvidence:
         """Return what was seen on the first tiles of each event, of candidates."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from sfxreduce.scorers.cnn.folder import read_model
 from sfxreduce.scorers.cnn.model import Model
 from sfxreduce.scorers.cnn.on_cpu import (
     NetworkOnCpu,
+    TileEvidence,
     event_scores,
     first_scores,
     network_on_cpu,
@@ -239,17 +240,28 @@ class CnnScorer:
         first = _first_of(self.window(detector), look.tiles)
         return first if _enough(first, detector) else None
 
-    def look_first(self, pixels: NDArray[np.generic], detector: Detector) -> EventScores:
-        """Judge events by their first tiles; see `sfxreduce.scorers.protocol.LooksFirst`."""
+    def look_first(self, parts: Iterable[NDArray[np.generic]], detector: Detector) -> EventScores:
+        """Judge events by their first tiles; see `sfxreduce.scorers.protocol.LooksFirst`.
+
+        Raises
+        ------
+        ModelError
+            If all tiles have to be looked at together; see `first_window`.
+        """
         first, look = self.first_window(detector), self._first_look(detector)
         if first is None or look is None:
-            return self.classify(pixels, detector)
+            raise ModelError(f"model {self.model}: expected a first look, found none to go by")
         network = _on_cpu(self.model, _stamp(self.model), self._is_own)
-        evidence = network.look(
-            pixels, first.good(detector), adu_per_photon=detector.adu_per_photon
-        )
+        good, gain = first.good(detector), detector.adu_per_photon
+        seen = [network.look(pixels, good, adu_per_photon=gain) for pixels in parts]
+        if not seen:
+            return _unseen(0)
         return first_scores(
-            network, evidence, first, n_tiles=tiles_of_picture(detector), first=look
+            network,
+            TileEvidence.joined(seen),
+            first,
+            n_tiles=tiles_of_picture(detector),
+            first=look,
         )
 
     def _first_look(self, detector: Detector) -> FirstLook | None:
