@@ -196,26 +196,40 @@ def _look(
     middle = np.empty((len(flat), n_parts), np.float64)
     seen = np.empty(n_seen, np.float64)
     for event in range(len(flat)):
-        values = flat[event]
-        for part in range(n_parts):
-            n_finite = n_alike = 0
-            for i in range(n_seen):
-                value = values[sample[part, i]]
-                finite = math.isfinite(value)
-                # No number counts as dark: a part without numbers is missing, not hot.
-                seen[i] = value if finite else 0.0
-                n_finite += finite
-            for i in range(n_seen):
-                n_alike += seen[i] == seen[0]
-            middle[event, part] = _median(seen)
-            if 2 * n_finite < n_seen:
-                missing[event] = True
-            elif n_alike == n_seen and not missing[event]:
-                missing[event] = _are_alike(values, members[starts[part] : starts[part + 1]])
+        missing[event] = _look_at(flat[event], members, starts, sample, seen, middle[event])
     return missing, middle
 
 
-@compiled
+@compiled(borrows=True)
+def _look_at(
+    values: NDArray[np.generic],
+    members: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    sample: NDArray[np.int64],
+    seen: NDArray[np.float64],
+    middle: NDArray[np.float64],
+) -> bool:
+    """Whether a part of an event is missing; fills in the median of each part. See `_look`."""
+    missing = False
+    for part in range(len(sample)):
+        n_finite = n_alike = 0
+        for i in range(seen.size):
+            value = values[sample[part, i]]
+            finite = math.isfinite(value)
+            # No number counts as dark: a part without numbers is missing, not hot.
+            seen[i] = value if finite else 0.0
+            n_finite += finite
+        for i in range(seen.size):
+            n_alike += seen[i] == seen[0]
+        middle[part] = _median(seen)
+        if 2 * n_finite < seen.size:
+            missing = True
+        elif n_alike == seen.size and not missing:
+            missing = _are_alike(values, members[starts[part] : starts[part + 1]])
+    return missing
+
+
+@compiled(borrows=True)
 def _are_alike(values: NDArray[np.generic], places: NDArray[np.int64]) -> bool:
     for place in places:  # noqa: SIM110 - compiled loops have no generators
         if values[place] != values[places[0]]:
@@ -223,7 +237,7 @@ def _are_alike(values: NDArray[np.generic], places: NDArray[np.int64]) -> bool:
     return True
 
 
-@compiled
+@compiled(borrows=True)
 def _median(values: NDArray[np.float64]) -> float:
     """Median of finite numbers.
 
@@ -252,7 +266,7 @@ def _median(values: NDArray[np.float64]) -> float:
     return (lower + upper) / 2
 
 
-@compiled
+@compiled(borrows=True)
 def _next_above(values: NDArray[np.float64], value: float) -> float:
     found = np.inf
     for i in range(values.size):

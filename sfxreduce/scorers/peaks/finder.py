@@ -330,10 +330,12 @@ def on_powder_rings(
     n_rings = int(radius.max() / _RING_PX) + 2
     # Two sets of rings, half a ring apart: what lies on the border of one is inside the other.
     rings = [(radius / _RING_PX + shift).astype(np.intp) for shift in (0.0, 0.5)]
-    peaks = np.zeros((len(rings), 2, rows.max() + 1, n_rings))
-    for of_kind, ring in zip(peaks, rings, strict=True):
-        np.add.at(of_kind, (np.broadcast_to(kind, rows.shape), rows, ring), weights)
-    peaks = peaks.max(axis=1)
+    shape, n_each = (2, rows.max() + 1, n_rings), np.broadcast_to(weights, rows.shape)
+    places = [
+        np.ravel_multi_index((np.broadcast_to(kind, rows.shape), rows, r), shape) for r in rings
+    ]
+    counted = [np.bincount(place, n_each, minlength=math.prod(shape)) for place in places]
+    peaks = np.reshape(counted, (len(rings), *shape)).max(axis=1)
     if peaks.max() < _FIRST_RING:
         return np.zeros(len(radius), np.bool_)
     padded = np.pad(peaks, ((0, 0), (0, 0), (_AROUND, _AROUND)))

@@ -179,11 +179,22 @@ def count_peaks(
     sharp = found.sharp[counted]
     on_pixels, on_squares = (np.bincount(event[of], minlength=n_events) for of in (sharp, ~sharp))
     own = sharp == (on_pixels >= on_squares)[event]
-    median = np.full(n_events, np.nan, np.float32)
-    for number in np.unique(event[own]):
-        median[number] = np.median(width[own & (event == number)])
+    median = _medians(width[own], event[own], n_events=n_events)
     number = np.minimum(of_tiles.sum(axis=1), np.iinfo(np.int16).max).astype(np.int16)
     return PeakCounts(number=number, width_px=median)
+
+
+def _medians(
+    values: NDArray[np.float64], event: NDArray[np.integer], *, n_events: int
+) -> NDArray[np.float32]:
+    """Median of the values of each event, shape (event,); NaN where there are none."""
+    median = np.full(n_events, np.nan, np.float32)
+    ascending = values[np.lexsort((values, event))]
+    n = np.bincount(event, minlength=n_events)
+    starts, some = np.cumsum(n) - n, n > 0
+    middle = [ascending[(starts + place)[some]] for place in ((n - 1) // 2, n // 2)]
+    median[some] = (middle[0] + middle[1]) / 2
+    return median
 
 
 def on_first_tiles(
