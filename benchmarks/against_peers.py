@@ -28,7 +28,7 @@ import sfxreduce
 from sfxreduce.run.run import FrameSource, Run
 from sfxreduce.run.window import Window
 
-__all__ = ["BLANK_SHARE", "Sizes", "measure", "mixed_section"]
+__all__ = ["AT_ONCE", "BLANK_SHARE", "Sizes", "measure", "mixed_section", "warm_up"]
 
 OURS = "default model, its window"
 READ = "read the frame"
@@ -104,7 +104,7 @@ def _whole_frames(
     for name, events in _classes(sizes).items():
         turns, numbers = taken[name], []
         for part in _parts(events, sizes.rounds):
-            _warm_up(scoring, events, part)
+            warm_up(scoring, events, part)
             rows = turns.time(OURS, lambda part=part: scoring(part), n_events=len(part))
             numbers += rows["tiles"].tolist()
             turns.time(READ, lambda part=part: _read(scoring.source, part), n_events=len(part))
@@ -122,14 +122,21 @@ def _parts(events: range, rounds: int) -> Iterator[range]:
             yield events[start : start + AT_ONCE]
 
 
-def _warm_up(scoring: FilterScoring, events: range, part: range) -> None:
+def warm_up(scoring: FilterScoring, events: range, part: range) -> None:
     """Score other events than come next, and read those that do; neither counts.
 
     While the peers have their turns, 20 seconds each time, the machine takes back the memory of a
     process that waits, and of files that nobody reads. Peers get their frames in memory, and go
     through them for seconds.
+
+    Parameters
+    ----------
+    events : range
+        All that have turns; the same are scored where there are no others.
     """
-    scoring([other for other in (events[: len(part)], events[-len(part) :]) if other != part][0])
+    n = len(part)
+    others = [other for other in (events[:n], events[-n:]) if other != part]
+    scoring([*others, part][0])
     _read(scoring.source, part)
 
 
@@ -222,7 +229,7 @@ def _centre_rows(folder: Path, peers: Peers, sizes: Sizes, whole: Turns) -> list
     blanks = _classes(sizes)["blanks"]
     for part in _parts(blanks, sizes.rounds):
         for name, scoring in scorings.items():
-            _warm_up(scoring, blanks, part)
+            warm_up(scoring, blanks, part)
             turns.time(name, lambda s=scoring, p=part: s(p), n_events=len(part))
         turns.time(read, lambda p=part: _read(source, p, window), n_events=len(part))
         frames = source.read(part).pixels[:, _CENTRE, _CENTRE]

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from against_peers import AT_ONCE, BLANK_SHARE
+from against_peers import AT_ONCE, BLANK_SHARE, warm_up
 from material import KINDS, LEAST_PEAKS, FilterScoring
 from numpy.typing import NDArray
 from peers_runner import FASTEST_PEER, MAIN_PEER, NO_ANSWER, Peers, PeerSettings
@@ -215,6 +215,7 @@ def _scored(halves: Sequence[Half], peers: Peers, settings: Sequence[Setting]) -
         for events in _turns(half.is_hit):
             name, n = CLASSES[int(half.is_hit[events.start])], len(events)
             own = scored[NETWORK]
+            warm_up(scoring, range(len(half.is_hit)), events)
             rows = own.turns[name].time(NETWORK, partial(scoring, events), n_events=n)
             parts[NETWORK].append(rows["score"])
             own.tiles += [] if name == "hits" else rows["tiles"].tolist()
