@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,87 @@ def _reading(frames: ZarrFrames, events: Sequence[int], window: Window, read_int
     return Reading(reasons=read_into(frames, events, window, pixels), pixels=pixels)
 
 
+def test_first_tiles_and_samples_of_the_others_are_read_in_one_go(
+    stored_run: Run, scorer: CnnScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = stored_run.source
+    assert isinstance(frames, ZarrFrames)
+    window, first = scorer.window(frames.detector), scorer.first_window(frames.detector)
+    assert first is not None
+    events = list(range(5))
+    reads: list[int] = []
+    preadv = os.preadv
+
+    def noting(file: int, buffers: list[memoryview], offset: int) -> int:
+        reads.append(preadv(file, buffers, offset))
+        return reads[-1]
+
+    monkeypatch.setattr(blosc.os, "preadv", noting)
+    pixels = np.full((5, *first.shape), -1, frames.dtype)
+    reading = frames.read_first(events, first, window, pixels)
+    stored = [sum(len(tile or b"") for tile in tiles) for tiles in frames.encoded(events)]
+    assert reads[: 1 + len(events)][-len(events) :] == stored  # the index of the shard comes first
+    np.testing.assert_array_equal(pixels, frames.read(events, first).pixels)
+    sampled = frames.sampled(first, window)
+    assert sampled is not None
+    shown = sampled.index >= 0
+    whole = frames.read(events).pixels.reshape(len(events), -1)
+    np.testing.assert_array_equal(reading.pixels[:, shown], whole[:, sampled.index[shown]])
+    assert not reading.reasons.any()
+
+
+@pytest.mark.parametrize("tile", [0, 12])
+def test_of_an_event_with_any_damaged_tile_the_first_ones_are_not_seen(
+    stored_run: Run, scorer: CnnScorer, tmp_path: Path, tile: int
+) -> None:
+    path = tmp_path / "run.zarr"
+    shutil.copytree(str(stored_run.path), path)
+    _damage_bytes(path, events=[1], rng=np.random.default_rng(0), tiles=[tile])
+    frames = ZarrFrames(path=str(path))
+    window, first = scorer.window(frames.detector), scorer.first_window(frames.detector)
+    assert first is not None
+    pixels = np.full((3, *first.shape), -1, frames.dtype)
+    reading = frames.read_first(range(3), first, window, pixels)
+    assert reading.reasons.tolist() == [0, Reason.READ_ERROR, 0]
+    assert not pixels[1].any()
+    np.testing.assert_array_equal(pixels[::2], frames.read([0, 2], first).pixels)
+
+
+def test_first_tiles_that_are_not_stored_tiles_are_read_by_themselves(
+    stored_run: Run, scorer: CnnScorer
+) -> None:
+    frames = stored_run.source
+    assert isinstance(frames, ZarrFrames)
+    window = scorer.window(frames.detector)
+    moved = replace(window, origins=tuple((y + 7, x - 7) for y, x in window.origins[:9]))
+    pixels = np.full((3, *moved.shape), -1, frames.dtype)
+    reading = frames.read_first(range(3), moved, window, pixels)
+    np.testing.assert_array_equal(pixels, frames.read(range(3), moved).pixels)
+    assert not reading.reasons.any()
+
+
+def test_first_tiles_are_judged_alike_in_one_part_and_in_many(
+    stored_run: Run, scorer: CnnScorer
+) -> None:
+    detector = stored_run.detector
+    first = scorer.first_window(detector)
+    pixels = stored_run.source.read(range(7), first).pixels
+    together = scorer.look_first([pixels], detector)
+
+    def one_after_the_other() -> Iterator[np.ndarray]:
+        room = np.empty_like(pixels[:2])
+        for start in range(0, 7, 2):
+            part = room[: min(2, 7 - start)]
+            part[...] = pixels[start : start + 2]
+            yield part
+
+    for ours, theirs in zip(
+        scorer.look_first(one_after_the_other(), detector), together, strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    assert scorer.look_first([], detector).score.shape == (0,)
+
+
 HURT = 60
 
 
@@ -205,14 +288,20 @@ def test_what_is_damaged_beyond_the_first_tiles_is_never_rejected(
     assert (decisions.decision[HURT + 5 :] == Decision.REJECT).mean() > 0.8
 
 
-def _damage_bytes(path: Path, *, events: Sequence[int], rng: np.random.Generator) -> None:
-    """Flip a bit in a stored tile at the edge of the frame."""
+def _damage_bytes(
+    path: Path,
+    *,
+    events: Sequence[int],
+    rng: np.random.Generator,
+    tiles: Sequence[int] = range(5),
+) -> None:
+    """Flip a bit in one of some stored tiles, by default at the edge of the frame."""
     frames = ZarrFrames(path=str(path))
     layout = frames.layout
     assert layout is not None
     for event in events:
         file = path / "frames" / layout.shard_key(layout.locate(event)[0])
-        tile = next(frames.encoded([event]))[int(rng.integers(0, 5))]
+        tile = next(frames.encoded([event]))[int(rng.choice(tiles))]
         assert tile is not None
         data = bytearray(file.read_bytes())
         data[bytes(data).index(tile) + int(rng.integers(16, len(tile)))] ^= 1
