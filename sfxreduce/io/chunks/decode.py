@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -173,8 +173,6 @@ def _decompress(packed: memoryview | NDArray[np.uint8], out: NDArray[np.uint8]) 
         raise SourceError(f"packed pixels: cannot be unpacked ({error})") from error
 
 
-_Addresses: TypeAlias = NDArray[np.uint64]
-
 _ADDRESS, _SIZE, _STATUS = ir.IntType(8).as_pointer(), ir.IntType(64), ir.IntType(32)
 
 
@@ -199,7 +197,7 @@ class PackedTiles:
         """Put tiles side by side."""
         sizes = np.fromiter(map(len, tiles), np.int64, len(tiles))
         return cls(
-            data=np.frombuffer(b"".join(tiles), np.uint8),
+            data=np.frombuffer(bytearray().join(tiles), np.uint8),
             starts=np.cumsum(sizes) - sizes,
             sizes=sizes,
         )
@@ -217,9 +215,9 @@ class PackedTiles:
         return PackedTiles(data=self.data, starts=self.starts[chosen], sizes=self.sizes[chosen])
 
     @property
-    def addresses(self) -> NDArray[np.uint64]:
-        """Address of each in this process, as long as the bytes are held."""
-        return (self.data.ctypes.data + self.starts).astype(np.uint64)
+    def address(self) -> np.uint64:
+        """Where the bytes lie in this process, as long as they are held."""
+        return np.uint64(self.data.ctypes.data)
 
     def hold(self, n_bytes: int, itemsize: int | None = None) -> NDArray[np.bool_]:
         """Whether each header speaks of so many bytes, and of no more packed ones than there are.
@@ -229,17 +227,37 @@ class PackedTiles:
         itemsize : int, optional
             Of which the header shall speak, too.
         """
-        fits = self.sizes >= HEADER_BYTES
-        places = self.starts[fits, np.newaxis] + np.arange(HEADER_BYTES)
-        headers = self.data[places]
-        numbers = headers.view("<u4")
-        fits[fits] = (
-            (numbers[:, 1] == n_bytes)
-            & (numbers[:, 3] >= HEADER_BYTES)
-            & (numbers[:, 3] <= self.sizes[fits])
-            & (itemsize is None or headers[:, 3] == itemsize)
-        )
-        return fits
+        return _hold(self.data, self.starts, self.sizes, n_bytes, itemsize or 0)
+
+
+@compiled
+def _hold(
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    n_bytes: int,
+    itemsize: int,
+) -> NDArray[np.bool_]:
+    """What `PackedTiles.hold` says; no size of an item is asked for if it is 0."""
+    fits = np.zeros(len(starts), np.bool_)
+    for i in range(len(starts)):
+        if sizes[i] >= HEADER_BYTES:
+            header = data[starts[i] : starts[i] + HEADER_BYTES]
+            fits[i] = (
+                _number(header, 4) == n_bytes
+                and HEADER_BYTES <= _number(header, 12) <= sizes[i]
+                and (not itemsize or header[3] == itemsize)
+            )
+    return fits
+
+
+@compiled
+def _number(header: NDArray[np.uint8], start: int) -> int:
+    """Four bytes as a number, the lowest first."""
+    number = np.int64(0)
+    for i in range(4):
+        number |= np.int64(header[start + i]) << 8 * i
+    return int(number)
 
 
 def can_unpack_many() -> bool:
@@ -272,12 +290,8 @@ def unpack_many(
         raise NotImplementedError("Blosc cannot be called from compiled code; see can_unpack_many")
     if not out.flags.c_contiguous or (places < 0).any() or (places >= len(out)).any():
         raise ValueError(f"expected {len(places)} places in {len(out)} rows in memory order")
-    n_bytes = out.shape[1]
-    fits = packed.hold(n_bytes)
-    targets = (out.ctypes.data + places * n_bytes).astype(np.uint64)
-    found = np.zeros(np.count_nonzero(fits), np.int64)
-    _unpack_each(function, packed.addresses[fits], targets[fits], n_bytes, found)
-    fits[fits] = found == n_bytes
+    fits = packed.hold(out.shape[1])
+    _unpack_each(function, packed.address, packed.starts, out, places, fits)
     return fits
 
 
@@ -317,10 +331,7 @@ def unpack_parts(
         raise ValueError(f"expected {expected} bytes in memory order for parts within {n_bytes}")
     # An item is what the buffer says it is.
     fits = packed.hold(n_bytes, itemsize)
-    targets = (out.ctypes.data + np.arange(len(packed)) * out.shape[1]).astype(np.uint64)
-    found = np.zeros(np.count_nonzero(fits), np.int64)
-    _unpack_parts_of_each(function, packed.addresses[fits], targets[fits], parts, itemsize, found)
-    fits[fits] = found == out.shape[1]
+    _unpack_parts_of_each(function, packed.address, packed.starts, out, parts, itemsize, fits)
     return fits
 
 
@@ -354,13 +365,18 @@ def _unpack(_: Any, function: Any, source: Any, target: Any, n_bytes: Any) -> An
 @compiled
 def _unpack_each(
     function: np.uint64,
-    sources: _Addresses,
-    targets: _Addresses,
-    n_bytes: int,
-    found: NDArray[np.int64],
+    source: np.uint64,
+    starts: NDArray[np.int64],
+    out: NDArray[np.uint8],
+    places: NDArray[np.int64],
+    fits: NDArray[np.bool_],
 ) -> None:
-    for i in range(len(sources)):
-        found[i] = _unpack(function, sources[i], targets[i], n_bytes)
+    """Unpack what fits; what does not unpack as expected fits no longer."""
+    target, n_bytes = np.uint64(out.ctypes.data), out.shape[1]
+    for i in range(len(starts)):
+        if fits[i]:
+            there = target + np.uint64(places[i] * n_bytes)
+            fits[i] = _unpack(function, source + np.uint64(starts[i]), there, n_bytes) == n_bytes
 
 
 @intrinsic
@@ -380,18 +396,21 @@ def _unpack_part(_: Any, function: Any, source: Any, first: Any, n_items: Any, t
 @compiled
 def _unpack_parts_of_each(
     function: np.uint64,
-    sources: _Addresses,
-    targets: _Addresses,
+    source: np.uint64,
+    starts: NDArray[np.int64],
+    out: NDArray[np.uint8],
     parts: NDArray[np.int64],
     itemsize: int,
-    found: NDArray[np.int64],
+    fits: NDArray[np.bool_],
 ) -> None:
-    for i in range(len(sources)):
-        for first, stop in parts:
-            n_bytes = _unpack_part(
-                function, sources[i], first, stop - first, targets[i] + np.uint64(found[i])
-            )
-            if n_bytes != (stop - first) * itemsize:
-                found[i] = -1
-                break
-            found[i] += n_bytes
+    """Unpack parts of what fits, see `_unpack_each`."""
+    there = np.uint64(out.ctypes.data)
+    for i in range(len(starts)):
+        for k in range(len(parts)):
+            first, n_items = parts[k, 0], parts[k, 1] - parts[k, 0]
+            if fits[i]:
+                n_bytes = _unpack_part(
+                    function, source + np.uint64(starts[i]), first, n_items, there
+                )
+                fits[i] = n_bytes == n_items * itemsize
+            there += np.uint64(n_items * itemsize)

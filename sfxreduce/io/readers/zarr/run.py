@@ -314,12 +314,7 @@ class ZarrFrames:
             read_foreign(store, events, window, Reading(pixels=pixels, reasons=reasons))
         else:
             self._read_tiles(store, store.layout, events, window, pixels, reasons)
-        return reasons | self._declared_missing(events)
-
-    def _declared_missing(self, events: Sequence[int]) -> NDArray[np.uint32]:
-        """`Reason.DATA_HOLE` for events some of whose panels are marked as missing."""
-        marked = self._store.missing[list(events)].any(axis=1)
-        return np.where(marked, np.uint32(Reason.DATA_HOLE), np.uint32(0))
+        return reasons | _declared_missing(store, events)
 
     @property
     def events_per_chunk(self) -> int:
@@ -359,7 +354,7 @@ class ZarrFrames:
 
     def sampled(self, first: Window, window: Window) -> Sampled | None:
         """Pixels that `sample` reads. See `sfxreduce.run.run.Samples`."""
-        plan = self._sample_plan(first, window)
+        plan = _plan_of(self._store, first, window)
         return None if plan is None else plan.sampled
 
     def read_first(
@@ -370,13 +365,14 @@ class ZarrFrames:
         pixels: NDArray[np.generic],
     ) -> Reading:
         """Read some tiles, and some blocks of the others. See `sfxreduce.run.run.Samples`."""
-        store, plan = self._store, self._sample_plan(first, window)
+        store = self._store
+        plan = _plan_of(store, first, window)
         if store.layout is None or plan is None:
             raise SchemaError(f"{self.path}: its tiles have no blocks to be read for themselves")
         samples = np.zeros((len(events), plan.sampled.index.size), store.dtype)
         fills = plan.places.size > 0 and pixels.flags.c_contiguous
         if fills:
-            reasons = self._declared_missing(events)
+            reasons = _declared_missing(store, events)
         else:
             pixels[...] = 0
             reasons = self.read_into(events, first, pixels)
@@ -391,12 +387,6 @@ class ZarrFrames:
                 pixels[place] = 0
         return Reading(pixels=samples, reasons=reasons)
 
-    def _sample_plan(self, first: Window, window: Window) -> _SamplePlan | None:
-        store = self._store
-        if store.layout is None:
-            return None
-        return _sample_plan(store.layout, store.dtype, store.detector, first, window)
-
     def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
         """Stored tiles of events in grid order, each checked; None where absent or damaged.
 
@@ -410,6 +400,12 @@ class ZarrFrames:
             raise SchemaError(f"{self.path}: frames are not stored in tiles that can be copied")
         for event in events_in_shards(self.folder, layout, events):
             yield [event.checked_tile(tile) for tile in range(layout.tiles_per_event)]
+
+
+def _declared_missing(store: Store, events: Sequence[int]) -> NDArray[np.uint32]:
+    """`Reason.DATA_HOLE` for events some of whose panels are marked as missing."""
+    marked = store.missing[list(events)].any(axis=1)
+    return np.where(marked, np.uint32(Reason.DATA_HOLE), np.uint32(0))
 
 
 def _read_tile_by_tile(
@@ -609,6 +605,13 @@ class _SamplePlan:
         into = event.place * pixels.shape[1] + self.places
         seen = packed.take(self.looked_at)
         return bool(codec.decode_many(seen, pixels.reshape(-1, *codec.tile), into).all())
+
+
+def _plan_of(store: Store, first: Window, window: Window) -> _SamplePlan | None:
+    """Plan what is read of a store's tiles; None if they have no blocks, or that does not pay."""
+    if store.layout is None:
+        return None
+    return _sample_plan(store.layout, store.dtype, store.detector, first, window)
 
 
 @lru_cache(maxsize=8)
