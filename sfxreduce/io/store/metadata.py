@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import lzma
 import math
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -127,10 +126,10 @@ def _fingerprint(path: str) -> tuple[int, int, int]:
 
     Of an array that another program makes longer, only its own metadata change.
     """
-    # Asked for every few events that are read: to join strings takes a tenth of joining paths.
-    for name in ("zarr.json", ".zgroup", ".zarray", "."):
+    *names, frames = _metadata_of(path)
+    for name in names:
         try:
-            facts = os.stat(f"{path}/{name}")  # noqa: PTH116
+            facts = name.stat()
         except PermissionError as error:
             raise SourceError(
                 f"{path}: cannot be entered ({error.strerror}); ask for the right to read it"
@@ -138,11 +137,18 @@ def _fingerprint(path: str) -> tuple[int, int, int]:
         except OSError:
             continue
         try:
-            frames_ns = os.stat(f"{path}/{FRAMES}/zarr.json").st_mtime_ns  # noqa: PTH116
+            frames_ns = frames.stat().st_mtime_ns
         except OSError:
             frames_ns = 0
         return facts.st_ino, facts.st_mtime_ns, frames_ns
     raise RunNotFound(f"{path}: no such file or folder; was it moved while it was read?")
+
+
+@lru_cache(maxsize=64)
+def _metadata_of(path: str) -> tuple[Path, ...]:
+    """Files that speak for a store, those of its frames last: asked for with every few events."""
+    names = ("zarr.json", ".zgroup", ".zarray", ".", f"{FRAMES}/zarr.json")
+    return tuple(Path(path) / name for name in names)
 
 
 @lru_cache(maxsize=8)
