@@ -70,7 +70,7 @@ def _spent(
     samples, whole = 0.0, scoring.scorer.window(source.detector)
     if len(window.origins) < len(whole.origins) and isinstance(source, Samples):
         # The first tiles are read with the samples of the others.
-        together, _ = _timed(lambda: source.read_first([event], window, whole, pixels))
+        together, _ = _timed(lambda: list(source.read_first([event], window, whole, pixels)))
         samples = together - decode
     search, candidates = _timed(lambda: candidates_of(pixels, window, scoring))
     inspection, _ = _timed(lambda: _inspect(pixels, window, scoring))

@@ -15,7 +15,7 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -219,11 +219,11 @@ class Conditioned(WrappedFrames):
         events: Sequence[int],
         first: Window,
         window: Window,
-        pixels: NDArray[np.generic],
-    ) -> Reading:
+        room: NDArray[np.generic],
+    ) -> Iterator[Reading]:
         """Read some tiles, and samples of the others. See `sfxreduce.run.run.Samples`."""
         assert isinstance(self.source, Samples)  # noqa: S101 - or nothing would be sampled
-        return self.source.read_first(events, first, window, pixels)
+        return self.source.read_first(events, first, window, room)
 
 
 def conditions_of_run(run: Run, *, most_frames: int = SAMPLE_FRAMES) -> Conditions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -188,22 +188,22 @@ class Samples(Protocol):
         events: Sequence[int],
         first: Window,
         window: Window,
-        pixels: NDArray[np.generic],
-    ) -> Reading:
-        """Read some tiles of events, and some pixels of the others.
+        room: NDArray[np.generic],
+    ) -> Iterator[Reading]:
+        """Read some tiles of events, and some pixels of the others, a few events at a time.
 
         Every byte of both was found undamaged.
 
         Parameters
         ----------
-        pixels : ndarray
-            Shape (event, ...) of the first tiles, where they go; what it holds before means
-            nothing. Of events that cannot be read it is zero.
+        room : ndarray
+            Shape (event, ...) of the first tiles of a few events, where those of each part go; what
+            it holds before means nothing. Of events that cannot be read it is zero.
 
-        Returns
-        -------
+        Yields
+        ------
         Reading
-            With the sampled pixels, shape (event, pixel).
+            Of as many events as there is room for, with the sampled pixels: shape (event, pixel).
         """
         ...
 
@@ -712,12 +712,12 @@ class SelectedFrames(WrappedFrames):
         events: Sequence[int],
         first: Window,
         window: Window,
-        pixels: NDArray[np.generic],
-    ) -> Reading:
+        room: NDArray[np.generic],
+    ) -> Iterator[Reading]:
         """Read some tiles, and samples of the others. See `sfxreduce.run.run.Samples`."""
         assert isinstance(self.source, Samples)  # noqa: S101 - or nothing would be sampled
         there = [self.events[event] for event in events]
-        return self.source.read_first(there, first, window, pixels)
+        return self.source.read_first(there, first, window, room)
 
 
 def select_run(run: Run, events: NDArray[np.int64]) -> Run:

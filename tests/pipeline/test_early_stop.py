@@ -128,11 +128,11 @@ def test_all_tiles_are_read_of_open_events_only(
         return read(self, events, window, pixels)
 
     def noting_first(
-        self: ZarrFrames, events: Sequence[int], first: Window, window: Window, pixels: np.ndarray
-    ) -> Reading:
+        self: ZarrFrames, events: Sequence[int], first: Window, window: Window, room: np.ndarray
+    ) -> Iterator[Reading]:
         for event in events:
             reads[event, len(first.origins)] += 1
-        return read_first(self, events, first, window, pixels)
+        return read_first(self, events, first, window, room)
 
     monkeypatch.setattr(ZarrFrames, "read_into", noting)
     monkeypatch.setattr(ZarrFrames, "read_first", noting_first)
@@ -171,7 +171,7 @@ def test_first_tiles_and_samples_of_the_others_are_read_in_one_go(
 
     monkeypatch.setattr(blosc.os, "preadv", noting)
     pixels = np.full((5, *first.shape), -1, frames.dtype)
-    reading = frames.read_first(events, first, window, pixels)
+    reading = next(frames.read_first(events, first, window, pixels))
     stored = [sum(len(tile or b"") for tile in tiles) for tiles in frames.encoded(events)]
     assert reads[: 1 + len(events)][-len(events) :] == stored  # the index of the shard comes first
     np.testing.assert_array_equal(pixels, frames.read(events, first).pixels)
@@ -194,7 +194,7 @@ def test_of_an_event_with_any_damaged_tile_the_first_ones_are_not_seen(
     window, first = scorer.window(frames.detector), scorer.first_window(frames.detector)
     assert first is not None
     pixels = np.full((3, *first.shape), -1, frames.dtype)
-    reading = frames.read_first(range(3), first, window, pixels)
+    reading = next(frames.read_first(range(3), first, window, pixels))
     assert reading.reasons.tolist() == [0, Reason.READ_ERROR, 0]
     assert not pixels[1].any()
     np.testing.assert_array_equal(pixels[::2], frames.read([0, 2], first).pixels)
@@ -207,10 +207,15 @@ def test_first_tiles_that_are_not_stored_tiles_are_read_by_themselves(
     assert isinstance(frames, ZarrFrames)
     window = scorer.window(frames.detector)
     moved = replace(window, origins=tuple((y + 7, x - 7) for y, x in window.origins[:9]))
-    pixels = np.full((3, *moved.shape), -1, frames.dtype)
-    reading = frames.read_first(range(3), moved, window, pixels)
-    np.testing.assert_array_equal(pixels, frames.read(range(3), moved).pixels)
-    assert not reading.reasons.any()
+    room = np.full((2, *moved.shape), -1, frames.dtype)
+    expected = frames.read(range(3), moved).pixels
+    sizes = []
+    for reading in frames.read_first(range(3), moved, window, room):
+        n, start = len(reading.reasons), sum(sizes)
+        np.testing.assert_array_equal(room[:n], expected[start : start + n])
+        assert not reading.reasons.any()
+        sizes.append(n)
+    assert sizes == [2, 1]
 
 
 def test_first_tiles_are_judged_alike_in_one_part_and_in_many(

@@ -63,10 +63,13 @@ def unseeing(patched: pytest.MonkeyPatch) -> None:
         reasons[np.isin(list(events), UNSEEN)] = Reason.FILE_UNREADABLE
         return reasons
 
-    def first_of_less(self: ZarrFrames, events: Sequence[int], *more: Any) -> Reading:
-        reading = read_first(self, events, *more)
-        reading.reasons[np.isin(list(events), UNSEEN)] = Reason.FILE_UNREADABLE
-        return reading
+    def first_of_less(self: ZarrFrames, events: Sequence[int], *more: Any) -> Iterator[Reading]:
+        start = 0
+        for reading in read_first(self, events, *more):
+            part = list(events)[start : start + len(reading.reasons)]
+            reading.reasons[np.isin(part, UNSEEN)] = Reason.FILE_UNREADABLE
+            start += len(part)
+            yield reading
 
     def fewer(self: ZarrFrames, events: Sequence[int]) -> Iterator[list[bytes | None]]:
         for event, tiles in zip(events, encoded(self, events), strict=True):

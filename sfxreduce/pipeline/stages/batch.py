@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -267,38 +268,28 @@ class _BatchReader:
     ) -> Iterator[NDArray[np.generic]]:
         """First tiles of the events that can be read, a few at a time, each where the last lay.
 
-        What keeps events from being read is written into `rows`, what is odd into `doubts`.
-        """
-        step = min(max(1, BYTES_LOOKED_AT // self.n_bytes(first)), len(events))
-        room = np.empty((step, *first.shape), self.source.dtype)
-        for part in _parts_of(len(events), step):
-            pixels = room[: part.stop - part.start]
-            try:
-                rows["reason"][part], doubts[part] = self._read_first(events[part], first, pixels)
-            except SOURCE_LOST:
-                rows["reason"][part] = Reason.FILE_UNREADABLE
-            places = part.start + np.flatnonzero(rows["reason"][part] == 0)
-            if places.size:
-                seen = pixels if places.size == len(pixels) else pixels[places - part.start]
-                rows["seen"][places] = [pixel_hash(event) for event in seen]
-                doubts[places] |= self._oddities(seen, first)
-                yield seen
-
-    def _read_first(
-        self, events: Sequence[int], first: Window, pixels: NDArray[np.generic]
-    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """Read the first tiles: what kept them from being read, and what samples of the others say.
-
-        Both are `Reason` bits, shape (event,).
+        What keeps events from being read is written into `rows`, where it says already that they
+        cannot be; what is odd into `doubts`.
         """
         source, window = self.source, self.window
         # See `first_window_of`.
         assert isinstance(source, Samples) and window is not None  # noqa: S101, PT018
-        sampled = source.sampled(first, window)
-        assert sampled is not None  # noqa: S101
-        reading = source.read_first(events, first, window, pixels)
-        parts, good = parts_of_samples(self.detector, sampled)
-        return reading.reasons, self._odd_in(reading.pixels, good, parts)
+        step = min(max(1, BYTES_LOOKED_AT // self.n_bytes(first)), len(events))
+        room = np.empty((step, *first.shape), source.dtype)
+        with suppress(*SOURCE_LOST):
+            sampled = source.sampled(first, window)
+            assert sampled is not None  # noqa: S101
+            parts, good = parts_of_samples(self.detector, sampled)
+            readings = source.read_first(events, first, window, room)
+            for part, reading in zip(_parts_of(len(events), step), readings, strict=True):
+                rows["reason"][part] = reading.reasons
+                doubts[part] = self._odd_in(reading.pixels, good, parts)
+                places, pixels = np.flatnonzero(reading.reasons == 0), room[: len(reading.reasons)]
+                if places.size:
+                    seen = pixels if places.size == len(pixels) else pixels[places]
+                    rows["seen"][part.start + places] = [pixel_hash(event) for event in seen]
+                    doubts[part.start + places] |= self._oddities(seen, first)
+                    yield seen
 
     @staticmethod
     def _write(rows: NDArray[np.void], places: NDArray[np.integer], scores: EventScores) -> None:

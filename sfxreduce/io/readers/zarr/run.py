@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -362,30 +362,33 @@ class ZarrFrames:
         events: Sequence[int],
         first: Window,
         window: Window,
-        pixels: NDArray[np.generic],
-    ) -> Reading:
+        room: NDArray[np.generic],
+    ) -> Iterator[Reading]:
         """Read some tiles, and some blocks of the others. See `sfxreduce.run.run.Samples`."""
         store = self._store
         plan = _plan_of(store, first, window)
         if store.layout is None or plan is None:
             raise SchemaError(f"{self.path}: its tiles have no blocks to be read for themselves")
-        samples = np.zeros((len(events), plan.sampled.index.size), store.dtype)
-        fills = plan.places.size > 0 and pixels.flags.c_contiguous
-        if fills:
-            reasons = _declared_missing(store, events)
-        else:
-            pixels[...] = 0
-            reasons = self.read_into(events, first, pixels)
         codec = TileCodec(dtype=store.dtype, tile=store.layout.tile, packing=store.layout.packing)
-        for event in events_in_shards(self.folder, store.layout, events):
-            place = event.place
-            if not event.whole():
-                reasons[place] |= np.uint32(event.reason or Reason.DATA_HOLE)
-            elif not plan.read(event, codec, samples[place], pixels if fills else None):
-                reasons[place] |= np.uint32(Reason.READ_ERROR)
-            if reasons[place] & np.uint32(UNREAD):
-                pixels[place] = 0
-        return Reading(pixels=samples, reasons=reasons)
+        fills = plan.places.size > 0 and room.flags.c_contiguous
+        stored = events_in_shards(self.folder, store.layout, events)
+        for start in range(0, len(events), len(room)):
+            part = events[start : start + len(room)]
+            pixels = room[: len(part)]
+            samples = np.zeros((len(part), plan.sampled.index.size), store.dtype)
+            if fills:
+                reasons = _declared_missing(store, part)
+            else:
+                pixels[...] = 0
+                reasons = self.read_into(part, first, pixels)
+            for place, event in enumerate(islice(stored, len(part))):
+                if not event.whole():
+                    reasons[place] |= np.uint32(event.reason or Reason.DATA_HOLE)
+                elif not plan.read(event, codec, samples[place], pixels[place] if fills else None):
+                    reasons[place] |= np.uint32(Reason.READ_ERROR)
+                if reasons[place] & np.uint32(UNREAD):
+                    pixels[place] = 0
+            yield Reading(pixels=samples, reasons=reasons)
 
     def encoded(self, events: Sequence[int]) -> Iterator[list[bytes | None]]:
         """Stored tiles of events in grid order, each checked; None where absent or damaged.
@@ -585,7 +588,7 @@ class _SamplePlan:
         Parameters
         ----------
         pixels : ndarray or None
-            Where its first tiles go among those of other events, shape (event, tile, y, x).
+            Where its first tiles go, shape (tile, y, x).
         """
         if event.shard is None:
             return False
@@ -602,9 +605,8 @@ class _SamplePlan:
             return False
         if pixels is None:
             return True
-        into = event.place * pixels.shape[1] + self.places
         seen = packed.take(self.looked_at)
-        return bool(codec.decode_many(seen, pixels.reshape(-1, *codec.tile), into).all())
+        return bool(codec.decode_many(seen, pixels, self.places).all())
 
 
 def _plan_of(store: Store, first: Window, window: Window) -> _SamplePlan | None:
