@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pickle
 import shutil
 import subprocess
@@ -32,6 +31,7 @@ from dask.core import flatten
 from machine import IDLE_BELOW, Others, machine
 from material import KINDS, mixed_store, repeated_run, simulated_store
 from numpy.typing import NDArray
+from watched import watched
 
 import sfxreduce
 from sfxreduce.cluster.pool import BLOCKS_AT_ONCE
@@ -202,21 +202,11 @@ def filtered(path: Path, *options: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "sfxreduce_cli", "filter", "--in", str(path), "--overwrite"]
     command += ["--out", f"{out}.zarr", "--report", f"{out}.html", "--json", *options]
     others, started = Others(), time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    said = process.stderr.read().decode()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}: {said}")
-    cpu_s = used.ru_utime + used.ru_stime
+    used = watched(command)
     return {
         "wall_s": time.perf_counter() - started,
-        "cpu_s": cpu_s,
-        "system_s": used.ru_stime,
-        # Of the largest process; the workers are others.
-        "peak_mb": used.ru_maxrss * 1024 / 1e6,
-        "others": others.share(cpu_s),
+        **used,
+        "others": others.share(used["cpu_s"]),
     }
 
 
