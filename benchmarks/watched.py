@@ -8,13 +8,20 @@ command.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["watched"]
+
+ADOPT_ORPHANS = 36
+"""``PR_SET_CHILD_SUBREAPER`` of Linux."""
 
 
 def watched(command: list[str]) -> dict[str, Any]:
@@ -39,8 +46,11 @@ def watched(command: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
+    # Workers are children of a process that the command leaves behind: nobody else would count it.
+    ctypes.CDLL(None).prctl(ADOPT_ORPHANS, 1)
+    command = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL).pid
+    ended = dict(_until_all_ended())
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
         json.dumps(
             {
@@ -50,7 +60,14 @@ def main() -> None:
             }
         )
     )
-    sys.exit(os.waitstatus_to_exitcode(status))
+    sys.exit(os.waitstatus_to_exitcode(ended[command]))
+
+
+def _until_all_ended() -> Iterator[tuple[int, int]]:
+    """Wait for every process there is; give number and status of each."""
+    with suppress(ChildProcessError):
+        while True:
+            yield os.wait()
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from numba import njit
 from numba.core.caching import FunctionCache
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic as numba_intrinsic
 
-__all__ = ["compiled", "intrinsic"]
+__all__ = ["compiled", "intrinsic", "load_types"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,3 +83,9 @@ def intrinsic(function: Callable[..., Any]) -> Any:
     The function is given types, and returns a signature and what writes the instructions.
     """
     return numba_intrinsic(function)
+
+
+def load_types() -> None:
+    """Load what Numba knows of types and functions, as the first call of a kernel does."""
+    for known in (cpu_target.typing_context, cpu_target.target_context):
+        known.refresh()

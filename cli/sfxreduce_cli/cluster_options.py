@@ -202,7 +202,9 @@ class PoolOptions:
             def opened() -> Pool:
                 if not small_here:
                     return workers()
-                return sfxreduce.GrowingPool(workers)
+                growing = sfxreduce.GrowingPool(workers)
+                stack.callback(growing.close)
+                return growing
 
             with ProgressDisplay(page=not self.serial) as display:
                 on_demand = PoolOnDemand(opened, has_gpu=None if self.is_elsewhere else gpu)

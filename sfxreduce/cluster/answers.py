@@ -23,7 +23,7 @@ from sfxreduce.io.files.safe_read import content_pin, read_small
 from sfxreduce.io.files.sentinel import sentinel
 from sfxreduce.io.store.manifest import made_here
 
-__all__ = ["Answering", "Question", "admit", "kernel_features", "signature"]
+__all__ = ["ALWAYS_ENOUGH", "Answering", "Question", "admit", "kernel_features", "signature"]
 
 KERNEL_FEATURES = ("avx512f", "avx2", "avx", "fma", "sse4.2", "neon", "sve")
 """Features of a processor by which kernels are compiled one way or another."""

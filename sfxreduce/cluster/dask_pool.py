@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sfxreduce.cluster.connection import connect
 from sfxreduce.cluster.dashboard import Dashboard, dashboard_of
+from sfxreduce.cluster.forks import forked_workers
 from sfxreduce.cluster.in_flight import Flow, SetAside
 from sfxreduce.cluster.isolated import Alone, Failed
 from sfxreduce.cluster.local import local_cluster
@@ -397,8 +398,10 @@ def _connected(scheduler: str, certificates: Security | None) -> Iterator[Client
 @contextmanager
 def _own_cluster(n_workers: int, gpu: bool, certificates: Security | None) -> Iterator[Client]:
     with (
+        forked_workers(),
         local_cluster(n_workers, gpu=gpu, security=certificates) as cluster,
         kept_in_number(cluster),
-        Client(cluster) as client,
+        # As a context of its own a client has to be closed by the thread that opened it.
+        closing(Client(cluster)) as client,
     ):
         yield client

@@ -1,12 +1,12 @@
-"""Work in this process until it turns out to be worth the start of workers."""
+"""Work in this process until workers have come, if it is worth their start."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask.array as da
@@ -24,15 +24,16 @@ Result = TypeVar("Result")
 
 SECONDS_TO_GAIN = 9.0
 """That workers have to save, by the time of the tasks alone, before they are started. Two of them
-take about 12 CPU-seconds to come up, six seconds on two cores, and their tasks are somewhat slower:
-with 6 seconds here, 1,152 whole frames took them 11 % longer than one process."""
+take about 9 CPU-seconds to come up, and their tasks are somewhat slower: for less, they cost more
+than 1.3 times the CPU time of one process."""
 
 
 class GrowingPool:
     """Little work is done in this process, more of it by workers: the results are the same.
 
     What a task takes is known once some are done, and what is left of a stage then tells whether
-    workers would be done earlier, their start included. Once they are there, they do everything.
+    workers would be done earlier, their start included. While they start, the work goes on here.
+    Once they are there, they do everything.
 
     A task that ends its process ends this one as long as there are no workers. It is for tasks that
     read what cannot do that.
@@ -40,7 +41,7 @@ class GrowingPool:
     Parameters
     ----------
     start_workers : callable
-        Called once, if ever.
+        Called once, if ever, in a thread of its own.
     n_workers : int
         How many there will be; by default one per processor.
     clock : callable, optional
@@ -67,13 +68,23 @@ class GrowingPool:
         self._start_workers = start_workers
         self._n_workers = n_workers or len(os.sched_getaffinity(0))
         self._clock = clock
-        self._workers: Pool | None = None
+        self._starter = ThreadPoolExecutor(1, "start of workers")
+        self._coming: Future[Pool] | None = None
         self._to_come = NeedsToCome()
+
+    def close(self) -> None:
+        """Wait until workers that are starting have started, so that they can be closed."""
+        self._starter.shutdown()
 
     @property
     def has_grown(self) -> bool:
-        """Whether the workers were started."""
-        return self._workers is not None
+        """Whether the workers are there."""
+        return self._coming is not None and self._coming.done()
+
+    @property
+    def _workers(self) -> Pool | None:
+        """The workers, once they are there; what went wrong with their start is raised here."""
+        return self._coming.result() if self._coming is not None and self.has_grown else None
 
     @property
     def dashboard(self) -> str:
@@ -103,20 +114,20 @@ class GrowingPool:
         rescue: Rescue[Any, NDArray[Any]] | None = None,
     ) -> Iterator[tuple[int, NDArray[Any]]]:
         """Compute block by block. See `Pool.blocks`."""
-        if self._workers is None:
-            n_blocks, done = array.npartitions, 0
+        n_blocks, done = array.npartitions, 0
+        if not self.has_grown:
             one_by_one = SerialPool().blocks(array, needs_gpu=needs_gpu)
             for block in self._while_small(one_by_one, n_blocks):
                 done += 1
                 yield block
-            left = range(done, n_blocks)
-            if not left:
-                return
+        left = range(done, n_blocks)
+        workers = self._workers
+        if not left or workers is None:
+            return
+        if done:
             array = array.blocks[list(left)]
             rescue = rescue and rescue.of_parts(left)
-        else:
-            left = range(array.npartitions)
-        for place, values in self._grown().blocks(array, needs_gpu=needs_gpu, rescue=rescue):
+        for place, values in workers.blocks(array, needs_gpu=needs_gpu, rescue=rescue):
             yield left[place], values
 
     def map(
@@ -129,21 +140,20 @@ class GrowingPool:
     ) -> Iterator[tuple[int, Result]]:
         """Call a function on each item. See `Pool.map`."""
         left, done = iter(items), 0
-        if self._workers is None:
+        if not self.has_grown:
             total = len(items) if isinstance(items, Sized) else None
             one_by_one = SerialPool().map(name, function, left)
             for one in self._while_small(one_by_one, total):
                 done += 1
                 yield one
-            try:
-                left = chain([next(left)], left)
-            except StopIteration:
-                return
-        for place, result in self._grown().map(name, function, left, rescue=rescue):
+        workers = self._workers
+        if workers is None:
+            return
+        for place, result in workers.map(name, function, left, rescue=rescue):
             yield done + place, result
 
     def _while_small(self, results: Iterator[Result], total: int | None) -> Iterator[Result]:
-        """Pass results on until what is left is worth the workers.
+        """Pass results on until the workers have come that what is left is worth.
 
         Parameters
         ----------
@@ -157,12 +167,14 @@ class GrowingPool:
             yield result
             # The first tasks load and compile; the shortest one tells what the next will take.
             left = min(spent) * (total - len(spent)) if total is not None else sum(spent)
-            if left * (1 - 1 / self._n_workers) > SECONDS_TO_GAIN:
+            worth = left * (1 - 1 / self._n_workers) > SECONDS_TO_GAIN
+            if worth and self._coming is None:
+                self._coming = self._starter.submit(self._started)
+            if self.has_grown:
                 return
             begun = self._clock()
 
-    def _grown(self) -> Pool:
-        if self._workers is None:
-            self._workers = self._start_workers()
-            self._to_come.ask(self._workers)
-        return self._workers
+    def _started(self) -> Pool:
+        workers = self._start_workers()
+        self._to_come.ask(workers)
+        return workers

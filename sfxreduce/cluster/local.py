@@ -18,6 +18,8 @@ from distributed import LocalCluster, Nanny, Scheduler, SpecCluster
 from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
+from sfxreduce.cluster.forks import start_origin
+
 __all__ = ["local_cluster", "visible_cards"]
 
 HOST = "127.0.0.1"
@@ -63,7 +65,9 @@ def local_cluster(n_workers: int, *, gpu: bool, security: Security | None = None
     try:
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        with dask.config.set({ENVIRONMENT: dask.config.get(ENVIRONMENT) | KEPT_BY_WORKERS}):
+        environment = dask.config.get(ENVIRONMENT) | KEPT_BY_WORKERS
+        start_origin(environment)
+        with dask.config.set({ENVIRONMENT: environment}):
             if gpu:
                 return _gpu_cluster(n_workers, visible_cards(), security)
             return LocalCluster(
@@ -74,6 +78,7 @@ def local_cluster(n_workers: int, *, gpu: bool, security: Security | None = None
                 security=security,
                 scheduler_kwargs=SCHEDULER,
                 silence_logs=logging.CRITICAL,
+                env=dict(os.environ),  # that of the process it is a fork of may be older
             )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -108,7 +113,7 @@ def _gpu_cluster(n_workers: int, cards: Sequence[str], security: Security) -> Sp
                 "memory_limit": MEMORY_LIMIT // n_workers,  # by itself, one thread's share
                 "silence_logs": logging.CRITICAL,
                 # Set before the worker starts: CUDA reads it once per process.
-                "env": {"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]},
+                "env": os.environ | {"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]},
             },
         }
         for number in range(n_workers)

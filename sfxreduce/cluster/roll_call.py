@@ -20,7 +20,7 @@ from distributed import Client
 from distributed.client import ClosedClientError
 from distributed.protocol import pickle
 
-from sfxreduce.cluster.answers import Answering, Question, admit, signature
+from sfxreduce.cluster.answers import ALWAYS_ENOUGH, Answering, Question, admit, signature
 from sfxreduce.cluster.pool import Needs
 from sfxreduce.cluster.supply import NO_SUPPLY, Supply
 from sfxreduce.cluster.verdict import Expected, Verdict, judged
@@ -38,6 +38,9 @@ LOOK_SECONDS = 0.5
 
 ASK_SECONDS = 60
 """In which a scheduler has to pass a question on."""
+
+ADMIT_SECONDS = 2
+"""After which a worker is told once more that it may have tasks, unless it is gone."""
 
 WARM_BYTES = 320 << 20
 """Resident memory of a worker that has loaded all modules but torch, measured; rounded up."""
@@ -354,10 +357,8 @@ class RollCall:
         """Act on a verdict, before anybody reads it."""
         address = verdict.address
         if not verdict.fault and address not in self._admitted:
-            try:
-                self._client.run(admit, self._token, workers=[address])
-            except GONE:  # it answers again if it comes back
-                return
+            if not self._let(address):
+                return  # it answers again if it comes back
             self._admitted.add(address)
         if verdict.fault:
             self._withdraw(address)
@@ -377,8 +378,24 @@ class RollCall:
     def _withdraw(self, address: str) -> None:
         if address in self._admitted:
             self._admitted.discard(address)
-            with suppress(*GONE):
-                self._client.run(admit, self._token, 0.0, workers=[address])
+            self._let(address, 0.0)
+
+    def _let(self, address: str, amount: float = ALWAYS_ENOUGH) -> bool:
+        """Let a worker have tasks, or no longer; whether it heard it."""
+
+        async def tell() -> None:
+            await self._client.run(admit, self._token, amount, workers=[address])
+
+        # Dask calls one that has died for half a minute, and others wait to be judged.
+        while address in self._there():
+            try:
+                self._client.sync(tell, callback_timeout=ADMIT_SECONDS)
+            except TimeoutError:
+                continue
+            except GONE:
+                return False
+            return True
+        return False
 
 
 def _whole(event: Any) -> dict[str, Any] | None:

@@ -338,7 +338,7 @@ class Detector:
         SchemaError
             If the panels lie so far apart that their places cannot be meant in pixels.
         """
-        return _assembly(self)
+        return _assembly(self.name, self.panel_shape, self.panels, self.stacked, self.sensors)
 
     def assembled_positions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Place of every pixel's centre in the assembled picture, (row, column), fractions kept.
@@ -352,8 +352,17 @@ class Detector:
 
 
 @lru_cache(maxsize=4)
-def _assembly(detector: Detector) -> NDArray[np.int64]:
-    """See `Detector.assembly`."""
+def _assembly(
+    name: str,
+    panel_shape: tuple[int, int],
+    panels: tuple[Panel, ...],
+    stacked: bool,
+    sensors: tuple[Sensor, ...],
+) -> NDArray[np.int64]:
+    """See `Detector.assembly`. It is the same for every mask, and a run may have several."""
+    detector = Detector(
+        name=name, panel_shape=panel_shape, panels=panels, stacked=stacked, sensors=sensors
+    )
     covered = detector.covered()
     places = [place[covered] for place in detector.assembled_positions()]
     n_rows, n_columns = (float(place.max()) for place in places)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
@@ -63,9 +64,18 @@ def tree(path: Path) -> dict[str, bytes]:
 def worker_processes() -> list[psutil.Process]:
     """Worker processes of this process, however far they have come in starting."""
     found = []
+    for origin in origins():
+        with suppress(psutil.Error):
+            found += origin.children()
+    return found
+
+
+def origins() -> list[psutil.Process]:
+    """The process of which workers are forks; there may be none."""
+    found = []
     for child in psutil.Process().children():
         with suppress(psutil.Error):
-            if "spawn_main" in " ".join(child.cmdline()):
+            if "forkserver" in " ".join(child.cmdline()):
                 found.append(child)
     return found
 
@@ -81,7 +91,8 @@ class Storm(threading.Thread):
     def run(self) -> None:
         calls = self._folder / "calls"
         while self._left:
-            time.sleep(0.2)
+            # Sometimes sooner than they have started, and mostly later than a task takes.
+            time.sleep(2 * random.random())
             working = {int(pid) for pid in calls.read_text().split()} if calls.exists() else set()
             for worker in worker_processes():
                 at_work = worker.pid in working
@@ -131,6 +142,37 @@ def test_results_are_the_same_bytes_however_many_workers_are_killed(
     assert tree(tmp_path / "cluster") == tree(tmp_path / "serial")
     # Some were killed at work: their tasks ran again.
     assert len((tmp_path / "calls").read_text().split()) >= n_events + n_at_work
+
+
+def test_workers_outlive_the_process_of_which_they_are_forks() -> None:
+    with open_pool(n_workers=2, patience_seconds=PATIENCE) as pool:
+        assert dict(pool.map("abs", abs, [-1, 2])) == {0: 1, 1: 2}
+        for origin in origins():
+            origin.kill()
+        assert dict(pool.map("abs", abs, range(-40, 0))) == dict(enumerate(range(40, 0, -1)))
+
+
+def test_workers_know_variables_that_were_set_after_the_first_of_them_were_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with open_pool(n_workers=1, patience_seconds=PATIENCE) as pool:
+        assert dict(pool.map("get", os.getenv, ["SFXREDUCE_LATE"])) == {0: None}
+    monkeypatch.setenv("SFXREDUCE_LATE", "set")
+    with open_pool(n_workers=1, patience_seconds=PATIENCE) as pool:
+        assert dict(pool.map("get", os.getenv, ["SFXREDUCE_LATE"])) == {0: "set"}
+
+
+def test_who_waits_for_a_dead_worker_lets_no_other_wait() -> None:
+    """Both die while they are told that they may work; Dask would call each for half a minute."""
+    with open_pool(n_workers=2, patience_seconds=PATIENCE) as pool:
+        started = time.monotonic()
+        for _ in range(15):
+            for worker in worker_processes():
+                with suppress(psutil.Error):
+                    worker.kill()
+            time.sleep(0.2)
+        assert dict(pool.map("abs", abs, [-1, 2])) == {0: 1, 1: 2}
+        assert time.monotonic() - started < PATIENCE / 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

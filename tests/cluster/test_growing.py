@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from itertools import count
+from threading import Event
 from typing import Any
 
 import dask.array as da
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from sfxreduce.cluster import Pool, SerialPool
 from sfxreduce.cluster.growing import SECONDS_TO_GAIN, GrowingPool
 from sfxreduce.cluster.pool import Rescue
+from sfxreduce.errors import ClusterError
 
 
 class Workers(SerialPool):
@@ -52,6 +55,18 @@ def ticking(seconds: float) -> Callable[[], float]:
     return lambda: seconds * next(ticks)
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are there before the next task."""
+
+    def submitted(_: object, start: Callable[[], Pool]) -> Future[Pool]:
+        future: Future[Pool] = Future()
+        future.set_result(start())
+        return future
+
+    monkeypatch.setattr("sfxreduce.cluster.growing.ThreadPoolExecutor.submit", submitted)
+
+
 def growing(seconds: float) -> tuple[GrowingPool, Workers]:
     workers = Workers()
     return GrowingPool(lambda: workers, n_workers=2, clock=ticking(seconds)), workers
@@ -63,6 +78,7 @@ RESCUE: Rescue[Any, Any] = Rescue(
 )
 
 
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize(
     ("seconds", "of_workers"),
     [
@@ -82,6 +98,7 @@ def test_workers_are_started_where_they_are_done_sooner(seconds: float, of_worke
     np.testing.assert_array_equal(np.concatenate([found[n] for n in range(10)]), np.arange(40))
 
 
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("kind", [list, iter])
 def test_items_reach_workers_once_each(kind: Callable[[Any], Any]) -> None:
     """Where nobody knows how many are left, as many as were done are expected."""
@@ -91,6 +108,7 @@ def test_items_reach_workers_once_each(kind: Callable[[Any], Any]) -> None:
     assert workers.n_items == (19 if kind is list else 13)
 
 
+@pytest.mark.usefixtures("at_once")
 def test_grown_once_and_used_for_everything_then() -> None:
     pool, workers = growing(SECONDS_TO_GAIN)
     assert pool.dashboard == ""
@@ -99,6 +117,53 @@ def test_grown_once_and_used_for_everything_then() -> None:
     list(pool.blocks(NUMBERS))
     list(pool.map("double", abs, range(3)))
     assert (workers.n_blocks, workers.n_items) == (10, 19 + 3)
+
+
+def test_work_goes_on_here_while_workers_start() -> None:
+    workers, may_come = Workers(), Event()
+
+    def start() -> Pool:
+        assert may_come.wait(60)
+        return workers
+
+    pool = GrowingPool(start, n_workers=2, clock=ticking(SECONDS_TO_GAIN))
+    blocks = pool.blocks(NUMBERS, rescue=RESCUE)
+    found = [next(blocks) for _ in range(4)]
+    assert not pool.has_grown
+    may_come.set()
+    pool.close()
+    assert pool.has_grown
+    found += blocks
+    assert workers.rescued == [100 + n for n in range(4, 10)]
+    np.testing.assert_array_equal(
+        np.concatenate([values for _, values in sorted(found, key=lambda one: one[0])]),
+        np.arange(40),
+    )
+
+
+def test_workers_that_come_too_late_have_nothing_to_do() -> None:
+    workers, may_come = Workers(), Event()
+    pool = GrowingPool(
+        lambda: (may_come.wait(60), workers)[1], n_workers=2, clock=ticking(SECONDS_TO_GAIN)
+    )
+    assert len(dict(pool.blocks(NUMBERS))) == 10
+    may_come.set()
+    pool.close()
+    assert workers.n_blocks == 0
+    list(pool.map("double", abs, range(3)))
+    assert workers.n_items == 3
+
+
+def test_what_hinders_workers_from_starting_is_told() -> None:
+    def start() -> Pool:
+        raise ClusterError("no room")
+
+    pool = GrowingPool(start, n_workers=2, clock=ticking(SECONDS_TO_GAIN))
+    blocks = pool.blocks(NUMBERS)
+    with pytest.raises(ClusterError, match="no room"):
+        next(blocks), next(blocks)
+        pool.close()
+        list(blocks)
 
 
 def test_nobody_starts_workers_for_nothing() -> None:

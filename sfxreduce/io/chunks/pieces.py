@@ -103,15 +103,7 @@ def tile_pieces(
     """
     gathered = window.gather(detector).reshape(-1)
     target = np.flatnonzero(gathered >= 0)
-    axes = [
-        np.divmod(places, side)
-        for places, side in zip(
-            np.unravel_index(gathered[target], frame_shape), tile_shape, strict=True
-        )
-    ]
-    grid = [math.ceil(n / side) for n, side in zip(frame_shape, tile_shape, strict=True)]
-    tile = np.ravel_multi_index([outer for outer, _ in axes], grid)
-    source = np.ravel_multi_index([inner for _, inner in axes], tile_shape)
+    tile, source = (of_frame[gathered[target]] for of_frame in _tiled(frame_shape, tile_shape))
     pieces = []
     for number, part in _groups(tile):
         copies = [
@@ -145,11 +137,31 @@ def whole_tiles(
     return np.array(places, np.int64) if len(places) == len(pieces) else None
 
 
+def _tiled(frame_shape: tuple[int, ...], tile_shape: tuple[int, ...]) -> tuple[Places, Places]:
+    """Tile of every pixel of a frame, and its flat place in that tile, both flat.
+
+    Examples
+    --------
+    >>> [of_frame.tolist() for of_frame in _tiled((2, 3), (2, 2))]
+    [[0, 0, 1, 0, 0, 1], [0, 1, 0, 2, 3, 2]]
+    """
+    tile, place = np.zeros((), np.int64), np.zeros((), np.int64)
+    for n, side in zip(frame_shape, tile_shape, strict=True):
+        outer, inner = np.divmod(np.arange(n), side)
+        tile = np.add.outer(tile * math.ceil(n / side), outer)
+        place = np.add.outer(place * side, inner)
+    return tile.ravel(), place.ravel()
+
+
 def _groups(numbers: Places) -> Iterator[tuple[int, Places]]:
     """Each different number, and the places where it is, both in order."""
-    order = np.argsort(numbers, kind="stable")
-    found, starts = np.unique(numbers[order], return_index=True)
-    yield from zip(found.tolist(), np.split(order, starts[1:]), strict=False)
+    if not numbers.size:
+        return
+    # Numbers of 16 bits are sorted in time that grows with how many there are, and no faster.
+    order = np.argsort(numbers.astype(np.min_scalar_type(int(numbers.max()))), kind="stable")
+    ordered = numbers[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    yield from zip(ordered[starts].tolist(), np.split(order, starts[1:]), strict=True)
 
 
 def _copy(source: Places, target: Places, width: int, shape: Sequence[int]) -> PixelCopy:
