@@ -1,4 +1,4 @@
-"""Compiled kernels of the peak finder: radial background, candidates, connected pixels, ring.
+"""Compiled kernels of the peak finder: connected pixels, their surroundings, what is a peak.
 
 Everything here works on flat arrays of one frame, so that panels, tiles and whole detectors are
 one case. `sfxreduce.scorers.peaks.finder` is the interface and holds the description of the method.
@@ -7,23 +7,23 @@ one case. `sfxreduce.scorers.peaks.finder` is the interface and holds the descri
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfxreduce._numba import compiled
+from sfxreduce.scorers.peaks._rings import (
+    Bins,
+    Counts,
+    Floats,
+    PeakLimits,
+    Pixels,
+    Rings,
+    thresholds,
+)
 
-__all__ = ["PeakLimits", "background", "radial_bins", "search"]
-
-MIN_BIN_PIXELS = 200
-"""Rings with fewer good pixels are joined with the next: a standard deviation of fewer values
-is too uncertain (of 200, by 5 %), and one Bragg peak among them would hide itself. Chosen, not
-measured."""
-
-CLIP_ROUNDS = 8
-"""Clipping stops earlier where a round changes nothing; beyond this it hunts single pixels. Chosen,
-not measured."""
+__all__ = ["search"]
 
 RING_GAP = 1
 """Pixels between a peak and its ring: the foot of the peak is not background."""
@@ -35,148 +35,21 @@ deviation of 16 values is uncertain by 18 %. Chosen, not measured."""
 N_COLUMNS = 7
 """panel, y, x, intensity, max_intensity, snr, n_pixels"""
 
-Floats: TypeAlias = NDArray[np.float64]
-Pixels: TypeAlias = NDArray[np.float32]
-Bins: TypeAlias = NDArray[np.uint16]
-Counts: TypeAlias = NDArray[np.int64]
 Image: TypeAlias = tuple[Pixels, Bins, Pixels]
 """A frame, the ring of each of its pixels, and the threshold of each ring; infinity at the end,
 for the pixels that never count."""
 
 
-class PeakLimits(NamedTuple):
-    """What a group of candidates has to satisfy to be a peak."""
-
-    min_snr: float
-    min_sigma: float
-    min_pixels: int
-    max_pixels: int
-    local_radius: int
-
-
-@compiled
-def radial_bins(good: NDArray[np.bool_], radius: NDArray[np.floating]) -> tuple[Bins, Counts]:
-    """Sort the good pixels into rings one pixel wide, wider where there are few of them.
-
-    Parameters
-    ----------
-    good, radius : ndarray
-        Flat; distances from the beam in pixels.
-
-    Returns
-    -------
-    bins : ndarray of uint16
-        Ring of each pixel, the number of rings for a pixel that never counts.
-    starts : ndarray of int64
-        Where the values of each ring start once they lie sorted by ring; one more than rings.
-    """
-    widest = np.uint16(0)
-    bins = np.empty(good.size, np.uint16)
-    counts = np.zeros(65535, np.int64)
-    for i in range(good.size):
-        # A radius that is no number fails both comparisons: such a pixel never counts.
-        if good[i] and 0 <= radius[i] < 65534:
-            bins[i] = np.uint16(radius[i])
-            counts[bins[i]] += 1
-            widest = max(widest, bins[i])
-        else:
-            bins[i] = 65534
-    ring = np.empty(65535, np.uint16)
-    starts = np.zeros(int(widest) + 2, np.int64)
-    n_rings, held, left = 0, 0, counts.sum()
-    for r in range(int(widest) + 1):
-        ring[r] = n_rings
-        held += counts[r]
-        left -= counts[r]
-        starts[n_rings + 1] = starts[n_rings] + held
-        if held >= MIN_BIN_PIXELS and left >= MIN_BIN_PIXELS:
-            n_rings, held = n_rings + 1, 0
-    n_rings += 1
-    ring[65534] = n_rings
-    for i in range(bins.size):
-        bins[i] = ring[bins[i]]
-    return bins, starts[: n_rings + 1]
-
-
-@compiled
-def clipped_moments(values: Pixels, min_snr: float, min_sigma: float) -> tuple[float, float, float]:
-    """Mean, standard deviation and excess of the values near the mean, by iterative clipping.
-
-    A value stays while it lies within `min_snr` standard deviations of the mean, each taken as at
-    least `min_sigma`. The excess is the third central moment over the variance: zero for Gaussian
-    noise, one photon for Poisson noise.
-    """
-    low, high = -np.inf, np.inf
-    mean, sigma, excess = 0.0, 0.0, 0.0
-    if values.size:
-        mean = np.float64(values[0])
-    for _ in range(CLIP_ROUNDS):
-        n, lowest, highest = 0, np.inf, -np.inf
-        # Sums of powers about the last mean: about zero they would cancel to noise.
-        one, two, three = 0.0, 0.0, 0.0
-        for value in values:
-            if low <= value <= high:
-                off = value - mean
-                n += 1
-                one += off
-                two += off * off
-                three += off * off * off
-                lowest, highest = min(lowest, value), max(highest, value)
-        if n == 0:
-            break
-        shift = one / n
-        variance = max(two / n - shift * shift, 0.0)
-        third = three / n - 3 * shift * two / n + 2 * shift**3
-        mean, sigma = mean + shift, math.sqrt(variance)
-        excess = third / variance if variance > 0 else 0.0
-        reach = min_snr * max(sigma, min_sigma)
-        low, high = mean - reach, mean + reach
-        if lowest >= low and highest <= high:
-            break
-    return mean, sigma, excess
-
-
-@compiled
-def background(
-    frame: Pixels, bins: Bins, starts: Counts, min_snr: float, min_sigma: float
-) -> tuple[Floats, Floats]:
-    """Mean and upward standard deviation of every ring.
-
-    Returns
-    -------
-    mean, spread : ndarray of float64
-        Shape (ring,). The spread is what `min_snr` is multiplied with: the standard deviation,
-        raised by the Cornish-Fisher term where the noise has a longer tail upwards.
-    """
-    n_rings = starts.size - 1
-    stops = starts[:n_rings].copy()
-    values = np.empty(starts[n_rings], np.float32)
-    for i in range(frame.size):
-        ring = bins[i]
-        if ring < n_rings and math.isfinite(frame[i]):
-            values[stops[ring]] = frame[i]
-            stops[ring] += 1
-    share = max(min_snr * min_snr - 1, 0.0) / (6 * min_snr)
-    mean, spread = np.empty(n_rings), np.empty(n_rings)
-    for ring in range(n_rings):
-        inside = values[starts[ring] : stops[ring]]
-        mean[ring], sigma, excess = clipped_moments(inside, min_snr, min_sigma)
-        spread[ring] = max(sigma + share * max(excess, 0.0), min_sigma)
-    return mean, spread
-
-
-@compiled
-def candidates(image: Image) -> Counts:
-    """Flat positions, ascending, of finite pixels above the threshold of their ring."""
-    frame, bins, threshold = image
-    # Room for all of them costs nothing: memory that is never touched is never given.
-    found = np.empty(frame.size, np.int64)
+@compiled(borrows=True)
+def list_waiting(waiting: NDArray[np.bool_], words: NDArray[np.uint64], found: Counts) -> None:
+    """Flat positions, ascending, of all pixels that wait; `words` is the same memory."""
     n = 0
-    for i in range(frame.size):
-        if frame[i] > threshold[bins[i]] and frame[i] < np.inf:
-            found[n] = i
-            n += 1
-    return found[:n]
+    for word in range(len(words)):
+        if words[word]:
+            for i in range(8 * word, 8 * word + 8):
+                if waiting[i]:
+                    found[n] = i
+                    n += 1
 
 
 @compiled
@@ -269,14 +142,31 @@ def measure(
 
 
 @compiled
-def search(image: Image, shape: tuple[int, int, int], limits: PeakLimits) -> Floats:
-    """All peaks of a frame in the order of their first pixel, shape (peak, `N_COLUMNS`)."""
-    seeds = candidates(image)
-    waiting = np.zeros(image[0].size, np.bool_)
-    waiting[seeds] = True
-    members = np.empty(seeds.size, np.int64)
-    peaks = np.empty((seeds.size, N_COLUMNS))
+def search(
+    frame: Pixels,
+    rings: Rings,
+    shape: tuple[int, int, int],
+    limits: PeakLimits,
+    desk: tuple[NDArray[np.bool_], NDArray[np.uint64]],
+) -> Floats:
+    """All peaks of a frame in the order of their first pixel, shape (peak, `N_COLUMNS`).
+
+    Parameters
+    ----------
+    frame : ndarray of float32
+        Flat, with a NaN after the last pixel.
+    desk : tuple
+        A flag for each pixel, none of which is set before and after, and the same memory by words.
+    """
+    waiting, words = desk
+    threshold, n_waiting = thresholds(frame, rings, limits, waiting)
+    image = (frame, rings.bins, threshold)
+    seeds: Counts = np.empty(n_waiting, np.int64)
+    members = np.empty(n_waiting, np.int64)
+    peaks = np.empty((n_waiting, N_COLUMNS))
     n_peaks = 0
+    if n_waiting:
+        list_waiting(waiting, words, seeds)
     for seed in seeds:
         if not waiting[seed]:
             continue

@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 from sfxreduce.errors import SchemaError, UsageError
 from sfxreduce.run.detector import Detector, Panel, Sensor
 from sfxreduce.run.window import Window
-from sfxreduce.scorers.peaks import _peakfinder8 as kernels
+from sfxreduce.scorers.peaks._peakfinder8 import search
+from sfxreduce.scorers.peaks._rings import PeakLimits, Rings, radial_bins, side_by_side
 
 if TYPE_CHECKING:
     from sfxreduce.scorers.calibration.record import Calibration
@@ -242,30 +243,29 @@ class PeakFinder:
         _check(frames, good, radius)
         if not (math.isfinite(adu_per_photon) and adu_per_photon > 0):
             adu_per_photon = 1.0 if np.issubdtype(frames.dtype, np.integer) else 0.0
-        limits = kernels.PeakLimits(
+        limits = PeakLimits(
             float(self.min_snr),
             MIN_SIGMA_PHOTONS * adu_per_photon,
+            float(self.min_adc),
             int(self.min_pixels),
             int(self.max_pixels),
             int(self.local_radius),
         )
-        bins, starts = _rings(
+        rings = _rings(
             _ByContent.of(np.ascontiguousarray(good, np.bool_)),
             _ByContent.of(np.ascontiguousarray(radius, np.float64)),
         )
         shape = (1, 1, *good.shape)[-3:]
+        pixels = np.full(good.size + 1, np.nan, np.float32)
+        words = np.zeros(good.size // 8 + 1, np.uint64)
+        desk = (words.view(np.bool_), words)
         found = []
         for frame in frames:
             # One compiled path for every dtype; a float64 beyond float32 becomes infinite, and so
             # does not count.
             with np.errstate(over="ignore"):
-                pixels = np.ascontiguousarray(frame, np.float32).ravel()
-            mean, spread = kernels.background(
-                pixels, bins, starts, limits.min_snr, limits.min_sigma
-            )
-            threshold = np.maximum(mean + limits.min_snr * spread, self.min_adc)
-            image = (pixels, bins, np.append(threshold, np.inf).astype(np.float32))
-            found.append(self._strongest(kernels.search(image, shape, limits)))
+                np.copyto(pixels[:-1].reshape(good.shape), frame, casting="unsafe")
+            found.append(self._strongest(search(pixels, rings, shape, limits, desk)))
         return found
 
     def _strongest(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -289,9 +289,10 @@ class _ByContent:
 
 
 @lru_cache(maxsize=2)
-def _rings(good: _ByContent, radius: _ByContent) -> tuple[kernels.Bins, kernels.Counts]:
+def _rings(good: _ByContent, radius: _ByContent) -> Rings:
     """Rings of a detector's pixels, kept by content: see `_radius`."""
-    return kernels.radial_bins(good.array.ravel(), radius.array.ravel())
+    bins, sizes = radial_bins(good.array.ravel(), radius.array.ravel())
+    return side_by_side(bins, sizes)
 
 
 def on_powder_rings(
