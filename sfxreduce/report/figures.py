@@ -19,12 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy.special import logit
 
+from sfxreduce._numba import compiled
 from sfxreduce.decisions.decide import Decision, Decisions
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.window import TileChoice
 from sfxreduce.scorers.calibration.probability import ReliabilityBin
 from sfxreduce.scorers.calibration.windows import WindowLoss
-from sfxreduce.scorers.peaks.finder import PeakFinder
+from sfxreduce.scorers.peaks.finder import PeakFinder, radius_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,17 +167,34 @@ def brightest_blocks(
     tuple of ndarray and int
         Shape (row, column), -inf where there is no such pixel; and the side of a block in pixels.
     """
-    index = detector.assembly()
-    trusted = (index >= 0) & detector.good().reshape(-1)[index]
-    values = np.where(trusted, frame.reshape(-1)[index].astype(np.float32), np.float32(-np.inf))
-    step = max(-(-max(values.shape) // most), 1)
-    # A picture of one row is no thinner than one point: it is filled up to a whole block.
-    filled = [(0, max(step - n, 0)) for n in values.shape]
-    values = np.pad(values, filled, constant_values=-np.inf)
-    rows, columns = (n // step * step for n in values.shape)
-    blocks = values[:rows, :columns].reshape(rows // step, step, columns // step, step)
-    brightest = np.fmax.reduce(np.fmax.reduce(blocks, axis=1), axis=2)
+    index, good = detector.assembly(), detector.good().reshape(-1)
+    step = max(-(-max(index.shape) // most), 1)
+    # A picture of one row is no thinner than one point.
+    n_rows, n_columns = (max(n // step, 1) for n in index.shape)
+    brightest = np.full((n_rows, n_columns), -np.inf, np.float32)
+    _raise_to_brightest(brightest, frame.reshape(-1).astype(np.float32), good, index, step)
     return np.where(np.isfinite(brightest), brightest, np.float32(-np.inf)), step
+
+
+@compiled(borrows=True)
+def _raise_to_brightest(
+    brightest: NDArray[np.float32],
+    frame: NDArray[np.float32],
+    good: NDArray[np.bool_],
+    index: NDArray[np.int64],
+    step: int,
+) -> None:
+    """Raise every block to its brightest trusted pixel; what is no number counts for nothing."""
+    n_rows, n_columns = brightest.shape
+    for y in range(min(n_rows * step, index.shape[0])):
+        row = brightest[y // step]
+        # Blocks in the inner loop: pixels of one block would have to wait for one another.
+        for x in range(min(step, index.shape[1])):
+            for column in range(n_columns):
+                at = index[y, column * step + x]
+                # No branch on what is higher: on noise the processor would guess it wrong.
+                value = frame[at] if at >= 0 and good[at] else np.float32(-np.inf)
+                row[column] = value if value > row[column] else row[column]
 
 
 def peaks_in_picture(
@@ -184,17 +202,12 @@ def peaks_in_picture(
 ) -> tuple[tuple[float, float], ...]:
     """Peaks of a frame by the conventional rule, (column, row) in the assembled picture."""
     peaks = PeakFinder().find(
-        frame, detector.good(), _radius(detector), adu_per_photon=detector.adu_per_photon
+        frame, detector.good(), radius_of(detector), adu_per_photon=detector.adu_per_photon
     )
     row, column = _places(detector)
     y, x = np.rint(peaks.y).astype(int), np.rint(peaks.x).astype(int)
     at = (peaks.panel, y, x) if detector.stacked else (y, x)
     return tuple(zip(column[at].tolist(), row[at].tolist(), strict=True))
-
-
-@lru_cache(maxsize=1)
-def _radius(detector: Detector) -> NDArray[np.float64]:
-    return detector.radius()
 
 
 @lru_cache(maxsize=1)

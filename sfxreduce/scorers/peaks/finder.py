@@ -47,6 +47,7 @@ __all__ = [
     "PeakScorer",
     "Peaks",
     "on_powder_rings",
+    "radius_of",
 ]
 
 MIN_PEAKS = 8
@@ -439,7 +440,7 @@ class PeakScorer:
         counts = self.finder.count(
             pixels,
             detector.good(),
-            _radius_of(detector),
+            radius_of(detector),
             adu_per_photon=detector.adu_per_photon,
         )
         return np.where(detector.is_usable(), counts, np.nan).astype(np.float32)
@@ -451,15 +452,18 @@ class PeakScorer:
         counts = self.finder.count_apart(
             pixels,
             detector.good(),
-            _radius_of(detector),
+            radius_of(detector),
             adu_per_photon=detector.adu_per_photon,
         )
         n_peaks, off_rings = np.where(detector.is_usable(), counts, np.nan).astype(np.float32)
         return n_peaks, off_rings
 
 
-def _radius_of(detector: Detector) -> NDArray[np.float64]:
-    """Distance of every pixel from the beam, in the shape of a frame."""
+def radius_of(detector: Detector) -> NDArray[np.float64]:
+    """Distance of every pixel from the beam in pixels, in the shape of a frame.
+
+    As `Detector.radius`, but worked out once and kept: it cannot be written into.
+    """
     return _radius(
         detector.panel_shape, detector.panels, detector.sensors, stacked=detector.stacked
     )
