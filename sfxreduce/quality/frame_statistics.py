@@ -264,10 +264,14 @@ def _count_above(
     for panel in range(len(pixels)):
         for y in range(bright.shape[1] * CELL):
             row, use, limits = pixels[panel, y], good[panel, y], bright[panel, y // CELL]
-            for x in range(bright.shape[2] * CELL):
-                usable = use[x] and math.isfinite(row[x])
-                n_bright += int(usable and row[x] > limits[x // CELL])
-                n_full += int(usable and row[x] >= full)
+            for cell in range(bright.shape[2]):
+                limit = limits[cell]
+                for x in range(cell * CELL, (cell + 1) * CELL):
+                    # Without branches, so that a vector can do it.
+                    value = np.float64(row[x])
+                    usable = use[x] & (abs(value) < np.inf)
+                    n_bright += int(usable & (value > limit))
+                    n_full += int(usable & (value >= full))
     return n_bright, n_full
 
 
