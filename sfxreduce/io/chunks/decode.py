@@ -3,6 +3,9 @@
 A Blosc buffer is a header, the places of its blocks as 32-bit integers, and the blocks, each packed
 by itself. The blocks that hold the wanted pixels, behind a header and places of their own, are a
 smaller Blosc buffer: no other decoder is needed.
+
+Kernels are imported when many chunks are unpacked: Numba takes 0.25 s, and a command that only asks
+what a store holds unpacks none.
 """
 
 from __future__ import annotations
@@ -12,15 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import types
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from sfxreduce._numba import compiled, intrinsic
 from sfxreduce.errors import SourceError
 from sfxreduce.io.chunks.blosc import HEADER_BYTES, BloscHeader, Stored
 
@@ -173,9 +172,6 @@ def _decompress(packed: memoryview | NDArray[np.uint8], out: NDArray[np.uint8]) 
         raise SourceError(f"packed pixels: cannot be unpacked ({error})") from error
 
 
-_ADDRESS, _SIZE, _STATUS = ir.IntType(8).as_pointer(), ir.IntType(64), ir.IntType(32)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PackedTiles:
     """Stored bytes of some tiles, side by side, as they came from their file.
@@ -227,37 +223,9 @@ class PackedTiles:
         itemsize : int, optional
             Of which the header shall speak, too.
         """
-        return _hold(self.data, self.starts, self.sizes, n_bytes, itemsize or 0)
+        from sfxreduce.io.chunks._unpack import hold  # see the module
 
-
-@compiled
-def _hold(
-    data: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    n_bytes: int,
-    itemsize: int,
-) -> NDArray[np.bool_]:
-    """What `PackedTiles.hold` says; no size of an item is asked for if it is 0."""
-    fits = np.zeros(len(starts), np.bool_)
-    for i in range(len(starts)):
-        if sizes[i] >= HEADER_BYTES:
-            header = data[starts[i] : starts[i] + HEADER_BYTES]
-            fits[i] = (
-                _number(header, 4) == n_bytes
-                and HEADER_BYTES <= _number(header, 12) <= sizes[i]
-                and (not itemsize or header[3] == itemsize)
-            )
-    return fits
-
-
-@compiled
-def _number(header: NDArray[np.uint8], start: int) -> int:
-    """Four bytes as a number, the lowest first."""
-    number = np.int64(0)
-    for i in range(4):
-        number |= np.int64(header[start + i]) << 8 * i
-    return int(number)
+        return hold(self.data, self.starts, self.sizes, n_bytes, itemsize or 0)
 
 
 def can_unpack_many() -> bool:
@@ -285,13 +253,15 @@ def unpack_many(
         Shape (buffer,): which of them were what was expected; the places of others may hold
         anything.
     """
+    from sfxreduce.io.chunks._unpack import unpack_each  # see the module
+
     function = _blosc("decompress_ctx")
     if function is None:
         raise NotImplementedError("Blosc cannot be called from compiled code; see can_unpack_many")
     if not out.flags.c_contiguous or (places < 0).any() or (places >= len(out)).any():
         raise ValueError(f"expected {len(places)} places in {len(out)} rows in memory order")
     fits = packed.hold(out.shape[1])
-    _unpack_each(function, packed.address, packed.starts, out, places, fits)
+    unpack_each(function, packed.address, packed.starts, out, places, fits)
     return fits
 
 
@@ -321,6 +291,8 @@ def unpack_parts(
     ndarray of bool
         Shape (buffer,): which of them were what was expected.
     """
+    from sfxreduce.io.chunks._unpack import unpack_parts_of_each  # see the module
+
     function = _blosc("getitem")
     lengths = np.diff(parts, axis=1)[:, 0]
     if function is None:
@@ -331,7 +303,7 @@ def unpack_parts(
         raise ValueError(f"expected {expected} bytes in memory order for parts within {n_bytes}")
     # An item is what the buffer says it is.
     fits = packed.hold(n_bytes, itemsize)
-    _unpack_parts_of_each(function, packed.address, packed.starts, out, parts, itemsize, fits)
+    unpack_parts_of_each(function, packed.address, packed.starts, out, parts, itemsize, fits)
     return fits
 
 
@@ -343,74 +315,3 @@ def _blosc(name: str) -> np.uint64 | None:
     except (OSError, AttributeError):
         return None
     return np.uint64(ctypes.cast(function, ctypes.c_void_p).value or 0)
-
-
-@intrinsic
-def _unpack(_: Any, function: Any, source: Any, target: Any, n_bytes: Any) -> Any:
-    """Call ``blosc_decompress_ctx`` by its address, on one thread: bytes unpacked, or an error.
-
-    A kernel that is given the address can be kept on disk; one that holds it cannot.
-    """
-
-    def write(_: Any, builder: Any, __: Any, values: Any) -> Any:
-        kind = ir.FunctionType(_STATUS, [_ADDRESS, _ADDRESS, _SIZE, _STATUS])
-        unpack = builder.inttoptr(values[0], kind.as_pointer())
-        packed, out = (builder.inttoptr(value, _ADDRESS) for value in values[1:3])
-        done = builder.call(unpack, [packed, out, values[3], _STATUS(1)])
-        return builder.sext(done, _SIZE)
-
-    return types.int64(function, source, target, n_bytes), write
-
-
-@compiled
-def _unpack_each(
-    function: np.uint64,
-    source: np.uint64,
-    starts: NDArray[np.int64],
-    out: NDArray[np.uint8],
-    places: NDArray[np.int64],
-    fits: NDArray[np.bool_],
-) -> None:
-    """Unpack what fits; what does not unpack as expected fits no longer."""
-    target, n_bytes = np.uint64(out.ctypes.data), out.shape[1]
-    for i in range(len(starts)):
-        if fits[i]:
-            there = target + np.uint64(places[i] * n_bytes)
-            fits[i] = _unpack(function, source + np.uint64(starts[i]), there, n_bytes) == n_bytes
-
-
-@intrinsic
-def _unpack_part(_: Any, function: Any, source: Any, first: Any, n_items: Any, target: Any) -> Any:
-    """Call ``blosc_getitem`` by its address: bytes unpacked, or an error; see `_unpack`."""
-
-    def write(_: Any, builder: Any, __: Any, values: Any) -> Any:
-        kind = ir.FunctionType(_STATUS, [_ADDRESS, _STATUS, _STATUS, _ADDRESS])
-        unpack = builder.inttoptr(values[0], kind.as_pointer())
-        packed, out = (builder.inttoptr(values[place], _ADDRESS) for place in (1, 4))
-        start, number = (builder.trunc(values[place], _STATUS) for place in (2, 3))
-        return builder.sext(builder.call(unpack, [packed, start, number, out]), _SIZE)
-
-    return types.int64(function, source, first, n_items, target), write
-
-
-@compiled
-def _unpack_parts_of_each(
-    function: np.uint64,
-    source: np.uint64,
-    starts: NDArray[np.int64],
-    out: NDArray[np.uint8],
-    parts: NDArray[np.int64],
-    itemsize: int,
-    fits: NDArray[np.bool_],
-) -> None:
-    """Unpack parts of what fits, see `_unpack_each`."""
-    there = np.uint64(out.ctypes.data)
-    for i in range(len(starts)):
-        for k in range(len(parts)):
-            first, n_items = parts[k, 0], parts[k, 1] - parts[k, 0]
-            if fits[i]:
-                n_bytes = _unpack_part(
-                    function, source + np.uint64(starts[i]), first, n_items, there
-                )
-                fits[i] = n_bytes == n_items * itemsize
-            there += np.uint64(n_items * itemsize)
