@@ -13,7 +13,7 @@ import numpy as np
 from sfxreduce.errors import SchemaError, VerificationError
 from sfxreduce.io.files.journal import read_journal
 from sfxreduce.io.open import open_run
-from sfxreduce.io.readers.zarr.run import ZarrFrames, open_table, read_manifest
+from sfxreduce.io.readers.zarr.run import ZarrFrames, read_manifest, read_table
 from sfxreduce.io.store.manifest import Manifest
 from sfxreduce.io.store.names import CONDITIONS_GROUP, LEDGER_GROUP
 from sfxreduce.io.writers.publish import JOURNAL, moves_under_way
@@ -122,7 +122,8 @@ def describe_run(run: Run) -> Description:
     """Describe an opened run."""
     source, detector = run.source, run.detector
     layout = source.layout if isinstance(source, ZarrFrames) else None
-    energies = run.columns["photon_energy_ev"].values
+    # Of the plain table: making Datasets takes longer than all else that is described.
+    energies = np.asarray(run.table["photon_energy_ev"].values, np.float64)
     known = energies[np.isfinite(energies)]
     manifest, complete = _manifest(run)
     judged: dict[str, Any] = (
@@ -150,8 +151,8 @@ def describe_run(run: Run) -> Description:
         distance_m=None if math.isnan(detector.distance_m) else detector.distance_m,
         photon_energy_ev=float(np.median(known)) if known.size else None,
         bytes=source.n_bytes,
-        columns=tuple(sorted(map(str, run.columns))),
-        truth=() if run.truth is None else tuple(sorted(map(str, run.truth))),
+        columns=tuple(sorted(map(str, run.table))),
+        truth=() if run.known is None else tuple(sorted(map(str, run.known))),
         complete=complete,
         warnings=run.warnings or None,
         **judged,
@@ -187,7 +188,7 @@ def _conditions(run: Run) -> dict[str, Any]:
     if _kind(run) != "reduced run store" or not (path / CONDITIONS_GROUP).exists():
         return {}
     try:
-        table = open_table(path, CONDITIONS_GROUP)
+        table = read_table(path, CONDITIONS_GROUP)
     except SchemaError:
         return {}
     return {

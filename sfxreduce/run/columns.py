@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "EVENT_COLUMNS",
     "MISSING_TIME",
     "Column",
+    "Table",
+    "Values",
     "event_columns",
+    "event_table",
     "plain_text",
     "select_events",
 ]
@@ -85,6 +91,84 @@ EVENT_COLUMNS = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Values:
+    """One variable of a `Table`: what is read of a DataArray, and no more.
+
+    Parameters
+    ----------
+    dims : tuple of str
+        One for each axis of the values.
+    attrs : mapping
+        As stored.
+    """
+
+    dims: tuple[str, ...]
+    values: NDArray[np.generic]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Table:
+    """Columns that become a Dataset when somebody needs one: importing xarray takes 0.5 s.
+
+    Until then it answers as a Dataset does: names, sizes, attributes, and values by name.
+
+    Parameters
+    ----------
+    variables : mapping of str to Values
+        By name. One that is called like one of its dimensions is a coordinate and no column.
+    attrs : mapping
+        Of the whole table.
+
+    Raises
+    ------
+    ValueError
+        If two variables disagree on the size of a dimension.
+
+    Examples
+    --------
+    >>> table = event_table(2, photon_energy_ev=np.array([8000.0, 8001.0]))
+    >>> table.sizes, "event_id" in table, table["photon_energy_ev"].values.tolist()
+    ({'event': 2}, True, [8000.0, 8001.0])
+    """
+
+    variables: Mapping[str, Values]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sizes = self.sizes
+        for name, variable in self.variables.items():
+            expected = tuple(sizes[dim] for dim in variable.dims)
+            if variable.values.shape != expected:
+                raise ValueError(
+                    f"{name}: expected shape {expected} on {variable.dims}, as other columns "
+                    f"have, found {variable.values.shape}"
+                )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Length of every dimension."""
+        found = self.variables.values()
+        return {d: n for v in found for d, n in zip(v.dims, v.values.shape, strict=True)}
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, variable in self.variables.items() if name not in variable.dims)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.variables
+
+    def __getitem__(self, name: str) -> Values:
+        return self.variables[name]
+
+    def dataset(self) -> xr.Dataset:
+        """Return the same as a Dataset; the arrays are not copied."""
+        import xarray as xr  # see the class
+
+        data = {n: (v.dims, v.values, dict(v.attrs)) for n, v in self.variables.items()}
+        return xr.Dataset(data, attrs=dict(self.attrs))
+
+
 def event_columns(n_events: int, **values: NDArray[np.generic] | Sequence[str]) -> xr.Dataset:
     """Columns of a run: those given, the others marked as missing.
 
@@ -99,6 +183,11 @@ def event_columns(n_events: int, **values: NDArray[np.generic] | Sequence[str]) 
     >>> columns.pulse_energy_mj.values
     array([nan, nan])
     """
+    return event_table(n_events, **values).dataset()
+
+
+def event_table(n_events: int, **values: NDArray[np.generic] | Sequence[str]) -> Table:
+    """Columns of a run as `event_columns` gives them, of which no Dataset is made yet."""
     data = {}
     for column in EVENT_COLUMNS:
         dtype = np.dtype(object) if column.dtype == "str" else np.dtype(column.dtype)
@@ -111,8 +200,8 @@ def event_columns(n_events: int, **values: NDArray[np.generic] | Sequence[str]) 
         attrs = {"long_name": column.long_name}
         if column.units:
             attrs["units"] = column.units
-        data[column.name] = ("event", array, attrs)
-    return xr.Dataset(data)
+        data[column.name] = Values(dims=("event",), values=array, attrs=attrs)
+    return Table(variables=data)
 
 
 def select_events(table: xr.Dataset, events: NDArray[np.int64]) -> xr.Dataset:
@@ -128,6 +217,7 @@ def select_events(table: xr.Dataset, events: NDArray[np.int64]) -> xr.Dataset:
 
     Examples
     --------
+    >>> import xarray as xr
     >>> table = xr.Dataset({"kind": ("event", [0, 1, 1]), "peak_event": ("peak", [1, 2, 2]),
     ...                     "peak_x": ("peak", [5.0, 6.0, 7.0])})
     >>> chosen = select_events(table, np.array([2]))

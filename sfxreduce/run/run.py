@@ -7,21 +7,19 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast, runtime_checkable
 
-import dask.array as da
 import numpy as np
-import xarray as xr
-from dask.base import tokenize
 from numpy.typing import NDArray
 
 from sfxreduce.errors import SchemaError, SourceError, UsageError
-from sfxreduce.run.columns import EVENT_COLUMNS, select_events
+from sfxreduce.run.columns import EVENT_COLUMNS, Table, select_events
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.show import draw_frame, html_table
 from sfxreduce.run.window import Window
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -416,14 +414,50 @@ class WrappedFrames:
         return decoded_share(self.source, window)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+Given = TypeVar("Given")
+
+
+class _Made(Generic[Given]):
+    """Field of a `Run` that is given a Dataset or a `Table`, and is a Dataset, made at first use.
+
+    Commands that ask for a few names and numbers never pay for xarray; see `Table`.
+
+    Parameters
+    ----------
+    default
+        What the field is if nothing is given; without it something has to be.
+    """
+
+    def __init__(self, *default: Given) -> None:
+        self._default = default
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: object, _: type) -> Given:
+        if run is None:
+            # So a dataclass asks for the default.
+            if self._default:
+                return self._default[0]
+            raise AttributeError(self._name)
+        given = vars(run)[self._name]
+        made = cast("Given", given.dataset() if isinstance(given, Table) else given)
+        vars(run)[self._name] = made
+        return made
+
+    def __set__(self, run: object, given: Given | Table) -> None:
+        vars(run)[self._name] = given
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
     """Minutes of events under one setting.
 
     Parameters
     ----------
     columns : Dataset
-        Per-event columns on dimension ``event``; `EVENT_COLUMNS` at least.
+        Per-event columns on dimension ``event``; `EVENT_COLUMNS` at least. A `Table` may be given
+        in place of a Dataset, which is then made of it at first use.
     truth : Dataset, optional
         What is known of the events: ``kind``, peak counts, peak lists. Only simulated runs and
         sources that came with labels have it.
@@ -450,26 +484,38 @@ class Run:
     """
 
     source: FrameSource
-    columns: xr.Dataset
-    truth: xr.Dataset | None = None
+    columns: _Made[xr.Dataset] = _Made()
+    truth: _Made[xr.Dataset | None] = _Made(None)
     experiment: str = ""
     name: str = ""
     provenance: str = ""
     events_per_block: int = 32
 
     def __post_init__(self) -> None:
-        missing = [c.name for c in EVENT_COLUMNS if c.name not in self.columns]
+        missing = [c.name for c in EVENT_COLUMNS if c.name not in self.table]
         if missing:
             raise SchemaError(
-                f"{self.path}: no column {missing}; found {sorted(map(str, self.columns))}. "
+                f"{self.path}: no column {missing}; found {sorted(map(str, self.table))}. "
                 "Was it made by 'sfxreduce ingest'?"
             )
-        found = self.columns.sizes.get("event", 0)
+        found = self.table.sizes.get("event", 0)
         if found != self.n_events:
             raise SchemaError(
                 f"{self.path}: {self.n_events} frames but columns of {found} events; "
                 "the store is incomplete, ingest it again"
             )
+
+    @property
+    def table(self) -> xr.Dataset | Table:
+        """Its columns as they were given: names, sizes, attributes, and ``.values`` by name."""
+        given: xr.Dataset | Table = vars(self)["columns"]
+        return given
+
+    @property
+    def known(self) -> xr.Dataset | Table | None:
+        """The same of its truth; None if it has none."""
+        given: xr.Dataset | Table | None = vars(self)["truth"]
+        return given
 
     @property
     def path(self) -> str:
@@ -494,17 +540,17 @@ class Run:
     @property
     def incomplete(self) -> tuple[str, ...]:
         """Signs that it was still being written when it was taken as it is."""
-        return tuple(str(sign) for sign in self.columns.attrs.get("incomplete", ()))
+        return tuple(str(sign) for sign in self.table.attrs.get("incomplete", ()))
 
     @property
     def not_carried(self) -> tuple[str, ...]:
         """Per-event data of the source that have no column."""
-        return tuple(str(path) for path in self.columns.attrs.get("not_carried", ()))
+        return tuple(str(path) for path in self.table.attrs.get("not_carried", ()))
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What whoever uses it should know of its files, one sentence each."""
-        return tuple(str(text) for text in self.columns.attrs.get("warnings", ()))
+        return tuple(str(text) for text in self.table.attrs.get("warnings", ()))
 
     @property
     def inputs(self) -> list[Path]:
@@ -513,7 +559,7 @@ class Run:
         What the frames are read from, and those files named in the column ``source_file`` that
         exist or may exist: one in a folder that cannot be entered is named all the same.
         """
-        named = {str(name) for name in self.columns["source_file"].values} - {""}
+        named = {str(name) for name in self.table["source_file"].values} - {""}
         existing = {Path(name) for name in named if _may_exist(Path(name))}
         return sorted({*self.source.inputs, *existing})
 
@@ -526,6 +572,11 @@ class Run:
         SourceError
             When computed, if a frame cannot be read.
         """
+        # 0.9 s together, for commands that read frames without them or not at all.
+        import dask.array as da
+        import xarray as xr
+        from dask.base import tokenize
+
         shape = self.detector.frame_shape
         sizes = block_sizes(self.n_events, self.events_per_block)
         data = da.map_blocks(
@@ -579,6 +630,8 @@ class Run:
         SourceError
             If its frame cannot be read.
         """
+        import xarray as xr  # 0.5 s, for commands that read frames without it
+
         position = range(self.n_events)[operator.index(event)]
         pixels = _read_block(source=self.source, step=1, block_id=(position,))[0]
         frame = xr.DataArray(pixels, dims=self.detector.frame_dims, attrs={"units": "ADU"})
@@ -599,7 +652,7 @@ class Run:
         SourceError
             If its frame cannot be read.
         """
-        named = np.flatnonzero(self.columns["event_id"].values == event_id)
+        named = np.flatnonzero(self.table["event_id"].values == event_id)
         if named.size != 1:
             raise UsageError(
                 f"{self.path}: expected one event called '{event_id}', found {named.size}; "
@@ -639,7 +692,7 @@ class Run:
             "frames": f"{' x '.join(map(str, detector.frame_shape))} pixels, {self.source.dtype}",
             "detector": f"{detector.name}, panels {detector.geometry}",
             "experiment": self.experiment or "not given",
-            "columns": ", ".join(sorted(map(str, self.columns))),
+            "columns": ", ".join(sorted(map(str, self.table))),
         }
         facts |= {f"warning {n}": text for n, text in enumerate(self.warnings, start=1)}
         return html_table(f"Run {self.path}", facts)

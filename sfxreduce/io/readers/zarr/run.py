@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
@@ -41,25 +41,33 @@ from sfxreduce.io.store.metadata import (
     pixels_missing,
 )
 from sfxreduce.io.store.names import AUDIT_DIM, LEDGER_GROUP, MANIFEST_GROUP, SCHEMA
-from sfxreduce.run.columns import event_columns, plain_text
+from sfxreduce.run.columns import Table, Values, event_table, plain_text
 from sfxreduce.run.detector import Detector
 from sfxreduce.run.reasons import UNREAD, Reason
 from sfxreduce.run.run import NO_LEDGER, Reading, Run, Sampled
 from sfxreduce.run.window import Window
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "StoredEvent",
     "ZarrFrames",
     "count_incomplete",
     "events_in_shards",
+    "open_lazily",
     "open_table",
     "open_zarr",
     "read_manifest",
     "read_pieces",
+    "read_table",
     "read_whole_tiles",
 ]
 
 DEFAULT_EVENTS_PER_BLOCK = 32
+
+NO_COLUMNS = ("frames", "mask")
+"""Arrays of a run store that are read by other ways."""
 
 
 def open_zarr(path: Path, *, data_path: str = "", lazily: bool = False) -> Run:
@@ -80,13 +88,13 @@ def open_zarr(path: Path, *, data_path: str = "", lazily: bool = False) -> Run:
         If there are no frames in it, or it was written by a newer version.
     """
     store = open_store(str(path), data_path)
-    columns = _columns(path, store).merge(event_columns(store.n_events), compat="override")
     has_truth = os.path.lexists(path / "truth" / "zarr.json")
-    truth = open_table(path, "truth", lazily=lazily) if has_truth else None
+    read = open_lazily if lazily else read_table
+    truth = read(path, "truth") if has_truth else None
     return Run(
         source=ZarrFrames(path=str(path), data_path=data_path),
-        columns=columns,
-        truth=truth if truth is not None and "event" in truth.dims else None,
+        columns=_columns(path, store),
+        truth=truth if truth is not None and "event" in truth.sizes else None,
         experiment=str(store.attributes.get("experiment", "")),
         name=str(store.attributes.get("run", plain_text(path.stem))),
         provenance=str(store.attributes.get("provenance", "")),
@@ -94,13 +102,19 @@ def open_zarr(path: Path, *, data_path: str = "", lazily: bool = False) -> Run:
     )
 
 
-def open_table(path: Path, group: str = "", *, lazily: bool = False) -> xr.Dataset:
+def open_table(path: Path, group: str = "") -> xr.Dataset:
     """Columns of a group as they are stored: nothing decoded, nothing scaled.
 
-    Parameters
-    ----------
-    lazily : bool
-        Whether to read them only when they are used.
+    Raises
+    ------
+    SchemaError
+        If the group is not there or cannot be read.
+    """
+    return read_table(path, group).dataset()
+
+
+def read_table(path: Path, group: str = "") -> Table:
+    """Columns of a group as `open_table` gives them, of which no Dataset is made yet.
 
     Raises
     ------
@@ -108,26 +122,65 @@ def open_table(path: Path, group: str = "", *, lazily: bool = False) -> xr.Datas
         If the group is not there or cannot be read.
     """
     where = f"{path}/{group}" if group else str(path)
-    store = GuardedStore(path)
     try:
         # What is wrong with a damaged store is raised or found missing, not left to warnings.
+        with warnings.catch_warnings(action="ignore"):
+            stored = zarr.open_group(
+                GuardedStore(path), path=group or None, mode="r", use_consolidated=False
+            )
+            arrays = {name: array for name, array in stored.arrays() if name not in NO_COLUMNS}
+            _check_size(sum(array.nbytes for array in arrays.values()), path, where)
+            columns = {name: _values(arrays[name]) for name in sorted(arrays)}
+            return Table(variables=columns, attrs=dict(stored.attrs))
+    except ZARR_ERRORS as error:
+        raise SchemaError(f"{where}: its columns cannot be read ({error})") from error
+
+
+def _values(array: zarr.Array[Any]) -> Values:
+    """One stored column."""
+    named = [dim for dim in getattr(array.metadata, "dimension_names", None) or () if dim]
+    if len(named) != array.ndim:
+        raise ValueError(f"{array.path}: expected the names of {array.ndim} axes, found {named}")
+    return Values(
+        # The sample of rejects in an output is a run store as well.
+        dims=tuple("event" if dim == AUDIT_DIM else dim for dim in named),
+        values=np.asarray(array[...]),
+        attrs=dict(array.attrs),
+    )
+
+
+def open_lazily(path: Path, group: str) -> xr.Dataset:
+    """Columns of a group as `open_table` gives them, each read when it is used.
+
+    Raises
+    ------
+    SchemaError
+        If the group is not there, or what it declares is not believed.
+    """
+    import xarray as xr  # 0.5 s, for runs in an object store, whose truth may not be wanted
+
+    where = f"{path}/{group}"
+    try:
         with (
             warnings.catch_warnings(action="ignore"),
             xr.open_zarr(
-                store, group=group or None, consolidated=False, decode_cf=False, chunks=None
-            ) as table,
+                GuardedStore(path), group=group, consolidated=False, decode_cf=False, chunks=None
+            ) as found,
         ):
-            wanted = table.drop_vars(["frames", "mask"], errors="ignore")
-            if wanted.nbytes > SPARED_BYTES and wanted.nbytes > MOST_RATIO * disk_bytes(path):
-                raise SchemaError(
-                    f"{where}: its columns declare {wanted.nbytes} bytes, more than {MOST_RATIO} "
-                    "times what is stored; fetch the store again"
-                )
-            loaded: xr.Dataset = wanted if lazily else wanted.load()
+            table: xr.Dataset = found
+            _check_size(table.nbytes, path, where)
     except ZARR_ERRORS as error:
         raise SchemaError(f"{where}: its columns cannot be read ({error})") from error
-    # The sample of rejects in an output is a run store as well.
-    return loaded.rename({AUDIT_DIM: "event"}) if AUDIT_DIM in loaded.dims else loaded
+    return table.rename({AUDIT_DIM: "event"}) if AUDIT_DIM in table.dims else table
+
+
+def _check_size(n_bytes: int, path: Path, where: str) -> None:
+    """Refuse columns that declare far more than what is stored."""
+    if n_bytes > SPARED_BYTES and n_bytes > MOST_RATIO * disk_bytes(path):
+        raise SchemaError(
+            f"{where}: its columns declare {n_bytes} bytes, more than {MOST_RATIO} times what is "
+            "stored; fetch the store again"
+        )
 
 
 def count_incomplete(path: Path) -> tuple[int, int]:
@@ -440,12 +493,21 @@ def _events_per_block(store: Store) -> int:
     return together if together > 1 else DEFAULT_EVENTS_PER_BLOCK
 
 
-def _columns(path: Path, store: Store) -> xr.Dataset:
+def _columns(path: Path, store: Store) -> Table:
     """Per-event columns that fit the frames; what columns of third-party stores mean is unknown."""
+    usual = event_table(store.n_events)
     if store.attributes.get("schema") != SCHEMA:
-        return xr.Dataset()
-    table = open_table(path)
-    return table[[name for name in table if table[name].dims[:1] == ("event",)]]
+        return usual
+    table = read_table(path)
+    stored = {n: v for n, v in table.variables.items() if v.dims[:1] == ("event",)}
+    try:
+        # Stored ones are put last: they take the places of those that are marked as missing.
+        return Table(variables={**usual.variables, **stored}, attrs=table.attrs)
+    except ValueError as error:
+        raise SchemaError(
+            f"{path}: {store.n_events} frames, but {error}; the store is incomplete, ingest it "
+            "again"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
