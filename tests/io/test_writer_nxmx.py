@@ -366,7 +366,7 @@ class TestCommand:
         def fails(path: Path, content: object) -> int:
             raise OutputExists(f"{path}: already exists")
 
-        monkeypatch.setattr("sfxreduce.pipeline.stages.export.write_nxmx_in_subprocess", fails)
+        monkeypatch.setattr("sfxreduce.io.writers.cxi_process.write_nxmx_in_subprocess", fails)
         words = ["--cxi", tmp_path / "a.cxi", "--nxmx", tmp_path / "a.nxs", "--sensor", "eiger"]
         assert filtered(source, *words).exit_code != 0
         shown = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}

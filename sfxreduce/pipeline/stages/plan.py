@@ -14,13 +14,12 @@ from sfxreduce.decisions.decide import Decisions
 from sfxreduce.decisions.method import Method
 from sfxreduce.errors import SchemaError
 from sfxreduce.io.chunks.layout import Layout, choose_layout
-from sfxreduce.io.placed import PlacedFrames
 from sfxreduce.io.readers.zarr.run import ZarrFrames
 from sfxreduce.io.store.names import AUDIT_GROUP
 from sfxreduce.io.writers.shards import Scored, ShardJob
 from sfxreduce.pipeline.stages.score import Rescored
 from sfxreduce.quality.conditions import Conditions
-from sfxreduce.run.run import Run
+from sfxreduce.run.run import FrameSource, Run, WrappedFrames
 from sfxreduce.run.window import Window
 
 __all__ = ["FilterPlan", "ReductionPlan", "Reread", "ShardPlan", "plan_output", "plan_reduction"]
@@ -107,7 +106,7 @@ def plan_output(
     sample : ndarray of int64
         Positions of the rejected events that are kept for an audit, ascending.
     """
-    stored = run.source.source if isinstance(run.source, PlacedFrames) else run.source
+    stored = _stored_of(run.source)
     own = stored.layout if isinstance(stored, ZarrFrames) else None
     layout = own or choose_layout(
         run.detector.frame_shape,
@@ -229,3 +228,12 @@ class FilterPlan:
                     addressed=True,
                     scored=self.scored.of(shard.source_index) if self.scored else None,
                 )
+
+
+def _stored_of(source: FrameSource) -> FrameSource:
+    """The source as it is stored: of one that a geometry places, the pixels lie in another."""
+    if not isinstance(source, WrappedFrames):
+        return source
+    from sfxreduce.io.placed import PlacedFrames  # 0.15 s with h5py and fabio, for placed runs
+
+    return source.source if isinstance(source, PlacedFrames) else source

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import hdf5plugin
 import numpy as np
 from dask.base import tokenize
 
@@ -485,7 +484,14 @@ def storage_of(run: Run, outputs: Outputs, work: Unfinished) -> Storage:
         nxmx=outputs.nxmx,
         dials_gain=run.detector.adu_per_photon if outputs.nxmx else None,
         report=outputs.report,
-        plugin_path=hdf5plugin.PLUGIN_PATH if outputs.needs_plugin else None,
+        plugin_path=_plugin_path() if outputs.needs_plugin else None,
         not_carried=run.not_carried,
         incomplete=run.incomplete,
     )
+
+
+def _plugin_path() -> str:
+    """Folder of the filters that other programs need to read a CXI or NXmx file."""
+    import hdf5plugin  # 0.1 s with h5py, for runs that are exported
+
+    return str(hdf5plugin.PLUGIN_PATH)
