@@ -12,7 +12,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, label
 
 from sfxreduce._numba import compiled
 from sfxreduce.quality.frame_statistics import CELL, by_cell, by_pixel, cell_sums, stacked
@@ -107,6 +106,8 @@ def empty_pixels(frames: NDArray[np.generic], good: NDArray[np.bool_]) -> NDArra
     """
     if len(frames) < FEWEST_FRAMES_FOR_HOT:
         return np.zeros(good.shape, np.bool_)
+    from scipy.ndimage import binary_dilation, label  # 0.05 s, for runs whose frames are looked at
+
     still = np.all(frames == frames[:1], axis=0) | ~good
     n_y, n_x = (-(-side // CELL) for side in good.shape)
     padded = np.ones((n_y * CELL, n_x * CELL), np.bool_)

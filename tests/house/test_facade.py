@@ -100,11 +100,17 @@ def test_importing_the_package_and_asking_for_help_or_states_load_nothing_heavy(
 def test_info_loads_what_a_store_is_opened_with_and_nothing_that_reads_or_judges_frames(
     tmp_path: Path,
 ) -> None:
-    # With other readers, Datasets and kernels it took five times as long as what it has to do.
+    # With other readers, Datasets and kernels it took three times as long.
     run = sfxreduce.simulate_run("photosystem-i-8kev", n_events=2, frame_shape=(350, 350), seed=1)
     sfxreduce.ingest_run(run, out=tmp_path / "run.zarr")
     assert loaded_by(command("info", "run.zarr"), tmp_path) <= {"pydantic", "zarr"}
     assert loaded_by(command("info", "run.zarr", "--json"), tmp_path) <= {"pydantic", "zarr"}
+
+
+def test_filtering_loads_no_reader_or_writer_of_formats_it_does_not_meet(tmp_path: Path) -> None:
+    program = "import sfxreduce; sfxreduce.filter_run, sfxreduce.CnnScorer, sfxreduce.open_run"
+    needed = {"dask", "numba", "pandas", "pyarrow", "safetensors", "scipy", "xarray", "zarr"}
+    assert loaded_by(program, tmp_path) <= needed
 
 
 def loaded_by(program: str, folder: Path) -> set[str]:
