@@ -91,8 +91,8 @@ class Storm(threading.Thread):
     def run(self) -> None:
         calls = self._folder / "calls"
         while self._left:
-            # Sometimes sooner than they have started, and mostly later than a task takes.
-            time.sleep(2 * random.random())
+            # Many of them while they start, which takes about as long.
+            time.sleep(0.2 * random.random())
             working = {int(pid) for pid in calls.read_text().split()} if calls.exists() else set()
             for worker in worker_processes():
                 at_work = worker.pid in working
