@@ -42,7 +42,7 @@ def start_origin(environment: Mapping[str, object]) -> None:
     Parameters
     ----------
     environment : mapping
-        Variables of workers; those of this process are stronger.
+        Variables of workers; those of this process are stronger, and None is none.
     """
     loaded = [name for name in sys.modules if name.partition(".")[0] in OURS]
     multiprocessing.get_context(METHOD).set_forkserver_preload([*ALSO_LOADED, *loaded])
@@ -53,7 +53,11 @@ def start_origin(environment: Mapping[str, object]) -> None:
 @contextmanager
 def _set(environment: Mapping[str, object]) -> Iterator[None]:
     """Have variables set as long as the block lasts, where they are not."""
-    missing = {name: str(value) for name, value in environment.items() if name not in os.environ}
+    missing = {
+        name: str(value)
+        for name, value in environment.items()
+        if value is not None and name not in os.environ
+    }
     os.environ.update(missing)
     try:
         yield

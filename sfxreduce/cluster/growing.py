@@ -24,8 +24,8 @@ Result = TypeVar("Result")
 
 SECONDS_TO_GAIN = 9.0
 """That workers have to save, by the time of the tasks alone, before they are started. Two of them
-take about 9 CPU-seconds to come up, and their tasks are somewhat slower: for less, they cost more
-than 1.3 times the CPU time of one process."""
+take about 9 CPU-seconds to come up, and their tasks are somewhat slower: with this, 4,032 whole
+frames are done in 0.86 of the time of one process, for 1.37 times its CPU time."""
 
 
 class GrowingPool:
