@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -165,9 +165,7 @@ class GrowingPool:
         for result in results:
             spent.append(self._clock() - begun)
             yield result
-            # The first tasks load and compile; the shortest one tells what the next will take.
-            left = min(spent) * (total - len(spent)) if total is not None else sum(spent)
-            worth = left * (1 - 1 / self._n_workers) > SECONDS_TO_GAIN
+            worth = _seconds_left(spent, total) * (1 - 1 / self._n_workers) > SECONDS_TO_GAIN
             if worth and self._coming is None:
                 self._coming = self._starter.submit(self._started)
             if self.has_grown:
@@ -178,3 +176,18 @@ class GrowingPool:
         workers = self._start_workers()
         self._to_come.ask(workers)
         return workers
+
+
+def _seconds_left(spent: Sequence[float], total: int | None) -> float:
+    """Say how long the tasks that are left will take here.
+
+    Parameters
+    ----------
+    spent : sequence of float
+        Seconds of each task that is done. The first loads and compiles, and tells nothing; the
+        shortest other one tells what the next will take.
+    """
+    usual = spent[1:]
+    if not usual or total is None:
+        return sum(usual)
+    return min(usual) * (total - len(spent))
