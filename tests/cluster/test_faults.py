@@ -140,8 +140,8 @@ def test_results_are_the_same_bytes_however_many_workers_are_killed(
         filtered(outputs=Outputs(store=tmp_path / "cluster"), pool=pool)
         storm.join()
     assert tree(tmp_path / "cluster") == tree(tmp_path / "serial")
-    # Some were killed at work: their tasks ran again.
-    assert len((tmp_path / "calls").read_text().split()) >= n_events + n_at_work
+    # Some were killed at work, and not between two tasks: what they were at ran again.
+    assert len((tmp_path / "calls").read_text().split()) > n_events
 
 
 def test_workers_outlive_the_process_of_which_they_are_forks() -> None:

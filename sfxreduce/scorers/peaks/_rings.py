@@ -130,27 +130,32 @@ def radial_bins(good: NDArray[np.bool_], radius: NDArray[np.floating]) -> tuple[
     return bins, sizes[:n_rings]
 
 
-def side_by_side(bins: Bins, sizes: Counts) -> Rings:
-    """Put rings of about the same size into the lanes of a group; see `radial_bins`."""
-    n_rings = sizes.size
-    ring = np.full((-(-n_rings // LANES), LANES), n_rings, np.int64)
-    ring.reshape(-1)[:n_rings] = np.argsort(sizes, kind="stable")
-    longest = np.append(sizes, 0)[ring].max(axis=1)
-    starts = np.append(0, np.cumsum(longest))
-    place = np.empty(n_rings + 1, np.int64)
-    place[ring] = starts[:-1, np.newaxis] * LANES + np.arange(LANES)
-    pixel = np.full(starts[-1] * LANES, bins.size, np.uint32)
-    _put(bins, place, pixel)
-    return Rings(n_rings, bins, ring, starts, pixel.reshape(-1, LANES))
+@compiled
+def side_by_side(bins: Bins, sizes: Counts, by_size: Counts) -> Rings:
+    """Put rings of about the same size into the lanes of a group; see `radial_bins`.
 
-
-@compiled(borrows=True)
-def _put(bins: Bins, place: Counts, pixel: NDArray[np.uint32]) -> None:
-    """Put every pixel at the next place of its ring's lane."""
+    Parameters
+    ----------
+    by_size : ndarray of int64
+        All rings, the smallest first. (A sort that Numba compiles takes a second of the first run.)
+    """
+    n_rings, n_groups = sizes.size, (sizes.size + LANES - 1) // LANES
+    ring = np.full((n_groups, LANES), n_rings)
+    ring.ravel()[:n_rings] = by_size
+    starts, first = np.zeros(n_groups + 1, np.int64), np.zeros(n_rings, np.int64)
+    for group in range(n_groups):
+        longest = 0
+        for lane in range(LANES):
+            if ring[group, lane] < n_rings:
+                longest = max(longest, sizes[ring[group, lane]])
+                first[ring[group, lane]] = starts[group] * LANES + lane
+        starts[group + 1] = starts[group] + longest
+    pixel = np.full(starts[n_groups] * LANES, bins.size, np.uint32)
     for i in range(bins.size):
-        if bins[i] < place.size - 1:
-            pixel[place[bins[i]]] = i
-            place[bins[i]] += LANES
+        if bins[i] < n_rings:
+            pixel[first[bins[i]]] = i
+            first[bins[i]] += LANES
+    return Rings(n_rings, bins, ring, starts, pixel.reshape(-1, LANES))
 
 
 @compiled(borrows=True)

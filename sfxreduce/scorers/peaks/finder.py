@@ -293,7 +293,7 @@ class _ByContent:
 def _rings(good: _ByContent, radius: _ByContent) -> Rings:
     """Rings of a detector's pixels, kept by content: see `_radius`."""
     bins, sizes = radial_bins(good.array.ravel(), radius.array.ravel())
-    return side_by_side(bins, sizes)
+    return side_by_side(bins, sizes, np.argsort(sizes, kind="stable"))
 
 
 def on_powder_rings(
