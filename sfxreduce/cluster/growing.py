@@ -94,7 +94,9 @@ class GrowingPool:
     @property
     def facts(self) -> Mapping[str, Any]:
         """Who did the work, as `sfxreduce.cluster.dask_pool.DaskPool` tells it."""
-        facts: Mapping[str, Any] = getattr(self._workers, "facts", {})
+        # Workers that could not be started, and came to be needed no more, did none of it.
+        failed = self.has_grown and self._coming is not None and self._coming.exception()
+        facts: Mapping[str, Any] = {} if failed else getattr(self._workers, "facts", {})
         return facts
 
     def needing(self, needs: Needs) -> AbstractContextManager[None]:
